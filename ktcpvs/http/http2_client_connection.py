@@ -12,8 +12,6 @@ from collections.abc import Callable
 from os import urandom
 from typing import Any, ClassVar
 
-from attrs import frozen
-
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.http2_response_heads import ResponseHeads
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
@@ -21,6 +19,7 @@ from ktcpvs.http.http2_transport import HTTP2Transport
 from ktcpvs.protocols import grpc, http2
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.protocols.http2.constants import CANCEL, NO_ERROR
+from ktcpvs.protocols.http2.downgrade import RequestWriter
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.lingering_close import LingeringClose, Progress
 from ktcpvs.streams.poller import SocketPoller
@@ -44,33 +43,10 @@ SLICE_SIZE = 8192
 """The most bytes of a client that are handled without a look at the number of requests in them."""
 
 
-@frozen
-class WholeRequest:
-    """A request that has come with its whole body in one piece."""
-
-    begun: http2.RequestReceived
-    body: http2.DataReceived
-
-
-def _with_bodies(events: list[http2.Event]) -> list[http2.Event | WholeRequest]:
-    """Return the events of a client with each short request that has come as a whole as one event."""
-    begun: dict[int, int] = {}  # stream -> the place of its request
-    found: list[http2.Event | WholeRequest] = []
-    for event in events:
-        if type(event) is http2.RequestReceived:
-            if not event.end_stream and not event.request.protocol:
-                begun[event.stream_id] = len(found)
-        elif begun and type(event) is http2.DataReceived:
-            place = begun.pop(event.stream_id, None)
-            request = found[place] if place is not None else None
-            if place is not None and event.end_stream and isinstance(request, http2.RequestReceived):
-                found[place] = WholeRequest(request, event)
-                continue
-        found.append(event)
-    return found
-
-
-_REQUESTS = (http2.RequestReceived, http2.RequestRefused, WholeRequest)
+def _with_body(begun: http2.RequestReceived, body: bytes) -> http2.RequestReceived:
+    """Return a request whose head is followed by its whole body."""
+    text = RequestWriter(begun.request, False).data(body, True)
+    return http2.RequestReceived(begun.stream_id, begun.request, True, begun.sensitive, begun.head + text)
 
 
 class HTTP2ClientConnection:
@@ -161,11 +137,14 @@ class HTTP2ClientConnection:
                     break
                 end = begin + SLICE_SIZE
                 events = self.protocol.receive(data[begin:end], now)
-                for event in _with_bodies(events) if len(events) > 1 else events:
-                    handler = handlers.get(type(event))
-                    if handler is not None:
+                for event in self._with_bodies(events) if len(events) > 1 else events:
+                    kind = type(event)
+                    if isinstance(event, http2.RequestReceived):
+                        self._request_received(event)
+                        begun += 1
+                    elif (handler := handlers.get(kind)) is not None:
                         handler(self, event)
-                        begun += type(event) in _REQUESTS
+                        begun += kind is http2.RequestRefused
                 begin = end
         finally:
             self._is_receiving = False
@@ -184,13 +163,25 @@ class HTTP2ClientConnection:
             if not self._pending and not self.is_full:
                 self.client.resume()
 
-    def _whole_request_received(self, event: WholeRequest) -> None:
-        body = event.body.data
-        self.protocol.acknowledge(event.body.stream_id, len(body))
-        self._request_received(event.begun, body)
+    def _with_bodies(self, events: list[http2.Event]) -> list[http2.Event]:
+        """Return the events, with each request whose whole body has come in one piece as one event without a body: its
+        head goes on together with that."""
+        begun: dict[int, tuple[int, http2.RequestReceived]] = {}  # stream -> the place of its request
+        found: list[http2.Event] = []
+        for event in events:
+            if isinstance(event, http2.RequestReceived):
+                if not event.end_stream and event.head:
+                    begun[event.stream_id] = len(found), event
+            elif begun and isinstance(event, http2.DataReceived):
+                place, request = begun.pop(event.stream_id, (0, None))
+                if request is not None and event.end_stream:
+                    found[place] = _with_body(request, event.data)
+                    self.protocol.acknowledge(event.stream_id, len(event.data))
+                    continue
+            found.append(event)
+        return found
 
-    def _request_received(self, event: http2.RequestReceived, body: bytes | None = None) -> None:
-        """Begin a request. body: all of it, which has come; None: it follows, or there is none."""
+    def _request_received(self, event: http2.RequestReceived) -> None:
         request, stream_id = event.request, event.stream_id
         try:
             head = request.upgrade_head(b64encode(urandom(16))) if request.protocol else event.head
@@ -213,8 +204,6 @@ class HTTP2ClientConnection:
             transport.connection.client.makeConnection(transport)
         if b"grpc-timeout:" in request.lines:
             self._start_deadline(transport, request)
-        if body is not None:
-            head += transport.whole_body(body)
         transport.connection.client.dataReceived(head)
 
     def _start_deadline(self, transport: HTTP2Transport, request: http2.Request) -> None:
@@ -293,19 +282,22 @@ class HTTP2ClientConnection:
         """Park the transports whose responses have ended in this turn, and send the output."""
         self._is_deferred = False
         answered, self._answered = self._answered, []
-        parked = self._parked
         for transport in answered:
-            if transport.is_reusable and len(parked) < MAX_PARKED and not self.is_over:
-                del self.transports[transport.stream_id]
-                transport.park()
-                parked.append(transport)
-            elif transport.stream is not None:
-                transport.end()
+            self._stream_answered(transport)
         if answered:
             self._last_activity = self._context.wheel.now
         self.flush_now()
         if answered:
             self._close_if_drained()
+
+    def _stream_answered(self, transport: HTTP2Transport) -> None:
+        """Park the transport of a stream whose response has been sent, or end it."""
+        if transport.is_reusable and len(self._parked) < MAX_PARKED and not self.is_over:
+            del self.transports[transport.stream_id]
+            transport.park()
+            self._parked.append(transport)
+        elif transport.stream is not None:
+            transport.end()
 
     def _end_parked(self) -> None:
         parked, self._parked = self._parked, []
@@ -412,8 +404,6 @@ class HTTP2ClientConnection:
         self._timer = self._context.wheel.after(self._check_interval(), self._check_timeouts)
 
     _HANDLERS: ClassVar[dict[type, Callable[[HTTP2ClientConnection, Any], None]]] = {
-        WholeRequest: _whole_request_received,
-        http2.RequestReceived: _request_received,
         http2.RequestRefused: _request_refused,
         http2.DataReceived: _data_received,
         http2.TrailersReceived: _trailers_received,

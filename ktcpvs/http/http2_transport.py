@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ktcpvs.http.http2_response_heads import ResponseHeads
+from ktcpvs.http.http2_response_heads import KnownHead, ResponseHeads
 from ktcpvs.http.http2_sender import StreamSender
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_stream_transport import HTTP2StreamTransport
@@ -147,11 +147,6 @@ class HTTP2Transport(HTTP2StreamTransport):
         if self._written is not None:
             self.received(self._written.data(event.data, event.end_stream), len(event.data))
 
-    def whole_body(self, content: bytes) -> bytes:
-        """Return the whole body of the request in HTTP/1.1, which the owner gets with the head."""
-        assert self._written is not None
-        return self._written.data(content, True)
-
     def trailers_received(self, lines: bytes) -> None:
         if self._written is not None:
             self.received(self._written.trailers(lines), 0)
@@ -195,28 +190,47 @@ class HTTP2Transport(HTTP2StreamTransport):
         elif self._reader is not None:
             self._feed(self._reader, data)
         else:
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4 or not self._write_head(data[:end], data[end:]):
-                self._reader = reader = ResponseReader(self._method, MAX_RESPONSE_HEAD)
-                self._feed(reader, data)
+            self._begin_response(data)
+
+    def _begin_response(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._find(data[:end]) if end >= 4 else None
+        if known is None:
+            self._reader = reader = ResponseReader(self._method, MAX_RESPONSE_HEAD)
+            self._feed(reader, data)
+        elif known.length != len(data) - end or not self._respond(data):
+            self._write_head(known, data[end:])
+
+    def _respond(self, data: bytes) -> bool:
+        """Send a whole response at once; return False if that is not possible now."""
+        multiplexer = self._multiplexer
+        if multiplexer.is_full or self._sender.pieces:
+            return False
+        if not multiplexer.protocol.respond(self.stream_id, data, self._method):
+            return False
+        self._body_left, self._is_complete = 0, True
+        self._response_ended()
+        return True
 
     def _writev(self, pieces: Sequence[bytes]) -> None:
         if len(pieces) == 2 and self._body_left is None and self._reader is None and not self._is_complete:
             head, body = pieces
-            if self.stream is None or self._write_head(head, body):
+            known = self._find(head)
+            if known is not None and self.stream is not None:
+                self._write_head(known, body)
                 return
-        self.write(b"".join(pieces))
+        self._write(b"".join(pieces))
 
-    def _write_head(self, head: bytes, body: bytes) -> bool:
-        """Send the head of a response with a length, and the beginning of its body. Return False, and do nothing, if it
-        is another one: then a reader is needed."""
-        known = self._multiplexer.heads.find(head) if self._method not in BODILESS else None
-        if known is None:
-            return False
+    def _find(self, head: bytes) -> KnownHead | None:
+        """Return what the head of a response means; None for one of whose body the length is unknown, or that has
+        none."""
+        return self._multiplexer.heads.find(head) if self._method not in BODILESS else None
+
+    def _write_head(self, known: KnownHead, body: bytes) -> None:
+        """Send the head of a response with a length, and the beginning of its body."""
         self._sender.pieces.append(known.headers)
         self._body_left = known.length
         self._write_body(body)
-        return True
 
     def _write_body(self, data: bytes) -> None:
         """Send a piece of a body with a known length. Bytes behind its end are dropped."""
@@ -251,6 +265,7 @@ class HTTP2Transport(HTTP2StreamTransport):
         if sender.pieces or self._is_buffer_full:
             self._apply_backpressure()
         if self._is_complete and not sender.pieces:
+            sender.end()
             self._response_ended()
 
     def _apply_backpressure(self) -> None:
@@ -266,7 +281,6 @@ class HTTP2Transport(HTTP2StreamTransport):
 
     def _response_ended(self) -> None:
         """The response has been sent to its end: nothing more comes from the client on this stream."""
-        self._sender.end()
         self._input.clear()
         if self._is_closing:
             self._multiplexer.discard(self.stream_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ktcpvs.http.http2_compiled  # noqa: F401 - replaces methods of streams by compiled ones
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection

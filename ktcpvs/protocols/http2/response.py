@@ -11,7 +11,7 @@ from ktcpvs.protocols.http2.request import SortedFields
 
 _OF_RESPONSE = frozenset((STATUS,))
 
-_remove_length = re.compile(rb"(?im)^content-length:[^\n]*+\n").sub
+_remove_length = re.compile(rb"(?m)^content-length:[^\n]*+\n").sub
 
 BODILESS_STATUSES = frozenset((204, 304))
 
