@@ -130,13 +130,12 @@ class HTTP2ClientConnection:
                     break
                 end = begin + SLICE_SIZE
                 for event in self.protocol.receive(data[begin:end], now):
-                    kind = type(event)
-                    if kind is http2.RequestReceived:
+                    if isinstance(event, http2.RequestReceived):
                         self._request_received(event)
                         begun += 1
-                    elif (handler := handlers.get(kind)) is not None:
+                    elif (handler := handlers.get(type(event))) is not None:
                         handler(self, event)
-                        begun += kind is http2.RequestRefused
+                        begun += isinstance(event, http2.RequestRefused)
                 begin = end
         finally:
             self._is_receiving = False
