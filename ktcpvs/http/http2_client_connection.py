@@ -138,13 +138,12 @@ class HTTP2ClientConnection:
                 end = begin + SLICE_SIZE
                 events = self.protocol.receive(data[begin:end], now)
                 for event in self._with_bodies(events) if len(events) > 1 else events:
-                    kind = type(event)
                     if isinstance(event, http2.RequestReceived):
                         self._request_received(event)
                         begun += 1
-                    elif (handler := handlers.get(kind)) is not None:
+                    elif (handler := handlers.get(type(event))) is not None:
                         handler(self, event)
-                        begun += kind is http2.RequestRefused
+                        begun += isinstance(event, http2.RequestRefused)
                 begin = end
         finally:
             self._is_receiving = False
