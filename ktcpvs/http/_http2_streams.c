@@ -28,8 +28,8 @@ enum { C_STATE, C_IS_LAST, C_HAS_ENDED, C_IS_FULL, C_HELD, C_PENDING, C_BODY, C_
 FIELDS(connection, "state", "is_last", "has_ended", "is_full", "held", "pending", "body", "_reader", "limits", "exchange",
        "dispatcher", "began", "last_activity", "ending", "_timer", "on_end", "is_parked");
 
-enum { X_SERVER, X_RESPONSE, X_PLAIN, X_CONNECTING, X_BYTES_IN, X_BYTES_OUT, X_SETTLED };
-FIELDS(exchange, "server", "response", "_plain", "_connecting", "bytes_in", "bytes_out", "settled");
+enum { X_SERVER, X_PLAIN, X_SENDER, X_FORWARDER, X_BYTES_IN, X_BYTES_OUT, X_SETTLED };
+FIELDS(exchange, "server", "plain", "sender", "forwarder", "bytes_in", "bytes_out", "settled");
 
 enum { D_CHOICE, D_LEASE, D_ENTRY, D_IS_WAITING };
 FIELDS(dispatcher, "choice", "lease", "entry", "is_waiting");
@@ -276,8 +276,8 @@ is_reusable(PyObject *transport, PyObject *streams)
         !is_zero(SLOT(connection, connection, C_HELD)) || !is_empty(SLOT(connection, connection, C_PENDING)) ||
         SLOT(connection, connection, C_BODY) != Py_None || SLOT(connection, connection, C_READER) != Py_None ||
         SLOT(connection, connection, C_LIMITS) != Py_None || SLOT(exchange, exchange, X_SERVER) != Py_None ||
-        SLOT(exchange, exchange, X_RESPONSE) != Py_None || SLOT(exchange, exchange, X_PLAIN) != Py_None ||
-        SLOT(exchange, exchange, X_CONNECTING) != Py_None || SLOT(dispatcher, dispatcher, D_ENTRY) != Py_None ||
+        SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_SENDER) != Py_None ||
+        SLOT(exchange, exchange, X_FORWARDER) != Py_None || SLOT(dispatcher, dispatcher, D_ENTRY) != Py_None ||
         SLOT(dispatcher, dispatcher, D_IS_WAITING) != Py_False)
         return 0;
     int is_open = PyDict_Contains(streams, SLOT(transport, transport, T_STREAM_ID));
