@@ -77,7 +77,7 @@ FIELDS(access_log, "writer");
 enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE };
 FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive");
 
-static PyTypeObject *shared_destination_type, *base_type;
+static PyTypeObject *shared_destination_type, *base_type, *stream_connection_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
     *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
@@ -133,6 +133,13 @@ static inline int
 is_destination(PyObject *object)
 {
     return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
+}
+
+/* True for a client connection of HTTP/1, and for that of a stream of HTTP/2, which has the same slots. */
+static inline int
+is_connection(PyObject *object)
+{
+    return IS_A(object, connection) || (object != NULL && Py_TYPE(object) == stream_connection_type);
 }
 
 /* True for a choice that is as Selector.judge demands it: it comes from a plugin, which can return anything. */
@@ -440,7 +447,7 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
         return NULL;
     }
     PyObject *data = args[0], *connection = self->owner;
-    if (!IS_A(connection, connection) || !PyBytes_CheckExact(data))
+    if (!is_connection(connection) || !PyBytes_CheckExact(data))
         return unusual(self, data);
     PyObject *http = SLOT(connection, connection, C_HTTP), *exchange = SLOT(connection, connection, C_EXCHANGE);
     PyObject *cache = SLOT(http, http, F_CACHE);
@@ -633,7 +640,7 @@ server_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
     if (!IS_A(exchange, exchange))
         return unusual(self, data);
     PyObject *connection = SLOT(exchange, exchange, X_OWNER), *plain = SLOT(exchange, exchange, X_PLAIN);
-    if (!IS_A(connection, connection) || !has_stream(connection) || !IS_A(plain, plain) ||
+    if (!is_connection(connection) || !has_stream(connection) || !IS_A(plain, plain) ||
         SLOT(exchange, exchange, X_FORWARDER) != Py_None || SLOT(exchange, exchange, X_SERVER) != server ||
         SLOT(connection, connection, C_HAS_ENDED) != Py_False || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
         !is_zero(SLOT(connection, connection, C_HELD)) || SLOT(plain, plain, P_MINOR) != Py_True)
@@ -882,6 +889,7 @@ configure_connections(PyObject *module, PyObject *args)
             return NULL;
     }
     base_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "base"));
+    stream_connection_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "stream_connection"));
     Py_INCREF(closed_state);
     Py_INCREF(event_finished);
     Py_INCREF(event_client_gone);
@@ -889,7 +897,7 @@ configure_connections(PyObject *module, PyObject *args)
     plain_opened = PyObject_GetAttrString(type, "_opened");
     plain_client_lost = PyObject_GetAttrString(type, "_client_lost");
     plain_end_if_over = PyObject_GetAttrString(type, "end_if_over");
-    if (base_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
+    if (base_type == NULL || stream_connection_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
         return NULL;
     return Py_BuildValue("NN", methods_for(connection_layout.type, connection_methods),
                          methods_for(exchange_layout.type, exchange_methods));
