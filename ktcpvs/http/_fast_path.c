@@ -14,7 +14,8 @@
 #include <strings.h>
 #include <time.h>
 
-enum { MAX_BUCKETS = 64, PLACES = 256, MAX_CACHED_REQUEST = 1024 };
+enum { MAX_BUCKETS = 64, PLACES = 256, MAX_CACHED_REQUEST = 1024, MAX_WHOLE_REQUEST = 16384, MAX_WHOLE_RESPONSE = 65536,
+       MAX_CHUNKS = 512 };
 
 enum { C_STATE, C_IS_LAST, C_READER, C_LIMITS, C_LAST_ACTIVITY, C_HTTP, C_EXCHANGE, C_IS_FULL, C_HAS_ENDED, C_PENDING,
        C_HELD, C_CLIENT, C_CLOSES_AFTER, C_DISPATCHER, C_BODY, C_BODY_BYTES, C_HEAD_BEGAN, C_IS_SERVING_PENDING,
@@ -36,8 +37,8 @@ FIELDS(http, "access_log", "cache", "connections", "kept", "selector", "_checked
 enum { E_SETTINGS };
 FIELDS(service, "settings");
 
-enum { V_EXCHANGE, V_CACHED, V_DESTINATION, V_WRITE };
-FIELDS(server, "exchange", "cached_response", "destination", "write");
+enum { V_EXCHANGE, V_CACHED, V_DESTINATION, V_WRITE, V_IS_REUSABLE };
+FIELDS(server, "exchange", "cached_response", "destination", "write", "is_reusable");
 
 enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED, D_ENTRY };
 FIELDS(dispatcher, "request", "choice", "lease", "failed_connections", "entry");
@@ -48,8 +49,17 @@ FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client"
 enum { S_SCHEDULER, S_USABLE, S_EXCLUDED };
 FIELDS(selector, "scheduler", "usable", "excluded");
 
-enum { H_IS_ENABLED, H_FORWARDS, H_REQUESTS, H_SCAN };
-FIELDS(cache, "is_enabled", "forwards", "_requests", "scan");
+enum { H_IS_ENABLED, H_FORWARDS, H_REQUESTS, H_SCAN, H_HEAD_SIZE, H_WHOLE_REQUESTS, H_WHOLE_RESPONSES };
+FIELDS(cache, "is_enabled", "forwards", "_requests", "scan", "head_size", "whole_requests", "whole_responses");
+
+enum { B_HEADS, B_BODY_SIZE };
+FIELDS(whole_requests, "_heads", "_body_size");
+
+enum { G_PLAIN, G_ADDED, G_OUT, G_SIZE, G_TOTAL };
+FIELDS(request_head, "plain", "added", "out", "size", "total");
+
+enum { Z_HEADS, Z_TRAILERS };
+FIELDS(whole_responses, "_heads", "_trailers");
 
 enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
 FIELDS(choice, "destination", "reason", "lines", "answer_lines");
@@ -65,8 +75,8 @@ FIELDS(destination, "maxconn", "total", "reused", "watchers", "active", "freed",
 enum { N_SECONDS };
 FIELDS(latencies, "seconds");
 
-enum { W_START, W_HEAD, W_TOTAL, W_ROW, W_AS_IS };
-FIELDS(response, "start", "head", "total", "row", "as_is");
+enum { W_START, W_HEAD, W_TOTAL, W_ROW, W_AS_IS, W_STATUS };
+FIELDS(response, "start", "head", "total", "row", "as_is", "status");
 
 enum { M_WRITE, M_RESTING, M_DATA_RECEIVED, M_ENDED, M_LOST, M_IS_OPEN, M_TLS, M_PEER_ENDED };
 FIELDS(stream, "write", "resting", "dataReceived", "ended", "lost", "is_open", "tls", "peer_ended");
@@ -74,8 +84,10 @@ FIELDS(stream, "write", "resting", "dataReceived", "ended", "lost", "is_open", "
 enum { A_WRITER };
 FIELDS(access_log, "writer");
 
-enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE, P_BODY };
-FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive", "body");
+enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE, P_BODY, P_HOST, P_CONNECTION, P_REFERER, P_USER_AGENT,
+       P_COUNT };
+FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive", "body", "host", "connection", "referer",
+       "user_agent");
 
 static PyTypeObject *shared_destination_type, *base_type, *stream_connection_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
@@ -85,7 +97,7 @@ static double buckets[MAX_BUCKETS];
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
     *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_finish, *s_read_for, *s_check_interval,
-    *s_check_timeouts, *s_client_ended, *s_has_input, *s_read_with_body, *s_client_lost, *s_close, *s_close_gracefully,
+    *s_check_timeouts, *s_client_ended, *s_has_input, *s_read_with_body, *s_row, *s_client_lost, *s_close, *s_close_gracefully,
     *s_context, *s_init,
     *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
 
@@ -244,12 +256,167 @@ can_carry(PyObject *server, PyObject *plain)
     return result;
 }
 
+/* Whole messages with a body, whose heads http/whole_messages.py has parsed before. */
+
+static inline int
+hex_digit(char byte)
+{
+    if (byte >= '0' && byte <= '9')
+        return byte - '0';
+    byte |= 0x20;
+    return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
+}
+
+/* chunks_end of protocols/http1/body.py. */
+static Py_ssize_t
+chunks_end(const char *text, Py_ssize_t size, Py_ssize_t at)
+{
+    enum { MAX_DIGITS = 15 };
+    for (int count = 0; count < MAX_CHUNKS; count++) {
+        long long length = 0;
+        int digits = 0, digit;
+        while (digits <= MAX_DIGITS && at < size && (digit = hex_digit(text[at])) >= 0) {
+            length = length << 4 | digit;
+            digits++;
+            at++;
+        }
+        if (!digits || digits > MAX_DIGITS || size - at < 2 || text[at] != '\r' || text[at + 1] != '\n')
+            return -1;
+        at += 2;
+        if (!length)
+            return at;
+        if (length > size - at - 2 || text[at + length] != '\r' || text[at + length + 1] != '\n')
+            return -1;
+        at += (Py_ssize_t)length + 2;
+    }
+    return -1;
+}
+
+/* The size of the head with which `data` begins; 0: it is not complete. */
+static Py_ssize_t
+head_size_of(PyObject *data)
+{
+    const char *text = PyBytes_AS_STRING(data), *end = memmem(text, (size_t)PyBytes_GET_SIZE(data), "\r\n\r\n", 4);
+    return end == NULL ? 0 : end + 4 - text;
+}
+
+/* What a dict has for the first bytes of `data`, borrowed. NULL, perhaps without an exception: nothing. */
+static PyObject *
+find_head(PyObject *heads, PyObject *data, Py_ssize_t size)
+{
+    PyObject *head = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), size);
+    PyObject *found = head == NULL ? NULL : PyDict_GetItemWithError(heads, head);
+    Py_XDECREF(head);
+    return found;
+}
+
+static PyObject *
+joined(PyObject *head, const char *more, Py_ssize_t size)
+{
+    Py_ssize_t head_size = PyBytes_GET_SIZE(head);
+    PyObject *made = PyBytes_FromStringAndSize(NULL, head_size + size);
+    if (made != NULL) {
+        memcpy(PyBytes_AS_STRING(made), PyBytes_AS_STRING(head), (size_t)head_size);
+        memcpy(PyBytes_AS_STRING(made) + head_size, more, (size_t)size);
+    }
+    return made;
+}
+
+/* WholeRequests.read for a head that is known, and to which nothing is added; a new reference. NULL, perhaps without an
+ * exception: that method must read it. */
+static PyObject *
+read_whole(PyObject *whole, PyObject *data)
+{
+    Py_ssize_t size = PyBytes_GET_SIZE(data), head_size = size <= MAX_WHOLE_REQUEST ? head_size_of(data) : 0;
+    if (!head_size || !IS_A(whole, whole_requests))
+        return NULL;
+    PyObject *known = find_head(SLOT(whole, whole_requests, B_HEADS), data, head_size);
+    if (!IS_A(known, request_head) || !is_no_bytes(SLOT(known, request_head, G_ADDED)) ||
+        is_no_bytes(SLOT(known, request_head, G_OUT)))
+        return NULL;
+    const char *text = PyBytes_AS_STRING(data);
+    Py_ssize_t total = PyLong_AsSsize_t(SLOT(known, request_head, G_TOTAL));
+    if (total >= 0 ? total != size
+                   : size - head_size > PyLong_AsSsize_t(SLOT(whole, whole_requests, B_BODY_SIZE)) ||
+                         memcmp(text + size - 4, "\r\n\r\n", 4) != 0 || chunks_end(text, size, head_size) != size - 2)
+        return NULL;
+    PyObject *template = SLOT(known, request_head, G_PLAIN);
+    PyObject *made = IS_A(template, plain) ? plain_layout.type->tp_alloc(plain_layout.type, 0) : NULL;
+    if (made == NULL)
+        return NULL;
+    for (int i = 0; i < P_COUNT; i++)
+        if (i != P_DATA && i != P_OUT && i != P_BODY)
+            SLOT(made, plain, i) = Py_XNewRef(SLOT(template, plain, i));
+    SLOT(made, plain, P_DATA) = Py_NewRef(data);
+    SLOT(made, plain, P_BODY) = PyBytes_FromStringAndSize(text + head_size, size - head_size);
+    SLOT(made, plain, P_OUT) = joined(SLOT(known, request_head, G_OUT), text + head_size, size - head_size);
+    if (SLOT(made, plain, P_BODY) == NULL || SLOT(made, plain, P_OUT) == NULL)
+        Py_CLEAR(made);
+    return made;
+}
+
+/* HeadCache.read_with_body */
+static PyObject *
+read_with_body(PyObject *cache, PyObject *data, PyObject *client)
+{
+    if (SLOT(cache, cache, H_FORWARDS) == Py_False) {
+        PyObject *found = read_whole(SLOT(cache, cache, H_WHOLE_REQUESTS), data);
+        if (found != NULL || PyErr_Occurred())
+            return found;
+    }
+    return PyObject_CallMethodObjArgs(cache, s_read_with_body, data, client, NULL);
+}
+
+/* PlainPath._chunked for a head and trailers that are known; a new reference. NULL, perhaps without an exception: the
+ * methods in Python must read it. */
+static PyObject *
+known_chunked(PyObject *server, PyObject *http, PyObject *data)
+{
+    PyObject *cache = SLOT(http, http, F_CACHE), *whole = IS_A(cache, cache) ? SLOT(cache, cache, H_WHOLE_RESPONSES) : NULL;
+    PyObject *log = SLOT(http, http, F_ACCESS_LOG);
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    const char *text = PyBytes_AS_STRING(data);
+    if (!IS_A(whole, whole_responses) || size > MAX_WHOLE_RESPONSE || size < 4 || memcmp(text + size - 4, "\r\n\r\n", 4) != 0 ||
+        SLOT(server, server, V_IS_REUSABLE) != Py_True || !IS_A(log, access_log) || SLOT(log, access_log, A_WRITER) != Py_None)
+        return NULL;
+    Py_ssize_t head_size = head_size_of(data);
+    PyObject *known = find_head(SLOT(whole, whole_responses, Z_HEADS), data, head_size);
+    if (known == NULL || !PyTuple_CheckExact(known) || PyTuple_GET_SIZE(known) != 3 ||
+        head_size > PyLong_AsSsize_t(SLOT(cache, cache, H_HEAD_SIZE)))
+        return NULL;
+    Py_ssize_t end = chunks_end(text, size, head_size);
+    if (end < 0)
+        return NULL;
+    PyObject *trailers = PyBytes_FromStringAndSize(text + end, size - end);
+    int has_trailers = trailers == NULL ? -1 : PySet_Contains(SLOT(whole, whole_responses, Z_TRAILERS), trailers);
+    Py_XDECREF(trailers);
+    if (has_trailers < 1)
+        return NULL;
+    PyObject *latencies = SLOT(SLOT(server, server, V_DESTINATION), destination, T_LATENCIES);
+    PyObject *status = PyTuple_GET_ITEM(known, 0), *head = PyTuple_GET_ITEM(known, 2);
+    PyObject *row = PyObject_CallMethodOneArg(latencies, s_row, status);
+    PyObject *made = row == NULL ? NULL : response_layout.type->tp_alloc(response_layout.type, 0);
+    if (made == NULL) {
+        Py_XDECREF(row);
+        return NULL;
+    }
+    SLOT(made, response, W_ROW) = row;
+    SLOT(made, response, W_STATUS) = Py_NewRef(status);
+    SLOT(made, response, W_HEAD) = Py_NewRef(head);
+    SLOT(made, response, W_AS_IS) = PyBool_FromLong(head_size == PyBytes_GET_SIZE(head) + 2);
+    SLOT(made, response, W_START) = PyBytes_FromStringAndSize(text, head_size);
+    SLOT(made, response, W_TOTAL) = PyLong_FromSsize_t(size);
+    if (SLOT(made, response, W_START) == NULL || SLOT(made, response, W_TOTAL) == NULL)
+        Py_CLEAR(made);
+    return made;
+}
+
 /* Returns the plain request that `data` is, a new reference; None for another one. */
 static PyObject *
 read_plain(PyObject *cache, PyObject *data, PyObject *request)
 {
     if (PyBytes_GET_SIZE(data) < 4 || memcmp(PyBytes_AS_STRING(data), "GET ", 4) != 0)
-        return PyObject_CallMethodObjArgs(cache, s_read_with_body, data, SLOT(request, request, R_CLIENT), NULL);
+        return read_with_body(cache, data, SLOT(request, request, R_CLIENT));
     if (SLOT(cache, cache, H_FORWARDS) != Py_False)
         return PyObject_CallMethodObjArgs(cache, s_read_for, data, SLOT(request, request, R_CLIENT), NULL);
     PyObject *requests = SLOT(cache, cache, H_REQUESTS);
@@ -650,6 +817,9 @@ known_response(PyObject *server, PyObject *exchange, PyObject *data)
             memcmp(PyBytes_AS_STRING(start), PyBytes_AS_STRING(data), (size_t)size) == 0)
             return Py_NewRef(known);
     }
+    PyObject *found = known_chunked(server, SLOT(exchange, exchange, X_HTTP), data);
+    if (found != NULL || PyErr_Occurred())
+        return found;
     return PyObject_CallMethodObjArgs(plain_path(exchange), s_scanned, server, data, NULL);
 }
 
@@ -961,12 +1131,13 @@ configure(PyObject *module, PyObject *args)
 {
     PyObject *classes, *bounds;
     (void)module;
-    int places, longest;
-    if (!PyArg_ParseTuple(args, "O!(OOO)O!S(ii)", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
-                          &PyTuple_Type, &bounds, &closing, &places, &longest))
+    int places, longest, request, response, chunks;
+    if (!PyArg_ParseTuple(args, "O!(OOO)O!S(iiiii)", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
+                          &PyTuple_Type, &bounds, &closing, &places, &longest, &request, &response, &chunks))
         return NULL;
-    if (places != PLACES || longest != MAX_CACHED_REQUEST) {
-        PyErr_SetString(PyExc_ValueError, "the limits of http/head_cache.py are not those that were compiled");
+    if (places != PLACES || longest != MAX_CACHED_REQUEST || request != MAX_WHOLE_REQUEST || response != MAX_WHOLE_RESPONSE ||
+        chunks != MAX_CHUNKS) {
+        PyErr_SetString(PyExc_ValueError, "the limits of http are not those that were compiled");
         return NULL;
     }
     Py_INCREF(idle_state);
@@ -991,7 +1162,9 @@ configure(PyObject *module, PyObject *args)
         {"destination", &destination_layout, destination_names},
         {"latencies", &latencies_layout, latencies_names},    {"response", &response_layout, response_names},
         {"stream", &stream_layout, stream_names},             {"access_log", &access_log_layout, access_log_names},
-        {"plain", &plain_layout, plain_names},
+        {"plain", &plain_layout, plain_names},               {"whole_requests", &whole_requests_layout, whole_requests_names},
+        {"request_head", &request_head_layout, request_head_names},
+        {"whole_responses", &whole_responses_layout, whole_responses_names},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         PyObject *type = PyDict_GetItemString(classes, all[i].name);
@@ -1018,8 +1191,20 @@ test_without_cookie(PyObject *module, PyObject *args)
     return made != NULL || PyErr_Occurred() ? made : Py_NewRef(Py_None);
 }
 
+static PyObject *
+test_chunks_end(PyObject *module, PyObject *args)
+{
+    const char *text;
+    Py_ssize_t size, begin;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y#n", &text, &size, &begin))
+        return NULL;
+    return PyLong_FromSsize_t(chunks_end(text, size, begin));
+}
+
 static PyMethodDef functions[] = {
     {"without_cookie", test_without_cookie, METH_VARARGS, "without_cookie(plain, lines)"},
+    {"chunks_end", test_chunks_end, METH_VARARGS, "chunks_end(data, begin): see protocols/http1/body.py"},
     {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, limits)"},
     {"configure_connections", configure_connections, METH_VARARGS,
      "configure_connections(classes, closed, finished, client_gone): return their compiled methods by name"},
@@ -1045,7 +1230,7 @@ PyInit__fast_path(void)
         {&s_scanned, "scanned"}, {&s_put, "put"}, {&s_end, "end"},
         {&s_write_log, "write_log"}, {&s_finish, "finish"}, {&s_read_for, "_read_for"},
         {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"},
-        {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_client_ended, "_client_ended"},
+        {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_row, "row"}, {&s_client_ended, "_client_ended"},
         {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},
         {&s_context, "context"}, {&s_init, "__init__"}, {&s_set_backpressure, "set_backpressure"},
         {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"},

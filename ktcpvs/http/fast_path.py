@@ -14,10 +14,18 @@ from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.http.head_cache import CLOSE, MAX_CACHED_REQUEST, MAX_REQUESTS, CachedResponse, HeadCache
+from ktcpvs.http.whole_messages import (
+    MAX_WHOLE_REQUEST,
+    MAX_WHOLE_RESPONSE,
+    RequestHead,
+    WholeRequests,
+    WholeResponses,
+)
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease, SharedDestination
 from ktcpvs.model.latency import BUCKETS, Latencies
 from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.protocols.http1.body import MAX_COST_PER_CALL
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.streams.stream import Stream
 
@@ -65,9 +73,12 @@ if not TYPE_CHECKING:
                 "stream": Stream,
                 "access_log": ServiceAccessLog,
                 "plain": PlainRequest,
+                "whole_requests": WholeRequests,
+                "request_head": RequestHead,
+                "whole_responses": WholeResponses,
             },
             (life.IDLE, SENT, WHOLE),
             BUCKETS,
             CLOSE,
-            (MAX_REQUESTS, MAX_CACHED_REQUEST),
+            (MAX_REQUESTS, MAX_CACHED_REQUEST, MAX_WHOLE_REQUEST, MAX_WHOLE_RESPONSE, MAX_COST_PER_CALL),
         )

@@ -29,20 +29,42 @@ METHODS = frozenset((b"POST", b"PUT", b"PATCH"))
 """Methods of the requests that are handled as a whole with their body."""
 
 _HEAD_END = b"\r\n\r\n"
-_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
-class _RequestHead:
-    """A head that has been parsed. size: its bytes. total: those of the request; -1 if it is chunked. added, out: the
-    lines that were added for the last client, and the head with them."""
+class RequestHead:
+    """A head that has been parsed.
 
-    __slots__ = ("added", "message", "out", "size", "total")
+    size: its bytes. total: those of the request; -1 if it is chunked. plain: a request with this head, without what
+    differs from one to the other. added, out: the lines that were added for the last client, and the head with them.
+    """
+
+    __slots__ = ("added", "message", "out", "plain", "size", "total")
 
     def __init__(self, message: http1.Request, size: int) -> None:
         self.message = message
         self.size = size
         self.total = -1 if message.length == CHUNKED else size + message.length
         self.added = self.out = b""
+        self.plain = self._make()
+
+    def _make(self) -> PlainRequest:
+        message, request = self.message, PlainRequest()
+        request.method = message.method
+        request.target = message.target
+        request.lines = message.lines
+        request.host = message.host
+        request.minor = request.keep_alive = True
+        request.connection = b""
+        request.referer = request.user_agent = None
+        return request
+
+    def with_body(self, data: bytes) -> PlainRequest:
+        """Return the request that `data` is. `out` must be the head for its client."""
+        request = self._make()
+        request.data = data
+        request.body = body = data[self.size :]
+        request.out = self.out + body
+        return request
 
 
 class WholeRequests:
@@ -60,7 +82,7 @@ class WholeRequests:
         self._uri_size = uri_size
         self._body_size = min(body_size << 10, MAX_WHOLE_REQUEST) or MAX_WHOLE_REQUEST
         self._replaced = replaced
-        self._heads: dict[bytes, _RequestHead] = {}
+        self._heads: dict[bytes, RequestHead] = {}
 
     def host(self, data: bytes) -> bytes | None:
         """Return the value of Host of the request that `data` is; None for any other data."""
@@ -73,23 +95,11 @@ class WholeRequests:
         known = self._known(data)
         if known is None:
             return None
-        message, size = known.message, known.size
         if not known.out or known.added != added:
-            known.added, known.out = added, message.head(added, self._replaced)
-        request = PlainRequest()
-        request.data = data
-        request.body = body = data[size:]
-        request.out = known.out + body
-        request.method = message.method
-        request.target = message.target
-        request.lines = message.lines
-        request.host = message.host
-        request.minor = request.keep_alive = True
-        request.connection = b""
-        request.referer = request.user_agent = None
-        return request
+            known.added, known.out = added, known.message.head(added, self._replaced)
+        return known.with_body(data)
 
-    def _known(self, data: bytes) -> _RequestHead | None:
+    def _known(self, data: bytes) -> RequestHead | None:
         """Return the head of the request that `data` is; None when it is anything else."""
         if len(data) > MAX_WHOLE_REQUEST:
             return None
@@ -108,10 +118,10 @@ class WholeRequests:
 
     def _is_whole_chunked(self, data: bytes, begin: int) -> bool:
         """Whether a chunked body that begins there is complete, without trailers, and goes on as it came."""
-        is_within = len(data) - begin <= self._body_size
-        return is_within and data.endswith(_LAST_CHUNK) and http1.chunks_end(data, begin) == len(data) - 2
+        is_within = len(data) - begin <= self._body_size and data.endswith(_HEAD_END)
+        return is_within and http1.chunks_end(data, begin) == len(data) - 2
 
-    def _parse(self, data: bytes, head: bytes) -> _RequestHead | None:
+    def _parse(self, data: bytes, head: bytes) -> RequestHead | None:
         """Return the head of a request with a body that asks for nothing unusual."""
         if data[: data.find(b" ")] not in METHODS:
             return None
@@ -134,7 +144,7 @@ class WholeRequests:
         length = message.length
         if not is_plain or not is_within or not length or length > self._body_size:
             return None
-        return _RequestHead(message, len(head))
+        return RequestHead(message, len(head))
 
 
 class WholeResponses:

@@ -13,6 +13,7 @@ from memory import A, B, C, Peer, World, answer, get
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.model.latency import described
+from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import plain, plain_python
 from ktcpvs.protocols.http1.cookies import take_cookie
 
@@ -350,6 +351,25 @@ def test_whole_requests_with_bodies_take_it(options: tuple[str, ...], is_chunked
     side.close()
     assert side.fast == 5  # the first needs a new connection to its server
     assert sum(count[0] for count in side.counted()) == 6
+
+
+CHUNKS = st.lists(
+    st.sampled_from(
+        (
+            b"0\r\n", b"\r\n", b"3\r\nabc\r\n", b"a\r\n0123456789\r\n", b"A\r\n0123456789\r\n", b"3;x\r\nabc\r\n", b"3\nabc\r\n",
+            b"000000000000003\r\nabc\r\n", b"0000000000000003\r\nabc\r\n", b"fffffffffffffff\r\n", b"-1\r\n", b"x: y\r\n", b"3\r\nab",
+            b"1\r\nabc\r\n", b"g", b"1\r\na\r\n" * 300,
+        )
+    ),
+    max_size=6,
+).map(b"".join)  # fmt: skip
+
+
+@given(CHUNKS, st.integers(0, 40))
+@settings(max_examples=500)
+def test_both_forms_find_the_same_end_of_chunks(data: bytes, begin: int) -> None:
+    compiled = pytest.importorskip("ktcpvs.http._fast_path").chunks_end
+    assert compiled(data, begin) == http1.chunks_end(data, begin)
 
 
 OTHER_LINES = (
