@@ -356,9 +356,9 @@ def test_whole_requests_with_bodies_take_it(options: tuple[str, ...], is_chunked
 CHUNKS = st.lists(
     st.sampled_from(
         (
-            b"0\r\n", b"\r\n", b"3\r\nabc\r\n", b"a\r\n0123456789\r\n", b"A\r\n0123456789\r\n", b"3;x\r\nabc\r\n", b"3\nabc\r\n",
-            b"000000000000003\r\nabc\r\n", b"0000000000000003\r\nabc\r\n", b"fffffffffffffff\r\n", b"-1\r\n", b"x: y\r\n", b"3\r\nab",
-            b"1\r\nabc\r\n", b"g", b"1\r\na\r\n" * 300,
+            b"0\r\n", b"\r\n", b"3\r\nabc\r\n", b"a\r\n0123456789\r\n", b"A\r\n0123456789\r\n", b"3;x\r\nabc\r\n",
+            b"3\nabc\r\n", b"000000000000003\r\nabc\r\n", b"0000000000000003\r\nabc\r\n", b"fffffffffffffff\r\n",
+            b"-1\r\n", b"x: y\r\n", b"3\r\nab", b"1\r\nabc\r\n", b"g", b"1\r\na\r\n" * 300,
         )
     ),
     max_size=6,

@@ -639,16 +639,6 @@ is_end(PyObject *event)
 
 enum { MAX_PIECES = 64 };
 
-/* True if trailers follow a body with a Content-Length: Python decides what becomes of them. */
-static int
-has_unusual_trailers(PyObject *first, PyObject *last)
-{
-    PyObject *response = SLOT(first, response_received, RP_RESPONSE);
-
-    return IS_A(last, trailers_received) && PyBytes_GET_SIZE(SLOT(last, trailers_received, TR_LINES)) &&
-           SLOT(response, response, S_LENGTH) != Py_None;
-}
-
 /* Makes a WholeResponse of the events from `begin` to `after`. */
 static PyObject *
 join_run(PyObject *events, Py_ssize_t begin, Py_ssize_t after)
@@ -708,8 +698,7 @@ join_responses(PyObject *module, PyObject *const *arguments, Py_ssize_t argument
             }
             while (after < size && is_run(PyList_GET_ITEM(events, after), stream_id))
                 after++;
-            if (!is_open && (!is_end(PyList_GET_ITEM(events, after - 1)) || after - i > MAX_PIECES ||
-                             has_unusual_trailers(event, PyList_GET_ITEM(events, after - 1)))) {
+            if (!is_open && (!is_end(PyList_GET_ITEM(events, after - 1)) || after - i > MAX_PIECES)) {
                 Py_DECREF(out);
                 Py_RETURN_NONE;
             }
