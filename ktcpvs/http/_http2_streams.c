@@ -59,7 +59,7 @@ static PyObject *idle_state, *client_gone, *nothing_to_end, *nothing, *zero, *no
 static PyObject *plain_request_received, *plain_write;
 static PyObject *s_close_if_drained, *s_end_turn, *s_flush_now, *s_level, *s_log, *s_now, *s_respond,
     *s_stream_answered, *s_streams, *s_wheel;
-static long max_parked, max_head, state_level;
+static long max_parked, max_head, max_joined, state_level;
 
 static PyObject *
 leave(PyObject *plain, PyObject *self, PyObject *argument)
@@ -252,7 +252,8 @@ transport_write(PyObject *self, PyObject *data)
     put_new(&SLOT(self, transport, T_IS_COMPLETE), Py_True);
     PyObject *input = SLOT(self, transport, T_INPUT);
     if ((PyList_GET_SIZE(input) && PyList_SetSlice(input, 0, PyList_GET_SIZE(input), NULL) < 0) ||
-        PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || flush(multiplexer) < 0)
+        PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || flush(multiplexer) < 0 ||
+        (PyBytes_GET_SIZE(data) > max_joined && call(multiplexer, s_flush_now, NULL) < 0))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -392,8 +393,8 @@ configure(PyObject *module, PyObject *args)
     };
     PyObject *classes;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!(OOOO)(lll)", &PyDict_Type, &classes, &idle_state, &client_gone, &nothing_to_end,
-                          &nothing, &max_parked, &max_head, &state_level))
+    if (!PyArg_ParseTuple(args, "O!(OOOO)(llll)", &PyDict_Type, &classes, &idle_state, &client_gone, &nothing_to_end,
+                          &nothing, &max_parked, &max_head, &max_joined, &state_level))
         return NULL;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         PyTypeObject *type = class_of(classes, all[i].name);
