@@ -201,7 +201,7 @@ flush(PyObject *multiplexer)
     return result == NULL ? -1 : 0;
 }
 
-/* True if `data` is one whole response whose head is known. -1 with an exception. */
+/* True if `data` may be one whole response, whose head is known. -1 with an exception. */
 static int
 is_whole(PyObject *heads, PyObject *data)
 {
@@ -220,7 +220,10 @@ is_whole(PyObject *heads, PyObject *data)
         return -1;
     if (!IS_A(known, known))
         return 0;
-    return PyLong_AsSsize_t(SLOT(known, known, K_LENGTH)) == size - head_size;
+    Py_ssize_t length = PyLong_AsSsize_t(SLOT(known, known, K_LENGTH));
+    if (length < 0) /* chunked: if this is not its end, nothing is sent */
+        return memcmp(text + size - 4, "\r\n\r\n", 4) == 0;
+    return length == size - head_size;
 }
 
 /* HTTP2Transport._write */

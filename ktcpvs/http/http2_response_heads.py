@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ktcpvs.protocols.http1 import BadResponse, read_response
-from ktcpvs.protocols.http1.body import Length
+from ktcpvs.protocols.http1.body import CHUNKED, Chunked, Length
 from ktcpvs.protocols.http2 import HeaderList, response_list
 
 MAX_HEADS = 256
@@ -14,7 +14,7 @@ MAX_HEAD_BYTES = 2048
 
 
 class KnownHead:
-    """The head of a final response to GET. headers: as they are sent. length: bytes of the body."""
+    """The head of a final response to GET. headers: as they are sent. length: bytes of the body, or CHUNKED."""
 
     __slots__ = ("headers", "length")
 
@@ -24,7 +24,7 @@ class KnownHead:
 
 
 class ResponseHeads:
-    """The heads of one service's responses to GET that have a length.
+    """The heads of one service's responses to GET that have a length or are chunked.
 
     A head that is equal byte for byte has the same header list, which is encoded once for each connection.
     """
@@ -39,7 +39,7 @@ class ResponseHeads:
 
     def find(self, head: bytes) -> KnownHead | None:
         """Return what this head means, with its empty line; None for another one than of a final response with a
-        length, or a longer one than MAX_HEAD_BYTES."""
+        length or chunks, or a longer one than MAX_HEAD_BYTES."""
         try:
             return self._heads[head]
         except KeyError:
@@ -60,6 +60,6 @@ def _read(head: bytes) -> KnownHead | None:
     if read is None or read[1] != len(head):
         return None
     response = read[0]
-    if response.status < 200 or not isinstance(response.frame, Length):
+    if response.status < 200 or not isinstance(response.frame, Length | Chunked):
         return None
-    return KnownHead(response_list(head), response.frame.left)
+    return KnownHead(response_list(head), response.frame.left if isinstance(response.frame, Length) else CHUNKED)

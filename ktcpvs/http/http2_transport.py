@@ -14,7 +14,7 @@ from ktcpvs.http.http2_sender import StreamSender
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_stream_transport import HTTP2StreamTransport
 from ktcpvs.protocols import http2
-from ktcpvs.protocols.http1 import BadFrame, BadResponse
+from ktcpvs.protocols.http1 import CHUNKED, BadFrame, BadResponse
 from ktcpvs.protocols.http2.constants import INTERNAL_ERROR
 from ktcpvs.protocols.http2.downgrade import MAX_RESPONSE_HEAD, RequestWriter, ResponseReader
 from ktcpvs.streams.contract import BackpressuredWriter, SocketAddress
@@ -196,10 +196,14 @@ class HTTP2Transport(HTTP2StreamTransport):
     def _begin_response(self, data: bytes) -> None:
         end = data.find(b"\r\n\r\n") + 4
         known = self._find(data[:end]) if end >= 4 else None
-        if known is None:
+        length = known.length if known is not None else None
+        may_be_whole = data.endswith(b"\r\n\r\n") if length == CHUNKED else length == len(data) - end
+        if may_be_whole and self._respond(data):
+            return
+        if known is None or length == CHUNKED:
             self._reader = reader = ResponseReader(self._method, MAX_RESPONSE_HEAD)
             self._feed(reader, data)
-        elif known.length != len(data) - end or not self._respond(data):
+        else:
             self._write_head(known, data[end:])
 
     def _respond(self, data: bytes) -> bool:
@@ -219,14 +223,14 @@ class HTTP2Transport(HTTP2StreamTransport):
         if len(pieces) == 2 and self._body_left is None and self._reader is None and not self._is_complete:
             head, body = pieces
             known = self._find(head)
-            if known is not None and self.stream is not None:
+            if known is not None and known.length != CHUNKED and self.stream is not None:
                 self._write_head(known, body)
                 return
         self._write(b"".join(pieces))
 
     def _find(self, head: bytes) -> KnownHead | None:
-        """Return what the head of a response means; None for one of whose body the length is unknown, or that has
-        none."""
+        """Return what the head of a response means; None for one that has no body, or whose body lasts until the
+        connection is closed."""
         return self._multiplexer.heads.find(head) if self._method not in BODILESS else None
 
     def _write_head(self, known: KnownHead, body: bytes) -> None:

@@ -145,13 +145,19 @@ class RunningService:
 
     def check_connector(self, destination: Destination, check: Check) -> Connector:
         """Return what connects to the address at which that server is checked; at another one than the server's own,
-        without TLS and the PROXY protocol."""
+        with TLS and the PROXY protocol only if the check says so."""
         at = self._checked_at.get(destination.address) or check.address(destination.address)
+        own = self.connector(destination)
         if at == destination.address:
-            return self.connector(destination)
+            return own
+        options = ConnectionOptions(
+            tls=own.options.tls if check.tls else None,
+            proxy=own.options.proxy if check.proxy else OFF,
+            http2=own.options.http2 and check.tls and own.options.tls is not None,  # its TLS offers that in ALPN
+        )
         known = self._check_connectors.get(destination)
-        if known is None or known.address != at:
-            known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout)
+        if known is None or (known.address, known.options) != (at, options):
+            known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout, options)
             self._check_connectors[destination] = known
         return known
 
