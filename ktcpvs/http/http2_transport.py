@@ -25,7 +25,8 @@ MAX_BUFFERED = 64 << 10
 """Bytes of a response that wait for the client's window, above which the server is not read."""
 
 MAX_JOINED = 16 << 10
-"""A longer piece of a response is sent at once; shorter ones of one turn are sent together."""
+"""A longer piece of a response is sent at once, so that little memory is in use; shorter ones of one turn are sent
+together."""
 
 BODILESS = frozenset((b"HEAD", b"CONNECT"))
 """Methods whose responses have no body, whatever their head says (RFC 9110, section 6.4.1)."""
@@ -214,6 +215,8 @@ class HTTP2Transport(HTTP2StreamTransport):
             return False
         self._body_left, self._is_complete = 0, True
         self._response_ended()
+        if len(data) > MAX_JOINED:
+            multiplexer.flush_now()
         return True
 
     def _writev(self, pieces: Sequence[bytes]) -> None:

@@ -61,7 +61,7 @@ class H2Client:
             world.live.traffic,
             self.peer.stream,
             build,
-            world.live.count_in,
+            world.live,
             Limits(**limits),
             ResponseHeads(),
             ended=self.ended.append,

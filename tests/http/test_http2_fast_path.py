@@ -5,6 +5,7 @@ Everybody gets the bytes, and the log the lines, that they get when each stream 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import A, B, C, Peer, World, answer, worlds
+from twisted.internet.defer import AlreadyCalledError
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http import http2_compiled
@@ -139,9 +141,9 @@ class Side:
         log: Any = self.lines
         traffic = self.world.live.traffic
         if form:
-            traffic.http2_access_log.writer = AccessLogWriter(
-                self.world.context, log, form, "s", "phttp", is_http2=True
-            )
+            context = self.world.context
+            traffic.access_log.writer = AccessLogWriter(context, log, form, "s", "phttp")
+            traffic.http2_access_log.writer = AccessLogWriter(context, log, form, "s", "phttp", is_http2=True)
         if kind == "general":
             self.world.context.log.level = levels.STATE
         self.world.live.apply_settings()
@@ -171,7 +173,8 @@ class Side:
         called = self.world.called()
         made = self.world.reactor.tcpClients[len(self.world.reactor.tcpClients) - len(called) :]
         for address, (_, _, factory, *_) in zip(called, made, strict=True):
-            self.servers.append((address, self.world.peer(factory.buildProtocol(None))))
+            with contextlib.suppress(AlreadyCalledError):  # the attempt was cancelled, since its client has left
+                self.servers.append((address, self.world.peer(factory.buildProtocol(None))))
 
     def answers(self, pieces: tuple[bytes, ...]) -> None:
         """Each server that has got a request responds."""
