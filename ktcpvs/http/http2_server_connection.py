@@ -133,10 +133,14 @@ class HTTP2ServerConnection:
         self._is_receiving = True
         try:
             for event in self.protocol.receive(data, now):
-                handler = handlers.get(type(event))
-                if handler is not None and not self.is_over:
+                if self.is_over:
+                    break
+                if isinstance(event, http2.WholeResponse):
+                    self._whole_received(event)
+                elif (handler := handlers.get(type(event))) is not None:
                     handler(self, event)
-            self._deliver()
+            if self._dirty:
+                self._deliver()
             self._close_if_unused()
         finally:
             self._is_receiving = False
@@ -157,7 +161,8 @@ class HTTP2ServerConnection:
     def _whole_received(self, event: http2.WholeResponse) -> None:
         request = self.streams.pop(event.stream_id, None)
         if request is not None:
-            self._dirty.pop(request, None)
+            if self._dirty:
+                self._dirty.pop(request, None)
             self.idle_since = self.last_heard
             request.whole_received(event)
 
@@ -259,7 +264,7 @@ class HTTP2ServerConnection:
 
     def flush(self) -> None:
         """Send the output: at once for a lone stream, else at the end of this turn, together with that of others."""
-        if self._is_receiving or self.is_over or self._is_flush_scheduled or not self.protocol.has_output:
+        if self._is_flush_scheduled or self._is_receiving or self.is_over or not self.protocol.has_output:
             return
         if len(self.streams) > 1:
             self._is_flush_scheduled = True
@@ -357,7 +362,6 @@ class HTTP2ServerConnection:
 
     _HANDLERS: ClassVar[dict[type, Callable[[HTTP2ServerConnection, Any], None]]] = {
         http2.SettingsReceived: _settings_received,
-        http2.WholeResponse: _whole_received,
         http2.InterimReceived: _interim_received,
         http2.ResponseReceived: _response_received,
         http2.DataReceived: _data_received,

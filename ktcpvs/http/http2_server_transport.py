@@ -86,24 +86,25 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
     # The request.
 
     def _write(self, data: bytes) -> None:
-        if self._unsent is not None:
-            self._unsent += data
-            self._apply_backpressure()
-        elif self._request is None:
+        if self._request is not None:
+            self._continue(self._request, data)
+        elif self._unsent is None:
             self._begin(data)
         else:
-            self._continue(self._request, data)
+            self._unsent += data
+            self._apply_backpressure()
 
     def _begin(self, data: bytes) -> None:
         if not self._carrier.can_open:
             self._send_again(data)
             return
         try:
-            self._request = self._carrier.begin(self, data)
+            request = self._request = self._carrier.begin(self, data)
         except (BadRequest, BadFrame, MalformedMessage):
             self._over_soon(False)
         else:
-            self._apply_backpressure()
+            if request.unsent or self._is_buffer_full:
+                self._apply_backpressure()
 
     def _continue(self, request: RequestStream, data: bytes) -> None:
         try:

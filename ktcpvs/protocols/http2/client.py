@@ -67,7 +67,7 @@ class Client(Connection):
             not self.is_over
             and not self.has_received_goaway
             and len(self.streams) < self.settings.max_concurrent_streams
-            and self.has_stream_numbers
+            and self._next_id <= MAX_STREAM_ID
         )
 
     def send_request(self, headers: HeaderList, method: bytes, end_stream: bool) -> int:
