@@ -197,6 +197,7 @@ class RequestStream:
             self.user.response_received()
         else:
             self.take()
+            self._end_if_over()
 
     def take(self) -> bytes:
         """Return what has come of the response; the server may send as much more."""
@@ -239,6 +240,15 @@ class RequestStream:
         """The response is complete and taken, and the whole request is written: send what is left of it."""
         self.user = None
         if self._is_dropped or self._sender is None or self._sender.is_done:
+            self.discard()
+
+    def let_end(self) -> None:
+        """The response is complete for its user, and the whole request is written: wait for the end of the stream."""
+        self.user = None
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if self.has_ended and self.is_written and not self.unsent:
             self.discard()
 
     def discard(self) -> None:

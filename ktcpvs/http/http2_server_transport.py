@@ -86,9 +86,15 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
     # The request.
 
     def _write(self, data: bytes) -> None:
-        if self._request is not None:
-            self._continue(self._request, data)
-        elif self._unsent is None:
+        request = self._request
+        if request is not None and not request.is_written:
+            self._continue(request, data)
+            return
+        if request is not None:  # its response is complete by its Content-Length, but its stream has not ended yet
+            self._request = None
+            self._resent = 0
+            request.let_end()
+        if self._unsent is None:
             self._begin(data)
         else:
             self._unsent += data

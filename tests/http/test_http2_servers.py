@@ -346,6 +346,29 @@ def test_trailers_and_interim_responses_go_back(make: Make) -> None:
     assert client.heard() == b"5\r\nhello\r\n0\r\nx-sum: 17\r\n\r\n"
 
 
+def test_a_stream_may_end_after_the_length_of_its_response(make: Make) -> None:
+    """As with node: an empty DATA frame ends the stream, after the next request has begun on the same connection."""
+    world = make()
+    client = world.client()
+    client.says(get("/1"))
+    server = accepts(world)
+    server.heads()
+    for stream_id in (1, 3, 5):
+        server.h2.send_headers(stream_id, [(":status", "200"), ("content-length", "5")])
+        server.h2.send_data(stream_id, b"hello")
+        server.talks()
+        assert client.heard().endswith(b"\r\n\r\nhello")
+        client.says(get(f"/{stream_id + 2}"))
+        assert server.heads()[-1][0] == stream_id + 2
+        server.h2.send_data(stream_id, b"", end_stream=True)
+        server.talks()
+        (connection,) = connections(world)
+        assert list(connection.streams) == [stream_id + 2]
+        assert len(connection.transports) == 1
+    assert server.resets() == []
+    assert world.called() == []
+
+
 CHUNKED_OK = b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n"
 
 
