@@ -248,7 +248,7 @@ static PyType_Spec request_spec = {
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, request_slots,
 };
 
-enum { MAX_REPLACED = 16 };
+enum { MAX_REPLACED = 16 }; /* as in plain_python.py */
 
 typedef struct {
     PyObject_HEAD
