@@ -1,4 +1,4 @@
-"""The head cache of a service: plain requests, recognised by a scanner or by bytes that were received before.
+"""The head cache of a service: plain messages, recognised by a scanner or by bytes that were received before.
 
 A cached entry applies only to requests or heads of responses that are equal byte for byte.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ktcpvs.http.whole_messages import WholeRequests, WholeResponses
 from ktcpvs.model.options import OFF
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
@@ -63,12 +64,14 @@ class HeadCache:
 
     is_enabled: False while every step of a request is logged. head_size: the limit in force, in bytes. forwarding: what
     servers are told about clients; forwards: that it is anything. scan: `RequestScanner.scan`, with the limits
-    in force. has_proxies: a request may come from a trusted proxy, so that its header lines tell the client.
+    in force. whole_requests: recognises requests with a body. whole_responses: recognises chunked responses.
+    has_proxies: a request may come from a trusted proxy, so that its header lines tell the client.
     """
 
     __slots__ = (
         "_added", "_is_http2", "_limits", "_requests", "_scanner", "_scanners", "_scheme", "forwarding", "forwards",
-        "has_proxies", "head_size", "is_enabled", "scan", "scan_response",
+        "has_proxies", "head_size", "is_enabled", "scan", "scan_response", "whole_requests",
+        "whole_responses",
     )  # fmt: skip
 
     def __init__(self, scheme: bytes = HTTP, is_http2: bool = False) -> None:
@@ -86,6 +89,8 @@ class HeadCache:
         self._scanners: dict[frozenset[bytes], RequestScanner] = {}  # by the fields that edits drop
         self.has_proxies = False
         self.scan = self._scanner(0, 0, 0, frozenset(), False).scan
+        self.whole_requests = WholeRequests(0, 0, 0, 0, frozenset())
+        self.whole_responses = WholeResponses()
 
     def use(self, scanner: type[RequestScanner], scan_response: Callable[[bytes], ScannedResponse | None]) -> None:
         """Recognise plain messages by these functions from the next `configure` on, instead of the fastest ones."""
@@ -115,6 +120,8 @@ class HeadCache:
         self.head_size = settings.head_size
         self._limits = settings.head_size, settings.head_lines, settings.uri_size
         self.scan = self._scanner(*self._limits, forwarding.replaced, logs).scan
+        self.whole_requests = WholeRequests(*self._limits, settings.body_size, forwarding.replaced)
+        self.whole_responses = WholeResponses()
         self.is_enabled, self.has_proxies = is_enabled, has_proxies
 
     def read(self, data: bytes, client: str) -> PlainRequest | None:
@@ -122,6 +129,8 @@ class HeadCache:
 
         client: its address, as text.
         """
+        if not data.startswith(b"GET "):
+            return self.read_with_body(data, client)
         if self.forwards:
             return self._read_for(data, client)
         place = len(data) & MAX_REQUESTS - 1
@@ -170,6 +179,13 @@ class HeadCache:
             scanner = self._scanners[removed] = self._scanner(*self._limits, replaced, False)
         request = scanner.scan(data, added)
         return None if request is None else request.out
+
+    def read_with_body(self, data: bytes, client: str) -> PlainRequest | None:
+        """The same for a request with a body, which is complete."""
+        if not self.forwards:
+            return self.whole_requests.read(data, b"")
+        host = self.whole_requests.host(data)
+        return None if host is None else self.whole_requests.read(data, self.added(client, host, True))
 
     def added(self, client: str, host: bytes, minor: bool, proxy: str | None = None) -> bytes:
         """Return the forwarding fields for this client and its request. proxy: see Forwarding.lines."""

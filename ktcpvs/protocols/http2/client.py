@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ktcpvs.protocols.http1 import BadFrame, BadRequest
-from ktcpvs.protocols.http2.client_messages import RequestBody, RequestHead
+from ktcpvs.protocols.http2 import fast_path
+from ktcpvs.protocols.http2.client_messages import RequestBody, RequestHead, RequestHeads
 from ktcpvs.protocols.http2.connection import Connection
 from ktcpvs.protocols.http2.constants import (
     ENABLE_PUSH,
@@ -35,12 +36,13 @@ from ktcpvs.protocols.http2.stream import StreamState
 class Client(Connection):
     """The end that sends requests."""
 
-    __slots__ = ("_has_begun", "_joins_responses", "_next_id")
+    __slots__ = ("_has_begun", "_heads", "_joins_responses", "_next_id")
 
     def __init__(self, limits: Limits, *, joins_responses: bool = False) -> None:
         """joins_responses: a response that has come as a whole is one event, WholeResponse."""
         super().__init__(limits)
         self._joins_responses = joins_responses
+        self._heads = RequestHeads()
         self._next_id = 1
         self._has_begun = False  # the server's first frame has come
         self._out.append(PREFACE)
@@ -84,8 +86,11 @@ class Client(Connection):
         data: in HTTP/1.1, its head and body; without `is_whole` only the head, and the body follows by `send_data`.
         scheme: http or https.
         """
+        begun = fast_path.request(self, data, scheme, is_whole)
+        if begun is not None:
+            return begun
         try:
-            head = RequestHead(data, scheme, self.settings.allows_connect)
+            head = self.request_head(data, scheme)
             body = RequestBody(head)
             pieces = body.feed(data[head.size :]) if is_whole else []
         except (BadFrame, BadRequest, MalformedMessage):
@@ -103,6 +108,10 @@ class Client(Connection):
             self.send_headers(stream.stream_id, head.headers)
         return stream.stream_id
 
+    def request_head(self, data: bytes, scheme: bytes) -> RequestHead:
+        """Return the head with which `data` begins, ready to be sent. Raises BadRequest, MalformedMessage, BadFrame."""
+        return self._heads.read(data, scheme, self.settings.allows_connect)
+
     def _begin(self, method: bytes) -> StreamState:
         """Open a stream."""
         stream_id = self._next_id
@@ -118,6 +127,9 @@ class Client(Connection):
 
     def _joined(self, events: list[Event]) -> list[Event]:
         """Return the events with those of each whole response as one, at the place of the last of them."""
+        done = fast_path.join_responses(self, events)
+        if done is not None:
+            return done
         parts: dict[int, list[Event]] = {}
         for event in events:
             if isinstance(event, ResponseReceived) and event.method != b"CONNECT":
