@@ -385,7 +385,7 @@ def test_the_measurements_of_the_document_run(
     measure.rules((10,), 1)
     measure.admission((1, 10), 10)
     measure.http2(20)
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 3 + 3
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 3 + 4
 
 
 # The tutorial, played.
