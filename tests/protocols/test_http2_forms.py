@@ -220,7 +220,8 @@ ALL_BODIES = (
     b"", b"abc", b"abcd", b"3\r\nabc\r\n0\r\n\r\n", b"1\r\na\r\n02\r\nbc\r\n0\r\n\r\n", b"0\r\n\r\n",
     b"3\r\nabc\r\n0\r\ngrpc-status: 0\r\n\r\n", b"0\r\ngrpc-message: a\r\nvia: b\r\n\r\n",
     b"3;a=b\r\nabc\r\n0\r\n\r\n",
-    b"3\r\nabcd\r\n0\r\n\r\n", b"3\r\nabc\r\n", b"x\r\n", b"FFFFFFFF\r\n", b"0\r\ncontent-type: b\r\n\r\n", b"0\r\n\r\nmore",
+    b"3\r\nabcd\r\n0\r\n\r\n", b"3\r\nabc\r\n", b"x\r\n", b"FFFFFFFF\r\n", b"0\r\ncontent-type: b\r\n\r\n",
+    b"0\r\n\r\nmore",
 )  # fmt: skip
 BODIES = st.sampled_from(ALL_BODIES)
 
