@@ -16,6 +16,7 @@ import pytest
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # tests start programs while channels are open
 import grpc
 from authority import Authority
+from cases import check_each
 from grpc_servers import GRPCServer
 from proxyprotocol.v2 import ProxyProtocolV2
 from servers import LOOPBACK, PostgreSQL, Redis, SocketServer, program, read_exactly, wait_for
@@ -174,6 +175,7 @@ class Member(PostgreSQL):
                 sock.sendall(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status)
 
 
+@pytest.mark.long
 def test_postgresql_with_patroni(prepare: Cook, serve: Serve) -> None:
     """With a primary and a replica; the third server is down."""
     recipe = prepare("postgresql", {"db.example": LOOPBACK})
@@ -327,9 +329,9 @@ class Others:
         assert not re.search(r"(?i)\bwarn", said), said
 
 
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Others:
-    return Others(tmp_path_factory.mktemp("others"))
+@pytest.fixture
+def others(tmp_path: Path) -> Others:
+    return Others(tmp_path)
 
 
 def named(pattern: str) -> list[Path]:
@@ -346,10 +348,12 @@ def test_every_recipe_has_both_others() -> None:
     assert [path.name for path in named("*.nginx.conf")] == sorted(f"{name}.nginx.conf" for name in RECIPES)
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_haproxy_accepts_its_configuration(others: Others, name: str) -> None:
-    files = [others.write(EXAMPLES / f"{part}.haproxy.cfg") for part in ("defaults", name)]
-    others.run("haproxy", "-c", "-f", files[0], "-f", files[1])
+def test_haproxy_accepts_its_configurations(others: Others) -> None:
+    def check(name: str) -> None:
+        files = [others.write(EXAMPLES / f"{part}.haproxy.cfg") for part in ("defaults", name)]
+        others.run("haproxy", "-c", "-f", files[0], "-f", files[1])
+
+    check_each(RECIPES, check)
 
 
 NGINX = """
@@ -363,12 +367,14 @@ include {file};
 """
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_nginx_accepts_its_configuration(others: Others, name: str) -> None:
-    file = others.write(EXAMPLES / f"{name}.nginx.conf")
-    is_http = "\nstream {" not in f"\n{file.read_text()}"
-    begin = "http { access_log off;" if is_http else ""
-    values = {"folder": others.folder, "modules": "/usr/lib/nginx/modules", "file": file}
-    path = others.folder / "nginx.conf"
-    path.write_text(NGINX.format(begin=begin, end="}" if is_http else "", **values))
-    others.run("nginx", "-t", "-e", others.folder / "error.log", "-c", path)
+def test_nginx_accepts_its_configurations(others: Others) -> None:
+    def check(name: str) -> None:
+        file = others.write(EXAMPLES / f"{name}.nginx.conf")
+        is_http = "\nstream {" not in f"\n{file.read_text()}"
+        begin = "http { access_log off;" if is_http else ""
+        values = {"folder": others.folder, "modules": "/usr/lib/nginx/modules", "file": file}
+        path = others.folder / "nginx.conf"
+        path.write_text(NGINX.format(begin=begin, end="}" if is_http else "", **values))
+        others.run("nginx", "-t", "-e", others.folder / "error.log", "-c", path)
+
+    check_each(RECIPES, check)
