@@ -35,7 +35,7 @@ class Places:
     """
 
     def __init__(self, paths: Mapping[str, object] | None = None) -> None:
-        """paths: files, folders or host names of the document -> what stands for them here."""
+        """paths: files, folders, host names and other texts of the document -> what stands for them here."""
         self.paths = {old: str(new) for old, new in (paths or {}).items()}
         self._ports: dict[int, int] = {}
 
