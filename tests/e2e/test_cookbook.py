@@ -19,7 +19,7 @@ from authority import Authority
 from cases import check_each
 from grpc_servers import GRPCServer
 from proxyprotocol.v2 import ProxyProtocolV2
-from servers import LOOPBACK, PostgreSQL, Redis, SocketServer, program, read_exactly, wait_for
+from servers import LOOPBACK, PostgreSQL, Program, Redis, SocketServer, answers, program, read_exactly, wait_for
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_websocket
@@ -313,10 +313,12 @@ class Others:
         paths = {f"/etc/haproxy/{name}": folder / name for name in files}
         self.paths = {**paths, "/etc/nginx/pages": folder, "/run/haproxy/admin.sock": folder / "admin.sock"}
 
-    def write(self, path: Path) -> Path:
-        """Write a file of the cookbook with addresses and paths that are here."""
+    def write(self, path: Path, places: Places | None = None) -> Path:
+        """Write a file of the cookbook as `places` say; None: places of its own."""
         text = path.read_text()
-        here = Places({**certificates(text, self.authority), **self.paths}).here(text)
+        here = (places or Places()).here(text)
+        for old, new in {**certificates(text, self.authority), **self.paths}.items():
+            here = here.replace(old, str(new))
         written = self.folder / path.name
         written.write_text(here)
         return written
@@ -350,15 +352,19 @@ def test_every_recipe_has_both_others() -> None:
 
 
 def test_haproxy_accepts_its_configurations(others: Others) -> None:
-    def check(name: str) -> None:
-        files = [others.write(EXAMPLES / f"{part}.haproxy.cfg") for part in ("defaults", name)]
-        others.run("haproxy", "-c", "-f", files[0], "-f", files[1])
+    check_each(RECIPES, lambda name: others.run("haproxy", "-c", *haproxy(others, name)))
 
-    check_each(RECIPES, check)
+
+def haproxy(others: Others, name: str, places: Places | None = None) -> list[str]:
+    """The arguments with which HAProxy does what a recipe does."""
+    files = [others.write(EXAMPLES / f"{part}.haproxy.cfg", places) for part in ("defaults", name)]
+    return ["-f", str(files[0]), "-f", str(files[1])]
 
 
 NGINX = """
 load_module {modules}/ngx_stream_module.so;
+daemon off;
+{user}
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{ }}
@@ -368,14 +374,36 @@ include {file};
 """
 
 
-def test_nginx_accepts_its_configurations(others: Others) -> None:
-    def check(name: str) -> None:
-        file = others.write(EXAMPLES / f"{name}.nginx.conf")
-        is_http = "\nstream {" not in f"\n{file.read_text()}"
-        begin = "http { access_log off;" if is_http else ""
-        values = {"folder": others.folder, "modules": "/usr/lib/nginx/modules", "file": file}
-        path = others.folder / "nginx.conf"
-        path.write_text(NGINX.format(begin=begin, end="}" if is_http else "", **values))
-        others.run("nginx", "-t", "-e", others.folder / "error.log", "-c", path)
+def nginx(others: Others, name: str, places: Places | None = None) -> list[str]:
+    """The arguments with which nginx does what a recipe does."""
+    file = others.write(EXAMPLES / f"{name}.nginx.conf", places)
+    is_http = "\nstream {" not in f"\n{file.read_text()}"
+    values = {"folder": others.folder, "modules": "/usr/lib/nginx/modules", "file": file}
+    begin, end = ("http { access_log off;", "}") if is_http else ("", "")
+    user = "user root;" if os.getuid() == 0 else ""
+    path = others.folder / "nginx.conf"
+    path.write_text(NGINX.format(begin=begin, end=end, user=user, **values))
+    return ["-e", str(others.folder / "error.log"), "-c", str(path)]
 
-    check_each(RECIPES, check)
+
+def test_nginx_accepts_its_configurations(others: Others) -> None:
+    check_each(RECIPES, lambda name: others.run("nginx", "-t", *nginx(others, name)))
+
+
+@pytest.mark.parametrize("other", [haproxy, nginx], ids=["haproxy", "nginx"])
+@pytest.mark.parametrize("name", ["two-sites", "api-by-path", "canary"])
+def test_another_program_does_the_same(
+    prepare: Cook, serve: Serve, others: Others, name: str, other: Callable[[Others, str, Places], list[str]]
+) -> None:
+    """With the commands of the document, where they show nothing but what servers respond."""
+    recipe = prepare(name)
+    for address in recipe.servers:
+        serve(web_server(address.rpartition(":")[0]), recipe.where(address))
+    port = recipe.places.port(80)
+    words = other(others, name, recipe.places)
+    running = Program(other.__name__, ["-db", *words] if other is haproxy else words, others.folder)
+    try:
+        running.wait_until(lambda: answers(port))
+        recipe.play_on_another()
+    finally:
+        running.stop()
