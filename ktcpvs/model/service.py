@@ -379,6 +379,12 @@ class VirtualService:
     check_fall: int = option(
         read_number, 3, "mark a server down after this many consecutive failed checks", check=in_range(1, 100)
     )
+    close_on_down: str = option(
+        read_word,
+        "off",
+        "on: relayed connections of a server end when checks have found it down; off: they continue",
+        check=one_of("on", "off"),
+    )
     eject: int = option(
         read_number,
         5,

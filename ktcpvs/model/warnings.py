@@ -69,7 +69,7 @@ CONNECTION_OPTIONS = ("preconnect",)
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
-CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
+CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall", "close_on_down")
 EJECT_OPTIONS = ("eject_time", "eject_share")
 ENGINES = (KERNEL, SPLICE)
 """The values of `relay` with which the bytes stay in the kernel."""

@@ -12,7 +12,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.client_connection import JOINED_STATES, ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
@@ -106,6 +106,7 @@ class RunningService:
         self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(self._http, https, self.count_in, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
+        self.health.observe_down(self._close_connections_of)
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
         self._is_handed_over = False
@@ -462,6 +463,14 @@ class RunningService:
         leaving = set(gone).intersection(self.leaving.values())
         for connection in list(self.connections):
             if connection.dispatcher.destination in leaving:
+                self._step("end a connection", connection.expire)
+
+    def _close_connections_of(self, down: Destination) -> None:
+        """End the relayed connections of a server that is down, if the service wants that."""
+        if self.config.close_on_down != "on":
+            return
+        for connection in list(self.connections):
+            if connection.dispatcher.destination is down and connection.state in JOINED_STATES:
                 self._step("end a connection", connection.expire)
 
     # Clients.
