@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from ktcpvs.dispatch.admission import DENIED
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.http.exchange_owner import SERVER_IS_FULL, ExchangeOwner
@@ -153,6 +154,9 @@ class Exchange:
         if dispatcher.entry is not None:
             dispatcher.entry.head_complete(message.method, message.target, message.minor, message.lines)
         owner.transition(life.REQUEST)
+        if owner.is_denied:
+            self.fail(403, DENIED)
+            return
         wait = owner.limits.wait_time(request) if owner.limits is not None else 0
         if wait:
             self.fail(429, TOO_MANY_REQUESTS, wait)
