@@ -206,10 +206,11 @@ class Exchange:
     def use_edits(self, edits: MessageEdits | None, rule: str = "", groups: tuple[bytes, ...] = ()) -> None:
         """Edit the messages of the current request in this way. rule: the label of the rule that has the edits; "":
         none. groups: those of its pattern."""
-        if self.edits is None and edits is not None:
-            self.edits = RequestEdits(self.dispatcher, self.owner.client_name, self.http.context.proxies)
         if self.edits is not None:
             self.edits.use(edits, rule, groups)
+        elif edits is not None:
+            proxies = self.http.context.proxies
+            self.edits = RequestEdits(self.dispatcher, self.owner.client_name, proxies, edits, rule, groups)
 
     def edited(self, data: bytes) -> bytes:
         """Return a response of the switch itself with the edits for the current request."""
