@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import urandom
 from typing import Any, ClassVar, Protocol
 
@@ -92,7 +93,8 @@ class HTTP2ClientConnection:
         self._build = build
         self._count_in, self._count_out = counter.count_in, counter.count_out_streams
         self._ended = ended
-        self._defer: Callable[[Callable[[], object]], object] = poller.defer if poller is not None else self.call_soon
+        soon = partial(context.reactor.callLater, 0)
+        self._defer: Callable[[Callable[[], object]], object] = poller.defer if poller is not None else soon
         self._is_receiving = False
         self._is_deferred = False  # `_end_turn` will be called
         self._answered: list[HTTP2Transport] = []  # in this turn
@@ -302,6 +304,8 @@ class HTTP2ClientConnection:
 
     def _stream_answered(self, transport: HTTP2Transport) -> bool:
         """Park the transport of a stream whose response has been sent, or end it. Return whether it is parked."""
+        if self.transports.get(transport.stream_id) is not transport:
+            return False  # reset meanwhile
         if transport.is_reusable and len(self._parked) < MAX_PARKED and not self.is_over:
             del self.transports[transport.stream_id]
             transport.park()
@@ -327,6 +331,9 @@ class HTTP2ClientConnection:
 
     def _end_body(self, stream_id: int) -> None:
         self.protocol.reset(stream_id, NO_ERROR)
+        transport = self.transports.get(stream_id)
+        if transport is not None and not self.is_over:
+            transport.end()
         self.flush_now()
 
     def stream_over(self, stream_id: int) -> None:
