@@ -185,9 +185,9 @@ request_received(PyObject *self, PyObject *event)
     return result;
 }
 
-/* HTTP2ClientConnection.flush */
+/* HTTP2ClientConnection._end_turn_later */
 static int
-flush(PyObject *multiplexer)
+end_turn_later(PyObject *multiplexer)
 {
     if (SLOT(multiplexer, multiplexer, U_IS_DEFERRED) == Py_True)
         return 0;
@@ -253,7 +253,7 @@ transport_write(PyObject *self, PyObject *data)
         return leave(plain_write, self, data);
     put_new(&SLOT(self, transport, T_BODY_LEFT), zero);
     put_new(&SLOT(self, transport, T_IS_COMPLETE), Py_True);
-    if (PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || flush(multiplexer) < 0 ||
+    if (PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || end_turn_later(multiplexer) < 0 ||
         (PyBytes_GET_SIZE(data) > max_joined && call(multiplexer, s_flush_now, NULL) < 0))
         return NULL;
     Py_RETURN_NONE;

@@ -244,7 +244,12 @@ class HTTP2ClientConnection:
     # For the transports of its streams.
 
     def flush(self) -> None:
-        """Send the output at the end of this turn, in which other streams may have some too."""
+        """Send the output once the bytes of the client are handled, or at the end of this turn, in which other streams
+        may have some too."""
+        if not self._is_receiving:
+            self._end_turn_later()
+
+    def _end_turn_later(self) -> None:
         if not self._is_deferred:
             self._is_deferred = True
             self._defer(self._end_turn)
@@ -261,7 +266,7 @@ class HTTP2ClientConnection:
 
     def response_ended(self, transport: HTTP2Transport) -> None:
         self._answered.append(transport)
-        self.flush()
+        self._end_turn_later()
 
     def _end_turn(self) -> None:
         """Park the transports whose responses have ended in this turn, and send the output."""

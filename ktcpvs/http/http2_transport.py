@@ -52,7 +52,7 @@ class Multiplexer(Protocol):
         """The address that the client has connected to."""
 
     def flush(self) -> None:
-        """Send the output at the end of this turn."""
+        """Send the output in this turn, together with that of other streams."""
 
     def flush_now(self) -> None:
         """Send the output, unless bytes of the client are being handled."""
