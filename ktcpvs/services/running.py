@@ -96,7 +96,7 @@ class RunningService:
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
-        self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left, self.count_in, lambda: self._poller)
+        self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left, self, lambda: self._poller)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         http2, http2_tls = (
             HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
@@ -603,26 +603,53 @@ class RunningService:
             self.clients.add(-1)
         if connection.limits is not None:
             connection.limits.release()
-        counters, choice = self.traffic.counters, connection.dispatcher.choice
+        counters = self.traffic.counters
         bytes_in, bytes_out = connection.moved()
         counters.ended_in += bytes_in
         counters.ended_out += bytes_out
         if self.leaving:
-            self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
-        log = self.context.log
-        if log.level >= levels.CONNECTION:
-            log.event(
-                levels.CONNECTION,
-                "{client} ended after {seconds} s: {why}; {server}, {bytes_in} in, {bytes_out} out",
-                client=connection.client_name,
-                seconds=self.context.wheel.now - connection.began,
-                why=connection.ending,
-                server=choice.destination.address if choice else "no server",
-                bytes_in=bytes_in,
-                bytes_out=bytes_out,
-            )
+            self._forget_left()
+        if self.context.log.level >= levels.CONNECTION:
+            self._log_end(connection, bytes_in, bytes_out)
         self.context.descriptors.give(connection.descriptors, connection.reserved)
         self._left()
+
+    def count_out_streams(self, streams: Sequence[HTTP2StreamConnection]) -> None:
+        """Count the connections of streams of HTTP/2 out, which may serve other streams later. All have ended in the
+        same turn, and counted as nothing else than connections."""
+        connections, log = self.connections, self.context.log
+        bytes_in = bytes_out = 0
+        for stream in streams:
+            connections.discard(stream)
+            exchange = stream.exchange
+            bytes_in += exchange.bytes_in
+            bytes_out += exchange.bytes_out
+            if log.level >= levels.CONNECTION:
+                self._log_end(stream, exchange.bytes_in, exchange.bytes_out)
+        counters = self.traffic.counters
+        counters.ended_in += bytes_in
+        counters.ended_out += bytes_out
+        if self.leaving:
+            self._forget_left()
+        self.context.descriptors.give(0, len(streams))
+        self._left()
+
+    def _forget_left(self) -> None:
+        """Forget the deleted servers whose last connection has ended."""
+        self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
+
+    def _log_end(self, connection: ClientConnection, bytes_in: int, bytes_out: int) -> None:
+        choice = connection.dispatcher.choice
+        self.context.log.event(
+            levels.CONNECTION,
+            "{client} ended after {seconds} s: {why}; {server}, {bytes_in} in, {bytes_out} out",
+            client=connection.client_name,
+            seconds=self.context.wheel.now - connection.began,
+            why=connection.ending,
+            server=choice.destination.address if choice else "no server",
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+        )
 
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
