@@ -45,6 +45,7 @@ from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
 from ktcpvs.schedulers.sticky import StickyRule
+from ktcpvs.schedulers.weighed import WeighedRule
 
 BOUND_PER_STEP = 500
 """The most rules whose schedulers are bound in one step."""
@@ -74,12 +75,13 @@ NO_RULE = 0
 
 @frozen(eq=False)
 class WithinRule:
-    """The scheduler that chooses among one rule's servers, and the rule and the weights to which it was bound: an edit
-    that changes neither keeps it."""
+    """The scheduler that chooses among one rule's servers, and the rule and the weights of the servers to which it was
+    bound: an edit that changes neither keeps it. balance: the plugin that the rule is bound with."""
 
     scheduler: IScheduler
     rule: BoundRule
     weights: tuple[float, ...]
+    balance: ISchedulerFactory | None
 
 
 @implementer(IScheduler, IExplains, IWatches)
@@ -87,8 +89,8 @@ class BoundRules:
     """The rules of one service.
 
     rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: key of a
-    rule -> the scheduler within it, in the order of `rules`. balance: the scheduler that made most of these. modifiers:
-    place of a rule -> its modifiers, where it has some.
+    rule -> the scheduler within it, in the order of `rules`. modifiers: place of a rule -> its modifiers, where
+    requests have to do with them.
     """
 
     def __init__(
@@ -101,11 +103,12 @@ class BoundRules:
         self.rules = rules
         self.rule_set = rule_set
         self.within = within
-        self.balance = service.balance
         self.sticky = service.config.sticky
         self._destinations = [rule.destinations for rule in rules]
         self._in_order = [known.scheduler for known in within.values()]
-        self.modifiers = {place: RuleModifiers(rule) for place, rule in enumerate(rules) if rule.modifiers}
+        self.modifiers = {
+            place: RuleModifiers(rule) for place, rule in enumerate(rules) if rule.modifiers.concerns_requests
+        }
 
     def choose(self, request: Request) -> Choosing:
         place = self.rule_set.place(request)
@@ -134,11 +137,17 @@ class BoundRules:
         if place is None:
             return Considered(rules, (*seen, "no rule matches"))
         within = self._in_order[place]
+        within = within.inner if isinstance(within, WeighedRule) else within
         notes = (within.describe_key(request),) if isinstance(within, HashedRule | StickyRule) else ()
         if self.rules[place].number == NO_RULE:
             no_rules = "the service has no rules: it uses all its servers"
             return Considered((), (no_rules, *notes), self._destinations[place])
-        return Considered(rules, (*seen, *notes), self._destinations[place])
+        return Considered(rules, (*seen, *notes), self._weighed(place))
+
+    def _weighed(self, place: int) -> tuple[Destination, ...]:
+        """Return the servers of the rule at `place` with their weights in it, as its scheduler sees them."""
+        scheduler = self._in_order[place]
+        return scheduler.destinations if isinstance(scheduler, WeighedRule) else self._destinations[place]
 
 
 @implementer(IScheduler)
@@ -185,21 +194,22 @@ class RuleScheduler(BindsInSteps):
         rule_set = yield from self._compile(service, rules, before.rule_set if before is not None else None)
         if len(rules) > COMPARED_PER_STEP:
             yield
-        known: dict[str, WithinRule] = {}
-        if before is not None and before.balance is service.balance and before.sticky == service.config.sticky:
-            known = before.within
+        known = before.within if before is not None and before.sticky == service.config.sticky else {}
         within: dict[str, WithinRule] = {}
         bound = 0
         for number, rule in enumerate(rules, 1):
             if number % COMPARED_PER_STEP == 0:
                 yield
+            balance = service.balance_of(rule)
             former = known.get(rule.key)
+            if former is not None and former.balance is not balance:
+                former = None
             weights = tuple([destination.weight for destination in rule.destinations])
             if former is not None and not service.trial and former.rule is rule and former.weights == weights:
                 within[rule.key] = former
                 continue
             scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
-            within[rule.key] = WithinRule(scheduler, rule, weights)
+            within[rule.key] = WithinRule(scheduler, rule, weights, balance)
             bound += 1
             if bound % BOUND_PER_STEP == 0:
                 yield
@@ -214,7 +224,7 @@ class RuleScheduler(BindsInSteps):
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {rule.action.summary}: scheduler "
                     f"{self.name} reads no requests, so it can give no responses; http, hhttp, phttp and chttp can"
                 )
-            if rule.modifiers and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+            if rule.modifiers.concerns_requests and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
                 raise BadValue(
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
                     f"scheduler {self.name} reads no requests; phttp and chttp do"
@@ -257,16 +267,22 @@ class RuleScheduler(BindsInSteps):
         if rule.action is not None:
             return RespondingRule(rule, rule.action)
         view = service.of_rule(rule, why)
+        known = previous.inner if isinstance(previous, WeighedRule) else previous
+        scheduler = self._bind_balance(view, rule, known)
+        return WeighedRule(scheduler, view.destinations) if rule.has_weights else scheduler
+
+    def _bind_balance(self, view: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
+        """Bind the scheduler that chooses among the servers of a rule. view: of that rule."""
         if USES_MATCH in self.uses and rule.match is not None:
             pattern = rule.rule.hashed_pattern if rule.rule is not None else None
             return HashedRule(view, pattern or rule.pattern, rule.match)
-        if service.balance is None:
-            raise ValueError(f"service {service.ident} has rules and no balance scheduler")
+        if view.balance is None:
+            raise ValueError(f"service {view.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
-        balance = service.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
-        if service.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+        balance = view.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
+        if view.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
-        sticky = parse_sticky(service.config.sticky)
+        sticky = parse_sticky(view.config.sticky)
         return balance if sticky is None else StickyRule(view, sticky, balance)
 
 
