@@ -35,6 +35,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
+from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.options import OFF
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
@@ -47,7 +48,7 @@ from ktcpvs.schedulers.rules import RuleSet, compile_rules
 from ktcpvs.schedulers.sticky import StickyRule
 from ktcpvs.schedulers.weighed import WeighedRule
 
-BOUND_PER_STEP = 500
+BOUND_PER_STEP = 250
 """The most rules whose schedulers are bound in one step."""
 
 COMPARED_PER_STEP = 2000
@@ -187,7 +188,7 @@ class RuleScheduler(BindsInSteps):
 
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
         before: BoundRules | None = previous if isinstance(previous, BoundRules) else None
-        self.check_rules(service)
+        yield from self.check_rules(service)
         if len(service.rules) > COMPARED_PER_STEP:
             yield
         rules = service.rules or (all_servers(service, before),)
@@ -215,33 +216,45 @@ class RuleScheduler(BindsInSteps):
                 yield
         return self.make(service, rules, rule_set, within)
 
-    def check_rules(self, service: ServiceView) -> None:
-        """Raise BadValue for a condition that this scheduler cannot see, or an action that it cannot take."""
-        seen = SEEN[self.unit]
-        for rule in service.rules:
-            if rule.action is not None and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+    def check_rules(self, service: ServiceView) -> Generator[None, None, None]:
+        """Raise BadValue for a condition that this scheduler cannot see, or an action that it cannot take. Yields after
+        a few milliseconds of work."""
+        for number, rule in enumerate(service.rules, 1):
+            if number % COMPARED_PER_STEP == 0:
+                yield
+            if rule.action is not None or rule.modifiers is not NO_MODIFIERS:
+                self._check_work(service, rule)
+            if not rule.is_default and not (rule.is_pattern and PATTERN in SEEN[self.unit]):
+                self._check_conditions(service, rule)
+
+    def _check_work(self, service: ServiceView, rule: BoundRule) -> None:
+        """Raise BadValue for an action that this scheduler cannot take, or modifiers that it cannot apply."""
+        if self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+            if rule.action is not None:
                 raise BadValue(
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {rule.action.summary}: scheduler "
                     f"{self.name} reads no requests, so it can give no responses; http, hhttp, phttp and chttp can"
                 )
-            if rule.modifiers.concerns_requests and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+            if rule.modifiers.concerns_requests:
                 raise BadValue(
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
                     f"scheduler {self.name} reads no requests; phttp and chttp do"
                 )
-            if rule.modifiers.changes_messages and self.unit != EACH_REQUEST:
+        if rule.modifiers.changes_messages and self.unit != EACH_REQUEST:
+            raise BadValue(
+                f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
+                f"scheduler {self.name} relays whole connections and changes nothing in them; phttp and chttp can"
+            )
+
+    def _check_conditions(self, service: ServiceView, rule: BoundRule) -> None:
+        """Raise BadValue for a condition that this scheduler cannot see."""
+        seen = SEEN[self.unit]
+        for condition in rule.conditions:
+            if condition.kind not in seen:
                 raise BadValue(
-                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
-                    f"scheduler {self.name} relays whole connections and changes nothing in them; phttp and chttp can"
+                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': scheduler {self.name} does not "
+                    f"see {condition.kind}: it chooses {_MOMENTS[self.unit]}, and knows {', '.join(sorted(seen))}"
                 )
-            if rule.is_default or (rule.is_pattern and PATTERN in seen):
-                continue
-            for condition in rule.conditions:
-                if condition.kind not in seen:
-                    raise BadValue(
-                        f"service {service.ident}: rule '{shorten(rule.label, 60)}': scheduler {self.name} does not "
-                        f"see {condition.kind}: it chooses {_MOMENTS[self.unit]}, and knows {', '.join(sorted(seen))}"
-                    )
 
     def _compile(
         self, service: ServiceView, rules: tuple[BoundRule, ...], before: RuleSet | RuleTable | None

@@ -91,6 +91,8 @@ class RuleTable:
         for layers in self._layers.values():
             for index in layers:
                 index.complete(self._everything)
+        if len(self._rules) > INDEXED_PER_STEP:
+            yield
         yield from self._compiling(previous)
         self._steps = tuple(
             (kind, self._keys[kind], tuple(self._layers[kind])) for kind in _ORDER if kind in self._layers
@@ -101,6 +103,8 @@ class RuleTable:
         patterns = self.target_patterns
         patterns.complete(self._everything)
         yield from patterns.patterns.compile(previous.target_patterns.patterns if previous is not None else None)
+        if len(self._rules) > INDEXED_PER_STEP:
+            yield
         for kind, values in self._named.items():
             yield from values.compile(previous.named(kind) if previous is not None else None)
 

@@ -174,7 +174,7 @@ def test_an_edit_of_a_long_list_compiles_one_block() -> None:
         assert [block.size for block in less.blocks] == [1000, 999, 1000, 500]
         assert (less.blocks[0], *less.blocks[2:]) == (first.blocks[0], *first.blocks[2:])
         steps = compile_rules(rules)
-        for _ in range(3):
+        for _ in range(3 * 3 + 2):  # each block is compiled, after one or two steps in which its patterns are added
             next(steps)
         with pytest.raises(StopIteration) as end:
             next(steps)
