@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from attrs import Attribute, evolve, field, frozen
+from attrs import evolve, field, frozen
 
-from ktcpvs.errors import BadAddress, BadValue, Busy, NoSuchServer, ServiceExists, shorten
+from ktcpvs.errors import BadAddress, BadValue, Busy, NoSuchServer, ServiceExists
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.listen import ListenAddress, as_listen
 from ktcpvs.model.network import Networks
+from ktcpvs.model.options import in_range, one_of
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule_list import with_edited_rule, with_moved_rule, with_rule, without_rule
 from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
@@ -481,16 +482,6 @@ START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
 """The services that a Load starts: none, those that were not in the table before, or all that it names."""
 
 
-def _start(instance: object, attribute: Attribute[str], value: str) -> None:
-    if value not in STARTS:
-        raise BadValue(f"start = {shorten(value, 40)}: expected one of {', '.join(STARTS)}")
-
-
-def _trial_time(instance: object, attribute: Attribute[int], value: int) -> None:
-    if not 0 <= value <= DAY:
-        raise BadValue(f"confirm {value} is out of range: 0..{DAY} seconds")
-
-
 @frozen
 class Load(Edit):
     """Replace the whole configuration; services that run and are still there keep running.
@@ -502,8 +493,8 @@ class Load(Edit):
     name: ClassVar[str] = "load-configfile"
     services: Mapping[str, VirtualService]
     settings: Settings = field(factory=Settings)
-    confirm: int = field(default=0, validator=_trial_time)
-    start: str = field(default=START_NOTHING, validator=_start)
+    confirm: int = field(default=0, validator=in_range(0, DAY))
+    start: str = field(default=START_NOTHING, validator=one_of(*STARTS))
 
     def apply(self, table: Table) -> Table:
         services = dict(self.services)

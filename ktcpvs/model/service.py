@@ -30,6 +30,7 @@ from ktcpvs.model.listen import well_formed as well_formed_listen
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
     OFF,
+    Read,
     count,
     in_range,
     one_of,
@@ -113,6 +114,11 @@ def _forwarding(field_name: str) -> Any:
     return option(read_word, "off", meaning, check=one_of("off", "append", "replace"))
 
 
+def _several(read: Read, meaning: str, check: Any, *, is_phrase: bool = False) -> Any:
+    """Declare an option that may be given several times, and is an empty tuple if it never was."""
+    return option(read, (), meaning, check=check, is_phrase=is_phrase, repeats=True, converter=tuple)
+
+
 def _own(name: str) -> Any:
     """Declare an option that overrides the setting of that name."""
     meta = fields_dict(Settings)[name].metadata
@@ -143,13 +149,10 @@ class VirtualService:
         repeats=True,
         converter=as_listen,
     )
-    certificate: tuple[str, ...] = option(
+    certificate: tuple[str, ...] = _several(
         read_word,
-        (),
         "a certificate for clients of TLS, with its chain and key: a PEM file, or a folder of such files or of certbot",
-        check=paths,
-        repeats=True,
-        converter=tuple,
+        paths,
     )
     tls_min: str = option(
         read_word, "1.2", "the lowest version of TLS that clients may speak", check=one_of("1.2", "1.3")
@@ -268,33 +271,21 @@ class VirtualService:
         "how to relay the bytes of connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
     )
-    request_header: tuple[str, ...] = option(
+    request_header: tuple[str, ...] = _several(
         read_header_edit,
-        (),
         "a header field to set (NAME VALUE), to add (+NAME VALUE) or to remove (NAME and an empty value) in requests "
         "to servers, for schedulers that decide per request",
-        check=header_edits,
+        header_edits,
         is_phrase=True,
-        repeats=True,
-        converter=tuple,
     )
-    response_header: tuple[str, ...] = option(
-        read_header_edit,
-        (),
-        "the same in responses to clients",
-        check=header_edits,
-        is_phrase=True,
-        repeats=True,
-        converter=tuple,
+    response_header: tuple[str, ...] = _several(
+        read_header_edit, "the same in responses to clients", header_edits, is_phrase=True
     )
-    error_page: tuple[str, ...] = option(
+    error_page: tuple[str, ...] = _several(
         read_error_page,
-        (),
         "statuses, and the file that the switch responds with where it would give its own text for them",
-        check=each_status_once,
+        each_status_once,
         is_phrase=True,
-        repeats=True,
-        converter=tuple,
     )
     upgrade: str = option(
         read_word,
