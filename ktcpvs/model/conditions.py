@@ -33,7 +33,7 @@ SEARCHED = NAMED | {PATTERN}
 NOT, NAME, USE = "not", "name", "use"
 
 MODIFIERS = ("rate", "request_header", "response_header", "strip_prefix", "rewrite", "balance", "match")
-"""The words that may stand between conditions and `use`. `balance` has no meaning yet."""
+"""The words that may stand between conditions and `use`."""
 
 RESERVED = frozenset((*KINDS, NOT, NAME, USE, *MODIFIERS))
 """Words that end the values of a condition; a value that is one of them stands in quotes."""

@@ -186,10 +186,10 @@ class RunningService:
         many = len(prepared.config.rules) > MAX_RULES_WITHOUT_PAUSE
         if many:
             yield
-        before = {destination: destination.weight for destination in destinations.values()}
+        before = {destination: (destination.weight, destination.share) for destination in destinations.values()}
         try:
             for server in prepared.config.servers:
-                destinations[server.address].weight = server.share
+                destinations[server.address].weight = destinations[server.address].share = server.share
             previous = self.selector.scheduler if factory is self.scheduler_factory else None
             prepared.seen = yield from prepared.viewing(self._view)
             if many:
@@ -199,8 +199,8 @@ class RunningService:
             else:
                 prepared.scheduler = factory.bind(prepared.seen, previous)
         finally:
-            for destination, weight in before.items():
-                destination.weight = weight
+            for destination, (weight, share) in before.items():
+                destination.weight, destination.share = weight, share
 
     def adopt(self, prepared: Prepared) -> None:
         """Put a prepared configuration in force. Connections to servers that are gone drain."""
@@ -212,7 +212,8 @@ class RunningService:
         self.leaving.update(gone)
         for server in config.servers:
             destination = destinations[server.address]
-            destination.weight, destination.maxconn, destination.name = server.share, server.maxconn, server.name
+            destination.weight = destination.share = server.share
+            destination.maxconn, destination.name = server.maxconn, server.name
             destination.freed = self.traffic.queue.freed if server.maxconn else None
             destination.max_pending = server.max_pending
         traffic, unit = self.traffic, prepared.factory.unit
