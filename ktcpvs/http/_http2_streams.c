@@ -185,9 +185,9 @@ request_received(PyObject *self, PyObject *event)
     return result;
 }
 
-/* HTTP2ClientConnection.flush */
+/* HTTP2ClientConnection._end_turn_later */
 static int
-flush(PyObject *multiplexer)
+end_turn_later(PyObject *multiplexer)
 {
     if (SLOT(multiplexer, multiplexer, U_IS_DEFERRED) == Py_True)
         return 0;
@@ -253,9 +253,7 @@ transport_write(PyObject *self, PyObject *data)
         return leave(plain_write, self, data);
     put_new(&SLOT(self, transport, T_BODY_LEFT), zero);
     put_new(&SLOT(self, transport, T_IS_COMPLETE), Py_True);
-    PyObject *input = SLOT(self, transport, T_INPUT);
-    if ((PyList_GET_SIZE(input) && PyList_SetSlice(input, 0, PyList_GET_SIZE(input), NULL) < 0) ||
-        PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || flush(multiplexer) < 0 ||
+    if (PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || end_turn_later(multiplexer) < 0 ||
         (PyBytes_GET_SIZE(data) > max_joined && call(multiplexer, s_flush_now, NULL) < 0))
         return NULL;
     Py_RETURN_NONE;
@@ -281,6 +279,10 @@ is_reusable(PyObject *transport, PyObject *streams)
         SLOT(exchange, exchange, X_FORWARDER) != Py_None || SLOT(dispatcher, dispatcher, D_ENTRY) != Py_None ||
         SLOT(dispatcher, dispatcher, D_IS_WAITING) != Py_False)
         return 0;
+    PyObject *multiplexer = SLOT(transport, transport, T_MULTIPLEXER);
+    if (!IS_A(multiplexer, multiplexer) ||
+        PyDict_GetItemWithError(SLOT(multiplexer, multiplexer, U_TRANSPORTS), SLOT(transport, transport, T_STREAM_ID)) != transport)
+        return PyErr_Occurred() ? -1 : 0;
     int is_open = PyDict_Contains(streams, SLOT(transport, transport, T_STREAM_ID));
     return is_open < 0 ? -1 : !is_open;
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import urandom
 from typing import Any, ClassVar, Protocol
 
@@ -85,7 +86,8 @@ class HTTP2ClientConnection:
         self._build = build
         self._count_in, self._count_out = counter.count_in, counter.count_out_streams
         self._ended = ended
-        self._defer: Callable[[Callable[[], object]], object] = poller.defer if poller is not None else self.call_soon
+        soon = partial(context.reactor.callLater, 0)
+        self._defer: Callable[[Callable[[], object]], object] = poller.defer if poller is not None else soon
         self._is_receiving = False
         self._is_deferred = False  # `_end_turn` will be called
         self._answered: list[HTTP2Transport] = []  # in this turn
@@ -242,7 +244,12 @@ class HTTP2ClientConnection:
     # For the transports of its streams.
 
     def flush(self) -> None:
-        """Send the output at the end of this turn, in which other streams may have some too."""
+        """Send the output once the bytes of the client are handled, or at the end of this turn, in which other streams
+        may have some too."""
+        if not self._is_receiving:
+            self._end_turn_later()
+
+    def _end_turn_later(self) -> None:
         if not self._is_deferred:
             self._is_deferred = True
             self._defer(self._end_turn)
@@ -259,7 +266,7 @@ class HTTP2ClientConnection:
 
     def response_ended(self, transport: HTTP2Transport) -> None:
         self._answered.append(transport)
-        self.flush()
+        self._end_turn_later()
 
     def _end_turn(self) -> None:
         """Park the transports whose responses have ended in this turn, and send the output."""
@@ -276,6 +283,8 @@ class HTTP2ClientConnection:
 
     def _stream_answered(self, transport: HTTP2Transport) -> bool:
         """Park the transport of a stream whose response has been sent, or end it. Return whether it is parked."""
+        if self.transports.get(transport.stream_id) is not transport:
+            return False  # reset meanwhile
         if transport.is_reusable and len(self._parked) < MAX_PARKED and not self.is_over:
             del self.transports[transport.stream_id]
             transport.park()
@@ -301,6 +310,9 @@ class HTTP2ClientConnection:
 
     def _end_body(self, stream_id: int) -> None:
         self.protocol.reset(stream_id, NO_ERROR)
+        transport = self.transports.get(stream_id)
+        if transport is not None and not self.is_over:
+            transport.end()
         self.flush_now()
 
     def stream_over(self, stream_id: int) -> None:

@@ -12,7 +12,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.client_connection import JOINED_STATES, ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
@@ -106,6 +106,7 @@ class RunningService:
         self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(self._http, https, self.count_in, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
+        self.health.observe_down(self._close_connections_of)
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
         self._is_handed_over = False
@@ -185,10 +186,10 @@ class RunningService:
         many = len(prepared.config.rules) > MAX_RULES_WITHOUT_PAUSE
         if many:
             yield
-        before = {destination: destination.weight for destination in destinations.values()}
+        before = {destination: (destination.weight, destination.share) for destination in destinations.values()}
         try:
             for server in prepared.config.servers:
-                destinations[server.address].weight = server.share
+                destinations[server.address].weight = destinations[server.address].share = server.share
             previous = self.selector.scheduler if factory is self.scheduler_factory else None
             prepared.seen = yield from prepared.viewing(self._view)
             if many:
@@ -198,8 +199,8 @@ class RunningService:
             else:
                 prepared.scheduler = factory.bind(prepared.seen, previous)
         finally:
-            for destination, weight in before.items():
-                destination.weight = weight
+            for destination, (weight, share) in before.items():
+                destination.weight, destination.share = weight, share
 
     def adopt(self, prepared: Prepared) -> None:
         """Put a prepared configuration in force. Connections to servers that are gone drain."""
@@ -211,7 +212,8 @@ class RunningService:
         self.leaving.update(gone)
         for server in config.servers:
             destination = destinations[server.address]
-            destination.weight, destination.maxconn, destination.name = server.share, server.maxconn, server.name
+            destination.weight = destination.share = server.share
+            destination.maxconn, destination.name = server.maxconn, server.name
             destination.freed = self.traffic.queue.freed if server.maxconn else None
             destination.max_pending = server.max_pending
         traffic, unit = self.traffic, prepared.factory.unit
@@ -462,6 +464,14 @@ class RunningService:
         leaving = set(gone).intersection(self.leaving.values())
         for connection in list(self.connections):
             if connection.dispatcher.destination in leaving:
+                self._step("end a connection", connection.expire)
+
+    def _close_connections_of(self, down: Destination) -> None:
+        """End the relayed connections of a server that is down, if the service wants that."""
+        if self.config.close_on_down != "on":
+            return
+        for connection in list(self.connections):
+            if connection.dispatcher.destination is down and connection.state in JOINED_STATES:
                 self._step("end a connection", connection.expire)
 
     # Clients.

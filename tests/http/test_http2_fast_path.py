@@ -6,6 +6,7 @@ Everybody gets the bytes, and the log the lines, that they get when each stream 
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,8 +23,9 @@ from twisted.internet.defer import AlreadyCalledError
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http import http2_compiled
-from ktcpvs.http.http2_client_connection import CHECK_INTERVAL, MAX_PARKED
+from ktcpvs.http.http2_client_connection import CHECK_INTERVAL, MAX_PARKED, HTTP2ClientConnection
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
+from ktcpvs.http.http2_transport import HTTP2Transport
 from ktcpvs.model.latency import described
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
@@ -495,3 +497,34 @@ def test_a_stream_that_is_reset_or_closed_by_the_switch_shares_nothing(make: Mak
     assert b"hello" in client.peer.heard()  # h2 reads nothing behind a GOAWAY
     assert not world.live.connections
     assert second.is_over
+
+
+@pytest.mark.parametrize("kind", ["compiled", "python"])
+def test_the_garbage_collector_finds_nothing(kind: str) -> None:
+    """It runs rarely, so the objects of a connection must not refer to each other once it is over."""
+    side = Side((), "", kind)
+
+    def alive() -> int:
+        kinds = HTTP2ClientConnection, HTTP2StreamConnection, HTTP2Transport
+        return sum(isinstance(one, kinds) for one in gc.get_objects())
+
+    leaving = side.clients.pop()
+    side.happens("time passes", 1)  # the other client begins with HTTP/2
+    side.clients.insert(0, leaving)
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        side.happens("asks", "/a", [], "GET", b"", 3, (answer(),), 0)
+        side.happens("asks", "/a", [], "POST", b"abc", 1, (answer(b"", "Connection: close"),), 0)
+        side.connections.clear()
+        assert alive() > before
+        side.world.peers.remove(side.clients[0].peer)
+        side.clients[0].peer.resets()
+        del side.clients[0], leaving
+        side.world.turns(3)
+        side.world.passes(12)
+        assert alive() == before
+    finally:
+        gc.enable()
+        side.close()
