@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo test fuzz bench testssl soak soak-hostile soak-relays soak-certificates lint clean
+.PHONY: help compiled demo test fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make bench BASELINE=DIR PAGE=FILE.md   the same with another checkout beside; ROUNDS=7; ALONE=1: without the peers"
 	@echo "make testssl         TLS at default settings, examined by testssl.sh; some minutes"
+	@echo "make h2spec          HTTP/2 at default settings, examined by h2spec; H2SPEC=/PATH/h2spec if it is not in the PATH"
 	@echo "make soak            ten minutes of load while servers, workers and daemons come and go; SECONDS=120: two minutes"
 	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to repeat a run"
 	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, peers that do not read; 15 minutes"
@@ -67,6 +68,10 @@ testssl: compiled
 	@$(BIN)/python tests/testssl.py
 
 SECONDS ?= 600
+
+h2spec: compiled
+	@docs/tools/debian-packages services=netbase nginx=nginx-light
+	@$(BIN)/python tests/h2spec.py
 
 soak: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ktcpvs.model.options import OFF
+from ktcpvs.model.request_values import normalized_host
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols.forwarding import CERTIFICATE_FIELDS, FIELDS, HTTP, Forwarding
 from ktcpvs.protocols.http1 import plain
 from ktcpvs.protocols.http1.plain import PlainRequest, RequestScanner
@@ -35,6 +37,20 @@ MAX_CLIENTS = 4096
 
 ScannedResponse = tuple[int, int, int, bytes]
 """A result of `scan_response`: status, size of the head, length of the body, the head as it is forwarded."""
+
+
+Scan = Callable[[bytes, bytes], PlainRequest | None]
+"""`RequestScanner.scan`."""
+
+
+def _scan_unless_foreign(scan: Scan, foreign: ForeignHosts) -> Scan:
+    """Return a `scan` for which requests for these hosts are not plain."""
+
+    def scan_own(data: bytes, added: bytes) -> PlainRequest | None:
+        request = scan(data, added)
+        return None if request is None or normalized_host(request.host) in foreign else request
+
+    return scan_own
 
 
 class CachedResponse:
@@ -79,7 +95,7 @@ class HeadCache:
         self.forwarding = Forwarding({})
         self.forwards = False
         self._added: dict[str, bytes] = {}
-        self.scan = self._scanner(0, 0, 0, frozenset(), False).scan
+        self.scan: Scan = self._scanner(0, 0, 0, frozenset(), False).scan
 
     def use(self, scanner: type[RequestScanner], scan_response: Callable[[bytes], ScannedResponse | None]) -> None:
         """Recognise plain messages by these functions from the next `configure` on, instead of the fastest ones."""
@@ -94,10 +110,17 @@ class HeadCache:
         """The cached requests."""
         return [request for request in self._requests if request is not None]
 
-    def configure(self, config: VirtualService, settings: Settings, is_enabled: bool, logs: bool) -> None:
+    def configure(
+        self,
+        config: VirtualService,
+        settings: Settings,
+        is_enabled: bool,
+        logs: bool,
+        foreign: ForeignHosts | None = None,
+    ) -> None:
         """Apply changed options or settings, and clear the cache.
 
-        logs: requests are noted in an access log.
+        logs: requests are noted in an access log. foreign: hosts whose requests are not plain; None: there are none.
         """
         modes = {name: getattr(config, name) for name in FIELDS}
         replaced = frozenset() if config.client_cert_header == OFF else CERTIFICATE_FIELDS
@@ -106,7 +129,8 @@ class HeadCache:
         self._requests, self._added = [None] * MAX_REQUESTS, {}
         self.head_size = settings.head_size
         limits = settings.head_size, settings.head_lines, settings.uri_size
-        self.scan = self._scanner(*limits, forwarding.replaced, logs).scan
+        scan = self._scanner(*limits, forwarding.replaced, logs).scan
+        self.scan = scan if foreign is None else _scan_unless_foreign(scan, foreign)
         self.is_enabled = is_enabled
 
     def read(self, data: bytes, client: str) -> PlainRequest | None:
