@@ -6,24 +6,17 @@ h2spec` runs against a daemon, are all here.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import hpack
 import pytest
-from http2_frames import GET, POST, PREFACE, SETTINGS_ACK, Pairs, block, data, frame, headers, number, read, settings
-from memory import A, Peer, World, answer, worlds
-from twisted.internet.defer import AlreadyCalledError
+from http2_frames import GET, POST, PREFACE, Pairs, block, data, frame, headers, number, read, settings
+from http2_service import BEGIN, LINES, Connection, Got
+from memory import World, worlds
 
-from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import constants as h2
-from ktcpvs.streams.contract import TLSFacts
-from ktcpvs.streams.stream import Stream
 
-LINES = "scheduler = phttp", f"server = {A}", f'rule = pattern ".*" use server {A}'
-
-BEGIN = PREFACE + settings() + SETTINGS_ACK
 BLOCK = block(GET)
 END, WHOLE, ONE = h2.END_STREAM, h2.END_STREAM | h2.END_HEADERS, h2.END_HEADERS
 PADDED, PRIORITY = h2.PADDED, h2.HAS_PRIORITY
@@ -31,84 +24,6 @@ REQUEST, OPEN = headers(1, GET), headers(1, POST, False)
 MAX_WINDOW = (1 << 31) - 1
 PING = frame(h2.PING, payload=b"a ping..")
 SERVED = "served"
-
-
-class Got(NamedTuple):
-    """What a connection has brought. responses: stream -> whether it got a whole response. resets: stream -> code.
-    ended: the code of the last GOAWAY; None: there was none. pongs: what was acknowledged. is_open: the connection is.
-    statuses: stream -> status. sizes: of DATA, in order."""
-
-    responses: dict[int, bool]
-    resets: dict[int, int]
-    ended: int | None
-    pongs: list[bytes]
-    is_open: bool
-    statuses: dict[int, bytes]
-    sizes: list[int]
-
-
-class Connection:
-    """A client that has chosen HTTP/2 in its handshake, and a server that responds to each whole request."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.peer = Peer(Stream())
-        world.peers.append(self.peer)
-        self.peer.stream.tls = TLSFacts("TLSv1.3", alpn="h2")
-        built = world.live.client_factory.build_admitted(("192.0.2.1", 4711), NOWHERE, self.peer.stream)
-        built.take_over(self.peer.stream, b"")
-        self.heard = b""
-        self._called = len(world.reactor.tcpClients)
-
-    def says(self, said: bytes) -> None:
-        if self.peer.stream.is_open and self.peer.is_read():
-            self.peer.says(said)
-        self.world.turns(3)
-        self._accept()
-        for server in self.world.peers:
-            if server is not self.peer and server.is_open:
-                self._respond(server)
-        self.world.turns(3)
-        self.heard += self.peer.heard()
-
-    def _accept(self) -> None:
-        """Accept the connections to the server, but for those whose client has gone meanwhile."""
-        new = self.world.reactor.tcpClients[self._called :]
-        self._called += len(new)
-        for _, _, factory, *_ in new:
-            with contextlib.suppress(AlreadyCalledError):
-                self.world.peer(factory.buildProtocol(None))
-
-    def _respond(self, server: Peer) -> None:
-        """Respond to the request that the server has got, if it is whole."""
-        request = server.received = getattr(server, "received", b"") + server.heard()  # type: ignore[attr-defined]
-        head, end, body = request.partition(b"\r\n\r\n")
-        if not end:
-            return
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        is_chunked = b"transfer-encoding: chunked" in head.lower()
-        if body.endswith(b"\r\n\r\n") if is_chunked else len(body) == int(length or 0):
-            server.received = b""  # type: ignore[attr-defined]
-            response = answer(b"hello")
-            server.says(response[: -len(b"hello")] if head.startswith(b"HEAD ") else response)
-
-    def got(self) -> Got:
-        decoder = hpack.Decoder()
-        got = Got({}, {}, None, [], self.peer.is_open and not self.peer.line.ended, {}, [])
-        for one in read(self.heard):
-            if one.kind == h2.HEADERS:
-                got.statuses.setdefault(one.stream_id, dict(decoder.decode(one.payload, raw=True))[b":status"])
-            if one.kind in (h2.HEADERS, h2.DATA):
-                got.responses[one.stream_id] = bool(one.flags & h2.END_STREAM)
-            if one.kind == h2.DATA:
-                got.sizes.append(len(one.payload))
-            if one.kind == h2.RST_STREAM:
-                got.resets[one.stream_id] = one.code
-            if one.kind == h2.GOAWAY:
-                got = got._replace(ended=one.code)
-            if one.kind == h2.PING and one.flags & h2.ACK:
-                got.pongs.append(one.payload)
-        return got
 
 
 @pytest.fixture
