@@ -14,17 +14,13 @@ from ktcpvs.http.http2_stream_transport import HTTP2StreamTransport
 from ktcpvs.protocols import http2
 from ktcpvs.protocols.http1 import BadFrame, BadResponse
 from ktcpvs.protocols.http2.constants import INTERNAL_ERROR
-from ktcpvs.protocols.http2.downgrade import RequestWriter, ResponseReader
+from ktcpvs.protocols.http2.downgrade import MAX_RESPONSE_HEAD, RequestWriter, ResponseReader
 from ktcpvs.streams.contract import BackpressuredWriter, SocketAddress
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
 
 MAX_BUFFERED = 64 << 10
 """Bytes of a response that wait for the client's window, above which the server is not read."""
-
-
-MAX_HEAD_BYTES = 1 << 20
-"""The longest head of a response: as much as the setting `head_size`, which has been applied before, can be."""
 
 
 class Multiplexer(Protocol):
@@ -75,7 +71,7 @@ class HTTP2Transport(HTTP2StreamTransport):
         self._multiplexer = multiplexer
         self._stream_id = stream_id
         self._written = RequestWriter(request, end_stream)
-        self._reader = ResponseReader(method, MAX_HEAD_BYTES)
+        self._reader = ResponseReader(method, MAX_RESPONSE_HEAD)
         self._input: list[tuple[bytes, int]] = []  # bytes for the owner, and how much of the window they take
         self._sender = StreamSender(multiplexer.protocol, stream_id)  # of the response
         self._has_fin = False  # the owner is to be told that nothing more comes

@@ -618,6 +618,19 @@ class Connection(ABC):
             self._write_data(stream, data, size, end_stream)
         return size
 
+    def _send_whole(self, stream: StreamState, pieces: Sequence[HeaderList | bytes]) -> bool:
+        """Send a whole message, unless the windows do not allow its body now; return whether it was sent."""
+        size = sum([len(piece) for piece in pieces if isinstance(piece, bytes)])
+        if size > min(stream.send_window, self.send_window):
+            return False
+        last = len(pieces) - 1
+        for number, piece in enumerate(pieces):
+            if isinstance(piece, bytes):
+                self.send_data(stream.stream_id, piece, number == last)
+            else:
+                self.send_headers(stream.stream_id, piece, number == last)
+        return True
+
     def _write_data(self, stream: StreamState, data: bytes, size: int, end_stream: bool) -> None:
         out, stream_id, most = self._out, stream.stream_id, self.settings.max_frame_size
         stream.send_window -= size

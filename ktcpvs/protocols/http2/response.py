@@ -51,3 +51,11 @@ class Response:
         if self.length is None and self.has_body(method):
             framing = b"transfer-encoding: chunked\r\n" if size is None else b"content-length: %d\r\n" % size
         return b"HTTP/1.1 %d \r\n%b%b\r\n" % (self.status, self.lines, framing)
+
+    def message(self, method: bytes, content: bytes, trailers: bytes) -> bytes:
+        """Return the whole response in HTTP/1.1. method: of the request. trailers: as lines; they go on if the server
+        has sent no Content-Length, in chunked coding."""
+        if not trailers or self.length is not None or not self.has_body(method):
+            return self.head(method, len(content)) + content
+        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+        return b"%b%b0\r\n%b\r\n" % (self.head(method, None), chunk, trailers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ktcpvs.protocols.http1 import BadFrame, BadResponse
 from ktcpvs.protocols.http2.connection import Connection
 from ktcpvs.protocols.http2.constants import (
     ENABLE_CONNECT_PROTOCOL,
@@ -17,6 +18,7 @@ from ktcpvs.protocols.http2.constants import (
     REFUSED_STREAM,
     SETTINGS,
 )
+from ktcpvs.protocols.http2.downgrade import MAX_RESPONSE_HEAD, ResponseReader
 from ktcpvs.protocols.http2.errors import HTTP2ConnectionError, HTTP2StreamError, MalformedMessage
 from ktcpvs.protocols.http2.events import PriorityUpdated, RequestReceived, RequestRefused, StreamReset
 from ktcpvs.protocols.http2.flood_guard import PRIORITIES
@@ -109,7 +111,8 @@ class Server(Connection):
             stream.length = request.length
             if end_stream and request.length:
                 raise MalformedMessage("the body is not as long as Content-Length says")
-        self._events.append(RequestReceived(stream_id, request, end_stream, section.sensitive))
+        head = b"" if request.protocol else request.head(end_stream)
+        self._events.append(RequestReceived(stream_id, request, end_stream, section.sensitive, head))
 
     def _on_priority_update(self, stream_id: int, payload: bytes) -> None:
         if stream_id or len(payload) < 4:
@@ -136,6 +139,26 @@ class Server(Connection):
 
     def _is_ignored(self, stream_id: int) -> bool:
         return super()._is_ignored(stream_id) or (self._goaway_id is not None and stream_id > self._goaway_id)
+
+    # Sending.
+
+    def respond(self, stream_id: int, data: bytes, method: bytes) -> bool:
+        """Send a whole response, and end our side of the stream. Return False, having sent nothing, if that is not
+        possible: `data` is not a whole response, or the windows do not allow its body now.
+
+        data: in HTTP/1.1. method: of the request.
+        """
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.is_ended:
+            return True
+        reader = ResponseReader(method, MAX_RESPONSE_HEAD)
+        try:
+            pieces = reader.feed(data)
+        except (BadFrame, BadResponse):
+            return False
+        if not reader.has_ended:
+            return False
+        return self._send_whole(stream, pieces)
 
     # The graceful end (RFC 9113, section 6.8).
 
