@@ -250,6 +250,8 @@ class HTTP2ClientConnection:
         self._close_if_drained()
 
     def _close_if_drained(self) -> None:
+        if self._is_receiving:
+            return  # events that are not handled yet may begin streams, and tell how the connection has ended
         if self.protocol.is_drained and not self.transports:
             self._close()
 

@@ -387,3 +387,14 @@ def test_without_tls_another_beginning_is_a_bad_request_of_http1(make: Callable[
     client.says(b"INVALID CONNECTION PREFACE\r\n\r\n")
     assert client.heard().startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert client.line.ended
+
+
+def test_an_error_behind_requests_leaves_nothing_behind(make: Callable[..., World]) -> None:
+    """One of them is reset, so that for a moment there is no stream; all comes at once."""
+    world = make()
+    connection = Connection(world)
+    reset = number(h2.RST_STREAM, 1, h2.CANCEL)
+    connection.peer.says(BEGIN + REQUEST + reset + headers(3, GET) + number(h2.WINDOW_UPDATE, 99, 1))
+    world.turns(3)
+    assert not world.live.connections
+    assert connection.peer.line.ended

@@ -1,4 +1,4 @@
-"""Servers of HTTP/2 that go away: a request that they have not begun is sent again, whatever becomes of the connection."""
+"""Servers of HTTP/2 that go away: what they have not begun is sent again, whatever becomes of the connection."""
 
 from __future__ import annotations
 
