@@ -1,10 +1,10 @@
-/* The fast path of plain requests, compiled: HTTPClientConnection.receive, Exchange.start_plain, Exchange.server_data and
- * Exchange._pass_whole, as far as all goes as it usually does. Whatever is unusual is left to these methods, before
+/* The fast path of plain requests, compiled: HTTPClientConnection.receive, PlainPath.start, Exchange.server_data and
+ * PlainPath.receive, as far as all goes as it usually does. Whatever is unusual is left to these methods, before
  * anything has changed, or to methods of theirs that go on from there. So are the methods with which each client
  * connection begins and ends, which http/compiled.py puts into the classes.
  *
  * The objects are Python's own, with __slots__; their attributes are read and written at the slots' offsets. What is to
- * be done, and why, stands in http/exchange.py.
+ * be done, and why, stands in http/plain_path.py.
  */
 
 #define _GNU_SOURCE /* memrchr */
@@ -24,14 +24,14 @@ FIELDS(connection, "state", "is_last", "_reader", "limits", "last_activity", "_h
        "_is_turn_over", "_progress", "context", "is_over", "relay");
 
 enum { X_STARTED, X_OWNER, X_DISPATCHER, X_HTTP, X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_REPEATABLE, X_SERVER, X_BYTES_IN,
-       X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_SETTLED, X_BODIES, X_BODY_START, X_CONNECTING, X_EDITS, X_MATCHED,
-       X_REQUEST_ID };
-FIELDS(exchange, "_started", "_owner", "dispatcher", "_http", "_message", "_plain", "_plain_log", "_is_repeatable",
-       "server", "bytes_in", "bytes_out", "response", "_received", "settled", "_bodies", "_body_start", "_connecting", "_edits",
-       "_matched", "_request_id");
+       X_BYTES_OUT, X_SETTLED, X_SENDER, X_FORWARDER, X_EDITS };
+FIELDS(exchange, "started", "owner", "dispatcher", "http", "_message", "plain", "plain_log", "is_repeatable", "server",
+       "bytes_in", "bytes_out", "settled", "sender", "forwarder", "edits");
 
-enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR, F_CHECKED, F_INTERVAL, F_CONTEXT };
-FIELDS(http, "access_log", "cache", "connections", "kept", "selector", "_checked", "_interval", "context");
+enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR, F_CHECKED, F_INTERVAL, F_CONTEXT,
+       F_PLAIN_PATH };
+FIELDS(http, "access_log", "cache", "connections", "kept", "selector", "_checked", "_interval", "context",
+       "plain_path");
 
 enum { E_SETTINGS };
 FIELDS(service, "settings");
@@ -79,12 +79,12 @@ FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive")
 
 static PyTypeObject *shared_destination_type, *base_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
-    *no_match, *event_finished, *event_client_gone;
+    *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
 static double buckets[MAX_BUCKETS];
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
-    *s_pause, *s_resume, *s_plain_response, *s_put, *s_end, *s_write_plain_log, *s_finish, *s_read_for, *s_check_interval,
+    *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_finish, *s_read_for, *s_check_interval,
     *s_check_timeouts, *s_client_ended, *s_client_lost, *s_close, *s_close_gracefully, *s_context, *s_init,
     *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
 
@@ -264,7 +264,7 @@ common_prefix(const char *one, const char *other, Py_ssize_t size)
     return at;
 }
 
-/* What Exchange._with_lines returns for a scheduler that has only cut something out of one Cookie line, or that whole line:
+/* What PlainPath.with_lines returns for a scheduler that has only cut something out of one Cookie line, or that whole line:
  * the head for the server without that part, a new reference. The head was checked as it came, and a part less of a
  * cookie's text leaves it as valid. NULL, perhaps without an exception: the lines differ in another way. */
 static PyObject *
@@ -313,6 +313,22 @@ without_cookie(PyObject *plain, PyObject *lines)
     return made;
 }
 
+/* The PlainPath of an exchange; borrowed. */
+static inline PyObject *
+plain_path(PyObject *exchange)
+{
+    return SLOT(SLOT(exchange, exchange, X_HTTP), http, F_PLAIN_PATH);
+}
+
+/* Calls a method of the PlainPath of an exchange, and drops its result. */
+static int
+call_path(PyObject *exchange, PyObject *name, PyObject *argument)
+{
+    PyObject *result = PyObject_CallMethodObjArgs(plain_path(exchange), name, exchange, argument, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 /* The head of a plain request with the lines that the scheduler has returned, a new reference. */
 static PyObject *
 with_lines(PyObject *exchange, PyObject *plain, PyObject *lines)
@@ -320,10 +336,10 @@ with_lines(PyObject *exchange, PyObject *plain, PyObject *lines)
     PyObject *made = PyBytes_CheckExact(lines) ? without_cookie(plain, lines) : NULL;
     if (made != NULL || PyErr_Occurred())
         return made;
-    return PyObject_CallMethodObjArgs(exchange, s_with_lines, plain, lines, NULL);
+    return PyObject_CallMethodObjArgs(plain_path(exchange), s_with_lines, exchange, plain, lines, NULL);
 }
 
-/* Exchange.start_plain. */
+/* PlainPath.start. */
 static int
 start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
 {
@@ -366,7 +382,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
         PyErr_NormalizeException(&type, &error, &traceback);
         if (traceback)
             PyException_SetTraceback(error, traceback);
-        int result = call(exchange, s_choice_failed, error);
+        int result = call_path(exchange, s_choice_failed, error);
         Py_XDECREF(type);
         Py_XDECREF(error);
         Py_XDECREF(traceback);
@@ -383,7 +399,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     Py_ssize_t count = idle ? PyList_GET_SIZE(idle) : 0;
     if (!count || PySet_Contains(SLOT(selector, selector, S_USABLE), destination) != 1 ||
         !is_zero(SLOT(destination, destination, T_MAXCONN)) || !IS_A(PyList_GET_ITEM(idle, count - 1), server)) {
-        result = PyErr_Occurred() ? -1 : call(exchange, s_choice_unusual, choice);
+        result = PyErr_Occurred() ? -1 : call_path(exchange, s_choice_unusual, choice);
         goto done;
     }
     server = Py_NewRef(PyList_GET_ITEM(idle, count - 1));
@@ -528,7 +544,7 @@ close_gracefully(PyObject *connection)
     return closes_now ? (closes_now < 0 ? -1 : 0) : call(connection, s_close_gracefully, NULL); /* which watches it */
 }
 
-/* Exchange._finish, after a plain request of which everything has been counted. */
+/* Exchange.finish, after a plain request of which everything has been counted. */
 static int
 finish(PyObject *exchange, PyObject *connection)
 {
@@ -540,7 +556,7 @@ finish(PyObject *exchange, PyObject *connection)
     return call(connection, s_transition, event_finished) < 0 ? -1 : close_gracefully(connection);
 }
 
-/* Exchange._pass_whole. `known` is what the response is. */
+/* PlainPath._pass_whole. `known` is what the response is. */
 static int
 pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject *known, PyObject *data)
 {
@@ -576,7 +592,7 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
     }
     if (SLOT(exchange, exchange, X_PLAIN_LOG) != Py_None) {
         PyObject *size = PyLong_FromSsize_t(body);
-        PyObject *done = size ? PyObject_CallMethodObjArgs(exchange, s_write_plain_log, known, size, NULL) : NULL;
+        PyObject *done = size ? PyObject_CallMethodObjArgs(plain_path(exchange), s_write_log, exchange, known, size, NULL) : NULL;
         Py_XDECREF(size);
         Py_XDECREF(done);
         if (done == NULL)
@@ -598,7 +614,7 @@ known_response(PyObject *server, PyObject *exchange, PyObject *data)
             memcmp(PyBytes_AS_STRING(start), PyBytes_AS_STRING(data), (size_t)size) == 0)
             return Py_NewRef(known);
     }
-    return PyObject_CallMethodObjArgs(exchange, s_plain_response, server, data, NULL);
+    return PyObject_CallMethodObjArgs(plain_path(exchange), s_scanned, server, data, NULL);
 }
 
 /* ServerConnection.receive and Exchange.server_data. */
@@ -617,8 +633,8 @@ server_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
     if (!IS_A(exchange, exchange))
         return unusual(self, data);
     PyObject *connection = SLOT(exchange, exchange, X_OWNER), *plain = SLOT(exchange, exchange, X_PLAIN);
-    if (!IS_A(connection, connection) || !has_stream(connection) || !IS_A(plain, plain) || SLOT(exchange, exchange, X_RESPONSE) != Py_None ||
-        SLOT(exchange, exchange, X_SERVER) != server || !is_no_bytes(SLOT(exchange, exchange, X_RECEIVED)) ||
+    if (!IS_A(connection, connection) || !has_stream(connection) || !IS_A(plain, plain) ||
+        SLOT(exchange, exchange, X_FORWARDER) != Py_None || SLOT(exchange, exchange, X_SERVER) != server ||
         SLOT(connection, connection, C_HAS_ENDED) != Py_False || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
         !is_zero(SLOT(connection, connection, C_HELD)) || SLOT(plain, plain, P_MINOR) != Py_True)
         return unusual(self, data);
@@ -708,18 +724,13 @@ make_receiver(PyObject *args, vectorcallfunc receives, Layout *layout, const cha
 static void
 fill_exchange(PyObject *self, PyObject *http, PyObject *owner, PyObject *dispatcher)
 {
-    static const int none[] = {X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_RESPONSE, X_BODIES, X_CONNECTING,
-                               X_EDITS};
+    static const int none[] = {X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_SENDER, X_FORWARDER, X_EDITS};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         put_new(&SLOT(self, exchange, none[i]), Py_None);
     put_new(&SLOT(self, exchange, X_HTTP), http);
     put_new(&SLOT(self, exchange, X_OWNER), owner);
     put_new(&SLOT(self, exchange, X_DISPATCHER), dispatcher);
     put_new(&SLOT(self, exchange, X_STARTED), no_time);
-    put_new(&SLOT(self, exchange, X_BODY_START), no_bytes);
-    put_new(&SLOT(self, exchange, X_RECEIVED), no_bytes);
-    put_new(&SLOT(self, exchange, X_REQUEST_ID), no_bytes);
-    put_new(&SLOT(self, exchange, X_MATCHED), no_match);
     put_new(&SLOT(self, exchange, X_REPEATABLE), Py_False);
     put_new(&SLOT(self, exchange, X_BYTES_IN), zero);
     put_new(&SLOT(self, exchange, X_BYTES_OUT), zero);
@@ -809,10 +820,10 @@ connection_end_if_over(PyObject *self, PyObject *unused)
     PyObject *dispatcher = SLOT(self, connection, C_DISPATCHER);
     (void)unused;
     if (!has_stream(self) || !IS_A(exchange, exchange) || !IS_A(dispatcher, dispatcher) ||
+        SLOT(exchange, exchange, X_SENDER) != Py_None || SLOT(exchange, exchange, X_FORWARDER) != Py_None ||
         SLOT(self, connection, C_RELAY) != Py_None)
         return PyObject_CallFunctionObjArgs(plain_end_if_over, self, NULL);
-    if (SLOT(client, stream, M_IS_OPEN) == Py_True || SLOT(exchange, exchange, X_CONNECTING) != Py_None ||
-        SLOT(self, connection, C_IS_OVER) == Py_True)
+    if (SLOT(client, stream, M_IS_OPEN) == Py_True || SLOT(self, connection, C_IS_OVER) == Py_True)
         return Py_NewRef(Py_None);
     PyObject *lease = SLOT(dispatcher, dispatcher, D_LEASE);
     int is_settled = SLOT(exchange, exchange, X_PLAIN) == Py_None && SLOT(dispatcher, dispatcher, D_ENTRY) == Py_None &&
@@ -828,7 +839,7 @@ connection_client_lost(PyObject *self, PyObject *clean)
 {
     PyObject *exchange = SLOT(self, connection, C_EXCHANGE), *state = SLOT(self, connection, C_STATE);
     if (!IS_A(exchange, exchange) || SLOT(exchange, exchange, X_SERVER) != Py_None ||
-        SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_CONNECTING) != Py_None ||
+        SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_SENDER) != Py_None ||
         !is_zero(SLOT(self, connection, C_HELD)))
         return PyObject_CallFunctionObjArgs(plain_client_lost, self, clean, NULL);
     if (state != closed_state && call(self, s_transition, event_client_gone) < 0)
@@ -957,7 +968,7 @@ configure(PyObject *module, PyObject *args)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-/* without_cookie(plain, lines): for tests, which compare it with Exchange._with_lines; None for NULL. */
+/* without_cookie(plain, lines): for tests, which compare it with PlainPath.with_lines; None for NULL. */
 static PyObject *
 test_without_cookie(PyObject *module, PyObject *args)
 {
@@ -991,10 +1002,10 @@ PyInit__fast_path(void)
         const char *text;
     } strings[] = {
         {&s_now, "now"}, {&s_receive, "receive"}, {&s_begin, "begin"}, {&s_start, "start"}, {&s_choose, "choose"},
-        {&s_choice_failed, "plain_choice_failed"}, {&s_choice_unusual, "plain_choice_unusual"},
-        {&s_with_lines, "_with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
-        {&s_plain_response, "_plain_response"}, {&s_put, "put"}, {&s_end, "end"},
-        {&s_write_plain_log, "_write_plain_log"}, {&s_finish, "_finish"}, {&s_read_for, "_read_for"},
+        {&s_choice_failed, "choice_failed"}, {&s_choice_unusual, "choice_unusual"},
+        {&s_with_lines, "with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
+        {&s_scanned, "scanned"}, {&s_put, "put"}, {&s_end, "end"},
+        {&s_write_log, "write_log"}, {&s_finish, "finish"}, {&s_read_for, "_read_for"},
         {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"}, {&s_client_ended, "_client_ended"},
         {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},
         {&s_context, "context"}, {&s_init, "__init__"}, {&s_set_backpressure, "set_backpressure"},
@@ -1007,8 +1018,7 @@ PyInit__fast_path(void)
     zero = PyLong_FromLong(0);
     no_time = PyFloat_FromDouble(0);
     nothing_moved = Py_BuildValue("(ii)", 0, 0);
-    no_match = Py_BuildValue("(s())", "");
-    if (no_bytes == NULL || zero == NULL || no_time == NULL || nothing_moved == NULL || no_match == NULL || PyType_Ready(&receiver_type) < 0)
+    if (no_bytes == NULL || zero == NULL || no_time == NULL || nothing_moved == NULL || PyType_Ready(&receiver_type) < 0)
         return NULL;
     return PyModule_Create(&definition);
 }

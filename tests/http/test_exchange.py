@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from memory import A, B, C, Peer, World, answer, get, worlds
 
 from ktcpvs.http.client_connection import MAX_PENDING_BYTES, MAX_REQUESTS_PER_TURN
-from ktcpvs.http.exchange import MAX_INTERIM_PER_TURN
 from ktcpvs.http.head_cache import MAX_CACHED_REQUEST, MAX_REQUESTS
+from ktcpvs.http.response_forwarder import MAX_INTERIM_PER_TURN
 from ktcpvs.model import exchange as life
 from ktcpvs.model.latency import described
 from ktcpvs.protocols.http1.body import MAX_COST_PER_CALL

@@ -21,6 +21,8 @@ from ktcpvs.protocols.http2 import (
     response_list,
 )
 
+pytestmark = pytest.mark.usefixtures("http2_form")
+
 GET = b"GET /a HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\n\r\n"
 POST = b"POST /a HTTP/1.1\r\nhost: a.example\r\ncontent-length: 3\r\n\r\nabc"
 GRPC = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ktcpvs.protocols.http1 import BadFrame, BadRequest
+from ktcpvs.protocols.http2 import fast_path
 from ktcpvs.protocols.http2.client_messages import RequestBody, RequestHead
 from ktcpvs.protocols.http2.connection import Connection
 from ktcpvs.protocols.http2.constants import (
@@ -84,6 +85,9 @@ class Client(Connection):
         data: in HTTP/1.1, its head and body; without `is_whole` only the head, and the body follows by `send_data`.
         scheme: http or https.
         """
+        begun = fast_path.request(self, data, scheme, is_whole)
+        if begun is not None:
+            return begun
         try:
             head = RequestHead(data, scheme, self.settings.allows_connect)
             body = RequestBody(head)
@@ -118,6 +122,9 @@ class Client(Connection):
 
     def _joined(self, events: list[Event]) -> list[Event]:
         """Return the events with those of each whole response as one, at the place of the last of them."""
+        done = fast_path.join_responses(self, events)
+        if done is not None:
+            return done
         parts: dict[int, list[Event]] = {}
         for event in events:
             if isinstance(event, ResponseReceived) and event.method != b"CONNECT":

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from ktcpvs.protocols.http2 import fast_path
 from ktcpvs.protocols.http2.constants import (
     ACK,
     COMPRESSION_ERROR,
@@ -74,8 +75,7 @@ from ktcpvs.protocols.http2.frames import (
     window_update_frame,
 )
 from ktcpvs.protocols.http2.header_list import HeaderList
-from ktcpvs.protocols.http2.hpack_decoder import Decoder
-from ktcpvs.protocols.http2.hpack_encoder import Encoder
+from ktcpvs.protocols.http2.hpack import Decoder, Encoder
 from ktcpvs.protocols.http2.limits import Limits
 from ktcpvs.protocols.http2.peer_settings import PeerSettings
 from ktcpvs.protocols.http2.request import read_trailers
@@ -189,7 +189,13 @@ class Connection(ABC):
         """Read all complete frames; return where the first incomplete one begins."""
         end, largest = len(data), self._limits.max_frame_size
         handlers = self._HANDLERS
-        while end - position >= FRAME_HEADER_BYTES:
+        while True:
+            try:
+                position = fast_path.read_frames(self, data, position)
+            except HPACKError as error:
+                raise HTTP2ConnectionError(COMPRESSION_ERROR, str(error)) from None
+            if end - position < FRAME_HEADER_BYTES:
+                break
             high, low, kind, flags, stream_id = unpack_header(data, position)
             length = high << 16 | low
             if length > largest:
@@ -366,12 +372,22 @@ class Connection(ABC):
             section = self._decoder.decode(block)
         except HPACKError as error:
             raise HTTP2ConnectionError(COMPRESSION_ERROR, str(error)) from None
-        try:
-            self._on_section(stream_id, section, bool(flags & END_STREAM))
-        except MalformedMessage as malformed:
-            raise HTTP2StreamError(PROTOCOL_ERROR, str(malformed)) from None
+        self._take_section(stream_id, section, bool(flags & END_STREAM))
         if depends_on_itself:
             raise HTTP2StreamError(PROTOCOL_ERROR, "the stream depends on itself")
+
+    def _take_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
+        try:
+            self._on_section(stream_id, section, end_stream)
+        except MalformedMessage as malformed:
+            raise HTTP2StreamError(PROTOCOL_ERROR, str(malformed)) from None
+
+    def _section_received(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
+        """The fast path has decoded an unusual section. Raises HTTP2ConnectionError."""
+        try:
+            self._take_section(stream_id, section, end_stream)
+        except HTTP2StreamError as error:
+            self._reset_failed(stream_id, error)
 
     @abstractmethod
     def _on_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ktcpvs.protocols.http1 import BadFrame, BadResponse
+from ktcpvs.protocols.http2 import fast_path
 from ktcpvs.protocols.http2.connection import Connection
 from ktcpvs.protocols.http2.constants import (
     ENABLE_CONNECT_PROTOCOL,
@@ -148,6 +149,9 @@ class Server(Connection):
 
         data: in HTTP/1.1. method: of the request.
         """
+        done = fast_path.respond(self, stream_id, data, method)
+        if done is not None:
+            return done
         stream = self.streams.get(stream_id)
         if stream is None or stream.is_ended:
             return True
