@@ -214,7 +214,9 @@ class HTTP2ClientConnection:
     def discard(self, stream_id: int) -> None:
         """Let the client send what is left of a body for some time, then reset the stream. curl 7.88 drops a response
         that comes together with the reset."""
-        if stream_id in self.protocol.streams:
+        stream = self.protocol.streams.get(stream_id)
+        if stream is not None:
+            self.protocol.acknowledge(stream_id, stream.held)  # nobody reads it any more
             self._context.wheel.after(self._service.settings.linger_timeout, lambda: self._end_body(stream_id))
 
     def _end_body(self, stream_id: int) -> None:

@@ -13,7 +13,7 @@ import hpack
 import pytest
 from http2_frames import GET, POST, PREFACE, Pairs, block, data, frame, headers, number, read, settings
 from http2_service import BEGIN, LINES, Connection, Got
-from memory import World, worlds
+from memory import World, answer, worlds
 
 from ktcpvs.protocols.http2 import constants as h2
 
@@ -398,3 +398,30 @@ def test_an_error_behind_requests_leaves_nothing_behind(make: Callable[..., Worl
     world.turns(3)
     assert not world.live.connections
     assert connection.peer.line.ended
+
+
+@pytest.mark.parametrize("has_end", [True, False])
+def test_a_response_that_comes_before_the_request_has_ended(make: Callable[..., World], has_end: bool) -> None:
+    """RFC 9113, section 8.1: it is whole, and no error follows. The client may send its body to the end, or is asked
+    not to when that takes too long."""
+    world = make()
+    connection = Connection(world)
+    peer = connection.peer
+    peer.says(BEGIN + OPEN + data(1, bytes(BIG)) * 3)
+    world.turns(3)
+    (server,) = world.accepts_all()
+    server.says(answer(b"hello"))
+    world.turns(5)
+    for _ in range(20 if has_end else 1):  # more than the window of a stream
+        peer.says(data(1, bytes(10_000)))
+        world.turns(3)
+    if has_end:
+        peer.says(data(1, b"", True))
+    world.turns(3)
+    connection.heard += peer.heard()
+    assert served()(connection.got())
+    assert connection.got().resets == {}
+    world.passes(world.context.settings.linger_timeout + 2)
+    connection.heard += peer.heard()
+    assert connection.got().resets == ({} if has_end else {1: h2.NO_ERROR})
+    assert not world.live.connections
