@@ -20,6 +20,7 @@ setup(
             "ktcpvs.protocols._compiled",
             "ktcpvs.protocols.http2._compiled",
             "ktcpvs.http._fast_path",
+            "ktcpvs.http._http2_streams",
             "ktcpvs.streams._bare",
             "ktcpvs.streams._tls",
             "ktcpvs.dispatch._connection",

@@ -18,6 +18,7 @@ from twisted.internet.error import TimeoutError as LateError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import shorten
+from ktcpvs.health.check_connection import CheckConnection
 from ktcpvs.health.http2_check import probe_grpc, probe_http
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import GRPC, OFF, SEND, TCP, Check, CheckResponse, NotWell, parse_check
@@ -320,25 +321,12 @@ class _SendExpect:
     def __init__(self, check: Check) -> None:
         self._check = check
         self._received = bytearray()
-        self._stream = Stream()
-        self._outcome: Deferred[CheckResponse] = Deferred()
+        self._connection = CheckConnection(self._connected, self._data_received, self._over)
 
-    def begin(self, connector: Connector) -> Deferred[CheckResponse]:
+    def begin(self, connector: Connector) -> Deferred[CheckResponse | None]:
         """Start; the Deferred fires when the expected text has come, else fails. Cancelling it closes the
         connection."""
-        stream = self._stream
-        stream.dataReceived = self._data_received
-        stream.ended = self._over
-        stream.lost = lambda clean: self._over()
-        connecting = connector.connect_stream(stream)
-
-        def cancel(_: Deferred[CheckResponse]) -> None:
-            connecting.cancel()
-            stream.abort()
-
-        outcome = self._outcome = Deferred(cancel)
-        connecting.addCallbacks(self._connected, self._fail)
-        return outcome
+        return self._connection.begin(connector)
 
     def _connected(self, stream: Stream) -> None:
         if self._check.send:
@@ -348,25 +336,19 @@ class _SendExpect:
         searched = max(len(self._received) - len(self._check.expect), 0)
         self._received += data
         if self._received.find(self._check.expect, searched) >= 0:
-            if not self._outcome.called:
-                self._outcome.callback(self._response())
-            self._stream.close()
+            self._connection.pass_with(self._response())
+            self._connection.stream.close()
         elif len(self._received) > MAX_RESPONSE:
-            self._over()
+            self._over("")
 
-    def _over(self) -> None:
-        said, failure = shorten(self._received.decode("latin-1"), 60), self._stream.failure
-        why = f"it said '{said}'" if said else "it said nothing"
-        self._fail(Failure(NotWell(f"TLS: {failure}" if failure else why, self._response())))
-        self._stream.abort()
+    def _over(self, failure: str) -> None:
+        said = shorten(self._received.decode("latin-1"), 60)
+        why = failure or (f"it said '{said}'" if said else "it said nothing")
+        self._connection.fail_with(why, self._response())
 
     def _response(self) -> CheckResponse:
         line = bytes(self._received).split(b"\n", 1)[0].removesuffix(b"\r")
         return CheckResponse(shorten(line.decode("latin-1"), MAX_LINE))
-
-    def _fail(self, why: Failure) -> None:
-        if not self._outcome.called:
-            self._outcome.errback(why)
 
 
 def _failed(why: Failure, hint: str) -> _Outcome:

@@ -74,10 +74,10 @@ FIELDS(stream, "write", "resting", "dataReceived", "ended", "lost", "is_open", "
 enum { A_WRITER };
 FIELDS(access_log, "writer");
 
-enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE };
-FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive");
+enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE, P_BODY };
+FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive", "body");
 
-static PyTypeObject *shared_destination_type, *base_type;
+static PyTypeObject *shared_destination_type, *base_type, *stream_connection_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
     *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
@@ -85,7 +85,8 @@ static double buckets[MAX_BUCKETS];
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
     *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_finish, *s_read_for, *s_check_interval,
-    *s_check_timeouts, *s_client_ended, *s_client_lost, *s_close, *s_close_gracefully, *s_context, *s_init,
+    *s_check_timeouts, *s_client_ended, *s_has_input, *s_read_with_body, *s_client_lost, *s_close, *s_close_gracefully,
+    *s_context, *s_init,
     *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
 
 static int
@@ -133,6 +134,13 @@ static inline int
 is_destination(PyObject *object)
 {
     return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
+}
+
+/* True for a client connection of HTTP/1, and for that of a stream of HTTP/2, which has the same slots. */
+static inline int
+is_connection(PyObject *object)
+{
+    return IS_A(object, connection) || (object != NULL && Py_TYPE(object) == stream_connection_type);
 }
 
 /* True for a choice that is as Selector.judge demands it: it comes from a plugin, which can return anything. */
@@ -215,10 +223,33 @@ has_stream(PyObject *connection)
     return client != NULL && PyObject_TypeCheck(client, stream_layout.type);
 }
 
+static inline int
+has_body(PyObject *plain)
+{
+    return !is_no_bytes(SLOT(plain, plain, P_BODY));
+}
+
+/* Whether a server connection can carry a plain request: one that cannot be sent again gets none on which unread data or a
+ * FIN of the server waits. -1 with an exception. */
+static int
+can_carry(PyObject *server, PyObject *plain)
+{
+    if (!IS_A(server, server))
+        return 0;
+    if (!has_body(plain))
+        return 1;
+    PyObject *has_input = PyObject_CallMethodNoArgs(server, s_has_input);
+    int result = has_input == NULL ? -1 : PyObject_Not(has_input);
+    Py_XDECREF(has_input);
+    return result;
+}
+
 /* Returns the plain request that `data` is, a new reference; None for another one. */
 static PyObject *
 read_plain(PyObject *cache, PyObject *data, PyObject *request)
 {
+    if (PyBytes_GET_SIZE(data) < 4 || memcmp(PyBytes_AS_STRING(data), "GET ", 4) != 0)
+        return PyObject_CallMethodObjArgs(cache, s_read_with_body, data, SLOT(request, request, R_CLIENT), NULL);
     if (SLOT(cache, cache, H_FORWARDS) != Py_False)
         return PyObject_CallMethodObjArgs(cache, s_read_for, data, SLOT(request, request, R_CLIENT), NULL);
     PyObject *requests = SLOT(cache, cache, H_REQUESTS);
@@ -390,7 +421,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     int result = -1;
     PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
-    if (is_choice(choice)) {
+    if (is_choice(choice) && (SLOT(choice, choice, O_LINES) == Py_None || !has_body(plain))) {
         destination = Py_NewRef(SLOT(choice, choice, O_DESTINATION));
         idle = PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination);
         if (idle == NULL && PyErr_Occurred())
@@ -398,18 +429,23 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     Py_ssize_t count = idle ? PyList_GET_SIZE(idle) : 0;
     if (!count || PySet_Contains(SLOT(selector, selector, S_USABLE), destination) != 1 ||
-        !is_zero(SLOT(destination, destination, T_MAXCONN)) || !IS_A(PyList_GET_ITEM(idle, count - 1), server)) {
+        !is_zero(SLOT(destination, destination, T_MAXCONN))) {
         result = PyErr_Occurred() ? -1 : call_path(exchange, s_choice_unusual, choice);
         goto done;
     }
     server = Py_NewRef(PyList_GET_ITEM(idle, count - 1));
     if (PyList_SetSlice(idle, count - 1, count, NULL) < 0)
         goto done;
+    int can = can_carry(server, plain);
+    if (can < 1) {
+        result = can < 0 || PyList_Append(idle, server) < 0 ? -1 : call_path(exchange, s_choice_unusual, choice);
+        goto done;
+    }
     put_new(&SLOT(dispatcher, dispatcher, D_CHOICE), choice);
     if (put_made(&SLOT(dispatcher, dispatcher, D_LEASE), make_lease(destination)) < 0 ||
         add(&SLOT(destination, destination, T_TOTAL), 1) < 0 || add(&SLOT(destination, destination, T_REUSED), 1) < 0)
         goto done;
-    put_new(&SLOT(exchange, exchange, X_REPEATABLE), Py_True);
+    SET(exchange, exchange, X_REPEATABLE, !has_body(plain));
     put_new(&SLOT(exchange, exchange, X_SERVER), server);
     put_new(&SLOT(server, server, V_EXCHANGE), exchange);
     put_new(&SLOT(connection, connection, C_STATE), sent_state);
@@ -440,7 +476,7 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
         return NULL;
     }
     PyObject *data = args[0], *connection = self->owner;
-    if (!IS_A(connection, connection) || !PyBytes_CheckExact(data))
+    if (!is_connection(connection) || !PyBytes_CheckExact(data))
         return unusual(self, data);
     PyObject *http = SLOT(connection, connection, C_HTTP), *exchange = SLOT(connection, connection, C_EXCHANGE);
     PyObject *cache = SLOT(http, http, F_CACHE);
@@ -633,10 +669,11 @@ server_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
     if (!IS_A(exchange, exchange))
         return unusual(self, data);
     PyObject *connection = SLOT(exchange, exchange, X_OWNER), *plain = SLOT(exchange, exchange, X_PLAIN);
-    if (!IS_A(connection, connection) || !has_stream(connection) || !IS_A(plain, plain) ||
+    if (!is_connection(connection) || !has_stream(connection) || !IS_A(plain, plain) ||
         SLOT(exchange, exchange, X_FORWARDER) != Py_None || SLOT(exchange, exchange, X_SERVER) != server ||
         SLOT(connection, connection, C_HAS_ENDED) != Py_False || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
-        !is_zero(SLOT(connection, connection, C_HELD)) || SLOT(plain, plain, P_MINOR) != Py_True)
+        !is_zero(SLOT(connection, connection, C_HELD)) || SLOT(plain, plain, P_MINOR) != Py_True ||
+        (has_body(plain) && SLOT(exchange, exchange, X_PLAIN_LOG) != Py_None))
         return unusual(self, data);
     PyObject *known = known_response(server, exchange, data);
     if (known == NULL)
@@ -882,6 +919,7 @@ configure_connections(PyObject *module, PyObject *args)
             return NULL;
     }
     base_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "base"));
+    stream_connection_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "stream_connection"));
     Py_INCREF(closed_state);
     Py_INCREF(event_finished);
     Py_INCREF(event_client_gone);
@@ -889,7 +927,7 @@ configure_connections(PyObject *module, PyObject *args)
     plain_opened = PyObject_GetAttrString(type, "_opened");
     plain_client_lost = PyObject_GetAttrString(type, "_client_lost");
     plain_end_if_over = PyObject_GetAttrString(type, "end_if_over");
-    if (base_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
+    if (base_type == NULL || stream_connection_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
         return NULL;
     return Py_BuildValue("NN", methods_for(connection_layout.type, connection_methods),
                          methods_for(exchange_layout.type, exchange_methods));
@@ -1006,7 +1044,8 @@ PyInit__fast_path(void)
         {&s_with_lines, "with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
         {&s_scanned, "scanned"}, {&s_put, "put"}, {&s_end, "end"},
         {&s_write_log, "write_log"}, {&s_finish, "finish"}, {&s_read_for, "_read_for"},
-        {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"}, {&s_client_ended, "_client_ended"},
+        {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"},
+        {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_client_ended, "_client_ended"},
         {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},
         {&s_context, "context"}, {&s_init, "__init__"}, {&s_set_backpressure, "set_backpressure"},
         {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"},

@@ -622,22 +622,4 @@ class HTTPClientConnection(ClientConnection):
         return False
 
 
-class HTTP2StreamConnection(HTTPClientConnection):
-    """A client connection over one stream of an HTTP/2 connection, which has the client's descriptor."""
-
-    def deadline_passed(self, milliseconds: float) -> None:
-        """End the request, whose deadline (`grpc-timeout`) has passed. milliseconds: that its client has given."""
-        if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING, life.WAITING):
-            self.exchange.fail(504, f"the deadline of {milliseconds:g} ms has passed")
-            self.exchange.cancel_connecting()
-        elif self.state == life.ANSWERING:
-            self.ending = f"the deadline of {milliseconds:g} ms has passed"
-            self.expire(life.READ_TIMEOUT)
-
-    descriptors = 0
-    is_client = False
-
-    __slots__ = ()
-
-
-__all__ = ["CONNECTING", "HTTP2StreamConnection", "HTTPClientConnection"]
+__all__ = ["CONNECTING", "HTTPClientConnection"]

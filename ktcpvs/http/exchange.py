@@ -137,6 +137,10 @@ class Exchange:
         if self.plain is not None:
             self.http.plain_path.leave(self, self.plain)
 
+    def hold_body(self, body: bytes) -> None:
+        """Hold the whole body of a request until it is sent with its head."""
+        self.sender = RequestSender(self, body)
+
     def start(self, message: http1.Request, body: bytes, started: float) -> None:
         """Begin with a request. body: the received part of its body, as it is forwarded. started: the monotonic
         time."""

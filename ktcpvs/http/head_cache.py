@@ -1,4 +1,4 @@
-"""The head cache of a service: plain requests, recognised by a scanner or by bytes that were received before.
+"""The head cache of a service: plain messages, recognised by a scanner or by bytes that were received before.
 
 A cached entry applies only to requests or heads of responses that are equal byte for byte.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ktcpvs.http.whole_messages import WholeRequests, WholeResponses
 from ktcpvs.model.options import OFF
 from ktcpvs.model.request_values import normalized_host
 from ktcpvs.model.service import VirtualService
@@ -76,12 +77,12 @@ class HeadCache:
 
     is_enabled: False while every step of a request is logged. head_size: the limit in force, in bytes. forwarding: what
     servers are told about clients; forwards: that it is anything. scan: `RequestScanner.scan`, with the limits
-    in force.
+    in force. whole_requests: recognises requests with a body. whole_responses: recognises chunked responses.
     """
 
     __slots__ = (
         "_added", "_is_http2", "_requests", "_scanner", "_scheme", "forwarding", "forwards", "head_size", "is_enabled",
-        "scan", "scan_response",
+        "scan", "scan_response", "whole_requests", "whole_responses",
     )  # fmt: skip
 
     def __init__(self, scheme: bytes = HTTP, is_http2: bool = False) -> None:
@@ -96,6 +97,8 @@ class HeadCache:
         self.forwards = False
         self._added: dict[str, bytes] = {}
         self.scan: Scan = self._scanner(0, 0, 0, frozenset(), False).scan
+        self.whole_requests = WholeRequests(0, 0, 0, 0, frozenset())
+        self.whole_responses = WholeResponses()
 
     def use(self, scanner: type[RequestScanner], scan_response: Callable[[bytes], ScannedResponse | None]) -> None:
         """Recognise plain messages by these functions from the next `configure` on, instead of the fastest ones."""
@@ -131,6 +134,8 @@ class HeadCache:
         limits = settings.head_size, settings.head_lines, settings.uri_size
         scan = self._scanner(*limits, forwarding.replaced, logs).scan
         self.scan = scan if foreign is None else _scan_unless_foreign(scan, foreign)
+        self.whole_requests = WholeRequests(*limits, settings.body_size, forwarding.replaced, foreign)
+        self.whole_responses = WholeResponses()
         self.is_enabled = is_enabled
 
     def read(self, data: bytes, client: str) -> PlainRequest | None:
@@ -138,6 +143,8 @@ class HeadCache:
 
         client: its address, as text.
         """
+        if not data.startswith(b"GET "):
+            return self.read_with_body(data, client)
         if self.forwards:
             return self._read_for(data, client)
         place = len(data) & MAX_REQUESTS - 1
@@ -158,6 +165,13 @@ class HeadCache:
             added = self.forwarding.lines(client, request.host, request.minor)
             request.out = b"%b%b\r\n" % (request.out[:-2], added)
         return request
+
+    def read_with_body(self, data: bytes, client: str) -> PlainRequest | None:
+        """The same for a request with a body, which is complete."""
+        if not self.forwards:
+            return self.whole_requests.read(data, b"")
+        host = self.whole_requests.host(data)
+        return None if host is None else self.whole_requests.read(data, self.added(client, host, True))
 
     def added(self, client: str, host: bytes, minor: bool, proxy: str | None = None) -> bytes:
         """Return the forwarding fields for this client and its request. proxy: see Forwarding.lines."""

@@ -55,6 +55,9 @@ class PlainExchange(ServerConnectionUser, Protocol):
     def begin_edits(self) -> None:
         """Take the edits of messages that no rule has taken yet."""
 
+    def hold_body(self, body: bytes) -> None:
+        """Hold the whole body of a request until it is sent with its head."""
+
     def leave_fast_path(self) -> None:
         """Go on as with any other request."""
 
@@ -106,16 +109,20 @@ class PlainPath:
         except Exception as error:
             self.choice_failed(exchange, error)
             return
-        if type(choice) is Choice and is_choice(choice):
+        if type(choice) is Choice and is_choice(choice) and (choice.lines is None or not plain.body):
             destination = choice.destination
             kept = self._kept.get(destination)
             if kept and destination in selector.usable and not destination.maxconn:
                 server = kept.pop()
+                if plain.body and server.has_input():  # it cannot be sent again: `serve` looks for another connection
+                    kept.append(server)
+                    self.choice_unusual(exchange, choice)
+                    return
                 dispatcher.choice = choice
                 dispatcher.lease = Lease(destination)
                 destination.total += 1
                 destination.reused += 1
-                exchange.is_repeatable = True
+                exchange.is_repeatable = not plain.body
                 exchange.server = server
                 server.exchange = exchange
                 owner.state = SENT
@@ -145,6 +152,8 @@ class PlainPath:
         assert found is not None  # as when it was received
         exchange.message = http1.Request(found)  # which is not plain any more
         exchange.begin_edits()
+        if plain.body and exchange.server is None:
+            exchange.hold_body(plain.body)
         logged, dispatcher = exchange.plain_log, exchange.dispatcher
         if logged is None:
             return
@@ -172,24 +181,27 @@ class PlainPath:
     def receive(self, exchange: PlainExchange, plain: PlainRequest, server: ServerConnection, data: bytes) -> bool:
         """Forward the beginning of the server's response. Return False if it is unusual, and nothing has happened."""
         owner = exchange.owner
-        if owner.has_ended or owner.pending or owner.held:
+        is_logged = plain.body and exchange.plain_log is not None  # `write_log` knows GET alone
+        if is_logged or owner.has_ended or owner.pending or owner.held:
             return False
         known = server.cached_response
         if known is None or len(data) != known.total or not data.startswith(known.start):
-            known = self.scanned(server, data)
+            known = self.scanned(server, data, plain.minor)
         if known is None:
             return self._pass_long(exchange, plain, server, data)
         self._pass_whole(exchange, plain, server, known, data)
         return True
 
-    def scanned(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
-        """Return `data` as a plain response; None if it is not one whole plain response."""
+    def scanned(self, server: ServerConnection, data: bytes, minor: bool = True) -> CachedResponse | None:
+        """Return `data` as a plain response; None if it is not one whole plain response. minor: False for a client of
+        HTTP/1.0."""
         known = server.cached_response
         if known is not None and known.total > len(data) and data.startswith(known.start):
             return None
         scanned = self._cache.scan_response(data) if server.is_reusable else None
         if scanned is None:
-            return None
+            is_read = minor and server.is_reusable and self._access_log.writer is None  # which wants the trailers
+            return self._chunked(server, data) if is_read else None
         status, size, length, head = scanned
         if size > self._cache.head_size:
             return None
@@ -202,6 +214,16 @@ class PlainPath:
             server.cached_response = response
         server.read_small(is_long)
         return response if size + length == len(data) else None
+
+    def _chunked(self, server: ServerConnection, data: bytes) -> CachedResponse | None:
+        """Return `data` as a whole chunked response that goes on as it came; None if it is anything else."""
+        found = self._cache.whole_responses.read(data)
+        if found is None:
+            return None
+        status, size, head = found
+        if size > self._cache.head_size:
+            return None
+        return CachedResponse(status, data[:size], head, len(data), server.destination.latencies.row(status))
 
     def _pass_whole(
         self, exchange: PlainExchange, plain: PlainRequest, server: ServerConnection, known: CachedResponse, data: bytes

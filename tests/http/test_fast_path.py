@@ -209,10 +209,33 @@ FIELDS = st.lists(
     max_size=5,
     unique=True,
 )  # fmt: skip
+METHODS = st.sampled_from(("POST", "PUT", "PATCH", "DELETE", "GET"))
+BODIES = st.sampled_from((b"abc", b"x" * 300, b"\r\n\r\n"))
+CHUNKED = st.sampled_from(
+    (
+        b"3\r\nabc\r\n0\r\n\r\n", b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", b"0\r\n\r\n", b"3;x=y\r\nabc\r\n0\r\n\r\n",
+        b"3\r\nabc\r\n0\r\nX: y\r\n\r\n", b"3\r\nabc\r\n0\r\nHost: y\r\n\r\n", b"3\r\nab", b"3\r\nabcd\r\n0\r\n\r\n",
+        b"3\r\nabc\r\n0\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    )
+)  # fmt: skip
+
+
+def posted(path: str, fields: list[str], method: str, body: bytes, length: int) -> bytes:
+    """A request with a body. length: what it has more than Content-Length says."""
+    return get(path, *fields, f"Content-Length: {len(body) - length}", method=method, body=body)
+
+
+def chunked(path: str, fields: list[str], body: bytes) -> bytes:
+    return get(path, *fields, "Transfer-Encoding: chunked", method="POST", body=body)
+
+
 REQUESTS = st.one_of(
+    st.builds(posted, PATHS, FIELDS, METHODS, BODIES, st.sampled_from((0, 0, 0, 1))),
+    st.builds(chunked, PATHS, FIELDS, CHUNKED),
+    st.builds(lambda path: chunked(path, ["Connection: te", "TE: trailers"], b"3\r\nabc\r\n0\r\n\r\n"), PATHS),
+    st.builds(lambda path: posted(path, ["Expect: 100-continue"], "POST", b"abc", 0), PATHS),
     st.builds(lambda path, fields: get(path, *fields), PATHS, FIELDS),
     st.builds(lambda path, fields: get(path, *fields).replace(b"HTTP/1.1", b"HTTP/1.0"), PATHS, FIELDS),
-    st.builds(lambda path: get(path, "Content-Length: 3", method="POST", body=b"abc"), PATHS),
     st.builds(lambda path: get(path, method="HEAD"), PATHS),
     st.builds(lambda path: get(path, "Connection: close"), PATHS),
     st.builds(lambda path: get(path) + get(path), PATHS),
@@ -229,7 +252,24 @@ RESPONSES = st.sampled_from(
         (answer(b"x" * 5000),),
         (answer()[:30], answer()[30:]),
         (answer()[:-2], answer()[-2:]),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",),
+        *(
+            (b"HTTP/1.1 %b\r\nTransfer-Encoding: chunked\r\nX: %b\r\n\r\n%b" % one,)
+            for one in (
+                (b"200 OK", b"1", b"2\r\nok\r\n0\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n3\r\nabc\r\n0\r\ngrpc-status: 0\r\nx: y\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n0\r\ngrpc-status: 0\r\nTE: x\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n0\r\nHost: h\r\n\r\n"),
+                (b"200 OK", b"2", b"2;x=y\r\nok\r\n0\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nokay\r\n0\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n0\r\n\r\nmore"),
+                (b"200 OK\r\nConnection: close", b"2", b"2\r\nok\r\n0\r\n\r\n"),
+                (b"200 OK\r\nContent-Length: 2", b"2", b"2\r\nok\r\n0\r\n\r\n"),
+                (b"204 OK", b"2", b"2\r\nok\r\n0\r\n\r\n"),
+                (b"503 Busy", b"2", b"2\r\nok\r\n0\r\n\r\n"),
+            )
+        ),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok", b"\r\n0\r\n\r\n"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" + answer(),),
         (answer(b"bye", "Connection: close"),),
         (answer() + b"more",),
@@ -291,6 +331,25 @@ def test_usual_requests_take_it(scheduler: str, options: tuple[str, ...], form: 
         lines = [json.loads(line) for line in side.lines.written]
         assert [line["referer"] for line in lines] == [f"/{number}" for number in range(6)]
         assert [line["body_out"] for line in lines] == [1] * 6
+
+
+@pytest.mark.parametrize("options", [(), ("x_forwarded_for = append",), ("forwarded = replace", "via = append")])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_whole_requests_with_bodies_take_it(options: tuple[str, ...], is_chunked: bool) -> None:
+    side = Side("phttp", options, "")
+    for number in range(6):
+        body = b"%d" % number * (number + 1)
+        fields = ["Content-Type: application/grpc", "Connection: te", "TE: trailers"]
+        if is_chunked:
+            side.asks(chunked("/a", fields, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)))
+        else:
+            side.asks(posted("/a", fields, "POST", body, 0))
+        responds = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n%d\r\n0\r\ngrpc-status: 0\r\n\r\n"
+        side.answers((responds % number,))
+        assert not side.connections[0].exchange.is_plain
+    side.close()
+    assert side.fast == 5  # the first needs a new connection to its server
+    assert sum(count[0] for count in side.counted()) == 6
 
 
 OTHER_LINES = (

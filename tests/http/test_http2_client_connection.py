@@ -15,6 +15,7 @@ from memory import A, B, Peer, World, answer, worlds
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
+from ktcpvs.http.http2_response_heads import ResponseHeads
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
 from ktcpvs.streams.contract import TLSFacts
@@ -57,7 +58,13 @@ class H2Client:
         self.ended: list[Any] = []
         build = lambda: world.live.client_factory.build_stream(("192.0.2.1", 4711), None, None)  # noqa: E731
         self.switch = HTTP2ClientConnection(
-            world.live.traffic, self.peer.stream, build, Limits(**limits), self.ended.append
+            world.live.traffic,
+            self.peer.stream,
+            build,
+            world.live.count_in,
+            Limits(**limits),
+            ResponseHeads(),
+            ended=self.ended.append,
         )
         self.talks()
 
@@ -379,6 +386,7 @@ def test_a_graceful_end_lets_streams_finish(make: Make) -> None:
     assert [(kind, payload[:4]) for kind, payload in frames(client.peer.heard())] == [(7, b"\0\0\0\1")]
     assert client.peer.is_open
     server.says(answer(b"last"))
+    world.turns(1)
     assert frames(client.peer.heard())[-1] == (0, b"last")
     world.turns(3)
     assert client.ended == [client.switch]
@@ -464,6 +472,7 @@ def test_a_client_that_has_chosen_http2_in_its_handshake_speaks_it(make: Make) -
     assert stream.origin().tls == TLSFacts("TLSv1.3", alpn="http/1.1")
     assert stream.origin().destination == ("203.0.113.1", 443)
     server.says(answer(b"hello"))
+    world.turns(1)
     assert frames(peer.heard())[-1] == (0, b"hello")
     peer.resets()
     assert world.live.living == 0
@@ -520,6 +529,7 @@ def test_a_service_that_stops_lets_streams_finish(make: Make) -> None:
     peer.says(PING_ACK)
     assert [kind for kind, _ in frames(peer.heard())] == [7, 6, 7]
     server.says(answer(b"last"))
+    world.turns(1)
     assert frames(peer.heard())[-1] == (0, b"last")
     world.turns(3)
     assert peer.line.ended

@@ -6,7 +6,7 @@ from typing import Any
 
 import hpack
 from http2_forms import both
-from http2_frames import GET, OK, PREFACE, SETTINGS_ACK, data, frame, headers, number, settings
+from http2_frames import GET, OK, POST, PREFACE, SETTINGS_ACK, data, frame, headers, number, settings
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -183,9 +183,10 @@ def _send(end: Any, stream_id: int, body: bytes, is_whole: bool) -> Any:
     return end.request(head + body if is_whole else head, b"http", is_whole)
 
 
-@given(st.lists(REQUESTS, min_size=4, max_size=4), STEPS, st.integers(1, 4))
-def test_servers_of_both_forms(lists: list[Any], steps: list[Any], joins: int) -> None:
-    ends = both(lambda: Server(LIMITS))
+@given(st.lists(REQUESTS, min_size=4, max_size=4), STEPS, st.integers(1, 4), st.booleans())
+@example([POST] * 4, [("headers", 1, 0, False, 0), ("data", 1, b"abc", True, False)], 4, True)
+def test_servers_of_both_forms(lists: list[Any], steps: list[Any], joins: int, is_joined: bool) -> None:
+    ends = both(lambda: Server(LIMITS, joins_requests=is_joined))
     _compare(ends, [PREFACE + settings() + SETTINGS_ACK, *_said(lists, steps)], joins)
 
 

@@ -39,9 +39,10 @@ WITH_TRAILERS = (
 class Pair:
     """A client and a server, connected."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, server: Server | None = None, **limits: int) -> None:
+        """limits: of the client."""
         self.client = Client(Limits(**limits), joins_responses=True)
-        self.server = Server(Limits())
+        self.server = server or Server(Limits())
         for _ in range(2):
             self.to_server()
             self.to_client()
@@ -264,3 +265,43 @@ def test_what_whole_messages_held_is_given_back() -> None:
         assert len(event.data) > 20000
         pair.to_server()
     assert pair.client.receive_window >= 35_000
+
+
+@pytest.mark.parametrize("message", [POST, GRPC])
+def test_a_request_with_its_whole_body_is_one_event(message: bytes) -> None:
+    pair = Pair(server=Server(Limits(), joins_requests=True))
+    assert pair.client.request(message, b"http") == 1
+    (event,) = pair.to_server()
+    assert isinstance(event, RequestReceived)
+    assert event.body == (b"abc" if message is POST else bytes(5))
+    assert not event.end_stream
+    assert pair.server.streams[1].has_ended
+    assert not pair.server.streams[1].held
+
+
+def test_requests_are_joined_with_one_piece_directly_behind_them() -> None:
+    pair = Pair(server=Server(Limits(), joins_requests=True))
+    first, second = (pair.client.request(POST[:-3], b"http", is_whole=False) for _ in range(2))
+    pair.client.send_data(first, b"abc", end_stream=True)
+    pair.client.send_data(second, b"a")
+    pair.client.send_data(second, b"bc", end_stream=True)
+    events = pair.to_server()
+    assert [event.body for event in events[:2]] == [None, None]
+    assert events[2:] == [
+        DataReceived(first, b"abc", True), DataReceived(second, b"a", False), DataReceived(second, b"bc", True),
+    ]  # fmt: skip
+    assert pair.client.request(GET, b"http")
+    (event,) = pair.to_server()
+    assert event.body is None
+
+
+def test_joined_bodies_are_given_back() -> None:
+    pair = Pair(server=Server(Limits(connection_window=70_000), joins_requests=True))
+    body = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 16000\r\n\r\n" + bytes(16000)
+    for _ in range(10):
+        assert pair.client.request(body, b"http")
+        (event,) = pair.to_server()
+        assert event.body == bytes(16000)
+        assert pair.server.respond(event.stream_id, OK, b"POST")
+        pair.to_client()
+    assert pair.client.send_window >= 70_000 - 2 * 35_000

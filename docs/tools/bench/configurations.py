@@ -15,7 +15,7 @@ FOREVER = 1_000_000_000
 """Requests that nginx answers on one connection: never the last."""
 
 CLIENTS = 64
-"""Connections of wrk, and idle server connections that everybody may keep."""
+"""Connections of wrk, each with one request at a time."""
 
 NAME = "localhost"
 """The server name that clients of TLS send, and that the certificate is for."""
@@ -45,7 +45,8 @@ class Site:
     forwards: servers get X-Forwarded-For. log: the format of the access log, "combined" or "json"; an empty text: there
     is none. log_file: its path. sessions: a cookie keeps a client at its server. threads: of HAProxy, and
     worker processes of nginx. certificate: the file with the certificate and key with which the proxy speaks TLS 1.3;
-    an empty text: it speaks none. is_http2: clients speak HTTP/2. has_http2_servers: so do the servers, without TLS."""
+    an empty text: it speaks none. is_http2: clients speak HTTP/2. has_http2_servers: so do the servers, without TLS.
+    requests: the most at a time, and so the idle connections that everybody may keep for a server."""
 
     port: int
     servers: tuple[str, ...]
@@ -60,6 +61,7 @@ class Site:
     certificate: str = ""
     is_http2: bool = False
     has_http2_servers: bool = False
+    requests: int = CLIENTS
 
 
 RULED = ("http", "hhttp", "phttp", "chttp")
@@ -68,7 +70,7 @@ RULED = ("http", "hhttp", "phttp", "chttp")
 
 def ktcpvs(site: Site, scheduler: str, relay: str = "") -> str:
     """The switch. scheduler: its name. relay: what carries the bytes; an empty text for what it takes by itself."""
-    lines = [f"global {{ keepalive_timeout = {HOUR} read_timeout = {HOUR} pool_size = {CLIENTS} }}"]
+    lines = [f"global {{ keepalive_timeout = {HOUR} read_timeout = {HOUR} pool_size = {site.requests} }}"]
     tls = " tls" if site.certificate else ""
     lines += ["Virtual web {", f"    listen = {LOOPBACK}:{site.port}{tls}", f"    scheduler = {scheduler}"]
     lines += [f"    certificate = {site.certificate}", "    tls_min = 1.3"] if tls else []
@@ -256,7 +258,7 @@ def nginx_proxy(site: Site) -> str:
     lines = []
     for number, server in enumerate(site.servers):
         lines.append(
-            f"    upstream s{number} {{ server {server}; keepalive {CLIENTS}; keepalive_requests {FOREVER}; }}"
+            f"    upstream s{number} {{ server {server}; keepalive {site.requests}; keepalive_requests {FOREVER}; }}"
         )
     lines += ["    proxy_http_version 1.1;", '    proxy_set_header Connection "";', "    proxy_max_temp_file_size 0;"]
     lines += ["    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"] if site.forwards else []

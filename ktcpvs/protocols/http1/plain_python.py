@@ -32,19 +32,20 @@ _find_response_fields = field_lines_named(
 
 
 class PlainRequest:
-    """A plain GET.
+    """A plain GET, or a request with its whole body.
 
     data: as it came. out: as it goes on to any server, in HTTP/1.1. method, target: parts of it. lines: its header
-    lines, as they came. host: the value of Host. minor: False for HTTP/1.0. keep_alive: the client may send another
-    request. connection: its Connection line, which `out` lacks; b"" without one. referer, user_agent: values of these
-    fields, where the scanner looks for them; None: it does not, or there are none.
+    lines, as they came. body: b"" without one. host: the value of Host. minor: False for HTTP/1.0. keep_alive: the
+    client may send another request. connection: its Connection line, which `out` lacks; b"" without one. referer,
+    user_agent: values of these fields, where the scanner looks for them; None: it does not, or there are none.
     """
 
     __slots__ = (
-        "connection", "data", "host", "keep_alive", "lines", "method", "minor", "out", "referer", "target",
+        "body", "connection", "data", "host", "keep_alive", "lines", "method", "minor", "out", "referer", "target",
         "user_agent",
     )  # fmt: skip
 
+    body: bytes
     connection: bytes
     data: bytes
     host: bytes
@@ -94,6 +95,7 @@ class RequestScanner:
         host, connection, cut, cut_end, referer, user_agent = fields
         request = PlainRequest()
         request.data = data
+        request.body = b""
         request.method = method
         request.target = target
         request.lines = lines

@@ -19,8 +19,8 @@ enum { C_DECODER, C_ENCODER, C_EVENTS, C_GUARD, C_IS_BLOCKED, C_LIMITS, C_NOW, C
 FIELDS(connection, "_decoder", "_encoder", "_events", "_guard", "_is_blocked", "_limits", "_now", "_out", "_block", "_credit",
        "_stream_window", "receive_window", "send_window", "settings", "streams");
 
-enum { V_LAST_STREAM, V_GOAWAY };
-FIELDS(server, "last_stream_id", "_goaway_id");
+enum { V_LAST_STREAM, V_GOAWAY, V_JOINS };
+FIELDS(server, "last_stream_id", "_goaway_id", "_joins_requests");
 
 enum { N_NEXT };
 FIELDS(client, "_next_id");
@@ -39,8 +39,8 @@ FIELDS(settings, "initial_window", "max_frame_size");
 enum { G_USEFUL, G_BEGAN, G_COUNTS };
 FIELDS(guard, "useful", "_began", "_counts");
 
-enum { RR_STREAM, RR_REQUEST, RR_END, RR_SENSITIVE, RR_HEAD };
-FIELDS(request_received, "stream_id", "request", "end_stream", "sensitive", "head");
+enum { RR_STREAM, RR_REQUEST, RR_END, RR_SENSITIVE, RR_HEAD, RR_BODY };
+FIELDS(request_received, "stream_id", "request", "end_stream", "sensitive", "head", "body");
 
 enum { RP_STREAM, RP_RESPONSE, RP_END, RP_METHOD };
 FIELDS(response_received, "stream_id", "response", "end_stream", "method");
@@ -316,6 +316,7 @@ begin_request(PyObject *connection, PyObject *stream_id, int end_stream, const S
     SLOT(event, request_received, RR_END) = Py_NewRef(end_stream ? Py_True : Py_False);
     SLOT(event, request_received, RR_SENSITIVE) = Py_NewRef(section->sensitive);
     SLOT(event, request_received, RR_HEAD) = Py_NewRef(section->head);
+    SLOT(event, request_received, RR_BODY) = Py_NewRef(Py_None);
     return append_event(connection, event);
 }
 
@@ -451,11 +452,51 @@ on_headers(PyObject *connection, uint32_t stream_number, int flags, Text block, 
     return result;
 }
 
+/* The event of the request whose whole body comes directly behind it, if the server joins both; borrowed. NULL: there is
+ * none. */
+static PyObject *
+request_to_join(PyObject *connection, PyObject *stream)
+{
+    PyObject *events = SLOT(connection, connection, C_EVENTS), *last;
+
+    if (!IS_A(connection, server) || !IS(connection, server, V_JOINS) || !PyList_CheckExact(events) || !PyList_GET_SIZE(events))
+        return NULL;
+    last = PyList_GET_ITEM(events, PyList_GET_SIZE(events) - 1);
+    if (!IS_A(last, request_received) || !PyBytes_GET_SIZE(SLOT(last, request_received, RR_HEAD)) ||
+        number(SLOT(last, request_received, RR_STREAM)) != number(SLOT(stream, stream, M_STREAM_ID)))
+        return NULL;
+    return last;
+}
+
+static int
+pass_data(PyObject *connection, PyObject *stream, PyObject *data, int end_stream)
+{
+    PyObject *event, *request = end_stream ? request_to_join(connection, stream) : NULL;
+
+    if (request != NULL) {
+        PyObject *size = PyLong_FromSsize_t(PyBytes_GET_SIZE(data));
+        int failed = size == NULL || give_back(connection, size) < 0;
+        Py_XDECREF(size);
+        put_new(&SLOT(request, request_received, RR_BODY), data);
+        return failed ? FAILED : DONE;
+    }
+    event = data_received_layout.type->tp_alloc(data_received_layout.type, 0);
+    if (event == NULL || put_number(&SLOT(stream, stream, M_HELD),
+                                    number(SLOT(stream, stream, M_HELD)) + PyBytes_GET_SIZE(data)) < 0) {
+        Py_XDECREF(event);
+        return FAILED;
+    }
+    SLOT(event, data_received, DR_STREAM) = Py_NewRef(SLOT(stream, stream, M_STREAM_ID));
+    SLOT(event, data_received, DR_DATA) = Py_NewRef(data);
+    SLOT(event, data_received, DR_END) = Py_NewRef(end_stream ? Py_True : Py_False);
+    return append_event(connection, event);
+}
+
 static int
 on_data(PyObject *connection, uint32_t stream_number, int flags, Text content, Py_ssize_t length)
 {
-    PyObject *stream = find_stream(connection, stream_number), *expected, *event, *data;
-    long long window, stream_window, received, held;
+    PyObject *stream = find_stream(connection, stream_number), *expected, *data;
+    long long window, stream_window, received;
     int end_stream = flags & END_STREAM, result;
 
     if (stream == NULL)
@@ -466,7 +507,6 @@ on_data(PyObject *connection, uint32_t stream_number, int flags, Text content, P
     window = number(SLOT(connection, connection, C_RECEIVE_WINDOW)) - length;
     stream_window = number(SLOT(stream, stream, M_RECEIVE_WINDOW)) - length;
     received = number(SLOT(stream, stream, M_RECEIVED)) + length;
-    held = number(SLOT(stream, stream, M_HELD)) + length;
     expected = SLOT(stream, stream, M_LENGTH);
     if (expected != Py_None) {
         long long most = number(expected);
@@ -479,22 +519,17 @@ on_data(PyObject *connection, uint32_t stream_number, int flags, Text content, P
         return UNUSUAL_STEP;
     if (put_number(&SLOT(connection, connection, C_RECEIVE_WINDOW), window) < 0 ||
         put_number(&SLOT(stream, stream, M_RECEIVE_WINDOW), stream_window) < 0 ||
-        put_number(&SLOT(stream, stream, M_RECEIVED), received) < 0 || put_number(&SLOT(stream, stream, M_HELD), held) < 0)
+        put_number(&SLOT(stream, stream, M_RECEIVED), received) < 0)
         return FAILED;
     data = bytes_of(content, (size_t)length);
-    event = data ? data_received_layout.type->tp_alloc(data_received_layout.type, 0) : NULL;
-    if (event == NULL) {
-        Py_XDECREF(data);
+    if (data == NULL)
         return FAILED;
-    }
-    SLOT(event, data_received, DR_STREAM) = Py_NewRef(SLOT(stream, stream, M_STREAM_ID));
-    SLOT(event, data_received, DR_DATA) = data;
-    SLOT(event, data_received, DR_END) = Py_NewRef(end_stream ? Py_True : Py_False);
     Py_INCREF(stream);
-    result = append_event(connection, event);
+    result = pass_data(connection, stream, data, end_stream);
     if (result == DONE && end_stream)
         result = peer_ended(connection, stream);
     Py_DECREF(stream);
+    Py_DECREF(data);
     return result;
 }
 
@@ -604,6 +639,16 @@ is_end(PyObject *event)
 
 enum { MAX_PIECES = 64 };
 
+/* True if trailers follow a body with a Content-Length: Python decides what becomes of them. */
+static int
+has_unusual_trailers(PyObject *first, PyObject *last)
+{
+    PyObject *response = SLOT(first, response_received, RP_RESPONSE);
+
+    return IS_A(last, trailers_received) && PyBytes_GET_SIZE(SLOT(last, trailers_received, TR_LINES)) &&
+           SLOT(response, response, S_LENGTH) != Py_None;
+}
+
 /* Makes a WholeResponse of the events from `begin` to `after`. */
 static PyObject *
 join_run(PyObject *events, Py_ssize_t begin, Py_ssize_t after)
@@ -663,7 +708,8 @@ join_responses(PyObject *module, PyObject *const *arguments, Py_ssize_t argument
             }
             while (after < size && is_run(PyList_GET_ITEM(events, after), stream_id))
                 after++;
-            if (!is_open && (!is_end(PyList_GET_ITEM(events, after - 1)) || after - i > MAX_PIECES)) {
+            if (!is_open && (!is_end(PyList_GET_ITEM(events, after - 1)) || after - i > MAX_PIECES ||
+                             has_unusual_trailers(event, PyList_GET_ITEM(events, after - 1)))) {
                 Py_DECREF(out);
                 Py_RETURN_NONE;
             }

@@ -527,13 +527,35 @@ put_lines(Encoder *encoder, Block *block, const Line *line, int count)
     return 0;
 }
 
+/* Writes lines of HTTP/1 without those of Content-Length, unless `out` is NULL; returns how many bytes those are. */
+static size_t
+put_without_length(unsigned char *out, PyObject *lines)
+{
+    static const char name[] = "content-length:";
+    const char *at = PyBytes_AS_STRING(lines), *end = at + PyBytes_GET_SIZE(lines);
+    size_t size = 0;
+
+    while (at < end) {
+        const char *line_end = memchr(at, '\n', (size_t)(end - at));
+        size_t length = (size_t)((line_end == NULL ? end : line_end + 1) - at);
+        if (length < sizeof(name) || memcmp(at, name, sizeof(name) - 1) != 0) {
+            if (out != NULL)
+                memcpy(out + size, at, length);
+            size += length;
+        }
+        at += length;
+    }
+    return size;
+}
+
 /* A whole response in HTTP/1.1, as Response.message makes it. */
 static PyObject *
 response_message(PyObject *response, int has_body, PyObject *const *contents, Py_ssize_t count, PyObject *trailers)
 {
     PyObject *lines = SLOT(response, response, S_LINES), *message;
-    int needs_framing = has_body && SLOT(response, response, S_LENGTH) == Py_None;
-    int is_chunked = needs_framing && trailers != NULL && PyBytes_GET_SIZE(trailers) > 0;
+    int has_length = SLOT(response, response, S_LENGTH) != Py_None, needs_framing = has_body && !has_length;
+    int is_chunked = has_body && trailers != NULL && PyBytes_GET_SIZE(trailers) > 0; /* no trailers follow a length */
+    size_t lines_size;
     char begin[64], framing[64], chunk[32];
     int begin_size, framing_size = 0, chunk_size = 0;
     Py_ssize_t content_size = 0;
@@ -541,6 +563,7 @@ response_message(PyObject *response, int has_body, PyObject *const *contents, Py
 
     for (Py_ssize_t i = 0; i < count; i++)
         content_size += PyBytes_GET_SIZE(contents[i]);
+    lines_size = is_chunked && has_length ? put_without_length(NULL, lines) : (size_t)PyBytes_GET_SIZE(lines);
     begin_size = snprintf(begin, sizeof(begin), "HTTP/1.1 %ld \r\n", PyLong_AsLong(SLOT(response, response, S_STATUS)));
     if (is_chunked) {
         framing_size = snprintf(framing, sizeof(framing), "%s\r\n", CHUNKED_LINE);
@@ -552,13 +575,16 @@ response_message(PyObject *response, int has_body, PyObject *const *contents, Py
     else
         framing_size = snprintf(framing, sizeof(framing), "\r\n");
     message = PyBytes_FromStringAndSize(
-        NULL, begin_size + PyBytes_GET_SIZE(lines) + framing_size + content_size + chunk_size +
+        NULL, begin_size + (Py_ssize_t)lines_size + framing_size + content_size + chunk_size +
                   (is_chunked ? (chunk_size ? 2 : 0) + 5 + PyBytes_GET_SIZE(trailers) : 0));
     if (message == NULL)
         return NULL;
     out = (unsigned char *)PyBytes_AS_STRING(message);
     out = put_text(out, begin, (size_t)begin_size);
-    out = put_text(out, PyBytes_AS_STRING(lines), (size_t)PyBytes_GET_SIZE(lines));
+    if (is_chunked && has_length)
+        out += put_without_length(out, lines);
+    else
+        out = put_text(out, PyBytes_AS_STRING(lines), lines_size);
     out = put_text(out, framing, (size_t)framing_size);
     out = put_text(out, chunk, (size_t)chunk_size);
     for (Py_ssize_t i = 0; i < count; i++)

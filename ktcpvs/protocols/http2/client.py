@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ktcpvs.protocols.http1 import BadFrame, BadRequest
 from ktcpvs.protocols.http2 import fast_path
-from ktcpvs.protocols.http2.client_messages import RequestBody, RequestHead
+from ktcpvs.protocols.http2.client_messages import RequestBody, RequestHead, RequestHeads
 from ktcpvs.protocols.http2.connection import Connection
 from ktcpvs.protocols.http2.constants import (
     ENABLE_PUSH,
@@ -36,12 +36,13 @@ from ktcpvs.protocols.http2.stream import StreamState
 class Client(Connection):
     """The end that sends requests."""
 
-    __slots__ = ("_has_begun", "_joins_responses", "_next_id")
+    __slots__ = ("_has_begun", "_heads", "_joins_responses", "_next_id")
 
     def __init__(self, limits: Limits, *, joins_responses: bool = False) -> None:
         """joins_responses: a response that has come as a whole is one event, WholeResponse."""
         super().__init__(limits)
         self._joins_responses = joins_responses
+        self._heads = RequestHeads()
         self._next_id = 1
         self._has_begun = False  # the server's first frame has come
         self._out.append(PREFACE)
@@ -89,7 +90,7 @@ class Client(Connection):
         if begun is not None:
             return begun
         try:
-            head = RequestHead(data, scheme, self.settings.allows_connect)
+            head = self.request_head(data, scheme)
             body = RequestBody(head)
             pieces = body.feed(data[head.size :]) if is_whole else []
         except (BadFrame, BadRequest, MalformedMessage):
@@ -106,6 +107,10 @@ class Client(Connection):
         else:
             self.send_headers(stream.stream_id, head.headers)
         return stream.stream_id
+
+    def request_head(self, data: bytes, scheme: bytes) -> RequestHead:
+        """Return the head with which `data` begins, ready to be sent. Raises BadRequest, MalformedMessage, BadFrame."""
+        return self._heads.read(data, scheme, self.settings.allows_connect)
 
     def _begin(self, method: bytes) -> StreamState:
         """Open a stream."""

@@ -267,9 +267,13 @@ class Connection(ABC):
         if not content and not end_stream:
             self._guard.count(EMPTY_FRAMES, self._now)
             return
-        self._events.append(DataReceived(stream_id, payload, end_stream))
+        self._data_received(stream, payload, end_stream)
         if end_stream:
             self._peer_ended(stream)
+
+    def _data_received(self, stream: StreamState, data: bytes, end_stream: bool) -> None:
+        """A piece of a body has come, which is held until the owner acknowledges it."""
+        self._events.append(DataReceived(stream.stream_id, data, end_stream))
 
     def _check_body(self, stream: StreamState, size: int, end_stream: bool) -> None:
         """Check a piece of a body, `size` bytes with its padding. Raises HTTP2StreamError."""

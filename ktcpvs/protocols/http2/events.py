@@ -14,7 +14,8 @@ class RequestReceived:
 
     end_stream: it has no body. sensitive: names of the fields that must never be put into a table on their way (RFC
     7541, section 7.1.3). head: in HTTP/1.1, as `request.head(end_stream)` makes it; b"" for an extended CONNECT, whose
-    head `request.upgrade_head` makes.
+    head `request.upgrade_head` makes. body: the whole body, which has come with it and counts as passed on, if the
+    `Server` joins requests; None: it follows as DataReceived, or there is none.
     """
 
     stream_id: int
@@ -22,6 +23,7 @@ class RequestReceived:
     end_stream: bool
     sensitive: frozenset[bytes] = frozenset()
     head: bytes = b""
+    body: bytes | None = None
 
 
 @define

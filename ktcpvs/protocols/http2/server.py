@@ -42,13 +42,15 @@ class Server(Connection):
     last_stream_id: the last stream that the client has opened. is_closing: a graceful end has begun.
     """
 
-    __slots__ = ("_gaps", "_goaway_id", "_preface_bytes", "last_stream_id")
+    __slots__ = ("_gaps", "_goaway_id", "_joins_requests", "_preface_bytes", "last_stream_id")
 
     _is_server = True
 
-    def __init__(self, limits: Limits, *, allows_connect: bool = True) -> None:
-        """allows_connect: offer extended CONNECT (RFC 8441)."""
+    def __init__(self, limits: Limits, *, allows_connect: bool = True, joins_requests: bool = False) -> None:
+        """allows_connect: offer extended CONNECT (RFC 8441). joins_requests: a request whose body has come in one DATA
+        frame directly behind it is one event, with that body."""
         super().__init__(limits)
+        self._joins_requests = joins_requests
         self._preface_bytes = 0
         self._goaway_id: int | None = None  # the last stream that is handled, once that is limited
         self._gaps: list[tuple[int, int]] = []
@@ -82,6 +84,15 @@ class Server(Connection):
         if data[len(PREFACE) + 3] != SETTINGS:
             raise HTTP2ConnectionError(PROTOCOL_ERROR, "the client's first frame is not SETTINGS")
         return len(PREFACE)
+
+    def _data_received(self, stream: StreamState, data: bytes, end_stream: bool) -> None:
+        request = self._events[-1] if self._events and self._joins_requests and end_stream else None
+        if isinstance(request, RequestReceived) and request.stream_id == stream.stream_id and request.head:
+            request.body = data
+            stream.held -= len(data)
+            self._give_back(len(data))
+        else:
+            super()._data_received(stream, data, end_stream)
 
     def _on_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
         stream = self.streams.get(stream_id)
