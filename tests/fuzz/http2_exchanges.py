@@ -41,7 +41,7 @@ def http2_request(data: bytes) -> None:
     """A request of HTTP/1 for an HTTP/2 server: its header list is read as the same request, its body has the same
     content however it is split."""
     try:
-        head = RequestHeads(b"http").read(data)
+        head = RequestHeads().read(data, b"http", False)
     except (BadRequest, MalformedMessage, BadFrame):
         return
     found = http1.REQUEST.match(data)
@@ -80,7 +80,7 @@ def http2_response(data: bytes) -> None:
 
 def _response_of(data: bytes, size: int, at_once: bool) -> tuple[bytes, bool, bytes]:
     """The content, whether the response is whole, and its bytes in HTTP/1."""
-    head = RequestHeads(b"http").read(HEAD)
+    head = RequestHeads().read(HEAD, b"http", False)
     client, writer = Client(Limits()), ResponseWriter(head)
     stream = client.send_request(head.headers, head.method, end_stream=True)
     written, content = b"", b""
