@@ -1,4 +1,4 @@
-"""A client's HTTP/2 connection for the soaks, by h2. Its requests may be in flight at the same time."""
+"""A client's HTTP/2 connection, by h2. Its requests may be in flight at the same time."""
 
 from __future__ import annotations
 
