@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo test fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates lint clean
+.PHONY: help compiled demo test fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -19,6 +19,7 @@ help:
 	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to repeat a run"
 	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, peers that do not read; 15 minutes"
 	@echo "make soak-certificates   200 certificates replaced and 20 takeovers while clients connect by TLS; four minutes"
+	@echo "make soak-http2      HTTP/2: bodies of 1 GiB, 1,000 edits and 20 takeovers under load, each attack by itself; ten minutes"
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
@@ -85,6 +86,10 @@ soak-relays: compiled
 
 soak-certificates: compiled
 	@$(BIN)/python tests/soak/certificates.py $(SOAK)
+
+soak-http2: compiled
+	@docs/tools/debian-packages services=netbase nginx=nginx-light curl h2load=nghttp2-client
+	@$(BIN)/python tests/soak/http2.py $(SOAK)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
