@@ -34,6 +34,8 @@ from typing import Any, NoReturn
 
 NUMBER = struct.Struct("!i")
 
+SCHEDULERS = ("chttp", "http", "lc", "p2c", "rr", "sh", "sni", "tcp", "wlc", "wrr")
+
 MODULES = (
     "ktcpvs.adm",
     "ktcpvs.control.client",
@@ -43,6 +45,7 @@ MODULES = (
     "ktcpvs.control.tcpvsadm.output",
     "ktcpvs.control.tcpvsadm.session",
     "ktcpvs.offline",
+    *(f"ktcpvs.schedulers.{name}" for name in SCHEDULERS),
     "ktcpvs.service",
     "ktcpvs.tap",
     "ktcpvs.workers.worker",
@@ -51,10 +54,11 @@ MODULES = (
     "twisted.internet.process",
     "twisted.internet.task",
     "twisted.scripts.twistd",
+    "twisted.trial.itrial",
     "uvloop",
 )
-"""The modules that all started processes share. None of them may import twisted.internet.reactor, nor twisted.plugins,
-whose folders are those of PYTHONPATH when it is imported."""
+"""The modules that all started processes share, those that plugins import when twistd starts among them. None may
+import twisted.internet.reactor, nor twisted.plugins, whose folders are those of PYTHONPATH when it is imported."""
 
 SCRIPT = """#!{python} -ISE
 import json, os, socket, sys

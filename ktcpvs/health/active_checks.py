@@ -26,7 +26,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import TLS_1_3
+from ktcpvs.streams.tls import NO_CLOSE_NOTIFY, TLS_1_3
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
@@ -50,8 +50,9 @@ NOT_MADE = "check: not made, because the switch has no descriptor or memory left
 """The outcome of a check that says nothing about its server."""
 
 ALERT_WAIT = 0.5
-"""Seconds for which a tcp check waits for the server's refusal after its handshake by TLS 1.3, in which a client's
-certificate is judged only then (RFC 8446, section 4.4.2.4). A server on the other side of the world needs 0.3."""
+"""Seconds for which a tcp check waits for the server after its handshake by TLS 1.3, in which a client's certificate is
+judged only then (RFC 8446, section 4.4.2.4). A server on the other side of the world needs 0.3. Most servers take less:
+they respond to the close_notify that follows the handshake."""
 
 ALERT_WAIT_SHARE = 0.9
 """The part of a check's timeout after which it does not wait longer for that, so that it passes."""
@@ -264,8 +265,12 @@ class _Attempt:
 
 
 class _Connect:
-    """A check that connects and sends nothing. With TLS 1.3 it waits for a moment, since a server that refuses the
-    switch's certificate, or misses one, says so after the handshake."""
+    """A check that connects and sends nothing.
+
+    With TLS 1.3, a server that refuses the switch's certificate, or misses one, says so after the handshake. So the
+    check ends its side at once: the server then refuses, or ends its side too, or is silent, for which the check waits
+    for a moment.
+    """
 
     def __init__(self, reactor: Any, timeout: float) -> None:
         """timeout: of the check, in seconds."""
@@ -294,23 +299,29 @@ class _Connect:
             self._passed()
             return
         stream.dataReceived = self._passed
+        stream.ended = self._passed
         stream.lost = self._lost
         left = self._deadline - self._reactor.seconds()
         self._timer = self._reactor.callLater(max(0.0, min(ALERT_WAIT, left)), self._passed)
+        stream.half_close()
 
     def _passed(self, data: bytes = b"") -> None:
-        """The server has accepted the connection. data: that it has sent."""
+        """The server has accepted the connection. data: that it has sent; b"": it has ended its side, or is silent."""
         self._stop_waiting()
         self._stream.close()
         self._outcome.callback(None)
 
     def _lost(self, clean: bool) -> None:
-        """The server has ended the connection."""
+        """The connection is broken. A FIN without close_notify is how some servers end their side."""
+        failure = self._stream.failure
+        if failure == NO_CLOSE_NOTIFY:
+            self._passed()
+            return
         self._stop_waiting()
-        self._outcome.errback(Failure(NotWell(f"TLS: {self._stream.failure or RESET}")))
+        self._outcome.errback(Failure(NotWell(f"TLS: {failure or RESET}")))
 
     def _stop_waiting(self) -> None:
-        self._stream.dataReceived = self._stream.lost = nothing
+        self._stream.dataReceived = self._stream.ended = self._stream.lost = nothing
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 

@@ -29,9 +29,12 @@ FIELDS(exchange, "started", "owner", "dispatcher", "http", "_message", "plain", 
        "bytes_in", "bytes_out", "settled", "sender", "forwarder", "edits");
 
 enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR, F_CHECKED, F_INTERVAL, F_CONTEXT,
-       F_PLAIN_PATH };
+       F_PLAIN_PATH, F_EDITS };
 FIELDS(http, "access_log", "cache", "connections", "kept", "selector", "_checked", "_interval", "context",
-       "plain_path");
+       "plain_path", "edits");
+
+enum { G_OWN };
+FIELDS(service_edits, "own");
 
 enum { E_SETTINGS };
 FIELDS(service, "settings");
@@ -48,11 +51,17 @@ FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client"
 enum { S_SCHEDULER, S_USABLE, S_EXCLUDED };
 FIELDS(selector, "scheduler", "usable", "excluded");
 
-enum { H_IS_ENABLED, H_FORWARDS, H_REQUESTS, H_SCAN };
-FIELDS(cache, "is_enabled", "forwards", "_requests", "scan");
+enum { H_IS_ENABLED, H_FORWARDS, H_HAS_PROXIES, H_REQUESTS, H_SCAN };
+FIELDS(cache, "is_enabled", "forwards", "has_proxies", "_requests", "scan");
 
 enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
 FIELDS(choice, "destination", "reason", "lines", "answer_lines");
+
+enum { O_MODIFIERS };
+FIELDS(modified_choice, "modifiers");
+
+enum { Y_RATE };
+FIELDS(modifiers, "rate");
 
 enum { L_DESTINATION, L_ENDED };
 FIELDS(lease, "destination", "ended");
@@ -84,7 +93,8 @@ static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
 static double buckets[MAX_BUCKETS];
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
-    *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_finish, *s_read_for, *s_check_interval,
+    *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_finish, *s_read_for, *s_read_plain, *s_request_head, *s_response_head,
+    *s_check_interval,
     *s_check_timeouts, *s_client_ended, *s_has_input, *s_read_with_body, *s_client_lost, *s_close, *s_close_gracefully,
     *s_context, *s_init,
     *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
@@ -136,6 +146,16 @@ is_destination(PyObject *object)
     return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
 }
 
+/* True for the choice of a rule with modifiers that the fast path knows: it counts no rates. */
+static inline int
+is_modified(PyObject *object)
+{
+    if (!IS_A(object, modified_choice))
+        return 0;
+    PyObject *modifiers = SLOT(object, modified_choice, O_MODIFIERS);
+    return IS_A(modifiers, modifiers) && SLOT(modifiers, modifiers, Y_RATE) == Py_None;
+}
+
 /* True for a client connection of HTTP/1, and for that of a stream of HTTP/2, which has the same slots. */
 static inline int
 is_connection(PyObject *object)
@@ -147,7 +167,7 @@ is_connection(PyObject *object)
 static inline int
 is_choice(PyObject *object)
 {
-    if (!IS_A(object, choice) || !is_destination(SLOT(object, choice, O_DESTINATION)))
+    if (!(IS_A(object, choice) || is_modified(object)) || !is_destination(SLOT(object, choice, O_DESTINATION)))
         return 0;
     PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
     PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES);
@@ -246,8 +266,10 @@ can_carry(PyObject *server, PyObject *plain)
 
 /* Returns the plain request that `data` is, a new reference; None for another one. */
 static PyObject *
-read_plain(PyObject *cache, PyObject *data, PyObject *request)
+read_plain(PyObject *connection, PyObject *cache, PyObject *data, PyObject *request)
 {
+    if (SLOT(cache, cache, H_HAS_PROXIES) != Py_False)
+        return PyObject_CallMethodOneArg(connection, s_read_plain, data);
     if (PyBytes_GET_SIZE(data) < 4 || memcmp(PyBytes_AS_STRING(data), "GET ", 4) != 0)
         return PyObject_CallMethodObjArgs(cache, s_read_with_body, data, SLOT(request, request, R_CLIENT), NULL);
     if (SLOT(cache, cache, H_FORWARDS) != Py_False)
@@ -370,6 +392,31 @@ with_lines(PyObject *exchange, PyObject *plain, PyObject *lines)
     return PyObject_CallMethodObjArgs(plain_path(exchange), s_with_lines, exchange, plain, lines, NULL);
 }
 
+/* True where neither the service nor the rule of a choice edits messages. */
+static inline int
+is_unedited(PyObject *http, PyObject *choice)
+{
+    PyObject *edits = SLOT(http, http, F_EDITS);
+    return IS_A(choice, choice) && IS_A(edits, service_edits) && SLOT(edits, service_edits, G_OWN) == Py_None;
+}
+
+/* True where the head of a request is sent as it came. */
+static inline int
+goes_on_as_it_came(PyObject *http, PyObject *choice)
+{
+    return is_unedited(http, choice) && SLOT(choice, choice, O_LINES) == Py_None;
+}
+
+/* PlainPath.request_head, a new reference. */
+static PyObject *
+request_head(PyObject *exchange, PyObject *http, PyObject *plain, PyObject *choice)
+{
+    PyObject *lines = SLOT(choice, choice, O_LINES);
+    if (!is_unedited(http, choice))
+        return PyObject_CallMethodObjArgs(SLOT(http, http, F_PLAIN_PATH), s_request_head, exchange, plain, choice, NULL);
+    return lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT)) : with_lines(exchange, plain, lines);
+}
+
 /* PlainPath.start. */
 static int
 start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
@@ -389,6 +436,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
             return -1;
     put_new(&SLOT(exchange, exchange, X_MESSAGE), Py_None);
     put_new(&SLOT(exchange, exchange, X_PLAIN), plain);
+    put_new(&SLOT(exchange, exchange, X_EDITS), Py_None);
     PyObject *writer = SLOT(SLOT(http, http, F_ACCESS_LOG), access_log, A_WRITER);
     if (writer != Py_None) {
         PyObject *started = PyObject_CallMethodNoArgs(writer, s_start);
@@ -421,7 +469,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     int result = -1;
     PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
-    if (is_choice(choice) && (SLOT(choice, choice, O_LINES) == Py_None || !has_body(plain))) {
+    if (is_choice(choice) && (!has_body(plain) || goes_on_as_it_came(http, choice))) {
         destination = Py_NewRef(SLOT(choice, choice, O_DESTINATION));
         idle = PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination);
         if (idle == NULL && PyErr_Occurred())
@@ -449,8 +497,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     put_new(&SLOT(exchange, exchange, X_SERVER), server);
     put_new(&SLOT(server, server, V_EXCHANGE), exchange);
     put_new(&SLOT(connection, connection, C_STATE), sent_state);
-    PyObject *lines = SLOT(choice, choice, O_LINES);
-    out = lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT)) : with_lines(exchange, plain, lines);
+    out = request_head(exchange, http, plain, choice);
     if (out == NULL || add(&SLOT(exchange, exchange, X_BYTES_IN), PyBytes_Size(out)) < 0)
         goto done;
     PyObject *write = Py_NewRef(SLOT(server, server, V_WRITE));
@@ -485,7 +532,7 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
         !IS_A(cache, cache) || SLOT(cache, cache, H_IS_ENABLED) != Py_True || !IS_A(exchange, exchange))
         return unusual(self, data);
     PyObject *request = SLOT(SLOT(exchange, exchange, X_DISPATCHER), dispatcher, D_REQUEST);
-    PyObject *plain = read_plain(cache, data, request);
+    PyObject *plain = read_plain(connection, cache, data, request);
     if (plain == NULL)
         return NULL;
     if (!IS_A(plain, plain)) {
@@ -502,6 +549,22 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
     }
     Py_DECREF(plain);
     return result < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* The response as it goes on to the client with edits, a new reference. */
+static PyObject *
+edited(PyObject *exchange, PyObject *plain, PyObject *known, PyObject *data)
+{
+    PyObject *head = PyObject_CallMethodObjArgs(plain_path(exchange), s_response_head, exchange, plain, known, NULL);
+    Py_ssize_t start = PyBytes_GET_SIZE(SLOT(known, response, W_START)), body = PyBytes_GET_SIZE(data) - start;
+    Py_ssize_t size = head == NULL ? -1 : PyBytes_Size(head); /* -1 with an exception if it is no bytes */
+    PyObject *made = size < 0 ? NULL : PyBytes_FromStringAndSize(NULL, size + body);
+    if (made != NULL) {
+        memcpy(PyBytes_AS_STRING(made), PyBytes_AS_STRING(head), (size_t)size);
+        memcpy(PyBytes_AS_STRING(made) + size, PyBytes_AS_STRING(data) + start, (size_t)body);
+    }
+    Py_XDECREF(head);
+    return made;
 }
 
 /* The response as it goes on to the client, a new reference. */
@@ -600,7 +663,9 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
     int is_last = SLOT(connection, connection, C_IS_LAST) == Py_True;
     PyObject *added = is_choice(choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
     Py_ssize_t body = PyBytes_GET_SIZE(data) - PyBytes_GET_SIZE(SLOT(known, response, W_START));
-    PyObject *out = onward(known, added, data, is_last);
+    PyObject *out = SLOT(exchange, exchange, X_EDITS) == Py_None
+                        ? onward(known, added, data, is_last)
+                        : edited(exchange, SLOT(exchange, exchange, X_PLAIN), known, data);
     if (out == NULL)
         return -1;
     PyObject *write = Py_NewRef(SLOT(SLOT(connection, connection, C_CLIENT), stream, M_WRITE));
@@ -991,7 +1056,9 @@ configure(PyObject *module, PyObject *args)
         {"destination", &destination_layout, destination_names},
         {"latencies", &latencies_layout, latencies_names},    {"response", &response_layout, response_names},
         {"stream", &stream_layout, stream_names},             {"access_log", &access_log_layout, access_log_names},
-        {"plain", &plain_layout, plain_names},
+        {"plain", &plain_layout, plain_names},                {"service_edits", &service_edits_layout, service_edits_names},
+        {"modified_choice", &modified_choice_layout, modified_choice_names},
+        {"modifiers", &modifiers_layout, modifiers_names},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         PyObject *type = PyDict_GetItemString(classes, all[i].name);
@@ -1043,7 +1110,8 @@ PyInit__fast_path(void)
         {&s_choice_failed, "choice_failed"}, {&s_choice_unusual, "choice_unusual"},
         {&s_with_lines, "with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
         {&s_scanned, "scanned"}, {&s_put, "put"}, {&s_end, "end"},
-        {&s_write_log, "write_log"}, {&s_finish, "finish"}, {&s_read_for, "_read_for"},
+        {&s_write_log, "write_log"}, {&s_finish, "finish"}, {&s_read_for, "_read_for"}, {&s_read_plain, "read_plain"},
+        {&s_request_head, "request_head"}, {&s_response_head, "response_head"},
         {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"},
         {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_client_ended, "_client_ended"},
         {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},

@@ -19,7 +19,6 @@ from ktcpvs.http.http2_transport import HTTP2Transport
 from ktcpvs.protocols import grpc, http2
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.protocols.http2.constants import CANCEL, NO_ERROR
-from ktcpvs.protocols.http2.downgrade import RequestWriter
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.lingering_close import LingeringClose, Progress
 from ktcpvs.streams.poller import SocketPoller
@@ -41,12 +40,6 @@ ended once it has had no stream for CHECK_INTERVAL."""
 
 SLICE_SIZE = 8192
 """The most bytes of a client that are handled without a look at the number of requests in them."""
-
-
-def _with_body(begun: http2.RequestReceived, body: bytes) -> http2.RequestReceived:
-    """Return a request whose head is followed by its whole body."""
-    text = RequestWriter(begun.request, False).data(body, True)
-    return http2.RequestReceived(begun.stream_id, begun.request, True, begun.sensitive, begun.head + text)
 
 
 class HTTP2ClientConnection:
@@ -92,7 +85,7 @@ class HTTP2ClientConnection:
         self._last_activity = context.wheel.now  # the tick at which the last stream ended
         self._progress: Progress | None = None  # of a client that does not read
         self.client = client
-        self.protocol = http2.Server(limits)
+        self.protocol = http2.Server(limits, joins_requests=True)
         self.transports: dict[int, HTTP2Transport] = {}
         self.heads = heads
         self.is_full = self.is_over = False
@@ -136,8 +129,7 @@ class HTTP2ClientConnection:
                     self._read_later(data[begin:])
                     break
                 end = begin + SLICE_SIZE
-                events = self.protocol.receive(data[begin:end], now)
-                for event in self._with_bodies(events) if len(events) > 1 else events:
+                for event in self.protocol.receive(data[begin:end], now):
                     if isinstance(event, http2.RequestReceived):
                         self._request_received(event)
                         begun += 1
@@ -161,24 +153,6 @@ class HTTP2ClientConnection:
             self._read(data)
             if not self._pending and not self.is_full:
                 self.client.resume()
-
-    def _with_bodies(self, events: list[http2.Event]) -> list[http2.Event]:
-        """Return the events, with each request whose whole body has come in one piece as one event without a body: its
-        head goes on together with that."""
-        begun: dict[int, tuple[int, http2.RequestReceived]] = {}  # stream -> the place of its request
-        found: list[http2.Event] = []
-        for event in events:
-            if isinstance(event, http2.RequestReceived):
-                if not event.end_stream and event.head:
-                    begun[event.stream_id] = len(found), event
-            elif begun and isinstance(event, http2.DataReceived):
-                place, request = begun.pop(event.stream_id, (0, None))
-                if request is not None and event.end_stream:
-                    found[place] = _with_body(request, event.data)
-                    self.protocol.acknowledge(event.stream_id, len(event.data))
-                    continue
-            found.append(event)
-        return found
 
     def _request_received(self, event: http2.RequestReceived) -> None:
         request, stream_id = event.request, event.stream_id

@@ -16,15 +16,18 @@ from ktcpvs.dispatch.access_log import AccessLogWriter, ServiceAccessLog
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.selection import is_choice
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.http.exchange_owner import ExchangeOwner
 from ktcpvs.http.fast_path import SENT, WHOLE
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse, HeadCache
+from ktcpvs.http.message_edits import MessageEdits, ServiceEdits
+from ktcpvs.http.request_edits import RequestEdits
 from ktcpvs.http.server_connection import ServerConnection, ServerConnectionUser
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Lease
 from ktcpvs.model.latency import BUCKETS
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.scheduling import Choice, ModifiedChoice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import Length
 from ktcpvs.protocols.http1.hop_by_hop import without
@@ -45,6 +48,7 @@ class PlainExchange(ServerConnectionUser, Protocol):
     message: http1.Request | None
     plain: PlainRequest | None
     plain_log: PlainLog | None
+    edits: RequestEdits | None
     server: ServerConnection | None
     started: float
     is_repeatable: bool
@@ -54,6 +58,9 @@ class PlainExchange(ServerConnectionUser, Protocol):
 
     def begin_edits(self) -> None:
         """Take the edits of messages that no rule has taken yet."""
+
+    def use_edits(self, edits: MessageEdits | None, rule: str = "", groups: tuple[bytes, ...] = ()) -> None:
+        """Edit the messages of the current request in this way."""
 
     def hold_body(self, body: bytes) -> None:
         """Hold the whole body of a request until it is sent with its head."""
@@ -71,19 +78,21 @@ class PlainExchange(ServerConnectionUser, Protocol):
 class PlainPath:
     """The fast path of one service's requests."""
 
-    __slots__ = ("_access_log", "_cache", "_connections", "_kept", "_service")
+    __slots__ = ("_access_log", "_cache", "_connections", "_edits", "_kept", "_service")
 
     def __init__(
         self,
         service: ServiceContext,
         connections: ServerConnections,
         cache: HeadCache,
+        edits: ServiceEdits,
         access_log: ServiceAccessLog,
     ) -> None:
         self._service = service
         self._connections = connections
         self._kept = connections.pool.kept
         self._cache = cache
+        self._edits = edits
         self._access_log = access_log
 
     # The request.
@@ -98,7 +107,7 @@ class PlainPath:
         request.tried = selector.excluded
         if request.failed or dispatcher.failed_connections:
             dispatcher.begin()
-        exchange.message, exchange.plain = None, plain
+        exchange.message, exchange.plain, exchange.edits = None, plain, None
         writer = self._access_log.writer
         if writer is not None:
             exchange.plain_log = writer, writer.start(), (exchange.bytes_in, exchange.bytes_out)
@@ -109,7 +118,7 @@ class PlainPath:
         except Exception as error:
             self.choice_failed(exchange, error)
             return
-        if type(choice) is Choice and is_choice(choice) and (choice.lines is None or not plain.body):
+        if self._is_simple(choice, plain) and is_choice(choice):
             destination = choice.destination
             kept = self._kept.get(destination)
             if kept and destination in selector.usable and not destination.maxconn:
@@ -126,13 +135,20 @@ class PlainPath:
                 exchange.server = server
                 server.exchange = exchange
                 owner.state = SENT
-                out = plain.out if choice.lines is None else self.with_lines(exchange, plain, choice.lines)
+                out = self.request_head(exchange, plain, choice)
                 exchange.bytes_in += len(out)
                 server.write(out)
                 if owner.is_full:
                     server.pause()
                 return
         self.choice_unusual(exchange, choice)
+
+    def _is_simple(self, choice: Any, plain: PlainRequest) -> bool:
+        """Return whether a scheduler's answer is a choice that the fast path knows: it counts no rates of rules, and
+        the head of a request with a body goes on as it came."""
+        if plain.body:
+            return type(choice) is Choice and choice.lines is None and self._edits.own is None
+        return type(choice) is Choice or (type(choice) is ModifiedChoice and choice.modifiers.rate is None)
 
     def choice_unusual(self, exchange: PlainExchange, choice: Any) -> None:
         """Go on after a choice of the scheduler that the fast path does not handle."""
@@ -151,7 +167,8 @@ class PlainPath:
         found = http1.REQUEST.match(plain.data)
         assert found is not None  # as when it was received
         exchange.message = http1.Request(found)  # which is not plain any more
-        exchange.begin_edits()
+        if exchange.edits is None:  # else the server has got the request with them
+            exchange.begin_edits()
         if plain.body and exchange.server is None:
             exchange.hold_body(plain.body)
         logged, dispatcher = exchange.plain_log, exchange.dispatcher
@@ -166,10 +183,39 @@ class PlainPath:
             entry.server_chosen(dispatcher.choice)
             entry.connected(is_reused=True)
 
+    def request_head(self, exchange: PlainExchange, plain: PlainRequest, choice: Choice) -> bytes:
+        """Return the head of a plain request as the chosen server gets it."""
+        if isinstance(choice, ModifiedChoice):
+            exchange.use_edits(self._edits.of(choice.modifiers), choice.rule, choice.groups)
+        else:
+            exchange.use_edits(self._edits.own)
+        if exchange.edits is not None:
+            return self._edited_head(exchange, plain, choice.lines, exchange.edits)
+        return plain.out if choice.lines is None else self.with_lines(exchange, plain, choice.lines)
+
+    def _edited_head(
+        self, exchange: PlainExchange, plain: PlainRequest, lines: bytes | None, edits: RequestEdits
+    ) -> bytes:
+        """Return the edited head of a plain request. lines: those that the scheduler has returned; None: none."""
+        cache, client = self._cache, exchange.dispatcher.request.client
+        more, removed, target = edits.of_request(plain.target)
+        proxy = peer_of(exchange.owner.client_name) if cache.has_proxies else None
+        added = cache.added(client, plain.host, plain.minor, proxy) + more
+        data, target = plain.data, plain.target if target is None else target
+        if lines is not None or target != plain.target:
+            lines = plain.lines if lines is None else lines
+            data = b"%b %b HTTP/1.1\r\n%b\r\n" % (plain.method, target, lines)
+        edited = cache.edited(data, removed, added)
+        if edited is not None:  # nearly always
+            return edited
+        lines = without(plain.lines if lines is None else lines, NO_NAMES, cache.forwarding.replaced | removed)
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (plain.method, target, lines, added)
+
     def with_lines(self, exchange: PlainExchange, plain: PlainRequest, lines: bytes) -> bytes:
         """Return the head of a plain request with other header lines, which the scheduler has returned."""
         cache = self._cache
-        added = cache.added(exchange.dispatcher.request.client, plain.host, plain.minor)
+        proxy = peer_of(exchange.owner.client_name) if cache.has_proxies else None
+        added = cache.added(exchange.dispatcher.request.client, plain.host, plain.minor, proxy)
         again = cache.scan(b"%b %b HTTP/1.1\r\n%b\r\n" % (plain.method, plain.target, lines), added)
         if again is not None:  # nearly always
             return again.out
@@ -231,8 +277,8 @@ class PlainPath:
         """Forward a whole plain response. known: its head. data: its head and body, as received."""
         owner, choice = exchange.owner, exchange.dispatcher.choice
         added = b"" if choice is None else choice.answer_lines
-        if owner.is_last or not plain.minor or added or not known.as_is:
-            data = _response_head(exchange, plain, known) + data[len(known.start) :]
+        if owner.is_last or not plain.minor or added or not known.as_is or exchange.edits is not None:
+            data = self.response_head(exchange, plain, known) + data[len(known.start) :]
         exchange.bytes_out += len(data)
         owner.client.write(data)
         self._finish(exchange, server, known)
@@ -247,7 +293,7 @@ class PlainPath:
         if left <= 0 or known.total - len(known.start) < MIN_BODY_SIZE:
             return False
         owner = exchange.owner
-        head, body = _response_head(exchange, plain, known), data[len(known.start) :]
+        head, body = self.response_head(exchange, plain, known), data[len(known.start) :]
         moved = bodies.pass_on(server, owner.client, (head, body), left)
         exchange.bytes_out += len(head) + len(body) + moved
         if moved == left and not server.has_input():
@@ -264,6 +310,14 @@ class PlainPath:
         response.frame.left = left - moved
         exchange.continue_response(response)
         return True
+
+    def response_head(self, exchange: PlainExchange, plain: PlainRequest, response: CachedResponse) -> bytes:
+        """Return the head of a plain response as the client gets it."""
+        choice, edits = exchange.dispatcher.choice, exchange.edits
+        added = b"" if choice is None else choice.answer_lines
+        end = CLOSE if exchange.owner.is_last else b"\r\n" if plain.minor else KEEP_ALIVE
+        head = response.head + added if edits is None else edits.cached_response_head(response, added)
+        return head + end
 
     def _finish(self, exchange: PlainExchange, server: ServerConnection, response: CachedResponse) -> None:
         """Settle a plain request whose plain response has been written."""
@@ -303,11 +357,3 @@ class PlainPath:
             moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
             client = exchange.dispatcher.request.client, exchange.owner.client.tls
             writer.write_plain(plain, client, started, response.status, choice, moved)
-
-
-def _response_head(exchange: PlainExchange, plain: PlainRequest, response: CachedResponse) -> bytes:
-    """Return the head of a plain response as the client gets it."""
-    choice = exchange.dispatcher.choice
-    added = b"" if choice is None else choice.answer_lines
-    end = CLOSE if exchange.owner.is_last else b"\r\n" if plain.minor else KEEP_ALIVE
-    return response.head + added + end

@@ -51,7 +51,7 @@ class HTTPService:
         self.access_log = context.http2_access_log if is_http2 else context.access_log
         self.selector = context.selector
         self.kept = connections.pool.kept
-        self.plain_path = PlainPath(context, connections, cache, self.access_log)
+        self.plain_path = PlainPath(context, connections, cache, self.edits, self.access_log)
         self.https_port: int | None = None
         self.foreign_hosts: ForeignHosts | None = None
         self._checked: Settings | None = None  # those of `_interval`

@@ -446,17 +446,16 @@ class RunningService:
         logs = traffic.access_log.writer is not None
         for http in self._all_http:
             http.edits.configure(config)
-        # Unlike the plain way of a request, the general one knows redirects, certificates and proxies of clients, and
-        # edits of header fields.
-        is_enabled = is_enabled and not traffic.proxies.is_used and self._http.edits.own is None
+        # Unlike the fast path of a request, the general way knows redirects to HTTPS and certificates of clients.
+        has_proxies = traffic.proxies.is_used
         for http in self._without_tls:
             http.https_port = config.https_port
         for http in self._with_tls:
             http.foreign_hosts = self._foreign_hosts
         for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
-            cache.configure(config, settings, is_enabled and config.https_port is None, logs)
+            cache.configure(config, settings, is_enabled and config.https_port is None, logs, has_proxies)
             has_plain = is_enabled and config.client_cert_header == OFF
-            tls_cache.configure(config, settings, has_plain, logs, self._foreign_hosts)
+            tls_cache.configure(config, settings, has_plain, logs, has_proxies, self._foreign_hosts)
         traffic.relay.configure(self.context, config)
         for listener in self.listeners.values():
             keep_alive(listener.socket, config.tcp_keepalive)

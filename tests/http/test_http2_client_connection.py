@@ -174,6 +174,54 @@ def test_a_body_with_a_length_goes_on_with_it(make: Make) -> None:
     assert client.got(1) == ("200", b"", True)
 
 
+def test_a_request_that_came_with_its_body_goes_on_in_one_piece(make: Make) -> None:
+    """So it takes the fast path, though the frames of several streams are mixed."""
+    world = make()
+    client = H2Client(world)
+    servers = []
+    for stream_id in (1, 3, 5):
+        client.asks(stream_id)
+        servers.append(world.accepts(A))
+    for server in servers:
+        server.heard()
+        server.says(answer())
+    client.talks()
+    for stream_id, length in ((7, 5), (9, 0), (11, 5)):
+        fields = [("content-length", str(length))] if length else []
+        client.h2.send_headers(stream_id, [*request_fields("/a", "POST"), *fields])
+    client.h2.send_data(9, b"world", end_stream=True)
+    client.h2.send_data(7, b"hel")
+    client.h2.send_data(11, b"again", end_stream=True)
+    client.h2.send_data(7, b"lo", end_stream=True)
+    client.talks()
+    carried = client.switch.transports
+    assert {stream_id: one.connection.exchange.is_plain for stream_id, one in carried.items()} == {
+        7: False, 9: True, 11: True,
+    }  # fmt: skip
+    assert sorted(server.heard() for server in servers) == [
+        b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nagain",
+        b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nhello",
+        b"POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\r\nworld\r\n0\r\n\r\n",
+    ]
+    for server in servers:
+        server.says(answer(b"done"))
+    assert [client.got(stream_id) for stream_id in (7, 9, 11)] == [("200", b"done", True)] * 3
+
+
+def test_windows_open_again_after_bodies_that_came_at_once(make: Make) -> None:
+    world = make()
+    client = H2Client(world, stream_window=20_000, connection_window=65_535)
+    server = None
+    for number in range(20):
+        client.h2.send_headers(2 * number + 1, request_fields("/a", "POST"))
+        client.h2.send_data(2 * number + 1, bytes(10_000), end_stream=True)
+        client.talks()
+        server = server or world.accepts(A)
+        assert len(server.heard()) > 10_000
+        server.says(answer())
+        assert client.got(2 * number + 1)[2]
+
+
 def test_interim_responses(make: Make) -> None:
     world = make()
     client = H2Client(world)

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import h11
 import pytest
+from cases import check_each
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -37,8 +38,6 @@ FOLLOWING = [b"", b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n", b"\0\xff\r\n\r\n0\r\
 
 REQUESTS = list(entries("requests"))
 RESPONSES = list(entries("responses"))
-each_request = pytest.mark.parametrize("entry", REQUESTS, ids=lambda entry: entry.name)
-each_response = pytest.mark.parametrize("entry", RESPONSES, ids=lambda entry: entry.name)
 WAYS = ("whole", "bytes", "following", "following binary")
 """In which a message arrives: see `pieces_of`."""
 
@@ -130,10 +129,13 @@ def test_the_corpus_is_large_enough() -> None:
         assert len({(entry.message, entry.method, entry.minor) for entry in corpus}) == len(corpus)
 
 
-@each_request
-def test_request(entry: CorpusEntry) -> None:
-    for way in WAYS:
-        check_request(entry, way)
+def name_of(case: tuple[CorpusEntry, str]) -> str:
+    entry, way = case
+    return f"{entry.name}, {way}"
+
+
+def test_the_corpus_of_requests() -> None:
+    check_each(product(REQUESTS, WAYS), lambda case: check_request(*case), name=name_of)
 
 
 def check_request(entry: CorpusEntry, way: str) -> None:
@@ -173,10 +175,8 @@ def check_request(entry: CorpusEntry, way: str) -> None:
     assert taken.rest == entry.rest + following
 
 
-@each_response
-def test_response(entry: CorpusEntry) -> None:
-    for way in WAYS:
-        check_response(entry, way)
+def test_the_corpus_of_responses() -> None:
+    check_each(product(RESPONSES, WAYS), lambda case: check_response(*case), name=name_of)
 
 
 def check_response(entry: CorpusEntry, way: str) -> None:

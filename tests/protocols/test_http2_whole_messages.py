@@ -273,26 +273,35 @@ def test_a_request_with_its_whole_body_is_one_event(message: bytes) -> None:
     assert pair.client.request(message, b"http") == 1
     (event,) = pair.to_server()
     assert isinstance(event, RequestReceived)
-    assert event.body == (b"abc" if message is POST else bytes(5))
-    assert not event.end_stream
+    assert event.end_stream
+    assert event.head == event.request.head(False) + message.partition(b"\r\n\r\n")[2]
     assert pair.server.streams[1].has_ended
     assert not pair.server.streams[1].held
 
 
-def test_requests_are_joined_with_one_piece_directly_behind_them() -> None:
+def test_an_empty_body_is_joined() -> None:
     pair = Pair(server=Server(Limits(), joins_requests=True))
-    first, second = (pair.client.request(POST[:-3], b"http", is_whole=False) for _ in range(2))
+    stream_id = pair.client.request(GRPC[: GRPC.index(b"5\r\n")], b"http", is_whole=False)
+    pair.client.send_data(stream_id, b"", end_stream=True)
+    (event,) = pair.to_server()
+    assert event.end_stream
+    assert event.head.endswith(b"\r\n\r\n0\r\n\r\n")
+
+
+def test_requests_are_joined_with_bodies_in_one_piece() -> None:
+    pair = Pair(server=Server(Limits(), joins_requests=True))
+    first, second, third = (pair.client.request(POST[:-3], b"http", is_whole=False) for _ in range(3))
     pair.client.send_data(first, b"abc", end_stream=True)
     pair.client.send_data(second, b"a")
     pair.client.send_data(second, b"bc", end_stream=True)
-    events = pair.to_server()
-    assert [event.body for event in events[:2]] == [None, None]
-    assert events[2:] == [
-        DataReceived(first, b"abc", True), DataReceived(second, b"a", False), DataReceived(second, b"bc", True),
-    ]  # fmt: skip
-    assert pair.client.request(GET, b"http")
-    (event,) = pair.to_server()
-    assert event.body is None
+    *requests, piece, last = pair.to_server()
+    assert [event.stream_id for event in requests] == [first, second, third]
+    assert [event.end_stream for event in requests] == [True, False, False]
+    assert requests[0].head == POST
+    assert requests[1].head == POST[:-3]
+    assert [piece, last] == [DataReceived(second, b"a", False), DataReceived(second, b"bc", True)]
+    pair.client.send_data(third, b"abc", end_stream=True)
+    assert pair.to_server() == [DataReceived(third, b"abc", True)]
 
 
 def test_joined_bodies_are_given_back() -> None:
@@ -301,7 +310,7 @@ def test_joined_bodies_are_given_back() -> None:
     for _ in range(10):
         assert pair.client.request(body, b"http")
         (event,) = pair.to_server()
-        assert event.body == bytes(16000)
+        assert event.head.endswith(b"\r\n\r\n" + bytes(16000))
         assert pair.server.respond(event.stream_id, OK, b"POST")
         pair.to_client()
     assert pair.client.send_window >= 70_000 - 2 * 35_000

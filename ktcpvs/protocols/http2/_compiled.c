@@ -10,7 +10,7 @@
 #include "_messages.h"
 
 enum { DATA = 0, HEADERS = 1, WINDOW_UPDATE = 8, END_STREAM = 1, END_HEADERS = 4, PADDED = 8, HAS_PRIORITY = 0x20,
-       FRAME_HEADER = 9, WINDOW_UPDATES = 5, WINDOW_UPDATES_BONUS = 2 };
+       FRAME_HEADER = 9, WINDOW_UPDATES = 5, WINDOW_UPDATES_BONUS = 2, MAX_EVENTS_BETWEEN = 256 };
 
 #define MAX_WINDOW 0x7FFFFFFFLL
 
@@ -39,8 +39,8 @@ FIELDS(settings, "initial_window", "max_frame_size");
 enum { G_USEFUL, G_BEGAN, G_COUNTS };
 FIELDS(guard, "useful", "_began", "_counts");
 
-enum { RR_STREAM, RR_REQUEST, RR_END, RR_SENSITIVE, RR_HEAD, RR_BODY };
-FIELDS(request_received, "stream_id", "request", "end_stream", "sensitive", "head", "body");
+enum { RR_STREAM, RR_REQUEST, RR_END, RR_SENSITIVE, RR_HEAD };
+FIELDS(request_received, "stream_id", "request", "end_stream", "sensitive", "head");
 
 enum { RP_STREAM, RP_RESPONSE, RP_END, RP_METHOD };
 FIELDS(response_received, "stream_id", "response", "end_stream", "method");
@@ -316,7 +316,6 @@ begin_request(PyObject *connection, PyObject *stream_id, int end_stream, const S
     SLOT(event, request_received, RR_END) = Py_NewRef(end_stream ? Py_True : Py_False);
     SLOT(event, request_received, RR_SENSITIVE) = Py_NewRef(section->sensitive);
     SLOT(event, request_received, RR_HEAD) = Py_NewRef(section->head);
-    SLOT(event, request_received, RR_BODY) = Py_NewRef(Py_None);
     return append_event(connection, event);
 }
 
@@ -452,32 +451,63 @@ on_headers(PyObject *connection, uint32_t stream_number, int flags, Text block, 
     return result;
 }
 
-/* The event of the request whose whole body comes directly behind it, if the server joins both; borrowed. NULL: there is
- * none. */
+/* The event of the request whose whole body this is, if the server joins both; borrowed. NULL: there is none. */
 static PyObject *
-request_to_join(PyObject *connection, PyObject *stream)
+request_to_join(PyObject *connection, PyObject *stream, Py_ssize_t size)
 {
-    PyObject *events = SLOT(connection, connection, C_EVENTS), *last;
+    PyObject *events = SLOT(connection, connection, C_EVENTS);
+    long long stream_id = number(SLOT(stream, stream, M_STREAM_ID));
+    Py_ssize_t last, first;
 
-    if (!IS_A(connection, server) || !IS(connection, server, V_JOINS) || !PyList_CheckExact(events) || !PyList_GET_SIZE(events))
+    if (!IS_A(connection, server) || !IS(connection, server, V_JOINS) || !PyList_CheckExact(events) ||
+        number(SLOT(stream, stream, M_RECEIVED)) != size)
         return NULL;
-    last = PyList_GET_ITEM(events, PyList_GET_SIZE(events) - 1);
-    if (!IS_A(last, request_received) || !PyBytes_GET_SIZE(SLOT(last, request_received, RR_HEAD)) ||
-        number(SLOT(last, request_received, RR_STREAM)) != number(SLOT(stream, stream, M_STREAM_ID)))
-        return NULL;
-    return last;
+    last = PyList_GET_SIZE(events);
+    first = last > MAX_EVENTS_BETWEEN ? last - MAX_EVENTS_BETWEEN : 0;
+    while (last-- > first) {
+        PyObject *event = PyList_GET_ITEM(events, last);
+        if (IS_A(event, request_received) && number(SLOT(event, request_received, RR_STREAM)) == stream_id)
+            return PyBytes_GET_SIZE(SLOT(event, request_received, RR_HEAD)) ? event : NULL;
+    }
+    return NULL;
+}
+
+/* Makes one event of a request and its body. */
+static int
+join_request(PyObject *event, PyObject *data)
+{
+    PyObject *head = SLOT(event, request_received, RR_HEAD), *message;
+    int is_chunked = SLOT(SLOT(event, request_received, RR_REQUEST), request, Q_LENGTH) == Py_None;
+    Py_ssize_t head_size = PyBytes_GET_SIZE(head), size = PyBytes_GET_SIZE(data);
+    char chunk[32];
+    int chunk_size = is_chunked && size ? snprintf(chunk, sizeof(chunk), "%zx\r\n", (size_t)size) : 0;
+    unsigned char *out;
+
+    message = PyBytes_FromStringAndSize(NULL, head_size + chunk_size + size + (chunk_size ? 2 : 0) + (is_chunked ? 5 : 0));
+    if (message == NULL)
+        return FAILED;
+    out = (unsigned char *)PyBytes_AS_STRING(message);
+    out = put_text(out, PyBytes_AS_STRING(head), (size_t)head_size);
+    out = put_text(out, chunk, (size_t)chunk_size);
+    out = put_text(out, PyBytes_AS_STRING(data), (size_t)size);
+    if (chunk_size)
+        out = PUT(out, "\r\n");
+    if (is_chunked)
+        PUT(out, "0\r\n\r\n");
+    put(&SLOT(event, request_received, RR_HEAD), message);
+    SET(event, request_received, RR_END, 1);
+    return DONE;
 }
 
 static int
 pass_data(PyObject *connection, PyObject *stream, PyObject *data, int end_stream)
 {
-    PyObject *event, *request = end_stream ? request_to_join(connection, stream) : NULL;
+    PyObject *event, *request = end_stream ? request_to_join(connection, stream, PyBytes_GET_SIZE(data)) : NULL;
 
     if (request != NULL) {
         PyObject *size = PyLong_FromSsize_t(PyBytes_GET_SIZE(data));
-        int failed = size == NULL || give_back(connection, size) < 0;
+        int failed = size == NULL || join_request(request, data) < 0 || give_back(connection, size) < 0;
         Py_XDECREF(size);
-        put_new(&SLOT(request, request_received, RR_BODY), data);
         return failed ? FAILED : DONE;
     }
     event = data_received_layout.type->tp_alloc(data_received_layout.type, 0);
@@ -639,31 +669,51 @@ is_end(PyObject *event)
 
 enum { MAX_PIECES = 64 };
 
-/* True if trailers follow a body with a Content-Length: Python decides what becomes of them. */
-static int
-has_unusual_trailers(PyObject *first, PyObject *last)
-{
-    PyObject *response = SLOT(first, response_received, RP_RESPONSE);
+/* The events of one response, by their places. */
+typedef struct {
+    Py_ssize_t places[MAX_PIECES];
+    int count;
+} Run;
 
-    return IS_A(last, trailers_received) && PyBytes_GET_SIZE(SLOT(last, trailers_received, TR_LINES)) &&
-           SLOT(response, response, S_LENGTH) != Py_None;
+/* Finds the events of the response that begins at `place`. Returns 0 if it is not whole, or has more than MAX_PIECES
+ * events. */
+static int
+find_run(PyObject *events, Py_ssize_t place, Run *run)
+{
+    PyObject *event = PyList_GET_ITEM(events, place), *stream_id = SLOT(event, response_received, RP_STREAM);
+
+    run->places[0] = place;
+    run->count = 1;
+    while (!is_end(event)) {
+        do {
+            if (++place == PyList_GET_SIZE(events))
+                return 0;
+            event = PyList_GET_ITEM(events, place);
+        } while (!is_run(event, stream_id));
+        if (run->count == MAX_PIECES)
+            return 0;
+        run->places[run->count++] = place;
+    }
+    return 1;
 }
 
-/* Makes a WholeResponse of the events from `begin` to `after`. */
+/* Makes a WholeResponse of its events. Returns None if a body with a Content-Length has trailers, which Python handles. */
 static PyObject *
-join_run(PyObject *events, Py_ssize_t begin, Py_ssize_t after)
+join_run(PyObject *events, const Run *run)
 {
-    PyObject *first = PyList_GET_ITEM(events, begin), *trailers = NULL, *contents[MAX_PIECES], *data, *event;
+    PyObject *first = PyList_GET_ITEM(events, run->places[0]), *trailers = NULL, *contents[MAX_PIECES], *data, *event;
     PyObject *response = SLOT(first, response_received, RP_RESPONSE);
     Py_ssize_t pieces = 0;
 
-    for (Py_ssize_t i = begin + 1; i < after; i++) {
-        PyObject *one = PyList_GET_ITEM(events, i);
+    for (int i = 1; i < run->count; i++) {
+        PyObject *one = PyList_GET_ITEM(events, run->places[i]);
         if (IS_A(one, data_received))
             contents[pieces++] = SLOT(one, data_received, DR_DATA);
         else
             trailers = SLOT(one, trailers_received, TR_LINES);
     }
+    if (trailers != NULL && PyBytes_GET_SIZE(trailers) && SLOT(response, response, S_LENGTH) != Py_None)
+        return Py_NewRef(Py_None);
     data = response_message(response, has_body(response, SLOT(first, response_received, RP_METHOD)), contents, pieces, trailers);
     event = data ? whole_response_layout.type->tp_alloc(whole_response_layout.type, 0) : NULL;
     if (event == NULL) {
@@ -675,57 +725,75 @@ join_run(PyObject *events, Py_ssize_t begin, Py_ssize_t after)
     return event;
 }
 
+/* Puts None in the place of each event of whole responses, and the WholeResponse in that of the last one, in `out`, a
+ * copy of the events. Returns 1; 0 if Python must do it; -1 with an exception. */
+static int
+join_all(PyObject *connection, PyObject *events, PyObject *out)
+{
+    Run run;
+
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(events); i++) {
+        PyObject *event = PyList_GET_ITEM(events, i), *joined;
+        int is_open;
+        if (IS_A(event, stream_reset))
+            return 0;
+        if (!IS_A(event, response_received) || bytes_are(SLOT(event, response_received, RP_METHOD), "CONNECT"))
+            continue;
+        is_open = PyDict_Contains(SLOT(connection, connection, C_STREAMS), SLOT(event, response_received, RP_STREAM));
+        if (is_open < 0)
+            return -1;
+        if (is_open)
+            continue;
+        if (!find_run(events, i, &run))
+            return 0;
+        joined = join_run(events, &run);
+        if (joined == NULL || joined == Py_None) {
+            Py_XDECREF(joined);
+            return joined == NULL ? -1 : 0;
+        }
+        for (int one = 0; one < run.count - 1; one++)
+            PyList_SetItem(out, run.places[one], Py_NewRef(Py_None));
+        PyList_SetItem(out, run.places[run.count - 1], joined);
+    }
+    return 1;
+}
+
 PyDoc_STRVAR(join_responses_doc,
-             "Return the events with those of each whole response as one. Return None if those of several streams are\n"
-             "mixed, or streams were reset.");
+             "Return the events with those of each whole response as one. Return None if Python must do it.");
 
 static PyObject *
 join_responses(PyObject *module, PyObject *const *arguments, Py_ssize_t argument_count)
 {
-    PyObject *connection, *events, *out;
-    Py_ssize_t size;
+    PyObject *events, *out;
+    Py_ssize_t size, kept = 0;
+    int result;
 
     (void)module;
-    if (argument_count != 2 || !is_connection(arguments[0]) || !PyList_CheckExact(arguments[1]))
+    if (argument_count != 2 || !is_connection(arguments[0]) || !PyList_CheckExact(arguments[1]) ||
+        PyList_GET_SIZE(arguments[1]) > MAX_EVENTS_BETWEEN)
         Py_RETURN_NONE;
-    connection = arguments[0];
     events = arguments[1];
     size = PyList_GET_SIZE(events);
-    out = PyList_New(0);
-    for (Py_ssize_t i = 0; out != NULL && i < size; i++) {
-        PyObject *event = PyList_GET_ITEM(events, i), *joined = NULL;
-        if (IS_A(event, stream_reset)) {
-            Py_DECREF(out);
-            Py_RETURN_NONE;
-        }
-        if (IS_A(event, response_received) && !bytes_are(SLOT(event, response_received, RP_METHOD), "CONNECT")) {
-            PyObject *stream_id = SLOT(event, response_received, RP_STREAM);
-            Py_ssize_t after = i + 1;
-            int is_open = PyDict_Contains(SLOT(connection, connection, C_STREAMS), stream_id);
-            if (is_open < 0) {
-                Py_CLEAR(out);
-                break;
-            }
-            while (after < size && is_run(PyList_GET_ITEM(events, after), stream_id))
-                after++;
-            if (!is_open && (!is_end(PyList_GET_ITEM(events, after - 1)) || after - i > MAX_PIECES ||
-                             has_unusual_trailers(event, PyList_GET_ITEM(events, after - 1)))) {
-                Py_DECREF(out);
-                Py_RETURN_NONE;
-            }
-            if (!is_open) {
-                joined = join_run(events, i, after);
-                if (joined == NULL) {
-                    Py_CLEAR(out);
-                    break;
-                }
-                i = after - 1;
-            }
-        }
-        if (PyList_Append(out, joined ? joined : event) < 0)
-            Py_CLEAR(out);
-        Py_XDECREF(joined);
+    out = PyList_GetSlice(events, 0, size);
+    if (out == NULL)
+        return NULL;
+    result = join_all(arguments[0], events, out);
+    if (result <= 0) {
+        Py_DECREF(out);
+        return result < 0 ? NULL : Py_NewRef(Py_None);
     }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        PyObject *event = PyList_GET_ITEM(out, i);
+        if (event == Py_None)
+            continue;
+        if (kept != i) {
+            PyList_SET_ITEM(out, i, PyList_GET_ITEM(out, kept));
+            PyList_SET_ITEM(out, kept, event);
+        }
+        kept++;
+    }
+    if (PyList_SetSlice(out, kept, size, NULL) < 0)
+        Py_CLEAR(out);
     return out;
 }
 

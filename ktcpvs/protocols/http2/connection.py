@@ -91,6 +91,9 @@ MAX_REMEMBERED_RESETS = 128
 MAX_JOINED_DATA = 4096
 """The most bytes of a piece that are copied behind its frame header; a longer one is a piece of its own."""
 
+MAX_JOINED_OUTPUT = 8192
+"""The most bytes of an output that is copied together."""
+
 MAX_DEBUG_BYTES = 256
 """The most bytes of a GOAWAY's debug data that are kept."""
 
@@ -597,9 +600,9 @@ class Connection(ABC):
     # Sending. A stream that is over is ignored: its StreamReset may be among the events that the owner has not seen.
 
     def take_output(self) -> list[bytes]:
-        """Return the bytes to send, in pieces, and forget them."""
+        """Return the bytes to send, in pieces, and forget them. A short output is one piece, for one write."""
         out, self._out = self._out, []
-        return out
+        return [b"".join(out)] if len(out) > 1 and sum(map(len, out)) <= MAX_JOINED_OUTPUT else out
 
     @property
     def has_output(self) -> bool:

@@ -14,8 +14,10 @@ class RequestReceived:
 
     end_stream: it has no body. sensitive: names of the fields that must never be put into a table on their way (RFC
     7541, section 7.1.3). head: in HTTP/1.1, as `request.head(end_stream)` makes it; b"" for an extended CONNECT, whose
-    head `request.upgrade_head` makes. body: the whole body, which has come with it and counts as passed on, if the
-    `Server` joins requests; None: it follows as DataReceived, or there is none.
+    head `request.upgrade_head` makes.
+
+    If the `Server` joins requests and the whole body has come with it in one DATA frame, the event is that of a request
+    without a body, whose `head` is followed by the body, in chunks without a Content-Length. It counts as passed on.
     """
 
     stream_id: int
@@ -23,7 +25,6 @@ class RequestReceived:
     end_stream: bool
     sensitive: frozenset[bytes] = frozenset()
     head: bytes = b""
-    body: bytes | None = None
 
 
 @define

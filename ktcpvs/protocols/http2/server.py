@@ -20,7 +20,7 @@ from ktcpvs.protocols.http2.constants import (
     REFUSED_STREAM,
     SETTINGS,
 )
-from ktcpvs.protocols.http2.downgrade import MAX_RESPONSE_HEAD, ResponseReader
+from ktcpvs.protocols.http2.downgrade import MAX_RESPONSE_HEAD, RequestWriter, ResponseReader
 from ktcpvs.protocols.http2.errors import HTTP2ConnectionError, HTTP2StreamError, MalformedMessage
 from ktcpvs.protocols.http2.events import PriorityUpdated, RequestReceived, RequestRefused, StreamReset
 from ktcpvs.protocols.http2.flood_guard import PRIORITIES
@@ -31,6 +31,10 @@ from ktcpvs.protocols.http2.stream import StreamState
 
 SHUTDOWN_PING = b"shutdown"
 """The PING behind the first GOAWAY of a graceful end: once it is acknowledged, the client has read that GOAWAY."""
+
+MAX_EVENTS_BETWEEN = 256
+"""The most events between a request and its body with which both are joined: some clients send the heads of several
+requests before the first body."""
 
 MAX_GAPS = 16
 """The most ranges of streams that are remembered since the client has left them out."""
@@ -47,8 +51,8 @@ class Server(Connection):
     _is_server = True
 
     def __init__(self, limits: Limits, *, allows_connect: bool = True, joins_requests: bool = False) -> None:
-        """allows_connect: offer extended CONNECT (RFC 8441). joins_requests: a request whose body has come in one DATA
-        frame directly behind it is one event, with that body."""
+        """allows_connect: offer extended CONNECT (RFC 8441). joins_requests: a request whose body has come with it in
+        one DATA frame is one event."""
         super().__init__(limits)
         self._joins_requests = joins_requests
         self._preface_bytes = 0
@@ -86,13 +90,23 @@ class Server(Connection):
         return len(PREFACE)
 
     def _data_received(self, stream: StreamState, data: bytes, end_stream: bool) -> None:
-        request = self._events[-1] if self._events and self._joins_requests and end_stream else None
-        if isinstance(request, RequestReceived) and request.stream_id == stream.stream_id and request.head:
-            request.body = data
+        request = None
+        if self._joins_requests and end_stream and stream.received == len(data):
+            request = self._request_before(stream.stream_id)
+        if request is not None:
+            request.head += RequestWriter(request.request, False).data(data, True)
+            request.end_stream = True
             stream.held -= len(data)
             self._give_back(len(data))
         else:
             super()._data_received(stream, data, end_stream)
+
+    def _request_before(self, stream_id: int) -> RequestReceived | None:
+        """Return the event of a request if it has come with the same bytes as what comes now."""
+        for event in reversed(self._events[-MAX_EVENTS_BETWEEN:]):
+            if isinstance(event, RequestReceived) and event.stream_id == stream_id:
+                return event if event.head else None
+        return None
 
     def _on_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
         stream = self.streams.get(stream_id)
