@@ -7,6 +7,7 @@ import contextlib
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -94,8 +95,9 @@ class HTTP2Client:
             size = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size, len(body))
             if body and size <= 0:
                 self._window.clear()
-                waiting = asyncio.ensure_future(self._window.wait())
-                await asyncio.wait([waiting, ended], return_when=asyncio.FIRST_COMPLETED)
+                waiting: asyncio.Future[Any] = asyncio.ensure_future(self._window.wait())
+                both: list[asyncio.Future[Any]] = [waiting, ended]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
                 continue
             piece, body = body[:size], body[size:]

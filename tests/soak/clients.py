@@ -170,10 +170,10 @@ class Clients:
     async def streams(self, chance: random.Random, kind: str) -> None:
         """HTTP/2: several requests at once on one connection, some of which are downloads and uploads."""
         is_tls = kind.endswith(BY_TLS)
-        ports = (self.secure, self.http2_tls) if is_tls else (self.web, None)
+        port, tls = (self.secure, self.http2_tls) if is_tls else (self.web, None)
         while not self.enough:
             until = time.monotonic() + chance.random() * 20
-            await self._http2(kind, *ports, [self._stream(chance, kind, until) for _ in range(chance.randint(1, 6))])
+            await self._http2(kind, port, tls, [self._stream(chance, kind, until) for _ in range(chance.randint(1, 6))])
             await asyncio.sleep(chance.random() * 0.05)
 
     async def calls_grpc(self, chance: random.Random) -> None:
