@@ -192,7 +192,7 @@ class Run:
     async def _attacked(self, name: str, kind: Kind | None, seconds: float) -> None:
         sampler, latencies, enough = Memory(self.daemon.pid), Counter[str](), asyncio.Event()
         took: list[float] = []
-        good = [asyncio.ensure_future(self._ask(took, enough)) for _ in range(3)]
+        good = [asyncio.ensure_future(self._ask(name, took, enough)) for _ in range(3)]
         attackers = [Attacker(n, self.ports) for n in range(ATTACKERS if kind is not None else 0)]
         bad = [asyncio.ensure_future(one.run(kind)) for one in attackers if kind is not None]
         await asyncio.sleep(seconds)
@@ -214,8 +214,8 @@ class Run:
             f"the daemon at most {grown / 2**20:.1f} MiB larger"
         )
 
-    async def _ask(self, took: list[float], enough: asyncio.Event) -> None:
-        """Send requests, one after the other, on one connection."""
+    async def _ask(self, name: str, took: list[float], enough: asyncio.Event) -> None:
+        """Send requests, one after the other, on one connection. name: of the attack."""
         client = await HTTP2Client.connect(self.ports["web"])
         try:
             while not enough.is_set():
@@ -223,10 +223,10 @@ class Run:
                 response = await asyncio.wait_for(client.request("GET", "/hello"), TIMEOUT)
                 took.append(time.monotonic() - began)
                 if response.status != 200 or not response.body.endswith(b" GET /hello\n"):
-                    self.wrong.append(f"status {response.status}: {response.body[:100]!r}")
+                    self.wrong.append(f"{name}: status {response.status}: {response.body[:100]!r}")
                 await asyncio.sleep(0.005)
         except (OSError, EOFError, TimeoutError) as error:
-            self.wrong.append(f"a well-behaved client: {error!r}")
+            self.wrong.append(f"{name}: a well-behaved client: {error!r}")
         await client.close()
 
 
