@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo test fuzz bench testssl soak soak-hostile soak-relays soak-certificates lint clean
+.PHONY: help compiled demo test fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -14,10 +14,12 @@ help:
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make bench BASELINE=DIR PAGE=FILE.md   the same with another checkout beside; ROUNDS=7; ALONE=1: without the peers"
 	@echo "make testssl         TLS at default settings, examined by testssl.sh; some minutes"
+	@echo "make h2spec          HTTP/2 at default settings, examined by h2spec; H2SPEC=/PATH/h2spec if it is not in the PATH"
 	@echo "make soak            ten minutes of load while servers, workers and daemons come and go; SECONDS=120: two minutes"
 	@echo "make soak-hostile    ten minutes of hostile clients and servers beside others; SECONDS=120, SEED=1 to repeat a run"
 	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, peers that do not read; 15 minutes"
 	@echo "make soak-certificates   200 certificates replaced and 20 takeovers while clients connect by TLS; four minutes"
+	@echo "make soak-http2      HTTP/2: bodies of 1 GiB, 1,000 edits and 20 takeovers under load, each attack by itself; ten minutes"
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
@@ -44,7 +46,7 @@ OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 # for all of them. The byte code is kept, and made once before the processes start.
 test: export PYTHONDONTWRITEBYTECODE =
 test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled)
-	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nghttpd=nghttp2-server nginx-stream=libnginx-mod-stream)
+	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 $(VENV)/tests-compiled: $(VENV)/ready
@@ -68,6 +70,10 @@ testssl: compiled
 
 SECONDS ?= 600
 
+h2spec: compiled
+	@docs/tools/debian-packages services=netbase nginx=nginx-light
+	@$(BIN)/python tests/h2spec.py
+
 soak: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light
 	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) $(SOAK)
@@ -80,6 +86,10 @@ soak-relays: compiled
 
 soak-certificates: compiled
 	@$(BIN)/python tests/soak/certificates.py $(SOAK)
+
+soak-http2: compiled
+	@docs/tools/debian-packages services=netbase nginx=nginx-light curl h2load=nghttp2-client
+	@$(BIN)/python tests/soak/http2.py $(SOAK)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -23,6 +23,7 @@ class SignalHandlers:
         self._shutdown = shutdown
         self._reactor: Any = director.context.reactor
         self._twistd_reopen: Any = None
+        self._is_stopping = False
 
     def install(self) -> None:
         """Handle signals from now on. Call this after twistd and the reactor have installed their own handlers."""
@@ -43,6 +44,10 @@ class SignalHandlers:
         if self._shutdown.has_begun:
             self._shutdown.end_now()
             return
+        if self._is_stopping:  # a second signal in the turn of the first one: the shutdown has not begun yet
+            self._reactor.callLater(0, self._terminate)
+            return
+        self._is_stopping = True
         unit = self._director.processes.draining_unit
         self._director.context.log.event(
             ANNOUNCE, "ending: {n} {what} drain", n=self._director.count_draining(), what=unit

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "systemd nginx-light redis-server postgresql curl apache2-bin nodejs wrk strace haproxy openssl nghttp2-server"
+    "systemd nginx-light redis-server postgresql curl apache2-bin nodejs wrk strace haproxy openssl nghttp2-server "
+    "nghttp2-client"
 )
 
 LOOPBACK = "127.0.0.1"

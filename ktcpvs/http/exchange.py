@@ -38,6 +38,10 @@ TO_HTTPS = "https only"
 """Why a request without TLS is redirected."""
 
 
+MISDIRECTED = "this connection is not for that host, which demands other things of TLS; connect to the host itself"
+"""Why a request for a host of another TLS profile is not served (RFC 9110, section 15.5.20)."""
+
+
 class Exchange:
     """The exchanges of one client connection, one at a time.
 
@@ -162,6 +166,8 @@ class Exchange:
             self.fail(429, TOO_MANY_REQUESTS, wait)
         elif self.http.https_port is not None:
             self._redirect_to_https(message, self.http.https_port)
+        elif self.http.foreign_hosts is not None and (request.host or b"") in self.http.foreign_hosts:
+            self.fail(421, MISDIRECTED)
         else:
             dispatcher.select()
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from ktcpvs.http.whole_messages import WholeRequests, WholeResponses
 from ktcpvs.model.options import OFF
+from ktcpvs.model.request_values import normalized_host
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols.forwarding import CERTIFICATE_FIELDS, FIELDS, HTTP, Forwarding
 from ktcpvs.protocols.http1 import plain
 from ktcpvs.protocols.http1.plain import MAX_REPLACED, PlainRequest, RequestScanner
@@ -36,6 +38,20 @@ MAX_CLIENTS = 4096
 
 ScannedResponse = tuple[int, int, int, bytes]
 """A result of `scan_response`: status, size of the head, length of the body, the head as it is forwarded."""
+
+
+Scan = Callable[[bytes, bytes], PlainRequest | None]
+"""`RequestScanner.scan`."""
+
+
+def _scan_unless_foreign(scan: Scan, foreign: ForeignHosts) -> Scan:
+    """Return a `scan` for which requests for these hosts are not plain."""
+
+    def scan_own(data: bytes, added: bytes) -> PlainRequest | None:
+        request = scan(data, added)
+        return None if request is None or normalized_host(request.host) in foreign else request
+
+    return scan_own
 
 
 class CachedResponse:
@@ -88,7 +104,7 @@ class HeadCache:
         self._limits = 0, 0, 0
         self._scanners: dict[frozenset[bytes], RequestScanner] = {}  # by the fields that edits drop
         self.has_proxies = False
-        self.scan = self._scanner(0, 0, 0, frozenset(), False).scan
+        self.scan: Scan = self._scanner(0, 0, 0, frozenset(), False).scan
         self.whole_requests = WholeRequests(0, 0, 0, 0, frozenset())
         self.whole_responses = WholeResponses()
 
@@ -106,11 +122,18 @@ class HeadCache:
         return [request for request in self._requests if request is not None]
 
     def configure(
-        self, config: VirtualService, settings: Settings, is_enabled: bool, logs: bool, has_proxies: bool = False
+        self,
+        config: VirtualService,
+        settings: Settings,
+        is_enabled: bool,
+        logs: bool,
+        has_proxies: bool = False,
+        foreign: ForeignHosts | None = None,
     ) -> None:
         """Apply changed options or settings, and clear the cache.
 
-        logs: requests are noted in an access log. has_proxies: the service has trusted proxies.
+        logs: requests are noted in an access log. has_proxies: the service has trusted proxies. foreign: hosts whose
+        requests are not plain; None: there are none.
         """
         modes = {name: getattr(config, name) for name in FIELDS}
         replaced = frozenset() if config.client_cert_header == OFF else CERTIFICATE_FIELDS
@@ -119,8 +142,9 @@ class HeadCache:
         self._requests, self._added, self._scanners = [None] * MAX_REQUESTS, {}, {}
         self.head_size = settings.head_size
         self._limits = settings.head_size, settings.head_lines, settings.uri_size
-        self.scan = self._scanner(*self._limits, forwarding.replaced, logs).scan
-        self.whole_requests = WholeRequests(*self._limits, settings.body_size, forwarding.replaced)
+        scan = self._scanner(*self._limits, forwarding.replaced, logs).scan
+        self.scan = scan if foreign is None else _scan_unless_foreign(scan, foreign)
+        self.whole_requests = WholeRequests(*self._limits, settings.body_size, forwarding.replaced, foreign)
         self.whole_responses = WholeResponses()
         self.is_enabled, self.has_proxies = is_enabled, has_proxies
 

@@ -306,6 +306,7 @@ class HTTP2ClientConnection:
         """Let the client send what is left of a body for some time, then reset the stream. curl 7.88 drops a response
         that comes together with the reset."""
         if stream_id in self.protocol.streams:
+            self._open_window(stream_id)
             self._context.wheel.after(self._service.settings.linger_timeout, lambda: self._end_body(stream_id))
 
     def _end_body(self, stream_id: int) -> None:
@@ -315,7 +316,15 @@ class HTTP2ClientConnection:
             transport.end()
         self.flush_now()
 
+    def _open_window(self, stream_id: int) -> None:
+        """Nobody reads what has come of this body: let the client send the rest."""
+        stream = self.protocol.streams.get(stream_id)
+        if stream is not None:
+            self.protocol.acknowledge(stream_id, stream.held)
+            self.flush()
+
     def stream_over(self, stream_id: int) -> None:
+        self._open_window(stream_id)
         self.transports.pop(stream_id, None)
         self._last_activity = self._context.wheel.now
         self._close_if_drained()
@@ -344,6 +353,8 @@ class HTTP2ClientConnection:
         self._close_if_drained()
 
     def _close_if_drained(self) -> None:
+        if self._is_receiving:
+            return  # events that are not handled yet may begin streams, and tell how the connection has ended
         if self.protocol.is_drained and not self.transports:
             self._close()
 

@@ -352,7 +352,8 @@ class HTTP2ServerConnection:
         self.streams.clear()
         self._dirty.clear()
         for transport in list(self.transports):
-            transport.connection_lost(clean, failure)
+            if not transport.is_moving:
+                transport.connection_lost(clean, failure)
 
     def fail_opening(self, reason: str) -> None:
         """If the connection is not used yet: it will not be. reason: in words."""

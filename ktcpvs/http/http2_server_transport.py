@@ -301,6 +301,11 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
 
     # State.
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether its request waits for another connection, so that the end of this one does not concern it."""
+        return self._moving is not None
+
     def unsent(self) -> int:
         waiting = len(self._unsent) if self._unsent is not None else 0
         return waiting + (self._request.unsent if self._request is not None else 0)

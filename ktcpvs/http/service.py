@@ -14,6 +14,7 @@ from ktcpvs.http.plain_path import PlainPath
 from ktcpvs.http.retries import Retries
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
 
@@ -26,14 +27,14 @@ class HTTPService:
 
     retries: decides about requests that are sent again. access_log, selector, kept: of the above, which each request
     needs. plain_path: the fast path of requests. edits: of messages. own_responses: sends those of the switch itself.
-    https_port: where each request is redirected to; None: it is served. begin_http2: serves
-    a client that turns out to speak HTTP/2, given its stream, its address, the limits of its address and the bytes that
-    have come.
+    https_port: where each request is redirected to; None: it is served. foreign_hosts: those of other TLS profiles,
+    which are not served; None: there are none. begin_http2: serves a client that turns out to speak HTTP/2, given its
+    stream, its address, the limits of its address and the bytes that have come.
     """
 
     __slots__ = (
-        "_checked", "_interval", "access_log", "begin_http2", "cache", "connections", "context", "edits", "https_port",
-        "kept", "own_responses", "plain_path", "retries", "selector",
+        "_checked", "_interval", "access_log", "begin_http2", "cache", "connections", "context", "edits",
+        "foreign_hosts", "https_port", "kept", "own_responses", "plain_path", "retries", "selector",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +53,7 @@ class HTTPService:
         self.kept = connections.pool.kept
         self.plain_path = PlainPath(context, connections, cache, self.edits, self.access_log)
         self.https_port: int | None = None
+        self.foreign_hosts: ForeignHosts | None = None
         self._checked: Settings | None = None  # those of `_interval`
         self._interval = 0
 

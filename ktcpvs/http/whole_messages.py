@@ -6,6 +6,8 @@ again. So such a request takes the fast path, as a plain GET does.
 
 from __future__ import annotations
 
+from ktcpvs.model.request_values import normalized_host
+from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import CHUNKED, REQUEST, BadFrame, BadRequest, BadResponse, Chunked
 from ktcpvs.protocols.http1.plain import PlainRequest
@@ -70,13 +72,21 @@ class RequestHead:
 class WholeRequests:
     """Reads requests that came as a whole with their body, within the limits of a service."""
 
-    __slots__ = ("_body_size", "_head_lines", "_head_size", "_heads", "_replaced", "_uri_size")
+    __slots__ = ("_body_size", "_foreign", "_head_lines", "_head_size", "_heads", "_replaced", "_uri_size")
 
     def __init__(
-        self, head_size: int, head_lines: int, uri_size: int, body_size: int, replaced: frozenset[bytes]
+        self,
+        head_size: int,
+        head_lines: int,
+        uri_size: int,
+        body_size: int,
+        replaced: frozenset[bytes],
+        foreign: ForeignHosts | None = None,
     ) -> None:
         """head_size, uri_size: bytes. head_lines: how many there may be. body_size: KiB; 0: there is no limit.
-        replaced: canonical names of fields that the switch replaces."""
+        replaced: canonical names of fields that the switch replaces. foreign: hosts whose requests are not read here;
+        None: there are none."""
+        self._foreign = foreign
         self._head_size = head_size
         self._head_lines = head_lines
         self._uri_size = uri_size
@@ -140,6 +150,8 @@ class WholeRequests:
             and message.target.startswith(b"/")
             and bool(message.host)
         )
+        if self._foreign is not None and normalized_host(message.host) in self._foreign:
+            return None
         is_within = len(message.target) <= self._uri_size and message.lines.count(b"\n") <= self._head_lines
         length = message.length
         if not is_plain or not is_within or not length or length > self._body_size:

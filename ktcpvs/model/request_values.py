@@ -29,15 +29,16 @@ def host_of(target: bytes, lines: bytes) -> bytes | None:
     if target.startswith(b"/"):
         return _host_of_lines(lines)
     absolute = _AUTHORITY.match(target)
-    return _normalized_host(absolute[1]) if absolute is not None else _host_of_lines(lines)
+    return normalized_host(absolute[1]) if absolute is not None else _host_of_lines(lines)
 
 
 def _host_of_lines(lines: bytes) -> bytes | None:
     found = _HOST_LINE.findall(b"\n" + lines)
-    return _normalized_host(found[0]) if len(found) == 1 else None
+    return normalized_host(found[0]) if len(found) == 1 else None
 
 
-def _normalized_host(text: bytes) -> bytes:
+def normalized_host(text: bytes) -> bytes:
+    """Return the value of Host, or an authority, as `host_of` returns it."""
     return _PORT.sub(b"", text.strip(b" \t")).lower().removesuffix(b".")
 
 

@@ -295,8 +295,8 @@ class VirtualService:
     )
     http2: str = option(
         read_word,
-        "off",
-        "on: clients may speak HTTP/2 too, for schedulers that decide per request",
+        "on",
+        "off: clients may speak HTTP/1 only, for schedulers that decide per request",
         check=one_of("on", "off"),
     )
     read_timeout: int | None = _own("read_timeout")

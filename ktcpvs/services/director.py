@@ -29,6 +29,7 @@ from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
+from ktcpvs.model.tls_hosts import foreign_hosts
 from ktcpvs.model.warnings import warnings_about
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
@@ -334,9 +335,17 @@ class Director:
         """Connect to servers with the new versions of files from now on."""
         for ident in self.expanded.running:
             self.context.steps.run(f"service {ident}: connectors", self._renew_connections_of, self.services[ident])
+        self.context.steps.run("hosts of TLS", self._follow_hosts)  # of the certificates that are in use now
 
     def _renew_connections_of(self, service: RunningService) -> None:
         service.use_connection_options(connection_options(service.config, service.traffic.unit, self._client_contexts))
+
+    def _follow_hosts(self) -> None:
+        """Tell services with TLS which hosts belong to services that demand other things of their clients."""
+        profiles = [(service, service.tls) for service in map(self.services.__getitem__, self.expanded.running)]
+        found = foreign_hosts((tls.demands, tls.names) for _, tls in profiles if tls is not None)
+        for service, tls in profiles:
+            service.refuse_hosts(None if tls is None else found.get(tls.demands))
 
     def _follow_files(self) -> None:
         table = self.expanded
@@ -465,6 +474,7 @@ class Director:
             self.draining.add(service)
         self.draining = {service for service in self.draining if service.living}
         run("files of TLS", self._follow_files)
+        run("hosts of TLS", self._follow_hosts)
         run("checks", self._follow_checks)
         run("health updates", self.processes.watch_health, self.services.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from operator import methodcaller
 from typing import Any
 
@@ -28,6 +29,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols.forwarding import HTTP, HTTPS
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.client_factory import ClientFactory
@@ -35,13 +37,14 @@ from ktcpvs.services.http2_clients import HTTP2Clients
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS
+from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS, ServiceTLS
 from ktcpvs.streams.accept import adopt_descriptor, client_name
 from ktcpvs.streams.compiled import IS_COMPILED
 from ktcpvs.streams.connector import ConnectionOptions, Connector
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.tls_stage import TLSStage
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_descriptor_with_reset, keep_alive
@@ -102,6 +105,7 @@ class RunningService:
             HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
         )
         self._without_tls = self._http, http2
+        self._with_tls = https, http2_tls
         self._all_http = self._http, https, http2, http2_tls
         self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(self._http, https, self.count_in, self.preambles, (http2, http2_tls))
@@ -113,6 +117,7 @@ class RunningService:
         self._room_job = PeriodicJob(context.reactor, self._check_room, self._room_check_failed, ROOM_POLL_INTERVAL)
         self._retiring: list[Listener] = []  # previous listeners, until their handshakes are complete
         self._stages: Mapping[Address, Sequence[Stage]] = {}
+        self._foreign_hosts: ForeignHosts | None = None
         self._view: ServiceView | None = None
         self._checked_at: dict[Address, Address] = {}  # server -> the address that is checked, where configured
         self._check_connectors: dict[Destination, Connector] = {}
@@ -170,7 +175,21 @@ class RunningService:
         """Return the number of connections to one of its servers that no client uses."""
         return self.server_connections.pool.idle(destination) + self.preconnections.idle(destination)
 
+    @property
+    def tls(self) -> ServiceTLS | None:
+        """What its listeners with TLS share; None: it has none."""
+        for stage in chain.from_iterable(self._stages.values()):
+            if isinstance(stage, TLSStage) and isinstance(stage.choice, ServiceTLS):
+                return stage.choice
+        return None
+
     # Changes, called by the director alone.
+
+    def refuse_hosts(self, foreign: ForeignHosts | None) -> None:
+        """Serve no requests by TLS for these hosts from now on; None: there are none."""
+        if foreign != self._foreign_hosts:
+            self._foreign_hosts = foreign
+            self.apply_settings()
 
     def destinations_for(self, config: VirtualService) -> dict[Address, Destination]:
         """Return the destinations that `config` needs, existing and new ones. Changes nothing."""
@@ -433,9 +452,12 @@ class RunningService:
         has_proxies = traffic.proxies.is_used
         for http in self._without_tls:
             http.https_port = config.https_port
+        for http in self._with_tls:
+            http.foreign_hosts = self._foreign_hosts
         for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
             cache.configure(config, settings, is_enabled and config.https_port is None, logs, has_proxies)
-            tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs, has_proxies)
+            has_plain = is_enabled and config.client_cert_header == OFF
+            tls_cache.configure(config, settings, has_plain, logs, has_proxies, self._foreign_hosts)
         traffic.relay.configure(self.context, config)
         for listener in self.listeners.values():
             keep_alive(listener.socket, config.tcp_keepalive)

@@ -36,7 +36,7 @@ HTTP_PROTOCOLS = ("http/1.1", "http/1.0")
 """The protocols of ALPN that services speak whose schedulers read requests; other services accept any."""
 
 HTTP2_PROTOCOLS = (ALPN, *HTTP_PROTOCOLS)
-"""Those of services that choose per request and have `http2 = on`."""
+"""Those of services that choose per request, unless they have `http2 = off`."""
 
 
 @frozen
@@ -75,12 +75,15 @@ class TLSOptions:
         """The paths of all certificates."""
         return tuple(dict.fromkeys((*self.certificates, *filter(None, (self.default,)))))
 
+    def demands(self, authorities: str) -> tuple[str, ...]:
+        """What contexts demand of clients. authorities: the text of `client_ca`."""
+        return self.minimum, self.ciphers, self.client_certificate, authorities
+
     def profile(self, authorities: str) -> TLSProfile:
         """The profile. Its name, and so its ticket keys, differ with what contexts demand of clients: a session that
         began under other demands is not resumed. authorities: the text of `client_ca`."""
-        demands = self.ident, self.minimum, self.ciphers, self.client_certificate, authorities
         return TLSProfile(
-            hashlib.sha256(repr(demands).encode()).hexdigest(),
+            hashlib.sha256(repr((self.ident, *self.demands(authorities))).encode()).hexdigest(),
             self.minimum,
             self.ciphers,
             self.alpn,
@@ -108,6 +111,16 @@ class ServiceTLS(ContextChoice):
         self._secrets = secrets
         self._authorities = self._read_authorities()
         super().__init__(self._make_contexts(self._authorities), self._make_store())
+
+    @property
+    def demands(self) -> tuple[str, ...]:
+        """What clients must show: services that demand the same are one profile for requests of either's clients."""
+        return self.options.demands(self._authorities)
+
+    @property
+    def names(self) -> Iterator[str]:
+        """The names of all certificates, in lower case."""
+        return chain.from_iterable(certificate.names for certificate in self.store.certificates)
 
     def _certificates(self, path: str) -> tuple[ServerCertificate, ...]:
         found = self._files.contents(TLSFile(CERTIFICATE, path))

@@ -165,7 +165,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "response_header": [],
             "error_page": [f"503 502 {PAGE}", f"404 {PAGE}"],
             "upgrade": "any",
-            "http2": "off",
+            "http2": "on",
             "read_timeout": None,
             "keepalive_timeout": None,
             "connect_timeout": None,

@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GRPCServer]:
 def start(daemon: Daemon, *lines: str, settings: str = "", words: str = "") -> int:
     """Start a service with these lines. words: behind its address. Return its port."""
     port = free_port()
-    text = "\n".join((f"listen = {LOOPBACK}:{port} {words}", "scheduler = phttp", "http2 = on", *lines))
+    text = "\n".join((f"listen = {LOOPBACK}:{port} {words}", "scheduler = phttp", *lines))
     daemon.call("load", f"global {{ {settings} }}\nVirtual grpc{port} {{\n{text}\n}}\n")
     daemon.call("start", f"grpc{port}")
     return port

@@ -38,7 +38,7 @@ def server() -> Iterator[WebServer]:
 @pytest.fixture
 def port(daemon: Daemon, server: WebServer) -> int:
     port = free_port()
-    daemon.service("web", port, server.address, scheduler="phttp", rules=((".*", server.address),), http2="on")
+    daemon.service("web", port, server.address, scheduler="phttp", rules=((".*", server.address),))
     return port
 
 
@@ -65,7 +65,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture
 def tls_port(daemon: Daemon, server: WebServer, authority: Authority) -> int:
     port = free_port()
-    options = {"certificate": [str(authority.daemon("site"))], "http2": "on"}
+    options = {"certificate": [str(authority.daemon("site"))]}
     daemon.call("add_service", "tls", listen=[f"{LOOPBACK}:{port} tls"], scheduler="phttp", **options)
     daemon.call("add_server", "tls", server.address)
     daemon.call("add_rule", "tls", ".*", server.address)

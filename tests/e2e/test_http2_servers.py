@@ -44,7 +44,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HTTP2Server]:
 def start(daemon: Daemon, *lines: str, settings: str = "") -> int:
     """Start a service with these lines, which clients of both versions can use. Return its port."""
     port = free_port()
-    text = "\n".join((f"listen = {LOOPBACK}:{port}", "scheduler = phttp", "http2 = on", *lines))
+    text = "\n".join((f"listen = {LOOPBACK}:{port}", "scheduler = phttp", *lines))
     daemon.call("load", f"global {{ {settings} }}\nVirtual web{port} {{\n{text}\n}}\n")
     daemon.call("start", f"web{port}")
     return port

@@ -322,6 +322,18 @@ def test_a_second_sigterm_ends_at_once(daemon: Daemon, serve: Serve, stack: cont
     assert daemon.wait(PROMPT) == 0  # drain_timeout is longer
 
 
+@pytest.mark.parametrize("reactor", ["uvloop", "epoll"])
+def test_two_signals_that_come_at_once_end_it_at_once(
+    daemon: Daemon, serve: Serve, stack: contextlib.ExitStack
+) -> None:
+    """They find the daemon busy, here stopped, so that it handles both in one turn."""
+    echo_service(daemon, serve, stack)
+    for number in signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT:
+        daemon.signal(number)
+    assert daemon.wait(PROMPT) == 0  # drain_timeout is longer
+    assert "Traceback" not in daemon.log()
+
+
 def test_unload_drains_all_services_and_ends(daemon: Daemon, web: list[Nginx]) -> None:
     port, digest = slow_service(daemon, web[2])
     finish = download(port, "/slow/part")

@@ -81,8 +81,9 @@ EVENTS = {
 class Play:
     """One switch, its clients and servers, and all that they have sent and received."""
 
-    def __init__(self, service: bytes) -> None:
-        self._lines = SERVICES[service]
+    def __init__(self, service: bytes, lines: tuple[str, ...] | None = None) -> None:
+        """lines: of the service's configuration; None: those of SERVICES."""
+        self._lines = lines or SERVICES[service]
         self._one_server = False
         self._destinations: set[Destination] = set()
         self._settings = f"{SETTINGS} debug_level = 12" if service in LOUD else SETTINGS
@@ -160,14 +161,14 @@ class Play:
         if peer is None or not peer.stream.is_open or peer.line.disconnecting or peer.line.aborted:
             return
         if event in (b"c", b"s"):
-            self._says(peer, said)
+            self.says(peer, said)
         elif event == b"d":
             for place in range(len(said)):
-                self._says(peer, said[place : place + 1])
+                self.says(peer, said[place : place + 1])
         elif event == b"m":
             many = said * LONG
             for begin in range(0, min(len(many), 8 * PIECE), PIECE):
-                self._says(peer, many[begin : begin + PIECE])
+                self.says(peer, many[begin : begin + PIECE])
         elif event in (b"C", b"E"):
             if not getattr(peer, "has_ended", False) and peer.is_read():
                 peer.has_ended = True  # type: ignore[attr-defined]
@@ -180,7 +181,7 @@ class Play:
         elif peer.line.producer is not None:
             peer.takes_again()
 
-    def _says(self, peer: Peer, data: bytes) -> None:
+    def says(self, peer: Peer, data: bytes) -> None:
         if data and peer.is_open and peer.is_read() and not getattr(peer, "has_ended", False):
             self.said[peer] = self.said.get(peer, b"") + data
             peer.says(data)
@@ -238,9 +239,9 @@ def connections(data: bytes) -> None:
         for _, heard in ended.servers:
             assert any(said.startswith(heard) for said, _ in ended.clients), "a server hears what no client said"
         return
-    seen = [one for said, heard in ended.servers for one in _requests_of(said, heard, told=service in (b"t", b"c"))]
+    seen = [one for said, heard in ended.servers for one in requests_of(said, heard, told=service in (b"t", b"c"))]
     assert len(seen) == ended.sent, f"servers see {len(seen)} requests, the switch sent {ended.sent}"
-    asked = [_asked(said) for said, _ in ended.clients]
+    asked = [asked_of(said) for said, _ in ended.clients]
     known = {request for requests in asked for request in requests}
     made = [
         (method, path, b"" if (method, path, b"") in known and SERVER.fullmatch(host) else host)
@@ -267,7 +268,7 @@ def _played(service: bytes, events: list[bytes]) -> Ended:
     return play.ends()
 
 
-def _requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
+def requests_of(said: bytes, heard: bytes, told: bool) -> list[Asked]:
     """The requests in all that a server has received; h11 sees as many, as far as it accepts them."""
     rest = heard
     seen: list[Asked] = []
@@ -337,7 +338,7 @@ def _answers_of(heard: bytes, methods: list[bytes]) -> None:
     assert not heard, f"more answers than requests: {heard[:200]!r}"
 
 
-def _asked(said: bytes) -> list[Asked]:
+def asked_of(said: bytes) -> list[Asked]:
     """The requests that a client has sent, up to the first that cannot be read."""
     asked: list[Asked] = []
     try:

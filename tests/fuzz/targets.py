@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import checks, connections, cookies, first_bytes, guarded_amp, http2, messages, texts
+from tests.fuzz import checks, connections, cookies, first_bytes, guarded_amp, http2, http2_exchanges, messages, texts
 from tests.protocols.corpus_entries import CORPUS as RECORDED
 from tests.protocols.corpus_entries import entries
 
@@ -14,6 +14,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     **messages.TARGETS,
     **first_bytes.TARGETS,
     **http2.TARGETS,
+    **http2_exchanges.TARGETS,
     **texts.TARGETS,
     **cookies.TARGETS,
     **guarded_amp.TARGETS,

@@ -533,7 +533,7 @@ def begun(world: World) -> tuple[Any, Peer]:
 
 @pytest.mark.parametrize("size", [1, 5, 24, 1000])
 def test_a_client_that_begins_with_the_preface_speaks_http2(make: Make, size: int) -> None:
-    world = make(*LINES, "http2 = on")
+    world = make(*LINES)
     client, peer = begun(world)
     client.send_headers(1, request_fields(), end_stream=True)
     said = client.data_to_send()
@@ -564,7 +564,7 @@ def over_tls(world: World, alpn: str | None) -> Peer:
 
 def test_a_client_that_has_chosen_http2_in_its_handshake_speaks_it(make: Make) -> None:
     """Servers learn the scheme, and behind a header of the PROXY protocol the protocol that they are spoken to."""
-    world = make(*LINES, "http2 = on", "x_forwarded_proto = replace")
+    world = make(*LINES, "x_forwarded_proto = replace")
     client = h2_client()
     peer = over_tls(world, "h2")
     assert frames(peer.heard())[0][0] == 4  # the server's SETTINGS need not wait for the client's
@@ -583,7 +583,7 @@ def test_a_client_that_has_chosen_http2_in_its_handshake_speaks_it(make: Make) -
 
 
 def test_a_client_that_has_chosen_http2_must_begin_with_its_preface(make: Make) -> None:
-    world = make(*LINES, "http2 = on")
+    world = make(*LINES)
     peer = over_tls(world, "h2")
     peer.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
     last, payload = frames(peer.heard())[-1]
@@ -594,21 +594,26 @@ def test_a_client_that_has_chosen_http2_must_begin_with_its_preface(make: Make) 
 
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
 def test_over_tls_there_is_no_prior_knowledge(make: Make, alpn: str | None) -> None:
-    world = make(*LINES, "http2 = on")
+    world = make(*LINES)
     peer = over_tls(world, alpn)
     peer.says(h2_client().data_to_send())
     assert peer.heard().startswith(b"HTTP/1.1 505 ")
 
 
-def test_the_preface_is_refused_where_http2_is_off(make: Make) -> None:
-    world = make(*LINES)
+@pytest.mark.parametrize("lines", [(*LINES, "http2 = off"), ("scheduler = http", *LINES[1:])], ids=["off", "http"])
+def test_the_preface_is_refused_where_clients_speak_http1_only(make: Make, lines: tuple[str, ...]) -> None:
+    """With an error that says so."""
+    world = make(*lines)
     client, peer = begun(world)
     peer.says(client.data_to_send())
-    assert peer.heard().startswith(b"HTTP/1.1 505 ")
+    head, _, body = peer.heard().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 505 ")
+    assert b"HTTP/2 is not supported here; use HTTP/1.1" in body
+    assert world.called() == []
 
 
 def test_the_preface_behind_a_request_is_refused(make: Make) -> None:
-    world = make(*LINES, "http2 = on")
+    world = make(*LINES)
     client, peer = begun(world)
     peer.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
     world.accepts(A).says(answer(b"x"))
@@ -618,7 +623,7 @@ def test_the_preface_behind_a_request_is_refused(make: Make) -> None:
 
 
 def test_a_service_that_stops_lets_streams_finish(make: Make) -> None:
-    world = make(*LINES, "http2 = on")
+    world = make(*LINES)
     client, peer = begun(world)
     client.send_headers(1, request_fields(), end_stream=True)
     peer.says(client.data_to_send())
@@ -637,7 +642,7 @@ def test_a_service_that_stops_lets_streams_finish(make: Make) -> None:
 
 def test_an_address_counts_its_connections_and_its_requests(make: Make) -> None:
     """Streams are no connections, and each request counts for the rate."""
-    world = make(*LINES, "http2 = on", "client_connections = 1", "client_rate = 2/h")
+    world = make(*LINES, "client_connections = 1", "client_rate = 2/h")
     client, peer = begun(world)
     for stream_id in (1, 3, 5):
         pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")]
@@ -652,7 +657,7 @@ def test_an_address_counts_its_connections_and_its_requests(make: Make) -> None:
 
 
 def test_requests_that_the_switch_answers_itself_take_turns(make: Make) -> None:
-    world = make(*LINES, "http2 = on")
+    world = make(*LINES)
     client, peer = begun(world)
     peer.says(client.data_to_send())
     client.receive_data(peer.heard())
@@ -671,7 +676,7 @@ def test_requests_that_the_switch_answers_itself_take_turns(make: Make) -> None:
 
 
 def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) -> None:
-    world = make(*LINES, "http2 = on", "maxclients = 2")
+    world = make(*LINES, "maxclients = 2")
     client, peer = begun(world)
     for stream_id in (1, 3, 5):
         pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")]
@@ -685,7 +690,7 @@ def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) ->
 
 def test_limits_are_settings() -> None:
     limits = "http2_streams = 7 http2_stream_window = 32 http2_window = 128"
-    with worlds(*LINES, "http2 = on", settings=limits) as make:
+    with worlds(*LINES, settings=limits) as make:
         world = make()
         client, peer = begun(world)
         peer.says(client.data_to_send())
@@ -697,7 +702,7 @@ def test_limits_are_settings() -> None:
 
 def test_floods_are_counted() -> None:
     """One budget for all kinds of frames that ask for nothing; then the connection ends with ENHANCE_YOUR_CALM."""
-    with worlds(*LINES, "http2 = on", settings="http2_glitches = 20") as make:
+    with worlds(*LINES, settings="http2_glitches = 20") as make:
         world = make()
         client, peer = begun(world)
         peer.says(client.data_to_send())
@@ -821,7 +826,7 @@ class Lines:
 @pytest.mark.parametrize(("form", "expected"), [("json", b'"protocol": "HTTP/2.0"'), ("combined", b' HTTP/2.0" 200 ')])
 def test_the_access_log_and_via_name_the_version(make: Make, method: str, form: str, expected: bytes) -> None:
     """Also for plain requests on kept server connections, which take another way."""
-    world = make(*LINES, "http2 = on", "via = append")
+    world = make(*LINES, "via = append")
     log: Any = Lines()
     world.live.traffic.http2_access_log.writer = AccessLogWriter(world.context, log, form, "s", "phttp", is_http2=True)
     world.live.apply_settings()

@@ -94,13 +94,13 @@ def test_what_does_not_change_is_shared(process: Process, site: Path) -> None:
 
 
 def test_only_requests_have_protocols(process: Process, site: Path) -> None:
-    config = service(f"certificate = {site}")
+    config = service(f"certificate = {site}", "http2 = off")
     assert process.choice(config, EACH_REQUEST).contexts.profile.alpn == HTTP_PROTOCOLS
     assert process.choice(config, CONNECTION).contexts.profile.alpn == ()
 
 
-def test_http2_is_offered_where_it_is_on_and_requests_are_chosen_for(process: Process, site: Path) -> None:
-    config = service(f"certificate = {site}", "http2 = on")
+def test_http2_is_offered_where_requests_are_chosen_for(process: Process, site: Path) -> None:
+    config = service(f"certificate = {site}")
     assert process.choice(config, EACH_REQUEST).contexts.profile.alpn == HTTP2_PROTOCOLS == ("h2", *HTTP_PROTOCOLS)
     assert process.choice(config, FIRST_REQUEST).contexts.profile.alpn == HTTP_PROTOCOLS
     assert process.choice(config, CONNECTION).contexts.profile.alpn == ()

@@ -10,7 +10,10 @@ import socket
 import ssl
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+
+from http2_client import GRPC, Fields, HTTP2Client, HTTP2Response, NotHandled, grpc_message
 
 LATEST = 70.0
 """Seconds that a client waits for a response: longer than the switch waits for a server."""
@@ -53,16 +56,18 @@ class Answer:
 
 @dataclass
 class Clients:
-    """All clients of one run. web, relayed, secure: ports of three services. files: name -> SHA-256. tls: with which
-    clients of `secure` speak; it serves as `web` does. done: the number of successful conversations of each kind.
-    races: a kept connection was closed just when the next request was sent, and that was sent again on another, as
-    every client of HTTP does (RFC 9112, section 9.3.1)."""
+    """All clients of one run. web, relayed, secure, calls: ports of four services. files: name -> SHA-256. tls: with
+    which clients of `secure` speak; it serves as `web` does. http2_tls: the same for clients of HTTP/2. done: the
+    number of successful conversations of each kind. races: a kept connection was closed just when the next request was
+    sent, and that was sent again on another, as every client of HTTP does (RFC 9112, section 9.3.1)."""
 
     web: int
     relayed: int
     secure: int
+    calls: int
     files: dict[str, str]
     tls: ssl.SSLContext
+    http2_tls: ssl.SSLContext
     seed: int
     done: Counter[str] = field(default_factory=Counter)
     races: int = 0
@@ -73,8 +78,9 @@ class Clients:
 
     async def run(self, each: int) -> None:
         """Run `each` clients of every kind until `enough`."""
-        kinds = (self.keeps, self.closes, self.pipelines, self.uploads, self.downloads)
+        kinds = (self.keeps, self.closes, self.pipelines, self.uploads, self.downloads, self.streams)
         tasks = [self.talks(random.Random(f"{self.seed}/talks/{n}")) for n in range(each)]
+        tasks += [self.calls_grpc(random.Random(f"{self.seed}/calls/{n}")) for n in range(each)]
         for kind in kinds:
             for by in ("", BY_TLS):
                 name = f"{kind.__name__}{by}"
@@ -161,7 +167,102 @@ class Clients:
                     self._failed("talks", port, repr(error), safe=False)
                 await self._close(writer)
 
+    async def streams(self, chance: random.Random, kind: str) -> None:
+        """HTTP/2: several requests at once on one connection, some of which are downloads and uploads."""
+        is_tls = kind.endswith(BY_TLS)
+        port, tls = (self.secure, self.http2_tls) if is_tls else (self.web, None)
+        while not self.enough:
+            until = time.monotonic() + chance.random() * 20
+            await self._http2(kind, port, tls, [self._stream(chance, kind, until) for _ in range(chance.randint(1, 6))])
+            await asyncio.sleep(chance.random() * 0.05)
+
+    async def calls_grpc(self, chance: random.Random) -> None:
+        """Calls of gRPC, several at once on one connection."""
+        while not self.enough:
+            until = time.monotonic() + chance.random() * 20
+            calls = [self._call(chance, until) for _ in range(chance.randint(1, 4))]
+            await self._http2("calls", self.calls, None, calls)
+            await asyncio.sleep(chance.random() * 0.05)
+
     # Their steps.
+
+    async def _http2(
+        self, kind: str, port: int, tls: ssl.SSLContext | None, uses: list[Callable[[HTTP2Client], Awaitable[None]]]
+    ) -> None:
+        """Connect, and use the connection in several ways at once."""
+        client = None
+        try:
+            client = await HTTP2Client.connect(port, tls)
+        except LOST as error:
+            self._failed(kind, 0, f"connecting: {error!r}", safe=True)
+            await asyncio.sleep(0.1)
+            return
+        try:
+            await asyncio.gather(*(use(client) for use in uses))
+        finally:
+            await client.close()
+
+    def _stream(self, chance: random.Random, kind: str, until: float) -> Callable[[HTTP2Client], Awaitable[None]]:
+        """Return what sends requests, one after the other."""
+
+        async def run(client: HTTP2Client) -> None:
+            while not self.enough and time.monotonic() < until and not client.is_retiring:
+                way, digest = chance.random(), ""
+                method, path, body = "GET", f"/{chance.randrange(50)}", None
+                if way < 0.05:
+                    name = chance.choice(sorted(self.files))
+                    path, digest = f"/files/{name}", self.files[name]
+                elif way < 0.1:
+                    method, path, body = "POST", "/upload", chance.randbytes(chance.randrange(200_000))
+                response = await self._exchange(kind, client, method, path, (), body)
+                if response is None:
+                    return
+                if response.status != 200:
+                    self._failed(kind, client.port, f"status {response.status}", response.server, body is None)
+                elif digest and hashlib.sha256(response.body).hexdigest() != digest:
+                    self._failed(kind, client.port, "another SHA-256", response.server, safe=True)
+                else:
+                    self.done[kind] += 1
+                await asyncio.sleep(chance.choice((0, 0.001, 0.01, 0.2)))
+
+        return run
+
+    def _call(self, chance: random.Random, until: float) -> Callable[[HTTP2Client], Awaitable[None]]:
+        """Return what makes calls, one after the other; each echoes its message."""
+
+        async def run(client: HTTP2Client) -> None:
+            while not self.enough and time.monotonic() < until and not client.is_retiring:
+                message = grpc_message(chance.randbytes(chance.choice((0, 10, 1000, 100_000))))
+                method = chance.choice(("Unary", "Bidi"))
+                response = await self._exchange("calls", client, "POST", f"/test.Echo/{method}", GRPC, message)
+                if response is None:
+                    return
+                status = response.trailers.get("grpc-status", response.fields.get("grpc-status"))
+                if (response.status, status) != (200, "0") or response.body != message:
+                    why = f"status {response.status}, grpc-status {status}, {len(response.body)} bytes"
+                    self._failed("calls", client.port, why, "", safe=True)
+                else:
+                    self.done["calls"] += 1
+                await asyncio.sleep(chance.choice((0, 0.001, 0.01, 0.2)))
+
+        return run
+
+    async def _exchange(
+        self, kind: str, client: HTTP2Client, method: str, path: str, fields: Fields, body: bytes | None
+    ) -> HTTP2Response | None:
+        """Send a request; return its whole response. None: there is none, and the connection is of no more use."""
+        began, response = time.monotonic(), HTTP2Response()
+        try:
+            await asyncio.wait_for(client.request(method, path, fields, body, response), LATEST)
+        except NotHandled:
+            self.races += 1
+            return None
+        except (*LOST, TimeoutError) as error:
+            safe = body is None and not response.status
+            self._failed(kind, client.port, f"{method} {path}: {error!r}", response.server, safe)
+            return None
+        self.latencies.append(time.monotonic() - began)
+        return response
 
     def _get(self, chance: random.Random, *lines: str) -> bytes:
         return "\r\n".join((f"GET /{chance.randrange(50)} HTTP/1.1", "Host: soak", *lines, "", "")).encode()

@@ -9,10 +9,12 @@ import random
 import ssl
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from clients import LOST, NAME, Answer
 from good_servers import body_of
+from http2_client import GRPC, HTTP2Client, NotHandled, grpc_message
 from servers import LOOPBACK
 
 LATEST = 60.0
@@ -74,10 +76,12 @@ class GoodClients:
 
     clean: the port of a service whose servers are good. mixed: of one that has hostile servers too. relay: of one that
     relays whole connections to good servers. secure: of one like `clean` that speaks TLS. passed: of one that passes
-    TLS through to that. tls: with which clients of these two speak; None: there are none. done: what went well, by
+    TLS through to that. tls: with which clients of these two speak; None: there are none. calls: the port of a service
+    of gRPC; None: there is none. http2_tls: with which clients of HTTP/2 speak to `secure`. done: what went well, by
     kind. wrong: responses that no client may get, and failures on clean services. failures: of requests of the mixed
     service, by reason. races: a kept connection was closed just when the next request was sent; the client sends it
     again (RFC 9112, section 9.3.1). latencies: seconds of each small request of the clean service, without TLS.
+    stream_latencies: of each request of HTTP/2.
     """
 
     clean: int
@@ -87,17 +91,21 @@ class GoodClients:
     secure: int | None = None
     passed: int | None = None
     tls: ssl.SSLContext | None = None
+    calls: int | None = None
+    http2_tls: ssl.SSLContext | None = None
     done: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     races: int = 0
     latencies: list[float] = field(default_factory=list)
+    stream_latencies: list[float] = field(default_factory=list)
     enough: bool = False
 
     async def run(self, each: int) -> None:
         """Run `each` clients of every kind until `enough`."""
         kinds = [self.keeps, self.closes, self.pipelines, self.uploads, self.downloads, self.talks, self.asks_mixed]
         kinds += [self.keeps_tls, self.closes_tls] if self.tls is not None else []
+        kinds += [self.streams, self.streams_tls, self.calls_grpc] if self.calls is not None else []
         chances = (random.Random(f"{self.seed}/{kind.__name__}/{n}") for kind in kinds for n in range(each))
         await asyncio.gather(*(kind(next(chances)) for kind in kinds for _ in range(each)))
 
@@ -199,6 +207,78 @@ class GoodClients:
         while not self.enough:
             await self._converse("by TLS, once", chance, 1, lambda: ("GET", "?size=100"), self.secure)
             await asyncio.sleep(chance.random() * 0.05)
+
+    async def streams(self, chance: random.Random) -> None:
+        """HTTP/2: several requests at once on one connection."""
+        while not self.enough:
+            await self._streams("streams", chance, self.clean, None)
+
+    async def streams_tls(self, chance: random.Random) -> None:
+        """The same by TLS."""
+        while not self.enough:
+            await self._streams("streams by TLS", chance, self.secure or 0, self.http2_tls)
+
+    async def _streams(self, kind: str, chance: random.Random, port: int, tls: ssl.SSLContext | None) -> None:
+        async def ask(client: HTTP2Client) -> None:
+            for _ in range(chance.randint(1, 60)):
+                if self.enough or client.is_retiring:
+                    break
+                ident, size = f"s{chance.getrandbits(48):x}", chance.choice((100, 2000, 200_000))
+                body = None if chance.random() < 0.9 else chance.randbytes(chance.randrange(100_000))
+                method, path = "GET" if body is None else "POST", f"/echo/{ident}?size={size}&chunked={size & 1}"
+                began = time.monotonic()
+                response = await asyncio.wait_for(client.request(method, path, (), body), LATEST)
+                self.stream_latencies.append(time.monotonic() - began)
+                fields = response.fields
+                digest = fields.get("x-digest", "")
+                self._check(
+                    Response(response.status, response.server, fields.get("x-id", ""), digest, response.body, False),
+                    ident,
+                    size,
+                )
+                if body is not None and digest != hashlib.sha256(body).hexdigest():
+                    raise Wrong("the server has got another body")
+                self.done[kind] += 1
+                await asyncio.sleep(chance.choice((0.002, 0.01, 0.05)))
+
+        await self._http2(kind, port, tls, [ask] * chance.randint(1, 5))
+
+    async def calls_grpc(self, chance: random.Random) -> None:
+        """Calls of gRPC, several at once on one connection."""
+
+        async def call(client: HTTP2Client) -> None:
+            for _ in range(chance.randint(1, 60)):
+                if self.enough or client.is_retiring:
+                    break
+                message = grpc_message(chance.randbytes(chance.choice((0, 10, 1000, 100_000))))
+                path = f"/test.Echo/{chance.choice(('Unary', 'Bidi'))}"
+                response = await asyncio.wait_for(client.request("POST", path, GRPC, message), LATEST)
+                status = response.trailers.get("grpc-status", response.fields.get("grpc-status"))
+                if (response.status, status) != (200, "0") or response.body != message:
+                    why = response.fields.get("grpc-message", "")
+                    raise Wrong(f"status {response.status}, grpc-status {status} {why}, {len(response.body)} bytes")
+                self.done["calls"] += 1
+                await asyncio.sleep(chance.choice((0.002, 0.01, 0.05)))
+
+        while not self.enough:
+            await self._http2("calls", self.calls or 0, None, [call] * chance.randint(1, 4))
+
+    async def _http2(
+        self, kind: str, port: int, tls: ssl.SSLContext | None, uses: list[Callable[[HTTP2Client], Awaitable[None]]]
+    ) -> None:
+        """Use a connection in several ways at once."""
+        client = None
+        try:
+            client = await HTTP2Client.connect(port, tls)
+            for outcome in await asyncio.gather(*(use(client) for use in uses), return_exceptions=True):
+                if isinstance(outcome, NotHandled):
+                    self.races += 1
+                elif isinstance(outcome, BaseException):
+                    raise outcome
+        except FAILED as error:
+            self.wrong.append(f"clean service, {kind}: {error!r}")
+        if client is not None:
+            await client.close()
 
     async def _converse(
         self, kind: str, chance: random.Random, most: int, make: object, tls_port: int | None = None

@@ -37,6 +37,8 @@ from authority import SERVER, Authority  # noqa: E402
 from clients import NAME  # noqa: E402
 from e2e.harness import MAX_KEPT, ControlThread, Daemon  # noqa: E402
 from good_clients import GoodClients  # noqa: E402
+from grpc_servers import GRPCServer  # noqa: E402
+from http2_client import http2_context  # noqa: E402
 from servers import LOOPBACK, answers, free_port, wait_for  # noqa: E402
 from slow import kernel_memory  # noqa: E402
 from world import children, cpu, kinds_of_descriptors, memory, unreclaimable_slab  # noqa: E402
@@ -91,6 +93,9 @@ Virtual clean {{
     listen = {host}:{clean} scheduler = phttp balance = {balance}
     server = {host}:{good[0]} {weights[0]} server = {host}:{good[1]} {weights[1]}
     rule = pattern ".*" use server {host}:{good[0]} server {host}:{good[1]}
+}}
+Virtual calls {{
+    listen = {host}:{calls} scheduler = phttp server = {grpc} 1 h2 rule = pattern ".*" use server {grpc}
 }}
 Virtual echo {{
     listen = {host}:{echo} scheduler = wlc server = {host}:{good_raw}
@@ -225,7 +230,7 @@ class HostileSoak:
         self.ports = {
             name: free_port()
             for name in (
-                *("clean", "clean_tls", "clean_sni", "echo", *HTTP, *TLS, *RELAYS),
+                *("clean", "clean_tls", "clean_sni", "calls", "echo", *HTTP, *TLS, *RELAYS),
                 *("status", "full", "good_raw", "target_raw"),
             )
         }
@@ -250,6 +255,7 @@ class HostileSoak:
             control=f"unix:{control}",
         )
         self.daemon.may_log_tracebacks = True  # its log is judged here
+        self.grpc = GRPCServer(folder)
         self.programs: list[Program] = []
         self.hostile_programs: list[Program] = []
         self.clients = self._clients()
@@ -263,6 +269,7 @@ class HostileSoak:
             if self.daemon.process is not None:
                 self.daemon.finish()
         finally:
+            self.grpc.stop()
             for program in (*self.programs, *self.hostile_programs):
                 program.kill()
 
@@ -356,6 +363,7 @@ class HostileSoak:
                 relays="".join(relays),
                 certificate=self.certificate,
                 ca=self.ca,
+                grpc=self.grpc.plain,
                 **self.ports,
             )
         )
@@ -445,7 +453,7 @@ class HostileSoak:
     def _look_at_connections(self) -> None:
         """Check that no connection of an attacked service outlives all timeouts."""
         for row in self._call("connections"):
-            if row["service"] not in ("clean", "clean-tls", "clean-sni", "echo") and row["age"] > MAX_AGE:
+            if row["service"] not in ("clean", "clean-tls", "clean-sni", "calls", "echo") and row["age"] > MAX_AGE:
                 self.is_wrong(f"a connection lives for ever: {row}", f"{row['service']} {row['state']}")
 
     def sample(self) -> None:
@@ -470,13 +478,15 @@ class HostileSoak:
         clients.enough = True
         await asyncio.wait_for(asking, 90)
         self.wrong += clients.wrong
+        self._say_latencies("by HTTP/2 before the attack", clients.stream_latencies)
         self.quiet_p99 = self._say_latencies("before the attack", clients.latencies)
 
     def _clients(self) -> GoodClients:
         ports = self.ports
         tls = ssl.create_default_context(cafile=self.ca)
         secure, passed = ports["clean_tls"], ports["clean_sni"]
-        return GoodClients(ports["clean"], ports["mixed"], ports["echo"], self.seed, secure, passed, tls)
+        http2 = ports["calls"], http2_context(str(self.ca))
+        return GoodClients(ports["clean"], ports["mixed"], ports["echo"], self.seed, secure, passed, tls, *http2)
 
     async def run(self, seconds: float) -> None:
         """Run the attack."""
@@ -507,6 +517,7 @@ class HostileSoak:
             )
         print()
         await administering
+        self._say_latencies("by HTTP/2 in the attack", self.clients.stream_latencies)
         p99 = self._say_latencies("in the attack", self.clients.latencies)
         if p99 > self.quiet_p99 + MAX_P99:
             self.is_wrong(f"99 % of the small requests took up to {p99:.2f} s, and {self.quiet_p99:.2f} s before")

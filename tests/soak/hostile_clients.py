@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from hostile_http2 import HTTP2_KINDS
 from hostile_tls import TLS_KINDS
 from peer import LOST, NICENESS, Peer, pick, report
 
@@ -364,7 +365,7 @@ KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
         Attacker.frames_wrongly, Attacker.stalls_in_body, Attacker.expects_and_never_sends, Attacker.uploads,
         Attacker.upgrades_unread, Attacker.is_old, Attacker.says_nothing, Attacker.comes_and_goes,
         Attacker.sends_urgent, Attacker.talks, Attacker.floods_unread, Attacker.drips_unread, Attacker.visits_status,
-        Attacker.visits_control, *TLS_KINDS,
+        Attacker.visits_control, *TLS_KINDS, *HTTP2_KINDS,
     )
 }  # fmt: skip
 

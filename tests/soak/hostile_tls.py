@@ -8,6 +8,7 @@ import random
 import ssl
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -42,10 +43,17 @@ class Attacker(Protocol):
 class Secure:
     """TLS over a peer. It verifies nothing, and may resume a session of before."""
 
-    def __init__(self, peer: Peer, version: ssl.TLSVersion, session: ssl.SSLSession | None = None) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        version: ssl.TLSVersion,
+        session: ssl.SSLSession | None = None,
+        contexts: Mapping[ssl.TLSVersion, ssl.SSLContext] | None = None,
+    ) -> None:
+        """contexts: by version; None: those without ALPN."""
         self.peer = peer
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        context = CONTEXTS[version]
+        context = (contexts or CONTEXTS)[version]
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost", session=session)
 
     def flush(self) -> bytes:
@@ -86,8 +94,10 @@ class Secure:
                 return b""
 
 
-def _context(version: ssl.TLSVersion) -> ssl.SSLContext:
+def _context(version: ssl.TLSVersion, *protocols: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = context.maximum_version = version
@@ -95,6 +105,7 @@ def _context(version: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 CONTEXTS = {version: _context(version) for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)}
+HTTP2_CONTEXTS = {version: _context(version, "h2") for version in CONTEXTS}
 
 
 async def _secure(attacker: Attacker, receive_buffer: int = 0) -> Secure:

@@ -27,6 +27,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from authority import SERVER, Authority  # noqa: E402
 from clients import NAME, Clients, Failure  # noqa: E402
 from e2e.harness import ControlThread, Daemon  # noqa: E402
+from grpc_servers import GRPCServer  # noqa: E402
+from http2_client import http2_context  # noqa: E402
 from servers import LOOPBACK, Nginx, free_port, wait_for  # noqa: E402
 from world import Kill, children, freeze_server, kill_server, kill_worker, memory, print_outcome, sockets  # noqa: E402
 
@@ -61,6 +63,12 @@ Virtual relayed {{
     scheduler = wlc
     server = {host}:{echo}
 }}
+Virtual calls {{
+    listen = {host}:{calls}
+    scheduler = phttp
+    server = {grpc} 1 h2
+    rule = pattern ".*" use server {grpc}
+}}
 """
 
 
@@ -77,12 +85,14 @@ class Soak:
         self.servers = [Nginx(name, folder) for name in ("one", "two", "three")]
         files = {"small": 20_000, "middle": 400_000, "large": 3_000_000}
         digests = {name: {server.file(name, size) for server in self.servers} for name, size in files.items()}
-        self.web, self.relayed, self.secure, self.echo = (free_port() for _ in range(4))
+        self.web, self.relayed, self.secure, self.calls, self.echo = (free_port() for _ in range(5))
+        self.grpc = GRPCServer(folder)
         authority = Authority(folder)
         self.certificate = authority.issue("soak", NAME, purposes=(SERVER,))
         tls = ssl.create_default_context(cafile=authority.pem)
         once = {name: one.pop() for name, one in digests.items()}
-        self.clients = Clients(self.web, self.relayed, self.secure, once, tls, seed)
+        http2_tls = http2_context(str(authority.pem))
+        self.clients = Clients(self.web, self.relayed, self.secure, self.calls, once, tls, http2_tls, seed)
         self.config = folder / "soak.conf"
         self._write()
         self.daemons: list[Daemon] = []
@@ -132,6 +142,8 @@ class Soak:
                 secure=self.secure,
                 certificate=self.certificate,
                 echo=self.echo,
+                calls=self.calls,
+                grpc=self.grpc.plain,
             )
         )
 
@@ -152,7 +164,7 @@ class Soak:
     def kills_a_worker(self) -> None:
         pids = children(self.daemon.pid)
         if len(pids) > 1:  # one at a time
-            self.kills.append(kill_worker(self.chance.choice(pids), {self.web, self.relayed, self.secure}))
+            self.kills.append(kill_worker(self.chance.choice(pids), {self.web, self.relayed, self.secure, self.calls}))
             wait_for(lambda: len(children(self.daemon.pid)) == self.workers, timeout=20)
             time.sleep(2)
 
@@ -237,7 +249,7 @@ def soak(seconds: float, workers: int, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="ktcpvs-soak-") as folder, contextlib.ExitStack() as stack:
         run = Soak(Path(folder), workers, seed)
         stack.callback(run.thread.stop)
-        for server in run.servers:
+        for server in (*run.servers, run.grpc):
             stack.callback(server.stop)
         run.daemon.start()
         stack.callback(run.finish_daemons)

@@ -8,6 +8,7 @@ from ktcpvs.protocols.http2.connection import Connection
 from ktcpvs.protocols.http2.constants import (
     ENABLE_CONNECT_PROTOCOL,
     INITIAL_WINDOW_SIZE,
+    INTERNAL_ERROR,
     MAX_CONCURRENT_STREAMS,
     MAX_FRAME_SIZE,
     MAX_HEADER_LIST_SIZE,
@@ -68,6 +69,13 @@ class Server(Connection):
         if allows_connect:
             settings.append((ENABLE_CONNECT_PROTOCOL, 1))
         self._open(settings)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """As `Connection.reset`. INTERNAL_ERROR leaves a stream open whose response is complete, since clients would
+        drop the response: its request ends, or the owner resets it with NO_ERROR."""
+        stream = self.streams.get(stream_id)
+        if code != INTERNAL_ERROR or stream is None or not stream.is_ended:
+            super().reset(stream_id, code)
 
     def _read_preface(self, data: bytes) -> int:
         if self._preface_bytes == len(PREFACE):
