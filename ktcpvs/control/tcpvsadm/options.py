@@ -81,7 +81,15 @@ def _edit_command(
     if optional is None:
         optional = tuple(option for option, is_required in given if option and not is_required)
     return Command(
-        name, short, entry.help + note, required, (*optional, *also), words, min_words, max_words, first_is_value
+        name,
+        short,
+        entry.help + note,
+        required,
+        (*optional, *also, "wait-nodes"),
+        words,
+        min_words,
+        max_words,
+        first_is_value,
     )
 
 
@@ -133,6 +141,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("certificates", None, "print the certificates of running services", (), ("ident", "json")),
         _edit_command("reload-certificates"),
+        Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("json",)),
         Command("schedulers", None, "print the available schedulers, and plugins that failed to load", (), ("json",)),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
@@ -161,6 +170,7 @@ OPTIONS: dict[str, Option] = {
         Option("confirm", None, "TIME", "undo it after TIME (60s, 5m) unless confirmed"),
         Option("allow-empty", None, None, "load even an empty file, which deletes all services"),
         Option("wait", None, None, "wait until the server is drained, and print progress"),
+        Option("wait-nodes", None, None, "in a cluster: wait until all nodes have the change in force"),
         Option("only", None, None, "replace the list instead of adding to it"),
         Option("numeric", "n", None, "print numeric ports and addresses"),
         Option("stats", None, None, "show counters"),
