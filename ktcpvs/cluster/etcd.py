@@ -12,18 +12,21 @@ from typing import Any
 
 import treq.client
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
+from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
+    RequestGenerationFailed,
     ResponseFailed,
     _HTTP11ClientFactory,
 )
-from twisted.web.iweb import IPolicyForHTTPS
+from twisted.web.iweb import IBodyProducer, IPolicyForHTTPS
+from zope.interface import implementer
 
 from ktcpvs.cluster.etcd_address import EtcdAddress
 
@@ -42,7 +45,9 @@ MAX_LINE = 16 << 20
 UNAUTHENTICATED = 16
 """The code of gRPC for a token that does not hold any more."""
 
-_NETWORK_ERRORS = (ConnectError, ConnectionLost, DNSLookupError, ResponseFailed, TimeoutError, OSError)
+_NETWORK_ERRORS = (
+    ConnectError, ConnectionLost, DNSLookupError, RequestGenerationFailed, ResponseFailed, TimeoutError, OSError,
+)  # fmt: skip
 
 
 class EtcdError(Exception):
@@ -129,6 +134,28 @@ def are_older(prefix: str, revision: int) -> dict[str, Any]:
         "result": "LESS",
         "mod_revision": str(revision + 1),
     }
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """The body of a request. treq would send bytes piece by piece, by the reactor that is installed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
 
 
 class _QuietFactory(_HTTP11ClientFactory):
@@ -232,7 +259,7 @@ class Etcd:
             headers["Authorization"] = self._token
         data = json.dumps(message).encode()
         try:
-            return await self._bounded(self._http.post(f"{self._urls[0]}/v3/{path}", data=data, headers=headers))
+            return await self._bounded(self._http.post(f"{self._urls[0]}/v3/{path}", data=_Body(data), headers=headers))
         except _NETWORK_ERRORS as error:
             raise self._unreachable(error) from None
 
@@ -343,7 +370,7 @@ def _refusal(url: str, status: int, answer: dict[str, Any]) -> EtcdError:
 
 def _why(error: Exception) -> str:
     """Return a network error in words."""
-    if isinstance(error, ResponseFailed) and error.reasons:
+    if isinstance(error, ResponseFailed | RequestGenerationFailed) and error.reasons:
         error = error.reasons[0].value
     if isinstance(error, TimeoutError | CancelledError):
         return f"no response within {REQUEST_TIMEOUT:g} seconds"

@@ -31,6 +31,7 @@ from ktcpvs.cluster.records import (
     settings_key,
 )
 from ktcpvs.errors import BadValue
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 
@@ -191,13 +192,14 @@ class TableStore:
         """Return the cluster's table. former: the one in force, from which come the parts that cannot be read."""
         if self.problem or self.generation is None:
             return former
-        rows: list[tuple[int, str, Any, bool]] = []
+        rows: list[tuple[int, str, VirtualService, bool]] = []
+        former_places = {ident: place for place, ident in enumerate(former.services)}
         for ident, stored in self._services.items():
             record = stored.record
             if isinstance(record, ServiceRecord):
                 rows.append((record.position, ident, record.service, record.is_running))
             elif ident in former.services:
-                rows.append((len(rows), ident, former.services[ident], ident in former.running))
+                rows.append((former_places[ident], ident, former.services[ident], ident in former.running))
         rows.sort(key=lambda row: row[:2])
         settings = self._settings.record if self._settings is not None else Settings()
         return Table(
@@ -222,9 +224,8 @@ class TableStore:
             for ident in {**old.services, **new.services}
             if old.services.get(ident) != new.services.get(ident) or (ident in old.running) != (ident in new.running)
         ]
-        is_reordered = [ident for ident in old.services if ident in new.services] != [
-            ident for ident in new.services if ident in old.services
-        ]
+        kept = [ident for ident in old.services if ident in new.services]
+        is_reordered = [*kept, *(ident for ident in new.services if ident not in old.services)] != list(new.services)
         if is_reordered:
             changed = list({**old.services, **new.services})
         has_settings = old.settings != new.settings

@@ -141,7 +141,7 @@ def answer(text: bytes) -> SocketServer:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", EtcdError, "the response is not etcd's: b'hello'"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", EtcdError, "the response is not etcd's"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", Unreachable, "does not respond"),
-        (b'HTTP/1.1 503 No\r\nContent-Length: 20\r\n\r\n{"error":"no leader"}', Unreachable, "no leader"),
+        (b'HTTP/1.1 503 No\r\nContent-Length: 21\r\n\r\n{"error":"no leader"}', Unreachable, "no leader"),
         (b'HTTP/1.1 400 No\r\nContent-Length: 15\r\n\r\n{"error":"bad"}', EtcdError, "bad"),
         (b"", Unreachable, "does not respond"),
         (b"SSH-2.0\r\n", Unreachable, "does not respond"),

@@ -23,7 +23,7 @@ from ktcpvs.model.rule import Rule
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 
-FEW = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 A = Inet("a", 1)
 WEB, MAIL = VirtualService("web", servers=(RealServer(A),)), VirtualService("mail", servers=(RealServer(A),))
 
@@ -213,5 +213,5 @@ def test_a_cluster_of_a_newer_version_is_left_alone(make_node: Any, key: str) ->
 def test_a_service_that_is_too_long(make_node: Any) -> None:
     one = make_node("/long/")
     rules = tuple(Rule(f"/{'x' * 200}{number}", (A,)) for number in range(5000))
-    with pytest.raises(BadValue, match="service web: its text has [0-9]+ bytes; .* at most 1000000: split it"):
+    with pytest.raises(BadValue, match=r"service web: its text has [0-9]+ bytes; .* at most 1000000: split it"):
         one.change(Table.of([VirtualService("web", servers=(RealServer(A),), rules=rules)]))
