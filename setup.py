@@ -3,6 +3,8 @@
 They are optional: without a C compiler the installation goes on, and the same functions run in Python.
 """
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 setup(
@@ -10,14 +12,15 @@ setup(
         Extension(
             name,
             [f"{name.replace('.', '/')}.c"],
-            depends=["ktcpvs/_slots.h"],
+            depends=["ktcpvs/_slots.h", *glob("ktcpvs/*/*/_*.h")],
             extra_compile_args=["-O2"],
             optional=True,
         )
         for name in (
             "ktcpvs.protocols._compiled",
-            "ktcpvs.protocols.http2._huffman",
+            "ktcpvs.protocols.http2._compiled",
             "ktcpvs.http._fast_path",
+            "ktcpvs.http._http2_streams",
             "ktcpvs.streams._bare",
             "ktcpvs.streams._tls",
             "ktcpvs.dispatch._connection",

@@ -85,13 +85,14 @@ server.wait_for_termination()
 class GRPCServer(Program):
     """plain, tls: the addresses without TLS and with it."""
 
-    def __init__(self, folder: Path, certificate: Path | None = None) -> None:
-        """certificate: with its key; None: there is no TLS."""
-        self.plain, self.tls = (f"{LOOPBACK}:{free_port()}" for _ in range(2))
+    def __init__(self, folder: Path, certificate: Path | None = None, plain: tuple[str, int] | None = None) -> None:
+        """certificate: with its key; None: there is no TLS. plain: host and port without TLS; None: free ones."""
+        addresses = [plain or (LOOPBACK, free_port()), (LOOPBACK, free_port())]
+        self.plain, self.tls = (f"{host}:{port}" for host, port in addresses)
         self.log_path = folder / "grpc.log"
         self.process = run_python(CODE, self.log_path, self.plain, self.tls, *([certificate] if certificate else []))
-        addresses = (self.plain, self.tls) if certificate else (self.plain,)
-        self.wait_until(lambda: all(answers(int(address.rpartition(":")[2])) for address in addresses))
+        used = addresses if certificate else addresses[:1]
+        self.wait_until(lambda: all(answers(port, host) for host, port in used))
 
     @property
     def log(self) -> list[str]:

@@ -1,11 +1,14 @@
-"""Starts the daemon and tcpvsadm without starting Python and importing Twisted each time.
+"""Starts the daemon, its workers and tcpvsadm without starting Python and importing Twisted each time.
 
-A server process imports all that the two programs need, except the reactor, and forks for each start. Each start is a
+A server process imports all that the programs need, except the reactor, and forks for each start. Each start is a
 process of its own, with its own arguments, environment, folder, standard streams and exit status. It saves only the
-imports: 0.8 s of CPU time of a daemon's start, and 0.1 s of a run of tcpvsadm.
+imports: 0.8 s of CPU time of a daemon's start, 0.5 s of a worker's, and 0.1 s of a run of tcpvsadm.
 
 The protocol, on a unix socket: the client sends a JSON object and the three standard streams. It receives the number of
 the process, and its exit code when it has ended, both as 4 bytes.
+
+A daemon with workers has a server of its own, since it must be the parent of the processes that it starts: see
+`ChildPrograms`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import array
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -30,6 +34,8 @@ from typing import Any, NoReturn
 
 NUMBER = struct.Struct("!i")
 
+SCHEDULERS = ("chttp", "http", "lc", "p2c", "rr", "sh", "sni", "tcp", "wlc", "wrr")
+
 MODULES = (
     "ktcpvs.adm",
     "ktcpvs.control.client",
@@ -39,16 +45,20 @@ MODULES = (
     "ktcpvs.control.tcpvsadm.output",
     "ktcpvs.control.tcpvsadm.session",
     "ktcpvs.offline",
+    *(f"ktcpvs.schedulers.{name}" for name in SCHEDULERS),
     "ktcpvs.service",
     "ktcpvs.tap",
+    "ktcpvs.workers.worker",
     "twisted.internet.endpoints",
     "twisted.internet.epollreactor",
+    "twisted.internet.process",
     "twisted.internet.task",
     "twisted.scripts.twistd",
+    "twisted.trial.itrial",
     "uvloop",
 )
-"""The modules that all started processes share. None of them may import twisted.internet.reactor, nor twisted.plugins,
-whose folders are those of PYTHONPATH when it is imported."""
+"""The modules that all started processes share, those that plugins import when twistd starts among them. None may
+import twisted.internet.reactor, nor twisted.plugins, whose folders are those of PYTHONPATH when it is imported."""
 
 SCRIPT = """#!{python} -ISE
 import json, os, socket, sys
@@ -65,8 +75,14 @@ sys.exit(status if status >= 0 else 128 - status)
 """Starts a program and waits for its end, for shells. It imports nothing else, so it takes a tenth of the program's
 time."""
 
-MAIN = {"tcpvsadm": ("ktcpvs.adm", "run"), "twistd": ("twisted.scripts.twistd", "run")}
-"""The function that the console script of each program calls."""
+WORKER = "ktcpvs.workers"
+
+MAIN = {
+    "tcpvsadm": ("ktcpvs.adm", "run"),
+    "twistd": ("twisted.scripts.twistd", "run"),
+    WORKER: ("ktcpvs.workers.worker", "run"),
+}
+"""The function that the console script or the module of each program calls."""
 
 
 class PreloadedProcess:
@@ -135,8 +151,13 @@ class PreloadedPrograms:
         streams: Sequence[int],
         folder: Path,
         environment: dict[str, str],
+        *,
+        has_workers: bool = False,
     ) -> PreloadedProcess:
-        """Start a program of MAIN. streams: descriptors of its standard input, output and error."""
+        """Start a program of MAIN.
+
+        streams: descriptors of its standard input, output and error. has_workers: its workers are preloaded too.
+        """
         self._begin()
         server = socket.socket(socket.AF_UNIX)
         server.settimeout(self._timeout)
@@ -146,6 +167,7 @@ class PreloadedPrograms:
             "arguments": list(arguments),
             "folder": str(folder),
             "environment": environment,
+            "has_workers": has_workers,
         }
         socket.send_fds(server, [b"."], list(streams))
         server.sendall(json.dumps(request).encode())
@@ -283,8 +305,11 @@ def serve(listener: socket.socket) -> None:
 def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
     """Do what the console script does, and end."""
     for number, descriptor in enumerate(streams):
-        os.dup2(descriptor, number)
-        os.close(descriptor)
+        if descriptor != number:
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+    if request.get("has_workers"):
+        ChildPrograms().install()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -294,6 +319,9 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
     script = str(Path(sys.executable).with_name(request["program"]))
     sys.argv = [script, *request["arguments"]]
     sys.orig_argv = [sys.executable, *sys.argv]
+    if request["program"] == WORKER:
+        sys.orig_argv[1:2] = ["-P", "-m", WORKER]
+        Path("/proc/self/comm").write_text(WORKER)
     status = 1
     try:
         module, function = MAIN[request["program"]]
@@ -310,6 +338,109 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status)
+
+
+# Processes that a daemon starts.
+
+_CHILD_SUBREAPER = 36
+"""From linux/prctl.h."""
+
+
+class ChildPrograms:
+    """Starts the workers of this process, a daemon, by forking a server that was forked before the daemon began.
+
+    The daemon must be the parent of its workers, to be told of their end. So the server forks twice and ends the
+    process in between, and the kernel makes the daemon, which is a subreaper (prctl(2)), the parent of the orphan.
+    """
+
+    def __init__(self) -> None:
+        """Fork the server, before this process has changed anything that a new program would not have."""
+        assert ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        self._server, its = socket.socketpair()
+        if os.fork() == 0:
+            self._server.close()
+            _serve_children(its)
+        its.close()
+        self._user = os.getresuid()
+
+    def install(self) -> None:
+        """Let Twisted start workers so. All other programs, and workers of another user, are started as usual."""
+        process = sys.modules["twisted.internet.process"].Process
+        spawn = process._trySpawnInsteadOfFork
+
+        def start(
+            self: Any, path: Any, uid: Any, gid: Any, executable: Any, words: Any, environment: Any, more: Any
+        ) -> bool:
+            command = [os.fsdecode(word) for word in words]
+            if command[1:4] != ["-P", "-m", WORKER] or os.getresuid() != programs._user:
+                return bool(spawn(self, path, uid, gid, executable, words, environment, more))
+            descriptors = [number for _, number in sorted(more["fdmap"].items())]
+            self.pid = programs._start(WORKER, command[4:], descriptors, environment)
+            self.status = -1  # as Twisted does: there is no exit status yet
+            return True
+
+        programs = self
+        process._trySpawnInsteadOfFork = start
+
+    def _start(self, program: str, arguments: list[str], descriptors: list[int], environment: Any) -> int:
+        """Return the number of the new process."""
+        given = {os.fsdecode(name): os.fsdecode(value) for name, value in environment.items()}
+        request = {"program": program, "arguments": arguments, "folder": os.getcwd(), "environment": given}
+        data = json.dumps(request).encode()
+        socket.send_fds(self._server, [NUMBER.pack(len(data))], descriptors)
+        self._server.sendall(data)
+        answer = self._server.recv(NUMBER.size)
+        assert len(answer) == NUMBER.size, "the server of workers has ended; the daemon's standard error says why"
+        return int(NUMBER.unpack(answer)[0])
+
+
+def _serve_children(daemon: socket.socket) -> NoReturn:
+    """Be the server of ChildPrograms, until the daemon has ended."""
+    status = 1
+    try:
+        with open(os.devnull, "rb+", buffering=0) as nothing:
+            for number in (0, 1):
+                os.dup2(nothing.fileno(), number)
+        while True:
+            size, descriptors, _, _ = socket.recv_fds(daemon, NUMBER.size, 16)
+            if not size:
+                break
+            data = b""
+            while len(data) < NUMBER.unpack(size)[0]:
+                data += daemon.recv(1 << 20)
+            daemon.sendall(NUMBER.pack(_fork_orphan(daemon, json.loads(data), descriptors)))
+            for descriptor in descriptors:
+                os.close(descriptor)
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    finally:
+        os._exit(status)
+
+
+def _fork_orphan(daemon: socket.socket, request: dict[str, Any], descriptors: Sequence[int]) -> int:
+    """Fork a process and make the daemon its parent; return its number. It begins when the daemon is its parent."""
+    begin, end = os.pipe()
+    numbers, number = os.pipe()
+    between = os.fork()
+    if between == 0:
+        pid = os.fork()
+        if pid:
+            os.write(number, NUMBER.pack(pid))
+            os._exit(0)
+        daemon.close()
+        for descriptor in (end, numbers, number):
+            os.close(descriptor)
+        os.read(begin, 1)
+        os.close(begin)
+        _become(request, descriptors)
+    for descriptor in (begin, number):
+        os.close(descriptor)
+    os.waitpid(between, 0)
+    pid = NUMBER.unpack(os.read(numbers, NUMBER.size))[0]
+    for descriptor in (end, numbers):
+        os.close(descriptor)
+    return int(pid)
 
 
 if __name__ == "__main__":

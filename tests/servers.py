@@ -203,12 +203,13 @@ class Nginx(Program):
 class Redis(Program):
     """A redis-server that saves nothing to disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.address = f"{LOOPBACK}:{self.port}"
-        options = ["--port", str(self.port), "--bind", LOOPBACK, "--save", "", "--dir", str(folder)]
+    def __init__(self, folder: Path, where: tuple[str, int] | None = None, *more: str) -> None:
+        """where: host and port; None: a free port on loopback. more: further arguments."""
+        host, self.port = where or (LOOPBACK, free_port())
+        self.address = f"{host}:{self.port}"
+        options = ["--port", str(self.port), "--bind", host, "--save", "", "--dir", str(folder), *more]
         super().__init__("redis-server", options, folder)
-        self.wait_until(lambda: answers(self.port))
+        self.wait_until(lambda: answers(self.port, host))
 
 
 class PostgreSQL(Program):
@@ -224,18 +225,22 @@ class PostgreSQL(Program):
             shutil.chown(self.folder, "nobody", "nogroup")
         try:
             data = str(self.folder / "data")
-            initdb = [program("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]
             made = subprocess.run(
-                [*initdb, "--no-sync"], cwd=self.folder, capture_output=True, text=True, timeout=60, **options
+                self.making(data), cwd=self.folder, capture_output=True, text=True, timeout=60, **options
             )
             assert made.returncode == 0, made.stderr
             arguments = ["-D", data, "-h", LOOPBACK, "-p", str(self.port), "-k", str(self.folder), "-F"]
             arguments += self.options()
             super().__init__("postgres", arguments, self.folder, cwd=self.folder, **options)
-            self.wait_until(lambda: "ready to accept connections" in self.log_path.read_text())
+            self.wait_until(lambda: "ready to accept " in self.log_path.read_text())
         except BaseException:
             self.stop()
             raise
+
+    def making(self, data: str) -> list[str]:
+        """The command that makes its data in the folder `data`."""
+        initdb = [program("initdb"), "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]
+        return [*initdb, "--no-sync"]
 
     def options(self) -> list[str]:
         """More arguments. Its folder is there already."""

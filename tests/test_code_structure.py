@@ -226,13 +226,12 @@ def private_uses(module: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, expression
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_private_attributes_of_other_objects_are_left_alone(module: str) -> None:
-    allowed = PRIVATE_OF_OTHERS.get(module, {})
+def test_private_attributes_of_other_objects_are_left_alone() -> None:
     assert [
         f"{MODULES[module]}:{line}: {text}"
+        for module in MODULES
         for line, text in private_uses(module)
-        if not any(fnmatchcase(text, pattern) for pattern in allowed)
+        if not any(fnmatchcase(text, pattern) for pattern in PRIVATE_OF_OTHERS.get(module, {}))
     ] == []
 
 
@@ -254,6 +253,5 @@ def test_periodic_work_does_not_use_looping_call() -> None:
     assert [module for module, path in MODULES.items() if "import LoopingCall" in path.read_text()] == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_opens_with_its_docstring(module: str) -> None:
-    assert ast.get_docstring(tree_of(module))
+def test_every_module_opens_with_its_docstring() -> None:
+    assert [module for module in MODULES if not ast.get_docstring(tree_of(module))] == []

@@ -56,9 +56,10 @@ def test_everything_promised_is_there(run: Run) -> None:
         compiled = "from ktcpvs.http import fast_path; from ktcpvs.protocols.http1 import plain; "
         compiled += "from ktcpvs.streams import compiled; from ktcpvs.dispatch.compiled import forms; "
         compiled += "from ktcpvs.streams import tls_operations; from ktcpvs.system import tls_tickets; "
+        compiled += "from ktcpvs.protocols.http2 import fast_path as frames, hpack; "
         shown = "fast_path.IS_COMPILED, plain.IS_COMPILED, compiled.IS_COMPILED, forms is not None, "
-        shown += "tls_operations.IS_COMPILED, tls_tickets.IS_COMPILED"
-        assert run("python", "-c", f"{compiled}print({shown})") == "True True True True True True\n"
+        shown += "tls_operations.IS_COMPILED, tls_tickets.IS_COMPILED, frames.IS_COMPILED, hpack.IS_COMPILED"
+        assert run("python", "-c", f"{compiled}print({shown})") == " ".join(["True"] * 8) + "\n"
     listed = run("pip", "show", "--files", "ktcpvs")
     for file in ("man8/tcpvsadm.8", "completions/tcpvsadm", "_tcpvsadm"):
         assert file in listed

@@ -3,7 +3,7 @@
     measure.py rules                        choosing by 10, 1,000 and 10,000 rules, without a socket
     measure.py conditions                   the same with conditions of all kinds, 10 on 3 hosts and 10,000 on 3,000
     measure.py admission                    lists of networks and limits for each client, without a socket
-    measure.py http2                        a small GET over HTTP/2 and its response, in memory
+    measure.py http2                        small requests over HTTP/2 and their responses, in memory
     measure.py memory PID PORT idle|slow    memory of one connection of a daemon whose server is 127.0.0.1:9001
 
 For `memory`, start a daemon with a service at 127.0.0.1:PORT and that server, and raise `ulimit -n` to 8192.
@@ -11,6 +11,7 @@ For `memory`, start a daemon with a service at 127.0.0.1:PORT and that server, a
 
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import statistics
@@ -176,64 +177,79 @@ def admission(counts: Sequence[int] = (1, 100, 10_000, 100_000), calls: int = 10
 
 
 def http2(requests: int = 20_000) -> None:
-    """Receive small GETs with ten fields, 10 at a time, and send their responses; print the best of five runs."""
+    """Exchange small GETs with ten fields, 10 at a time, and calls of gRPC, and their responses; print the best of
+    eleven runs for each end."""
 
-    def report(name: str, path_of: Callable[[int], bytes], length_of: Callable[[int], int]) -> None:
-        best = min(_http2_run(requests, path_of, length_of) for _ in range(5))
-        print(f"{name}: {best:.2f} us a request, with its response")
+    def report(name: str, request_of: Callable[[int], bytes], response_of: Callable[[int], bytes]) -> None:
+        gc.disable()  # the daemon collects rarely
+        runs = [_http2_run(requests, request_of, response_of) for _ in range(11)]
+        gc.enable()
+        best = [min(one) for one in zip(*runs, strict=True)]
+        print(f"{name}: {best[0]:.2f} us a request and its response from a client, {best[1]:.2f} us to a server")
 
-    report("identical requests", lambda number: b"/", lambda number: 12)
-    report("paths that differ", lambda number: b"/customers/%d/orders.html" % number, lambda number: 12)
+    def get(path: bytes) -> bytes:
+        return b"GET %b HTTP/1.1\r\nHost: www.example.com\r\n%b\r\n" % (path, _BROWSER)
+
+    def response(length: int) -> bytes:
+        return b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n" % (_LINES, length) + bytes(length)
+
+    same, whole = get(b"/"), response(12)
+    report("identical requests", lambda number: same, lambda number: whole)
+    report("paths that differ", lambda number: get(b"/customers/%d/orders.html" % number), lambda number: whole)
     report(
-        "paths and responses that differ", lambda number: b"/customers/%d/" % number, lambda number: 1 + number % 900
+        "paths and responses that differ",
+        lambda number: get(b"/customers/%d/" % number),
+        lambda number: response(1 + number % 900),
     )
+    report("calls of gRPC", lambda number: _CALL, lambda number: _CALLED)
 
 
-def _http2_run(requests: int, path_of: Callable[[int], bytes], length_of: Callable[[int], int]) -> float:
-    """Return the microseconds that a server's end takes for a request: to receive it, to make its head in HTTP/1.1,
-    and to send a response with a body."""
-    server, client = protocol.Server(protocol.Limits()), protocol.Client(protocol.Limits())
-    sensitive: frozenset[bytes] = frozenset()
-    same: dict[bytes, protocol.HeaderList] = {}
-    lists: dict[bytes, protocol.HeaderList] = {}  # of the heads of responses, as an owner keeps them
-    spent = 0.0
+def _http2_run(
+    requests: int, request_of: Callable[[int], bytes], response_of: Callable[[int], bytes]
+) -> tuple[float, float]:
+    """Return the microseconds that a server's end and a client's end take for a request and its response, both as bytes
+    of HTTP/1.1."""
+    server = protocol.Server(protocol.Limits(), joins_requests=True)
+    client = protocol.Client(protocol.Limits(), joins_responses=True)
+    for _ in range(2):
+        server.receive(b"".join(client.take_output()), 0)
+        client.receive(b"".join(server.take_output()), 0)
+    spent_by_server = spent_by_client = 0.0
     for begin in range(0, requests, 10):
-        for number in range(begin, begin + 10):
-            path = path_of(number)
-            if path not in same:
-                same = {path: protocol.HeaderList(((b":method", b"GET"), (b":path", path), *_BROWSER), sensitive)}
-            client.send_request(same[path], b"GET", end_stream=True)
-        said = b"".join(client.take_output())
-        heads = [
-            b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n" % (_LINES, length_of(number)) for number in range(10)
-        ]
-        bodies = [bytes(length_of(number)) for number in range(10)]
+        asked = [request_of(number) for number in range(begin, begin + 10)]
+        responses = [response_of(number) for number in range(begin, begin + 10)]
         began = time.process_time()
+        for data in asked:
+            client.request(data, b"https")
+        said = b"".join(client.take_output())
+        asked_at = time.process_time()
         events = server.receive(said, 0)
-        asked = [event for event in events if isinstance(event, protocol.RequestReceived)]
-        for event, head, body in zip(asked, heads, bodies, strict=True):
-            event.request.head(event.end_stream)
-            headers = lists.get(head)
-            if headers is None:
-                headers = lists[head] = protocol.response_list(head)
-            server.send_headers(event.stream_id, headers)
-            server.send_data(event.stream_id, body, end_stream=True)
+        for event, data in zip([event for event in events if isinstance(event, _REQUEST)], responses, strict=True):
+            server.respond(event.stream_id, data, event.request.method)
         out = b"".join(server.take_output())
-        spent += time.process_time() - began
-        for event in client.receive(out, 0):
-            if isinstance(event, protocol.DataReceived):
-                client.acknowledge(event.stream_id, len(event.data))
-        if len(lists) > 100:
-            lists.clear()
-    return spent / requests * 1e6
+        answered_at = time.process_time()
+        events = client.receive(out, 0)
+        spent_by_client += asked_at - began + time.process_time() - answered_at
+        spent_by_server += answered_at - asked_at
+        assert sum(isinstance(event, protocol.WholeResponse) for event in events) == 10
+    return spent_by_server / requests * 1e6, spent_by_client / requests * 1e6
 
 
+_REQUEST = protocol.RequestReceived
 _BROWSER = (
-    (b":scheme", b"https"), (b":authority", b"www.example.com"), (b"user-agent", b"Mozilla/5.0 (X11) Gecko"),
-    (b"accept", b"text/html,*/*;q=0.8"), (b"accept-language", b"en,de;q=0.7"), (b"accept-encoding", b"gzip, br"),
-    (b"referer", b"https://www.example.com/a?b=c"), (b"cookie", b"sid=0123456789abcdef"),
-)  # fmt: skip
+    b"User-Agent: Mozilla/5.0 (X11) Gecko\r\nAccept: text/html,*/*;q=0.8\r\nAccept-Language: en,de;q=0.7\r\n"
+    b"Accept-Encoding: gzip, br\r\nReferer: https://www.example.com/a?b=c\r\nCookie: sid=0123456789abcdef\r\n"
+)
 _LINES = b"Server: nginx\r\nDate: Mon, 21 Oct 2013 20:13:21 GMT\r\nContent-Type: text/html\r\nVary: Accept\r\n"
+_CALL = (
+    b"POST /shop.Carts/Add HTTP/1.1\r\nHost: shop.example.com\r\nContent-Type: application/grpc\r\n"
+    b"User-Agent: grpc-python/1.66.1\r\ngrpc-accept-encoding: identity, deflate, gzip\r\n"
+    b"Transfer-Encoding: chunked\r\nConnection: te\r\nTE: trailers\r\n\r\n8\r\n\0\0\0\0\3abc\r\n0\r\n\r\n"
+)
+_CALLED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"8\r\n\0\0\0\0\3abc\r\n0\r\ngrpc-status: 0\r\n\r\n"
+)
 
 
 def memory(pid: int, port: int, kind: str) -> None:

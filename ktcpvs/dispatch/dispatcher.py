@@ -172,32 +172,22 @@ class Dispatcher:
             self.lease = choice.destination.lease()
         if self.entry is not None:
             self.entry.server_chosen(choice)
-        log = self._log
-        if log.level >= levels.SCHEDULING:
-            log.event(
-                levels.SCHEDULING,
-                "{client}: {path}: {server}: {why}",
-                client=self._owner.client_name,
-                path=self.request.path,
-                server=choice.destination.address,
-                why=choice.reason,
-            )
+        if self._log.level >= levels.SCHEDULING:
+            self._log_decision(f"{choice.destination.address}: {choice.reason}")
         self._owner.serve(choice)
 
     def _respond(self, response: OwnResponse) -> None:
         """Let the owner respond as a rule says."""
         if self.entry is not None:
             self.entry.response_chosen(response)
-        log = self._log
-        if log.level >= levels.SCHEDULING:
-            log.event(
-                levels.SCHEDULING,
-                "{client}: {path}: {why}",
-                client=self._owner.client_name,
-                path=self.request.path,
-                why=response.reason,
-            )
+        if self._log.level >= levels.SCHEDULING:
+            self._log_decision(response.reason)
         self._owner.respond(response)
+
+    def _log_decision(self, why: str) -> None:
+        """Log what was decided for the request. why: in words, after the server if there is one."""
+        form, client = "{client}: {path}: {why}", self._owner.client_name
+        self._log.event(levels.SCHEDULING, form, client=client, path=self.request.path, why=why)
 
     # Asynchronous schedulers.
 

@@ -18,6 +18,9 @@ from ktcpvs.protocols.http1.own_message import status_text
 from ktcpvs.protocols.http1.target import https_url, url_text
 from ktcpvs.system.response_files import ResponseFile
 
+NEED_HOST = frozenset(("host", "hostport"))
+"""Variables without which a redirect would lead nowhere."""
+
 MAX_LABEL = 120
 """The most characters of a rule's label in counters."""
 
@@ -85,7 +88,7 @@ class OwnResponses:
             return b""
         values = TemplateValues(request, client_name, own.rule, own.groups)
         template = action.template
-        if not values.host and (template is None or "host" in template.variables):
+        if not values.host and (template is None or NEED_HOST & template.variables):
             raise BadRequest(400, "the request names no host, which the redirect needs")
         if template is None:
             return https_url(values.host, request.path or b"/", self._https_port).encode("ascii")

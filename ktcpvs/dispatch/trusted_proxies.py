@@ -10,6 +10,9 @@ from ktcpvs.model.network import Networks
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.forwarded_client import X_FORWARDED_FOR, forwarded_client
 
+MAX_CACHED_ADDRESSES = 4096
+"""The most addresses of which it is cached whether they are trusted."""
+
 
 def peer_of(client_name: str) -> str:
     """Return the address of a connection's peer. client_name: with its port; "" for a client on a unix socket."""
@@ -19,17 +22,19 @@ def peer_of(client_name: str) -> str:
 class TrustedProxies:
     """The trusted proxies of one service. is_used: there are some, and the scheduler reads requests."""
 
-    __slots__ = ("_filter", "_header", "_networks", "is_used")
+    __slots__ = ("_cached", "_filter", "_header", "_networks", "is_used")
 
     def __init__(self) -> None:
         self._networks = Networks()
         self._filter: Filter | None = None
         self._header = X_FORWARDED_FOR
+        self._cached: dict[str, bool] = {}
         self.is_used = False
 
     def configure(self, config: VirtualService, unit: str) -> None:
         """Apply a configuration. unit: of the service's scheduler."""
         if config.trusted_proxies != self._networks:
+            self._cached = {}
             self._networks, self._filter = config.trusted_proxies, filter_of(config.trusted_proxies, Networks())
         self._header = config.trusted_header
         self.is_used = self._filter is not None and unit in (FIRST_REQUEST, EACH_REQUEST)
@@ -41,10 +46,18 @@ class TrustedProxies:
             return False
         if not address:
             return True
+        found = self._cached.get(address)
+        if found is None:
+            if len(self._cached) >= MAX_CACHED_ADDRESSES:
+                self._cached.clear()
+            found = self._cached[address] = self._judge(address, self._filter)
+        return found
+
+    def _judge(self, address: str, trusted: Filter) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
         if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
-        return self._filter.judge(ip.packed)[0]
+        return trusted.judge(ip.packed)[0]
 
     def client_of(self, peer: str, lines: bytes) -> str:
         """Return the client's address for a request. peer: that of the connection. lines: the request's header lines.

@@ -18,6 +18,7 @@ from twisted.internet.error import TimeoutError as LateError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import shorten
+from ktcpvs.health.check_connection import CheckConnection
 from ktcpvs.health.http2_check import probe_grpc, probe_http
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import GRPC, OFF, SEND, TCP, Check, CheckResponse, NotWell, parse_check
@@ -25,7 +26,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import TLS_1_3
+from ktcpvs.streams.tls import NO_CLOSE_NOTIFY, TLS_1_3
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending
@@ -49,8 +50,9 @@ NOT_MADE = "check: not made, because the switch has no descriptor or memory left
 """The outcome of a check that says nothing about its server."""
 
 ALERT_WAIT = 0.5
-"""Seconds for which a tcp check waits for the server's refusal after its handshake by TLS 1.3, in which a client's
-certificate is judged only then (RFC 8446, section 4.4.2.4). A server on the other side of the world needs 0.3."""
+"""Seconds for which a tcp check waits for the server after its handshake by TLS 1.3, in which a client's certificate is
+judged only then (RFC 8446, section 4.4.2.4). A server on the other side of the world needs 0.3. Most servers take less:
+they respond to the close_notify that follows the handshake."""
 
 ALERT_WAIT_SHARE = 0.9
 """The part of a check's timeout after which it does not wait longer for that, so that it passes."""
@@ -263,8 +265,12 @@ class _Attempt:
 
 
 class _Connect:
-    """A check that connects and sends nothing. With TLS 1.3 it waits for a moment, since a server that refuses the
-    switch's certificate, or misses one, says so after the handshake."""
+    """A check that connects and sends nothing.
+
+    With TLS 1.3, a server that refuses the switch's certificate, or misses one, says so after the handshake. So the
+    check ends its side at once: the server then refuses, or ends its side too, or is silent, for which the check waits
+    for a moment.
+    """
 
     def __init__(self, reactor: Any, timeout: float) -> None:
         """timeout: of the check, in seconds."""
@@ -293,23 +299,29 @@ class _Connect:
             self._passed()
             return
         stream.dataReceived = self._passed
+        stream.ended = self._passed
         stream.lost = self._lost
         left = self._deadline - self._reactor.seconds()
         self._timer = self._reactor.callLater(max(0.0, min(ALERT_WAIT, left)), self._passed)
+        stream.half_close()
 
     def _passed(self, data: bytes = b"") -> None:
-        """The server has accepted the connection. data: that it has sent."""
+        """The server has accepted the connection. data: that it has sent; b"": it has ended its side, or is silent."""
         self._stop_waiting()
         self._stream.close()
         self._outcome.callback(None)
 
     def _lost(self, clean: bool) -> None:
-        """The server has ended the connection."""
+        """The connection is broken. A FIN without close_notify is how some servers end their side."""
+        failure = self._stream.failure
+        if failure == NO_CLOSE_NOTIFY:
+            self._passed()
+            return
         self._stop_waiting()
-        self._outcome.errback(Failure(NotWell(f"TLS: {self._stream.failure or RESET}")))
+        self._outcome.errback(Failure(NotWell(f"TLS: {failure or RESET}")))
 
     def _stop_waiting(self) -> None:
-        self._stream.dataReceived = self._stream.lost = nothing
+        self._stream.dataReceived = self._stream.ended = self._stream.lost = nothing
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
@@ -320,25 +332,12 @@ class _SendExpect:
     def __init__(self, check: Check) -> None:
         self._check = check
         self._received = bytearray()
-        self._stream = Stream()
-        self._outcome: Deferred[CheckResponse] = Deferred()
+        self._connection = CheckConnection(self._connected, self._data_received, self._over)
 
-    def begin(self, connector: Connector) -> Deferred[CheckResponse]:
+    def begin(self, connector: Connector) -> Deferred[CheckResponse | None]:
         """Start; the Deferred fires when the expected text has come, else fails. Cancelling it closes the
         connection."""
-        stream = self._stream
-        stream.dataReceived = self._data_received
-        stream.ended = self._over
-        stream.lost = lambda clean: self._over()
-        connecting = connector.connect_stream(stream)
-
-        def cancel(_: Deferred[CheckResponse]) -> None:
-            connecting.cancel()
-            stream.abort()
-
-        outcome = self._outcome = Deferred(cancel)
-        connecting.addCallbacks(self._connected, self._fail)
-        return outcome
+        return self._connection.begin(connector)
 
     def _connected(self, stream: Stream) -> None:
         if self._check.send:
@@ -348,25 +347,19 @@ class _SendExpect:
         searched = max(len(self._received) - len(self._check.expect), 0)
         self._received += data
         if self._received.find(self._check.expect, searched) >= 0:
-            if not self._outcome.called:
-                self._outcome.callback(self._response())
-            self._stream.close()
+            self._connection.pass_with(self._response())
+            self._connection.stream.close()
         elif len(self._received) > MAX_RESPONSE:
-            self._over()
+            self._over("")
 
-    def _over(self) -> None:
-        said, failure = shorten(self._received.decode("latin-1"), 60), self._stream.failure
-        why = f"it said '{said}'" if said else "it said nothing"
-        self._fail(Failure(NotWell(f"TLS: {failure}" if failure else why, self._response())))
-        self._stream.abort()
+    def _over(self, failure: str) -> None:
+        said = shorten(self._received.decode("latin-1"), 60)
+        why = failure or (f"it said '{said}'" if said else "it said nothing")
+        self._connection.fail_with(why, self._response())
 
     def _response(self) -> CheckResponse:
         line = bytes(self._received).split(b"\n", 1)[0].removesuffix(b"\r")
         return CheckResponse(shorten(line.decode("latin-1"), MAX_LINE))
-
-    def _fail(self, why: Failure) -> None:
-        if not self._outcome.called:
-            self._outcome.errback(why)
 
 
 def _failed(why: Failure, hint: str) -> _Outcome:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import re2
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from ktcpvs import __version__
 from ktcpvs.errors import shorten
+from ktcpvs.health.check_connection import CheckConnection
 from ktcpvs.model.address import host_field
 from ktcpvs.model.check import Check, CheckResponse, NotWell
 from ktcpvs.model.pattern import encode_pattern, re2_options
@@ -113,29 +113,17 @@ class HTTP2Check:
 
     def __init__(self, request: CheckRequest) -> None:
         self._request = request
-        self._stream = Stream()
+        self._connection = CheckConnection(self._connected, self._data_received, self._over)
+        self._stream = self._connection.stream
         self._client: http2.Client | None = None  # None: HTTP/1.1
         self._stream_id = 0  # of the request, once it is sent
         self._received = b""  # in HTTP/1.1
         self._size = 0
         self._response: HTTP2Response | None = None
-        self._outcome: Deferred[CheckResponse | None] = Deferred()
 
     def begin(self, connector: Connector) -> Deferred[CheckResponse | None]:
         """Start; the Deferred fires if the check passes, else fails. Cancelling it closes the connection."""
-        stream = self._stream
-        stream.dataReceived = self._data_received
-        stream.ended = self._over
-        stream.lost = lambda clean: self._over()
-        connecting = connector.connect_stream(stream)
-
-        def cancel(_: Deferred[None]) -> None:
-            connecting.cancel()
-            stream.abort()
-
-        outcome = self._outcome = Deferred(cancel)
-        connecting.addCallbacks(self._connected, self._fail)
-        return outcome
+        return self._connection.begin(connector)
 
     def _connected(self, stream: Stream) -> None:
         tls = stream.tls
@@ -154,7 +142,7 @@ class HTTP2Check:
     def _data_received(self, data: bytes) -> None:
         self._size += len(data)
         client = self._client
-        if self._outcome.called:
+        if self._connection.is_judged:
             return
         if self._size > MAX_RESPONSE:
             self._not_well(f"no answer: a response without an end, {MAX_RESPONSE} bytes of it")
@@ -217,8 +205,7 @@ class HTTP2Check:
         except NotWell as why:
             self._not_well(str(why), why.response)
             return
-        if not self._outcome.called:
-            self._outcome.callback(seen)
+        self._connection.pass_with(seen)
         self._close()
 
     def _close(self) -> None:
@@ -227,14 +214,8 @@ class HTTP2Check:
             self._flush(self._client)
         self._stream.close()
 
-    def _over(self) -> None:
-        failure = self._stream.failure
-        self._not_well(f"TLS: {failure}" if failure else "no answer: the connection was closed")
+    def _over(self, failure: str) -> None:
+        self._not_well(failure or "no answer: the connection was closed")
 
     def _not_well(self, why: str, response: CheckResponse | None = None) -> None:
-        self._fail(Failure(NotWell(why, response)))
-        self._stream.abort()
-
-    def _fail(self, why: Failure) -> None:
-        if not self._outcome.called:
-            self._outcome.errback(why)
+        self._connection.fail_with(why, response)

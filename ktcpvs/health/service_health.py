@@ -106,7 +106,10 @@ class ServiceHealth:
         event = destination.health.checked(why, config.check_rise, config.check_fall)
         is_other_weight = why is None and response is not None and self._take_weight(destination, response.weight)
         if event is not None:
-            self._change(destination, event, why or f"{config.check_rise} checks have passed")
+            rise = config.check_rise
+            self._change(
+                destination, event, why or (f"{rise} checks have passed" if rise > 1 else "a check has passed")
+            )
         if event is not None or is_other_weight:
             self._observer(destination)
 

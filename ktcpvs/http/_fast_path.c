@@ -1,10 +1,10 @@
-/* The fast path of plain requests, compiled: HTTPClientConnection.receive, Exchange.start_plain, Exchange.server_data and
- * Exchange._pass_whole, as far as all goes as it usually does. Whatever is unusual is left to these methods, before
+/* The fast path of plain requests, compiled: HTTPClientConnection.receive, PlainPath.start, Exchange.server_data and
+ * PlainPath.receive, as far as all goes as it usually does. Whatever is unusual is left to these methods, before
  * anything has changed, or to methods of theirs that go on from there. So are the methods with which each client
  * connection begins and ends, which http/compiled.py puts into the classes.
  *
  * The objects are Python's own, with __slots__; their attributes are read and written at the slots' offsets. What is to
- * be done, and why, stands in http/exchange.py.
+ * be done, and why, stands in http/plain_path.py.
  */
 
 #define _GNU_SOURCE /* memrchr */
@@ -24,14 +24,17 @@ FIELDS(connection, "state", "is_last", "_reader", "limits", "last_activity", "_h
        "_is_turn_over", "_progress", "context", "is_over", "relay");
 
 enum { X_STARTED, X_OWNER, X_DISPATCHER, X_HTTP, X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_REPEATABLE, X_SERVER, X_BYTES_IN,
-       X_BYTES_OUT, X_RESPONSE, X_RECEIVED, X_SETTLED, X_BODIES, X_BODY_START, X_CONNECTING, X_EDITS, X_MATCHED,
-       X_REQUEST_ID };
-FIELDS(exchange, "_started", "_owner", "dispatcher", "_http", "_message", "_plain", "_plain_log", "_is_repeatable",
-       "server", "bytes_in", "bytes_out", "response", "_received", "settled", "_bodies", "_body_start", "_connecting", "_edits",
-       "_matched", "_request_id");
+       X_BYTES_OUT, X_SETTLED, X_SENDER, X_FORWARDER, X_EDITS };
+FIELDS(exchange, "started", "owner", "dispatcher", "http", "_message", "plain", "plain_log", "is_repeatable", "server",
+       "bytes_in", "bytes_out", "settled", "sender", "forwarder", "edits");
 
-enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR, F_CHECKED, F_INTERVAL, F_CONTEXT };
-FIELDS(http, "access_log", "cache", "connections", "kept", "selector", "_checked", "_interval", "context");
+enum { F_ACCESS_LOG, F_CACHE, F_CONNECTIONS, F_KEPT, F_SELECTOR, F_CHECKED, F_INTERVAL, F_CONTEXT,
+       F_PLAIN_PATH, F_EDITS };
+FIELDS(http, "access_log", "cache", "connections", "kept", "selector", "_checked", "_interval", "context",
+       "plain_path", "edits");
+
+enum { G_OWN };
+FIELDS(service_edits, "own");
 
 enum { E_SETTINGS };
 FIELDS(service, "settings");
@@ -48,11 +51,17 @@ FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client"
 enum { S_SCHEDULER, S_USABLE, S_EXCLUDED };
 FIELDS(selector, "scheduler", "usable", "excluded");
 
-enum { H_IS_ENABLED, H_FORWARDS, H_REQUESTS, H_SCAN };
-FIELDS(cache, "is_enabled", "forwards", "_requests", "scan");
+enum { H_IS_ENABLED, H_FORWARDS, H_HAS_PROXIES, H_REQUESTS, H_SCAN };
+FIELDS(cache, "is_enabled", "forwards", "has_proxies", "_requests", "scan");
 
 enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
 FIELDS(choice, "destination", "reason", "lines", "answer_lines");
+
+enum { O_MODIFIERS };
+FIELDS(modified_choice, "modifiers");
+
+enum { Y_RATE };
+FIELDS(modifiers, "rate");
 
 enum { L_DESTINATION, L_ENDED };
 FIELDS(lease, "destination", "ended");
@@ -74,18 +83,20 @@ FIELDS(stream, "write", "resting", "dataReceived", "ended", "lost", "is_open", "
 enum { A_WRITER };
 FIELDS(access_log, "writer");
 
-enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE };
-FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive");
+enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE, P_BODY };
+FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive", "body");
 
-static PyTypeObject *shared_destination_type, *base_type;
+static PyTypeObject *shared_destination_type, *base_type, *stream_connection_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
-    *no_match, *event_finished, *event_client_gone;
+    *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
 static double buckets[MAX_BUCKETS];
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
-    *s_pause, *s_resume, *s_plain_response, *s_put, *s_end, *s_write_plain_log, *s_finish, *s_read_for, *s_check_interval,
-    *s_check_timeouts, *s_client_ended, *s_client_lost, *s_close, *s_close_gracefully, *s_context, *s_init,
+    *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_finish, *s_read_for, *s_read_plain, *s_request_head, *s_response_head,
+    *s_check_interval,
+    *s_check_timeouts, *s_client_ended, *s_has_input, *s_read_with_body, *s_client_lost, *s_close, *s_close_gracefully,
+    *s_context, *s_init,
     *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
 
 static int
@@ -135,11 +146,28 @@ is_destination(PyObject *object)
     return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
 }
 
+/* True for the choice of a rule with modifiers that the fast path knows: it counts no rates. */
+static inline int
+is_modified(PyObject *object)
+{
+    if (!IS_A(object, modified_choice))
+        return 0;
+    PyObject *modifiers = SLOT(object, modified_choice, O_MODIFIERS);
+    return IS_A(modifiers, modifiers) && SLOT(modifiers, modifiers, Y_RATE) == Py_None;
+}
+
+/* True for a client connection of HTTP/1, and for that of a stream of HTTP/2, which has the same slots. */
+static inline int
+is_connection(PyObject *object)
+{
+    return IS_A(object, connection) || (object != NULL && Py_TYPE(object) == stream_connection_type);
+}
+
 /* True for a choice that is as Selector.judge demands it: it comes from a plugin, which can return anything. */
 static inline int
 is_choice(PyObject *object)
 {
-    if (!IS_A(object, choice) || !is_destination(SLOT(object, choice, O_DESTINATION)))
+    if (!(IS_A(object, choice) || is_modified(object)) || !is_destination(SLOT(object, choice, O_DESTINATION)))
         return 0;
     PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
     PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES);
@@ -215,10 +243,35 @@ has_stream(PyObject *connection)
     return client != NULL && PyObject_TypeCheck(client, stream_layout.type);
 }
 
+static inline int
+has_body(PyObject *plain)
+{
+    return !is_no_bytes(SLOT(plain, plain, P_BODY));
+}
+
+/* Whether a server connection can carry a plain request: one that cannot be sent again gets none on which unread data or a
+ * FIN of the server waits. -1 with an exception. */
+static int
+can_carry(PyObject *server, PyObject *plain)
+{
+    if (!IS_A(server, server))
+        return 0;
+    if (!has_body(plain))
+        return 1;
+    PyObject *has_input = PyObject_CallMethodNoArgs(server, s_has_input);
+    int result = has_input == NULL ? -1 : PyObject_Not(has_input);
+    Py_XDECREF(has_input);
+    return result;
+}
+
 /* Returns the plain request that `data` is, a new reference; None for another one. */
 static PyObject *
-read_plain(PyObject *cache, PyObject *data, PyObject *request)
+read_plain(PyObject *connection, PyObject *cache, PyObject *data, PyObject *request)
 {
+    if (SLOT(cache, cache, H_HAS_PROXIES) != Py_False)
+        return PyObject_CallMethodOneArg(connection, s_read_plain, data);
+    if (PyBytes_GET_SIZE(data) < 4 || memcmp(PyBytes_AS_STRING(data), "GET ", 4) != 0)
+        return PyObject_CallMethodObjArgs(cache, s_read_with_body, data, SLOT(request, request, R_CLIENT), NULL);
     if (SLOT(cache, cache, H_FORWARDS) != Py_False)
         return PyObject_CallMethodObjArgs(cache, s_read_for, data, SLOT(request, request, R_CLIENT), NULL);
     PyObject *requests = SLOT(cache, cache, H_REQUESTS);
@@ -264,7 +317,7 @@ common_prefix(const char *one, const char *other, Py_ssize_t size)
     return at;
 }
 
-/* What Exchange._with_lines returns for a scheduler that has only cut something out of one Cookie line, or that whole line:
+/* What PlainPath.with_lines returns for a scheduler that has only cut something out of one Cookie line, or that whole line:
  * the head for the server without that part, a new reference. The head was checked as it came, and a part less of a
  * cookie's text leaves it as valid. NULL, perhaps without an exception: the lines differ in another way. */
 static PyObject *
@@ -313,6 +366,22 @@ without_cookie(PyObject *plain, PyObject *lines)
     return made;
 }
 
+/* The PlainPath of an exchange; borrowed. */
+static inline PyObject *
+plain_path(PyObject *exchange)
+{
+    return SLOT(SLOT(exchange, exchange, X_HTTP), http, F_PLAIN_PATH);
+}
+
+/* Calls a method of the PlainPath of an exchange, and drops its result. */
+static int
+call_path(PyObject *exchange, PyObject *name, PyObject *argument)
+{
+    PyObject *result = PyObject_CallMethodObjArgs(plain_path(exchange), name, exchange, argument, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 /* The head of a plain request with the lines that the scheduler has returned, a new reference. */
 static PyObject *
 with_lines(PyObject *exchange, PyObject *plain, PyObject *lines)
@@ -320,10 +389,35 @@ with_lines(PyObject *exchange, PyObject *plain, PyObject *lines)
     PyObject *made = PyBytes_CheckExact(lines) ? without_cookie(plain, lines) : NULL;
     if (made != NULL || PyErr_Occurred())
         return made;
-    return PyObject_CallMethodObjArgs(exchange, s_with_lines, plain, lines, NULL);
+    return PyObject_CallMethodObjArgs(plain_path(exchange), s_with_lines, exchange, plain, lines, NULL);
 }
 
-/* Exchange.start_plain. */
+/* True where neither the service nor the rule of a choice edits messages. */
+static inline int
+is_unedited(PyObject *http, PyObject *choice)
+{
+    PyObject *edits = SLOT(http, http, F_EDITS);
+    return IS_A(choice, choice) && IS_A(edits, service_edits) && SLOT(edits, service_edits, G_OWN) == Py_None;
+}
+
+/* True where the head of a request is sent as it came. */
+static inline int
+goes_on_as_it_came(PyObject *http, PyObject *choice)
+{
+    return is_unedited(http, choice) && SLOT(choice, choice, O_LINES) == Py_None;
+}
+
+/* PlainPath.request_head, a new reference. */
+static PyObject *
+request_head(PyObject *exchange, PyObject *http, PyObject *plain, PyObject *choice)
+{
+    PyObject *lines = SLOT(choice, choice, O_LINES);
+    if (!is_unedited(http, choice))
+        return PyObject_CallMethodObjArgs(SLOT(http, http, F_PLAIN_PATH), s_request_head, exchange, plain, choice, NULL);
+    return lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT)) : with_lines(exchange, plain, lines);
+}
+
+/* PlainPath.start. */
 static int
 start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
 {
@@ -342,6 +436,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
             return -1;
     put_new(&SLOT(exchange, exchange, X_MESSAGE), Py_None);
     put_new(&SLOT(exchange, exchange, X_PLAIN), plain);
+    put_new(&SLOT(exchange, exchange, X_EDITS), Py_None);
     PyObject *writer = SLOT(SLOT(http, http, F_ACCESS_LOG), access_log, A_WRITER);
     if (writer != Py_None) {
         PyObject *started = PyObject_CallMethodNoArgs(writer, s_start);
@@ -366,7 +461,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
         PyErr_NormalizeException(&type, &error, &traceback);
         if (traceback)
             PyException_SetTraceback(error, traceback);
-        int result = call(exchange, s_choice_failed, error);
+        int result = call_path(exchange, s_choice_failed, error);
         Py_XDECREF(type);
         Py_XDECREF(error);
         Py_XDECREF(traceback);
@@ -374,7 +469,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     int result = -1;
     PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
-    if (is_choice(choice)) {
+    if (is_choice(choice) && (!has_body(plain) || goes_on_as_it_came(http, choice))) {
         destination = Py_NewRef(SLOT(choice, choice, O_DESTINATION));
         idle = PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination);
         if (idle == NULL && PyErr_Occurred())
@@ -382,23 +477,27 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     Py_ssize_t count = idle ? PyList_GET_SIZE(idle) : 0;
     if (!count || PySet_Contains(SLOT(selector, selector, S_USABLE), destination) != 1 ||
-        !is_zero(SLOT(destination, destination, T_MAXCONN)) || !IS_A(PyList_GET_ITEM(idle, count - 1), server)) {
-        result = PyErr_Occurred() ? -1 : call(exchange, s_choice_unusual, choice);
+        !is_zero(SLOT(destination, destination, T_MAXCONN))) {
+        result = PyErr_Occurred() ? -1 : call_path(exchange, s_choice_unusual, choice);
         goto done;
     }
     server = Py_NewRef(PyList_GET_ITEM(idle, count - 1));
     if (PyList_SetSlice(idle, count - 1, count, NULL) < 0)
         goto done;
+    int can = can_carry(server, plain);
+    if (can < 1) {
+        result = can < 0 || PyList_Append(idle, server) < 0 ? -1 : call_path(exchange, s_choice_unusual, choice);
+        goto done;
+    }
     put_new(&SLOT(dispatcher, dispatcher, D_CHOICE), choice);
     if (put_made(&SLOT(dispatcher, dispatcher, D_LEASE), make_lease(destination)) < 0 ||
         add(&SLOT(destination, destination, T_TOTAL), 1) < 0 || add(&SLOT(destination, destination, T_REUSED), 1) < 0)
         goto done;
-    put_new(&SLOT(exchange, exchange, X_REPEATABLE), Py_True);
+    SET(exchange, exchange, X_REPEATABLE, !has_body(plain));
     put_new(&SLOT(exchange, exchange, X_SERVER), server);
     put_new(&SLOT(server, server, V_EXCHANGE), exchange);
     put_new(&SLOT(connection, connection, C_STATE), sent_state);
-    PyObject *lines = SLOT(choice, choice, O_LINES);
-    out = lines == Py_None ? Py_NewRef(SLOT(plain, plain, P_OUT)) : with_lines(exchange, plain, lines);
+    out = request_head(exchange, http, plain, choice);
     if (out == NULL || add(&SLOT(exchange, exchange, X_BYTES_IN), PyBytes_Size(out)) < 0)
         goto done;
     PyObject *write = Py_NewRef(SLOT(server, server, V_WRITE));
@@ -424,7 +523,7 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
         return NULL;
     }
     PyObject *data = args[0], *connection = self->owner;
-    if (!IS_A(connection, connection) || !PyBytes_CheckExact(data))
+    if (!is_connection(connection) || !PyBytes_CheckExact(data))
         return unusual(self, data);
     PyObject *http = SLOT(connection, connection, C_HTTP), *exchange = SLOT(connection, connection, C_EXCHANGE);
     PyObject *cache = SLOT(http, http, F_CACHE);
@@ -433,7 +532,7 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
         !IS_A(cache, cache) || SLOT(cache, cache, H_IS_ENABLED) != Py_True || !IS_A(exchange, exchange))
         return unusual(self, data);
     PyObject *request = SLOT(SLOT(exchange, exchange, X_DISPATCHER), dispatcher, D_REQUEST);
-    PyObject *plain = read_plain(cache, data, request);
+    PyObject *plain = read_plain(connection, cache, data, request);
     if (plain == NULL)
         return NULL;
     if (!IS_A(plain, plain)) {
@@ -450,6 +549,22 @@ client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
     }
     Py_DECREF(plain);
     return result < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* The response as it goes on to the client with edits, a new reference. */
+static PyObject *
+edited(PyObject *exchange, PyObject *plain, PyObject *known, PyObject *data)
+{
+    PyObject *head = PyObject_CallMethodObjArgs(plain_path(exchange), s_response_head, exchange, plain, known, NULL);
+    Py_ssize_t start = PyBytes_GET_SIZE(SLOT(known, response, W_START)), body = PyBytes_GET_SIZE(data) - start;
+    Py_ssize_t size = head == NULL ? -1 : PyBytes_Size(head); /* -1 with an exception if it is no bytes */
+    PyObject *made = size < 0 ? NULL : PyBytes_FromStringAndSize(NULL, size + body);
+    if (made != NULL) {
+        memcpy(PyBytes_AS_STRING(made), PyBytes_AS_STRING(head), (size_t)size);
+        memcpy(PyBytes_AS_STRING(made) + size, PyBytes_AS_STRING(data) + start, (size_t)body);
+    }
+    Py_XDECREF(head);
+    return made;
 }
 
 /* The response as it goes on to the client, a new reference. */
@@ -528,7 +643,7 @@ close_gracefully(PyObject *connection)
     return closes_now ? (closes_now < 0 ? -1 : 0) : call(connection, s_close_gracefully, NULL); /* which watches it */
 }
 
-/* Exchange._finish, after a plain request of which everything has been counted. */
+/* Exchange.finish, after a plain request of which everything has been counted. */
 static int
 finish(PyObject *exchange, PyObject *connection)
 {
@@ -540,7 +655,7 @@ finish(PyObject *exchange, PyObject *connection)
     return call(connection, s_transition, event_finished) < 0 ? -1 : close_gracefully(connection);
 }
 
-/* Exchange._pass_whole. `known` is what the response is. */
+/* PlainPath._pass_whole. `known` is what the response is. */
 static int
 pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject *known, PyObject *data)
 {
@@ -548,7 +663,9 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
     int is_last = SLOT(connection, connection, C_IS_LAST) == Py_True;
     PyObject *added = is_choice(choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
     Py_ssize_t body = PyBytes_GET_SIZE(data) - PyBytes_GET_SIZE(SLOT(known, response, W_START));
-    PyObject *out = onward(known, added, data, is_last);
+    PyObject *out = SLOT(exchange, exchange, X_EDITS) == Py_None
+                        ? onward(known, added, data, is_last)
+                        : edited(exchange, SLOT(exchange, exchange, X_PLAIN), known, data);
     if (out == NULL)
         return -1;
     PyObject *write = Py_NewRef(SLOT(SLOT(connection, connection, C_CLIENT), stream, M_WRITE));
@@ -576,7 +693,7 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
     }
     if (SLOT(exchange, exchange, X_PLAIN_LOG) != Py_None) {
         PyObject *size = PyLong_FromSsize_t(body);
-        PyObject *done = size ? PyObject_CallMethodObjArgs(exchange, s_write_plain_log, known, size, NULL) : NULL;
+        PyObject *done = size ? PyObject_CallMethodObjArgs(plain_path(exchange), s_write_log, exchange, known, size, NULL) : NULL;
         Py_XDECREF(size);
         Py_XDECREF(done);
         if (done == NULL)
@@ -598,7 +715,7 @@ known_response(PyObject *server, PyObject *exchange, PyObject *data)
             memcmp(PyBytes_AS_STRING(start), PyBytes_AS_STRING(data), (size_t)size) == 0)
             return Py_NewRef(known);
     }
-    return PyObject_CallMethodObjArgs(exchange, s_plain_response, server, data, NULL);
+    return PyObject_CallMethodObjArgs(plain_path(exchange), s_scanned, server, data, NULL);
 }
 
 /* ServerConnection.receive and Exchange.server_data. */
@@ -617,10 +734,11 @@ server_receives(PyObject *callable, PyObject *const *args, size_t count, PyObjec
     if (!IS_A(exchange, exchange))
         return unusual(self, data);
     PyObject *connection = SLOT(exchange, exchange, X_OWNER), *plain = SLOT(exchange, exchange, X_PLAIN);
-    if (!IS_A(connection, connection) || !has_stream(connection) || !IS_A(plain, plain) || SLOT(exchange, exchange, X_RESPONSE) != Py_None ||
-        SLOT(exchange, exchange, X_SERVER) != server || !is_no_bytes(SLOT(exchange, exchange, X_RECEIVED)) ||
+    if (!is_connection(connection) || !has_stream(connection) || !IS_A(plain, plain) ||
+        SLOT(exchange, exchange, X_FORWARDER) != Py_None || SLOT(exchange, exchange, X_SERVER) != server ||
         SLOT(connection, connection, C_HAS_ENDED) != Py_False || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
-        !is_zero(SLOT(connection, connection, C_HELD)) || SLOT(plain, plain, P_MINOR) != Py_True)
+        !is_zero(SLOT(connection, connection, C_HELD)) || SLOT(plain, plain, P_MINOR) != Py_True ||
+        (has_body(plain) && SLOT(exchange, exchange, X_PLAIN_LOG) != Py_None))
         return unusual(self, data);
     PyObject *known = known_response(server, exchange, data);
     if (known == NULL)
@@ -708,18 +826,13 @@ make_receiver(PyObject *args, vectorcallfunc receives, Layout *layout, const cha
 static void
 fill_exchange(PyObject *self, PyObject *http, PyObject *owner, PyObject *dispatcher)
 {
-    static const int none[] = {X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_RESPONSE, X_BODIES, X_CONNECTING,
-                               X_EDITS};
+    static const int none[] = {X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_SENDER, X_FORWARDER, X_EDITS};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         put_new(&SLOT(self, exchange, none[i]), Py_None);
     put_new(&SLOT(self, exchange, X_HTTP), http);
     put_new(&SLOT(self, exchange, X_OWNER), owner);
     put_new(&SLOT(self, exchange, X_DISPATCHER), dispatcher);
     put_new(&SLOT(self, exchange, X_STARTED), no_time);
-    put_new(&SLOT(self, exchange, X_BODY_START), no_bytes);
-    put_new(&SLOT(self, exchange, X_RECEIVED), no_bytes);
-    put_new(&SLOT(self, exchange, X_REQUEST_ID), no_bytes);
-    put_new(&SLOT(self, exchange, X_MATCHED), no_match);
     put_new(&SLOT(self, exchange, X_REPEATABLE), Py_False);
     put_new(&SLOT(self, exchange, X_BYTES_IN), zero);
     put_new(&SLOT(self, exchange, X_BYTES_OUT), zero);
@@ -809,10 +922,10 @@ connection_end_if_over(PyObject *self, PyObject *unused)
     PyObject *dispatcher = SLOT(self, connection, C_DISPATCHER);
     (void)unused;
     if (!has_stream(self) || !IS_A(exchange, exchange) || !IS_A(dispatcher, dispatcher) ||
+        SLOT(exchange, exchange, X_SENDER) != Py_None || SLOT(exchange, exchange, X_FORWARDER) != Py_None ||
         SLOT(self, connection, C_RELAY) != Py_None)
         return PyObject_CallFunctionObjArgs(plain_end_if_over, self, NULL);
-    if (SLOT(client, stream, M_IS_OPEN) == Py_True || SLOT(exchange, exchange, X_CONNECTING) != Py_None ||
-        SLOT(self, connection, C_IS_OVER) == Py_True)
+    if (SLOT(client, stream, M_IS_OPEN) == Py_True || SLOT(self, connection, C_IS_OVER) == Py_True)
         return Py_NewRef(Py_None);
     PyObject *lease = SLOT(dispatcher, dispatcher, D_LEASE);
     int is_settled = SLOT(exchange, exchange, X_PLAIN) == Py_None && SLOT(dispatcher, dispatcher, D_ENTRY) == Py_None &&
@@ -828,7 +941,7 @@ connection_client_lost(PyObject *self, PyObject *clean)
 {
     PyObject *exchange = SLOT(self, connection, C_EXCHANGE), *state = SLOT(self, connection, C_STATE);
     if (!IS_A(exchange, exchange) || SLOT(exchange, exchange, X_SERVER) != Py_None ||
-        SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_CONNECTING) != Py_None ||
+        SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_SENDER) != Py_None ||
         !is_zero(SLOT(self, connection, C_HELD)))
         return PyObject_CallFunctionObjArgs(plain_client_lost, self, clean, NULL);
     if (state != closed_state && call(self, s_transition, event_client_gone) < 0)
@@ -871,6 +984,7 @@ configure_connections(PyObject *module, PyObject *args)
             return NULL;
     }
     base_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "base"));
+    stream_connection_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "stream_connection"));
     Py_INCREF(closed_state);
     Py_INCREF(event_finished);
     Py_INCREF(event_client_gone);
@@ -878,7 +992,7 @@ configure_connections(PyObject *module, PyObject *args)
     plain_opened = PyObject_GetAttrString(type, "_opened");
     plain_client_lost = PyObject_GetAttrString(type, "_client_lost");
     plain_end_if_over = PyObject_GetAttrString(type, "end_if_over");
-    if (base_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
+    if (base_type == NULL || stream_connection_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
         return NULL;
     return Py_BuildValue("NN", methods_for(connection_layout.type, connection_methods),
                          methods_for(exchange_layout.type, exchange_methods));
@@ -942,7 +1056,9 @@ configure(PyObject *module, PyObject *args)
         {"destination", &destination_layout, destination_names},
         {"latencies", &latencies_layout, latencies_names},    {"response", &response_layout, response_names},
         {"stream", &stream_layout, stream_names},             {"access_log", &access_log_layout, access_log_names},
-        {"plain", &plain_layout, plain_names},
+        {"plain", &plain_layout, plain_names},                {"service_edits", &service_edits_layout, service_edits_names},
+        {"modified_choice", &modified_choice_layout, modified_choice_names},
+        {"modifiers", &modifiers_layout, modifiers_names},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         PyObject *type = PyDict_GetItemString(classes, all[i].name);
@@ -957,7 +1073,7 @@ configure(PyObject *module, PyObject *args)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
-/* without_cookie(plain, lines): for tests, which compare it with Exchange._with_lines; None for NULL. */
+/* without_cookie(plain, lines): for tests, which compare it with PlainPath.with_lines; None for NULL. */
 static PyObject *
 test_without_cookie(PyObject *module, PyObject *args)
 {
@@ -991,11 +1107,13 @@ PyInit__fast_path(void)
         const char *text;
     } strings[] = {
         {&s_now, "now"}, {&s_receive, "receive"}, {&s_begin, "begin"}, {&s_start, "start"}, {&s_choose, "choose"},
-        {&s_choice_failed, "plain_choice_failed"}, {&s_choice_unusual, "plain_choice_unusual"},
-        {&s_with_lines, "_with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
-        {&s_plain_response, "_plain_response"}, {&s_put, "put"}, {&s_end, "end"},
-        {&s_write_plain_log, "_write_plain_log"}, {&s_finish, "_finish"}, {&s_read_for, "_read_for"},
-        {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"}, {&s_client_ended, "_client_ended"},
+        {&s_choice_failed, "choice_failed"}, {&s_choice_unusual, "choice_unusual"},
+        {&s_with_lines, "with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
+        {&s_scanned, "scanned"}, {&s_put, "put"}, {&s_end, "end"},
+        {&s_write_log, "write_log"}, {&s_finish, "finish"}, {&s_read_for, "_read_for"}, {&s_read_plain, "read_plain"},
+        {&s_request_head, "request_head"}, {&s_response_head, "response_head"},
+        {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"},
+        {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_client_ended, "_client_ended"},
         {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},
         {&s_context, "context"}, {&s_init, "__init__"}, {&s_set_backpressure, "set_backpressure"},
         {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"},
@@ -1007,8 +1125,7 @@ PyInit__fast_path(void)
     zero = PyLong_FromLong(0);
     no_time = PyFloat_FromDouble(0);
     nothing_moved = Py_BuildValue("(ii)", 0, 0);
-    no_match = Py_BuildValue("(s())", "");
-    if (no_bytes == NULL || zero == NULL || no_time == NULL || nothing_moved == NULL || no_match == NULL || PyType_Ready(&receiver_type) < 0)
+    if (no_bytes == NULL || zero == NULL || no_time == NULL || nothing_moved == NULL || PyType_Ready(&receiver_type) < 0)
         return NULL;
     return PyModule_Create(&definition);
 }

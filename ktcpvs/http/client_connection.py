@@ -13,6 +13,7 @@ from time import monotonic
 from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MUCH_HEAD
+from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.http.exchange import Exchange
 from ktcpvs.http.exchange_owner import CONNECTING, PENDING_IS_FULL, SERVER_IS_FULL, TURN_IS_OVER
 from ktcpvs.http.fast_path import client_receiver
@@ -22,6 +23,7 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, OwnMessage
+from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http2.constants import ALPN, PREFACE
 from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
 from ktcpvs.streams.stream import Stream
@@ -127,7 +129,7 @@ class HTTPClientConnection(ClientConnection):
         self.last_activity = self.context.wheel.now
         cache = self._http.cache
         if self.state == life.IDLE and cache.is_enabled and self._reader is None and not self.is_last:
-            request = cache.read(data, self.dispatcher.request.client)
+            request = self.read_plain(data)
             if request is not None and (self.limits is None or self.limits.allows(len(data))):
                 self.exchange.start_plain(request)
                 return
@@ -139,6 +141,20 @@ class HTTPClientConnection(ClientConnection):
             self._read_request(data)
         elif self.state != life.REFUSING:
             self._append_pending(data)
+
+    def read_plain(self, data: bytes) -> PlainRequest | None:
+        """Return `data` as a plain request; None if it is not one."""
+        cache = self._http.cache
+        if not cache.has_proxies:
+            return cache.read(data, self.dispatcher.request.client)
+        try:
+            return cache.read_proxied(data, peer_of(self.client_name), self._identified)
+        except BadRequest:
+            return None  # it is refused in the general way
+
+    def _identified(self, lines: bytes) -> str:
+        self.identify(lines)
+        return self.dispatcher.request.client
 
     def _client_data_while_blocked(self, data: bytes) -> None:
         """Receive data while the client is full or its turn is over, so that no request begins now."""
@@ -452,7 +468,10 @@ class HTTPClientConnection(ClientConnection):
         assert server is not None  # it has sent the response
         self.transition(life.UPGRADED)
         added = choice.answer_lines if choice is not None else b""
-        head = b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (response.head, added, protocols)
+        head = response.head + added
+        if exchange.edits is not None:
+            head = exchange.edits.response_head(head)
+        head += b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocols
         self.client.write(head)
         exchange.bytes_out += len(head)
         if self.dispatcher.entry is not None:
@@ -622,22 +641,4 @@ class HTTPClientConnection(ClientConnection):
         return False
 
 
-class HTTP2StreamConnection(HTTPClientConnection):
-    """A client connection over one stream of an HTTP/2 connection, which has the client's descriptor."""
-
-    def deadline_passed(self, milliseconds: float) -> None:
-        """End the request, whose deadline (`grpc-timeout`) has passed. milliseconds: that its client has given."""
-        if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING, life.WAITING):
-            self.exchange.fail(504, f"the deadline of {milliseconds:g} ms has passed")
-            self.exchange.cancel_connecting()
-        elif self.state == life.ANSWERING:
-            self.ending = f"the deadline of {milliseconds:g} ms has passed"
-            self.expire(life.READ_TIMEOUT)
-
-    descriptors = 0
-    is_client = False
-
-    __slots__ = ()
-
-
-__all__ = ["CONNECTING", "HTTP2StreamConnection", "HTTPClientConnection"]
+__all__ = ["CONNECTING", "HTTPClientConnection"]

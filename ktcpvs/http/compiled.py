@@ -13,6 +13,7 @@ from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.client_connection import HTTPClientConnection
 from ktcpvs.http.exchange import Exchange
+from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
 from ktcpvs.system.method_forms import MethodForms
@@ -31,6 +32,7 @@ if not TYPE_CHECKING:
             configure_connections(
                 {
                     "connection": HTTPClientConnection,
+                    "stream_connection": HTTP2StreamConnection,
                     "base": ClientConnection,
                     "exchange": Exchange,
                     "http": HTTPService,

@@ -14,10 +14,12 @@ from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.http.head_cache import CLOSE, MAX_CACHED_REQUEST, MAX_REQUESTS, CachedResponse, HeadCache
+from ktcpvs.http.message_edits import ServiceEdits
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease, SharedDestination
 from ktcpvs.model.latency import BUCKETS, Latencies
-from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.model.modifiers import Modifiers
+from ktcpvs.model.scheduling import Choice, ModifiedChoice, Request
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.streams.stream import Stream
 
@@ -65,6 +67,9 @@ if not TYPE_CHECKING:
                 "stream": Stream,
                 "access_log": ServiceAccessLog,
                 "plain": PlainRequest,
+                "service_edits": ServiceEdits,
+                "modified_choice": ModifiedChoice,
+                "modifiers": Modifiers,
             },
             (life.IDLE, SENT, WHOLE),
             BUCKETS,

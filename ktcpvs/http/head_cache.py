@@ -1,4 +1,4 @@
-"""The head cache of a service: plain requests, recognised by a scanner or by bytes that were received before.
+"""The head cache of a service: plain messages, recognised by a scanner or by bytes that were received before.
 
 A cached entry applies only to requests or heads of responses that are equal byte for byte.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ktcpvs.http.whole_messages import WholeRequests, WholeResponses
 from ktcpvs.model.options import OFF
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.protocols.forwarding import CERTIFICATE_FIELDS, FIELDS, HTTP, Forwarding
 from ktcpvs.protocols.http1 import plain
-from ktcpvs.protocols.http1.plain import PlainRequest, RequestScanner
+from ktcpvs.protocols.http1.plain import MAX_REPLACED, PlainRequest, RequestScanner
 
 CLOSE = b"Connection: close\r\n\r\n"
 """The end of a response's head after which the client's connection is closed."""
@@ -42,9 +43,10 @@ class CachedResponse:
 
     start: its head as it was received. head: the head as it is forwarded, without the empty line. total: bytes of the
     whole response. as_is: the head is forwarded unchanged. row: the histogram of such responses (model.latency).
+    edits: those that were last applied to it; None: there were none. kept: the head without the fields that these drop.
     """
 
-    __slots__ = ("as_is", "head", "row", "start", "status", "total")
+    __slots__ = ("as_is", "edits", "head", "kept", "row", "start", "status", "total")
 
     def __init__(self, status: int, start: bytes, head: bytes, total: int, row: list[int]) -> None:
         self.status = status
@@ -53,6 +55,8 @@ class CachedResponse:
         self.total = total
         self.row = row
         self.as_is = len(start) == len(head) + 2
+        self.edits: object = None
+        self.kept = head
 
 
 class HeadCache:
@@ -60,12 +64,14 @@ class HeadCache:
 
     is_enabled: False while every step of a request is logged. head_size: the limit in force, in bytes. forwarding: what
     servers are told about clients; forwards: that it is anything. scan: `RequestScanner.scan`, with the limits
-    in force.
+    in force. whole_requests: recognises requests with a body. whole_responses: recognises chunked responses.
+    has_proxies: a request may come from a trusted proxy, so that its header lines tell the client.
     """
 
     __slots__ = (
-        "_added", "_is_http2", "_requests", "_scanner", "_scheme", "forwarding", "forwards", "head_size", "is_enabled",
-        "scan", "scan_response",
+        "_added", "_is_http2", "_limits", "_requests", "_scanner", "_scanners", "_scheme", "forwarding", "forwards",
+        "has_proxies", "head_size", "is_enabled", "scan", "scan_response", "whole_requests",
+        "whole_responses",
     )  # fmt: skip
 
     def __init__(self, scheme: bytes = HTTP, is_http2: bool = False) -> None:
@@ -78,8 +84,13 @@ class HeadCache:
         self.head_size = 0
         self.forwarding = Forwarding({})
         self.forwards = False
-        self._added: dict[str, bytes] = {}
+        self._added: dict[str | tuple[str, str], bytes] = {}
+        self._limits = 0, 0, 0
+        self._scanners: dict[frozenset[bytes], RequestScanner] = {}  # by the fields that edits drop
+        self.has_proxies = False
         self.scan = self._scanner(0, 0, 0, frozenset(), False).scan
+        self.whole_requests = WholeRequests(0, 0, 0, 0, frozenset())
+        self.whole_responses = WholeResponses()
 
     def use(self, scanner: type[RequestScanner], scan_response: Callable[[bytes], ScannedResponse | None]) -> None:
         """Recognise plain messages by these functions from the next `configure` on, instead of the fastest ones."""
@@ -94,26 +105,32 @@ class HeadCache:
         """The cached requests."""
         return [request for request in self._requests if request is not None]
 
-    def configure(self, config: VirtualService, settings: Settings, is_enabled: bool, logs: bool) -> None:
+    def configure(
+        self, config: VirtualService, settings: Settings, is_enabled: bool, logs: bool, has_proxies: bool = False
+    ) -> None:
         """Apply changed options or settings, and clear the cache.
 
-        logs: requests are noted in an access log.
+        logs: requests are noted in an access log. has_proxies: the service has trusted proxies.
         """
         modes = {name: getattr(config, name) for name in FIELDS}
         replaced = frozenset() if config.client_cert_header == OFF else CERTIFICATE_FIELDS
         self.forwarding = forwarding = Forwarding(modes, self._scheme, replaced, self._is_http2)
         self.forwards = bool(forwarding)
-        self._requests, self._added = [None] * MAX_REQUESTS, {}
+        self._requests, self._added, self._scanners = [None] * MAX_REQUESTS, {}, {}
         self.head_size = settings.head_size
-        limits = settings.head_size, settings.head_lines, settings.uri_size
-        self.scan = self._scanner(*limits, forwarding.replaced, logs).scan
-        self.is_enabled = is_enabled
+        self._limits = settings.head_size, settings.head_lines, settings.uri_size
+        self.scan = self._scanner(*self._limits, forwarding.replaced, logs).scan
+        self.whole_requests = WholeRequests(*self._limits, settings.body_size, forwarding.replaced)
+        self.whole_responses = WholeResponses()
+        self.is_enabled, self.has_proxies = is_enabled, has_proxies
 
     def read(self, data: bytes, client: str) -> PlainRequest | None:
         """Return `data` as a plain request, ready for a server; None if it is not one plain request.
 
         client: its address, as text.
         """
+        if not data.startswith(b"GET "):
+            return self.read_with_body(data, client)
         if self.forwards:
             return self._read_for(data, client)
         place = len(data) & MAX_REQUESTS - 1
@@ -135,15 +152,51 @@ class HeadCache:
             request.out = b"%b%b\r\n" % (request.out[:-2], added)
         return request
 
+    def read_proxied(self, data: bytes, proxy: str, identify: Callable[[bytes], str]) -> PlainRequest | None:
+        """The same for a service that has trusted proxies.
+
+        proxy: the address of the connection's peer. identify: returns the address of the client, given the request's
+        header lines. It raises BadRequest.
+        """
+        request = self.scan(data, b"")
+        if request is not None:
+            added = self.added(identify(request.lines), request.host, request.minor, proxy)
+            if added:
+                request.out = b"%b%b\r\n" % (request.out[:-2], added)
+        return request
+
+    def edited(self, data: bytes, removed: frozenset[bytes], added: bytes) -> bytes | None:
+        """Return the head of a plain request with further header lines, in HTTP/1.1; None if it has one of the fields
+        that are dropped, or is not plain.
+
+        removed: canonical names of these fields, besides those that forwarding replaces.
+        """
+        scanner = self._scanners.get(removed)
+        if scanner is None:
+            replaced = self.forwarding.replaced | removed
+            if len(replaced) > MAX_REPLACED:
+                return None
+            scanner = self._scanners[removed] = self._scanner(*self._limits, replaced, False)
+        request = scanner.scan(data, added)
+        return None if request is None else request.out
+
+    def read_with_body(self, data: bytes, client: str) -> PlainRequest | None:
+        """The same for a request with a body, which is complete."""
+        if not self.forwards:
+            return self.whole_requests.read(data, b"")
+        host = self.whole_requests.host(data)
+        return None if host is None else self.whole_requests.read(data, self.added(client, host, True))
+
     def added(self, client: str, host: bytes, minor: bool, proxy: str | None = None) -> bytes:
         """Return the forwarding fields for this client and its request. proxy: see Forwarding.lines."""
         if not self.forwards:
             return b""
-        if self.forwarding.depends_on_request or proxy is not None:
+        if self.forwarding.depends_on_request:
             return self.forwarding.lines(client, host, minor, proxy)
-        added = self._added.get(client)
+        key = client if proxy is None or proxy == client else (client, proxy)
+        added = self._added.get(key)
         if added is None:
             if len(self._added) >= MAX_CLIENTS:
                 self._added.clear()
-            added = self._added[client] = self.forwarding.lines(client, host, minor)
+            added = self._added[key] = self.forwarding.lines(client, host, minor, proxy)
         return added

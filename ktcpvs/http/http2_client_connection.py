@@ -1,7 +1,8 @@
 """A client's HTTP/2 connection, whose streams are client connections that speak HTTP/1.1.
 
 `protocols/http2` reads and writes the frames. Each stream gets a client connection of its own over an `HTTP2Transport`,
-so admission, rules, limits, retries and the access log treat it as any other one.
+so admission, rules, limits, retries and the access log treat it as any other one. A client connection whose stream has
+ended as usual is parked, and serves one of the next streams.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from os import urandom
 from typing import Any, ClassVar
 
 from ktcpvs.dispatch.service_context import ServiceContext
-from ktcpvs.http.client_connection import HTTP2StreamConnection
+from ktcpvs.http.http2_response_heads import ResponseHeads
+from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_transport import HTTP2Transport
 from ktcpvs.protocols import grpc, http2
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.protocols.http2.constants import CANCEL, NO_ERROR
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.lingering_close import LingeringClose, Progress
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
 
@@ -28,10 +31,12 @@ CHECK_INTERVAL = 5
 MAX_REQUESTS_PER_TURN = 32
 """The requests of one client in one turn of the reactor after which the others wait for the next one."""
 
-_REQUESTS = (http2.RequestReceived, http2.RequestRefused)
-
 MAX_DEADLINE = 1e8
 """Seconds: the longest deadline that is kept, three years."""
+
+MAX_PARKED = 32
+"""The most client connections of ended streams that are kept for the next streams of an HTTP/2 connection. They are
+ended once it has had no stream for CHECK_INTERVAL."""
 
 SLICE_SIZE = 8192
 """The most bytes of a client that are handled without a look at the number of requests in them."""
@@ -41,13 +46,14 @@ class HTTP2ClientConnection:
     """One HTTP/2 connection of a client.
 
     protocol: its frames and windows. client: the stream to the client. transports: of the open streams, by number.
-    is_full: the client does not read. is_over: the connection is closed, or about to be. error: the code of the
-    client's error that has ended the connection; NO_ERROR: there was none.
+    heads: of the service's responses. is_full: the client does not read. is_over: the connection is closed, or about to
+    be. error: the code of the client's error that has ended the connection; NO_ERROR: there was none.
     """
 
     __slots__ = (
-        "_build", "_context", "_ended", "_is_receiving", "_last_activity", "_pending", "_progress", "_service",
-        "_timer", "client", "error", "is_full", "is_over", "protocol", "transports",
+        "_answered", "_began", "_build", "_context", "_defer", "_ended", "_is_deferred", "_is_receiving",
+        "_last_activity", "_parked", "_pending", "_progress", "_service", "_settings", "_timer", "client", "error",
+        "heads", "is_full", "is_over", "protocol", "transports",
     )  # fmt: skip
 
     def __init__(
@@ -55,22 +61,33 @@ class HTTP2ClientConnection:
         service: ServiceContext,
         client: Stream,
         build: Callable[[], HTTP2StreamConnection],
+        began: Callable[[HTTP2StreamConnection], object],
         limits: http2.Limits,
+        heads: ResponseHeads,
+        poller: SocketPoller | None = None,
         ended: Callable[[HTTP2ClientConnection], object] = nothing,
     ) -> None:
-        """client: open. build: returns a new client connection, whose stream is not connected. ended: called once, when
-        the connection is over."""
+        """client: open. build: returns a new client connection, whose stream is not connected. began: counts a
+        parked one in, which is used again. poller: of the servers' sockets; None: the reactor has them. ended: called
+        once, when the connection is over."""
         self._service = service
         self._context = context = service.context
         self._build = build
+        self._began = began
         self._ended = ended
+        self._defer: Callable[[Callable[[], object]], object] = poller.defer if poller is not None else self.call_soon
         self._is_receiving = False
+        self._is_deferred = False  # `_end_turn` will be called
+        self._answered: list[HTTP2Transport] = []  # in this turn
+        self._parked: list[HTTP2Transport] = []  # without a stream
+        self._settings = service.settings  # those that the timers of the parked ones were started with
         self._pending = b""  # bytes that wait for the next turn
         self._last_activity = context.wheel.now  # the tick at which the last stream ended
         self._progress: Progress | None = None  # of a client that does not read
         self.client = client
-        self.protocol = http2.Server(limits)
+        self.protocol = http2.Server(limits, joins_requests=True)
         self.transports: dict[int, HTTP2Transport] = {}
+        self.heads = heads
         self.is_full = self.is_over = False
         self.error = NO_ERROR
         client.dataReceived = self.receive
@@ -78,7 +95,7 @@ class HTTP2ClientConnection:
         client.lost = self._client_lost
         client.set_backpressure(self)
         self._timer: Any = context.wheel.after(self._check_interval(), self._check_timeouts)
-        self.flush()
+        self.flush_now()
 
     def __repr__(self) -> str:
         return f"<HTTP2ClientConnection {self.client!r}: {self.protocol!r}>"
@@ -113,14 +130,16 @@ class HTTP2ClientConnection:
                     break
                 end = begin + SLICE_SIZE
                 for event in self.protocol.receive(data[begin:end], now):
-                    handler = handlers.get(type(event))
-                    if handler is not None:
+                    if isinstance(event, http2.RequestReceived):
+                        self._request_received(event)
+                        begun += 1
+                    elif (handler := handlers.get(type(event))) is not None:
                         handler(self, event)
-                        begun += type(event) in _REQUESTS
+                        begun += isinstance(event, http2.RequestRefused)
                 begin = end
         finally:
             self._is_receiving = False
-            self.flush()
+            self.flush_now()
         self._close_if_drained()
 
     def _read_later(self, data: bytes) -> None:
@@ -138,20 +157,34 @@ class HTTP2ClientConnection:
     def _request_received(self, event: http2.RequestReceived) -> None:
         request, stream_id = event.request, event.stream_id
         try:
-            head = request.upgrade_head(b64encode(urandom(16))) if request.protocol else request.head(event.end_stream)
+            head = request.upgrade_head(b64encode(urandom(16))) if request.protocol else event.head
         except BadRequest as bad:
             self._refuse(stream_id, bad.status, str(bad))
             return
-        connection = self._build()
-        transport = HTTP2Transport(self, stream_id, request, event.end_stream)
-        self.transports[stream_id] = transport
-        seconds = grpc.read_timeout(request.lines) if b"grpc-timeout:" in request.lines else None
+        if self._settings is not self._service.settings:
+            self._settings = self._service.settings
+            self._end_parked()
+        if self._parked:
+            transport = self._parked.pop()
+            transport.begin(stream_id, request, event.end_stream)
+            self.transports[stream_id] = transport
+            transport.connection.reopen()
+            self._began(transport.connection)
+        else:
+            transport = HTTP2Transport(self, self._build())
+            transport.begin(stream_id, request, event.end_stream)
+            self.transports[stream_id] = transport
+            transport.connection.client.makeConnection(transport)
+        if b"grpc-timeout:" in request.lines:
+            self._start_deadline(transport, request)
+        transport.connection.client.dataReceived(head)
+
+    def _start_deadline(self, transport: HTTP2Transport, request: http2.Request) -> None:
+        seconds = grpc.read_timeout(request.lines)
         if seconds is not None:
             seconds = min(seconds, MAX_DEADLINE)
-            transport.deadline = self._context.reactor.callLater(seconds, connection.deadline_passed, seconds * 1000)
-        transport.stream = connection.client
-        connection.client.makeConnection(transport)
-        transport.received(head, 0)
+            passed = transport.connection.deadline_passed
+            transport.deadline = self._context.reactor.callLater(seconds, passed, seconds * 1000)
 
     def _request_refused(self, event: http2.RequestRefused) -> None:
         self._refuse(event.stream_id, event.status, event.reason)
@@ -199,6 +232,12 @@ class HTTP2ClientConnection:
     # For the transports of its streams.
 
     def flush(self) -> None:
+        """Send the output at the end of this turn, in which other streams may have some too."""
+        if not self._is_deferred:
+            self._is_deferred = True
+            self._defer(self._end_turn)
+
+    def flush_now(self) -> None:
         """Send the output; while bytes of the client are handled, this waits until they are."""
         if self._is_receiving or self.is_over or not self.protocol.has_output:
             return
@@ -207,6 +246,36 @@ class HTTP2ClientConnection:
             self.client.write(pieces[0])
         else:
             self.client.writev(pieces)
+
+    def response_ended(self, transport: HTTP2Transport) -> None:
+        self._answered.append(transport)
+        self.flush()
+
+    def _end_turn(self) -> None:
+        """Park the transports whose responses have ended in this turn, and send the output."""
+        self._is_deferred = False
+        answered, self._answered = self._answered, []
+        for transport in answered:
+            self._stream_answered(transport)
+        if answered:
+            self._last_activity = self._context.wheel.now
+        self.flush_now()
+        if answered:
+            self._close_if_drained()
+
+    def _stream_answered(self, transport: HTTP2Transport) -> None:
+        """Park the transport of a stream whose response has been sent, or end it."""
+        if transport.is_reusable and len(self._parked) < MAX_PARKED and not self.is_over:
+            del self.transports[transport.stream_id]
+            transport.park()
+            self._parked.append(transport)
+        elif transport.stream is not None:
+            transport.end()
+
+    def _end_parked(self) -> None:
+        parked, self._parked = self._parked, []
+        for transport in parked:
+            transport.discard()
 
     def call_soon(self, call: Callable[[], object]) -> None:
         self._context.reactor.callLater(0, call)
@@ -219,7 +288,7 @@ class HTTP2ClientConnection:
 
     def _end_body(self, stream_id: int) -> None:
         self.protocol.reset(stream_id, NO_ERROR)
-        self.flush()
+        self.flush_now()
 
     def stream_over(self, stream_id: int) -> None:
         self.transports.pop(stream_id, None)
@@ -239,14 +308,14 @@ class HTTP2ClientConnection:
         if not self._pending:
             self.client.resume()
         self._send_all()
-        self.flush()
+        self.flush_now()
 
     # The end.
 
     def retire(self) -> None:
         """Accept no further streams; those in flight finish (RFC 9113, section 6.8)."""
         self.protocol.shut_down()
-        self.flush()
+        self.flush_now()
         self._close_if_drained()
 
     def _close_if_drained(self) -> None:
@@ -262,7 +331,7 @@ class HTTP2ClientConnection:
         if self.is_over:
             return
         self._is_receiving = False
-        self.flush()
+        self.flush_now()
         self.is_over = True
         self._end_streams()
         self._timer.cancel()
@@ -283,6 +352,7 @@ class HTTP2ClientConnection:
     def _end_streams(self) -> None:
         for transport in list(self.transports.values()):
             transport.reset()
+        self._end_parked()
 
     # Timeouts.
 
@@ -292,6 +362,8 @@ class HTTP2ClientConnection:
 
     def _check_timeouts(self) -> None:
         settings, now = self._service.settings, self._context.wheel.now
+        if not self.transports and now - self._last_activity >= CHECK_INTERVAL:
+            self._end_parked()
         if self.is_full:
             if self._progress is None:
                 self._progress = Progress(self.client, self._context.wheel)
@@ -305,7 +377,6 @@ class HTTP2ClientConnection:
         self._timer = self._context.wheel.after(self._check_interval(), self._check_timeouts)
 
     _HANDLERS: ClassVar[dict[type, Callable[[HTTP2ClientConnection, Any], None]]] = {
-        http2.RequestReceived: _request_received,
         http2.RequestRefused: _request_refused,
         http2.DataReceived: _data_received,
         http2.TrailersReceived: _trailers_received,

@@ -8,14 +8,15 @@ from ktcpvs.protocols import http2
 class StreamSender:
     """The pieces of one message that are not sent yet.
 
-    pieces: header lists and parts of the body, in their order. is_whole: no more of them follow.
+    pieces: header lists and parts of the body, in their order. is_whole: no more of them follow. stream_id: may change
+    between two messages.
     """
 
-    __slots__ = ("_connection", "_stream_id", "is_whole", "pieces")
+    __slots__ = ("_connection", "is_whole", "pieces", "stream_id")
 
     def __init__(self, connection: http2.Connection, stream_id: int) -> None:
         self._connection = connection
-        self._stream_id = stream_id
+        self.stream_id = stream_id
         self.pieces: list[http2.HeaderList | bytes] = []
         self.is_whole = False
 
@@ -32,7 +33,7 @@ class StreamSender:
     def send(self, is_full: bool) -> int:
         """Send what the windows allow; return how many bytes of the body that was. is_full: no body may be sent, since
         the peer does not read."""
-        connection, stream_id, pieces = self._connection, self._stream_id, self.pieces
+        connection, stream_id, pieces = self._connection, self.stream_id, self.pieces
         total = 0
         while pieces:
             piece = pieces[0]
@@ -52,4 +53,4 @@ class StreamSender:
 
     def end(self) -> None:
         """End the stream, if the last piece has not."""
-        self._connection.send_data(self._stream_id, b"", end_stream=True)
+        self._connection.send_data(self.stream_id, b"", end_stream=True)

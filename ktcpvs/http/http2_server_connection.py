@@ -16,7 +16,6 @@ from ktcpvs.http.http2_server_transport import Carrier, HTTP2ServerTransport
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.model.destination import Destination
 from ktcpvs.protocols import http2
-from ktcpvs.protocols.http2.client_messages import RequestHeads
 from ktcpvs.protocols.http2.constants import error_name
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.contract import SocketAddress
@@ -51,16 +50,16 @@ class HTTP2ServerConnection:
     """One HTTP/2 connection to a server.
 
     connection: the stream to the server, which has a descriptor and counts as a server connection. protocol: its frames
-    and windows. transports: of the server connections that it carries. streams: those in progress, by number. is_full:
-    the server does not read. is_over: it is closed. is_retired: an edit has changed how connections are made, or the
-    server was told its client: it carries no further server connections. is_used: it has carried a request. idle_since:
-    the tick when the last stream ended. last_heard: the tick when bytes last came.
+    and windows. transports: of the server connections that it carries. streams: those in progress, by number. scheme:
+    of the requests. is_full: the server does not read. is_over: it is closed. is_retired: an edit has changed how
+    connections are made, or the server was told its client: it carries no further server connections. is_used: it has
+    carried a request. idle_since: the tick when the last stream ended. last_heard: the tick when bytes last came.
     """
 
     __slots__ = (
-        "_context", "_dirty", "_heads", "_is_flush_scheduled", "_is_receiving", "_keeper", "_max_streams", "_opening",
+        "_context", "_dirty", "_is_flush_scheduled", "_is_receiving", "_keeper", "_max_streams", "_opening",
         "connection", "idle_since", "is_full", "is_over", "is_pinged", "is_retired", "is_used", "last_heard",
-        "protocol", "streams", "transports",
+        "protocol", "scheme", "streams", "transports",
     )  # fmt: skip
 
     def __init__(
@@ -77,11 +76,11 @@ class HTTP2ServerConnection:
         self._keeper = keeper
         self._opening: Opening | None = opening
         self._max_streams = limits.max_concurrent_streams
-        self._heads = RequestHeads(b"https" if connection.tls is not None else b"http")
+        self.scheme = b"https" if connection.tls is not None else b"http"
         self._is_receiving = self._is_flush_scheduled = False
         self._dirty: dict[RequestStream, None] = {}  # streams with something for their users
         self.connection = connection
-        self.protocol = http2.Client(limits)
+        self.protocol = http2.Client(limits, joins_responses=True)
         self.transports: dict[HTTP2ServerTransport, None] = {}
         self.streams: dict[int, RequestStream] = {}
         self.is_full = self.is_over = self.is_used = self.is_pinged = False
@@ -138,6 +137,7 @@ class HTTP2ServerConnection:
                 if handler is not None and not self.is_over:
                     handler(self, event)
             self._deliver()
+            self._close_if_unused()
         finally:
             self._is_receiving = False
             self._write()
@@ -150,10 +150,16 @@ class HTTP2ServerConnection:
                 request.deliver()
 
     def _settings_received(self, event: http2.SettingsReceived) -> None:
-        self._heads.allows_connect = self.protocol.settings.allows_connect
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.settled()
+
+    def _whole_received(self, event: http2.WholeResponse) -> None:
+        request = self.streams.pop(event.stream_id, None)
+        if request is not None:
+            self._dirty.pop(request, None)
+            self.idle_since = self.last_heard
+            request.whole_received(event)
 
     def _interim_received(self, event: http2.InterimReceived) -> None:
         request = self.streams.get(event.stream_id)
@@ -223,8 +229,7 @@ class HTTP2ServerConnection:
     # For the transports.
 
     def begin(self, user: StreamUser, data: bytes) -> RequestStream:
-        head = self._heads.read(data)
-        request = RequestStream(self, user, head, data)
+        request = RequestStream(self, user, data)
         self.streams[request.stream_id] = request
         self.is_used = True
         self.flush()
@@ -352,6 +357,7 @@ class HTTP2ServerConnection:
 
     _HANDLERS: ClassVar[dict[type, Callable[[HTTP2ServerConnection, Any], None]]] = {
         http2.SettingsReceived: _settings_received,
+        http2.WholeResponse: _whole_received,
         http2.InterimReceived: _interim_received,
         http2.ResponseReceived: _response_received,
         http2.DataReceived: _data_received,

@@ -61,13 +61,14 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
     """stream: the server connection; None once it is over. is_idle: no request is in progress."""
 
     __slots__ = (
-        "_carrier", "_is_buffer_full", "_is_paused", "_is_scheduled", "_moving", "_request", "_resent", "_unsent",
-        "_writer", "failure", "stream", "write",
+        "_carrier", "_is_buffer_full", "_is_paused", "_is_scheduled", "_moving", "_request", "_resent", "_response",
+        "_unsent", "_writer", "failure", "stream", "write",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
         self._request: RequestStream | None = None
+        self._response = b""  # a whole one that waits until it is read
         self._unsent: bytes | None = None  # a request that waits for another connection
         self._moving: Deferred[Any] | None = None  # fires when that is there
         self._resent = 0  # how often the current request was sent again
@@ -80,7 +81,7 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
 
     @property
     def is_idle(self) -> bool:
-        return self._request is None and self._unsent is None
+        return self._request is None and self._unsent is None and not self._response
 
     # The request.
 
@@ -111,7 +112,7 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
             self._cancel()
             self._over_soon(False)
             return
-        if request.response.has_ended and request.is_written and self._request is request:
+        if request.has_ended and request.is_written and self._request is request:
             self._leave(request)
         self._apply_backpressure()
 
@@ -123,7 +124,7 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
 
     def _cancel(self) -> None:
         """Abandon the request in progress."""
-        request, self._request = self._request, None
+        request, self._request, self._response = self._request, None, b""
         if request is not None:
             request.cancel()
         moving, self._moving, self._unsent = self._moving, None, None
@@ -179,18 +180,31 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
 
     # The response.
 
+    def whole_response_received(self, data: bytes) -> None:
+        self._request = None
+        self._resent = 0
+        if self._is_paused:
+            self._response = data
+        elif self.stream is not None:
+            self.stream.dataReceived(data)
+
+    def _deliver_whole(self) -> None:
+        """Give the owner a whole response that has waited."""
+        data, self._response = self._response, b""
+        if data and self.stream is not None:
+            self.stream.dataReceived(data)
+
     def response_received(self) -> None:
         request, stream = self._request, self.stream
         if request is None or stream is None or self._is_paused:
             return
         data = request.take()
-        response = request.response
-        has_ended = response.has_ended
-        if has_ended and not response.is_tunnel and request.is_written:
+        has_ended, is_tunnel = request.has_ended, request.is_tunnel
+        if has_ended and not is_tunnel and request.is_written:
             self._leave(request)
         if data:
             stream.dataReceived(data)
-        if has_ended and response.is_tunnel:
+        if has_ended and is_tunnel:
             stream.readConnectionLost()
 
     def stream_reset(self) -> None:
@@ -199,6 +213,7 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
 
     def connection_lost(self, clean: bool, failure: str) -> None:
         """The HTTP/2 connection is over. failure: of TLS; "": there was none."""
+        self._deliver_whole()
         self.failure = failure
         request, self._request = self._request, None
         if request is not None:
@@ -214,7 +229,7 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
     def half_close(self) -> None:
         self.clear_backpressure()
         self.write = nothing
-        if self._request is not None and self._request.response.is_tunnel:
+        if self._request is not None and self._request.is_tunnel:
             self._request.end()
 
     def close(self) -> bool:
@@ -222,7 +237,7 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
         self.write = nothing
         request = self._request
         unsent = self.unsent()
-        if request is not None and request.response.is_tunnel:
+        if request is not None and request.is_tunnel:
             self._request = None
             request.end()
             request.leave()
@@ -246,13 +261,16 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
 
     def resume(self) -> None:
         self._is_paused = False
-        if self._request is not None and not self._is_scheduled:
+        if (self._request is not None or self._response) and not self._is_scheduled:
             self._is_scheduled = True
             self._carrier.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._is_scheduled = False
-        self.response_received()
+        if self._response and not self._is_paused:
+            self._deliver_whole()
+        else:
+            self.response_received()
 
     def set_backpressure(self, writer: BackpressuredWriter) -> None:
         self._writer = writer
@@ -281,11 +299,11 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
         return waiting + (self._request.unsent if self._request is not None else 0)
 
     def has_input(self) -> bool:
-        return self._request is not None and self._request.response.held > 0
+        return bool(self._response) or (self._request is not None and self._request.held > 0)
 
     def has_ended(self) -> bool:
         request = self._request
-        return request is not None and request.response.is_tunnel and request.response.has_ended
+        return request is not None and request.is_tunnel and request.has_ended
 
     @property
     def peer_address(self) -> SocketAddress:

@@ -14,7 +14,7 @@ from ktcpvs.model.modifiers import NONE, Modifiers, Rewrite
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.request_values import normalized_path
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.templates import GROUPS, Template
+from ktcpvs.model.templates import GROUPS
 from ktcpvs.protocols.http1.target import url_text
 
 MAX_CACHED_MODIFIERS = 1024
@@ -30,42 +30,79 @@ _SAFE_IN_PATH = "/!$&'()*+,;=:@-._~"
 """Characters of a path that need no encoding (RFC 3986, section 3.3)."""
 
 
+CLEAN_VARIABLES = frozenset(("host", "hostport", "request_id", "client", "client_port", "scheme"))
+"""Variables whose values are such that they can stand in any field."""
+
+
+def _pieces_of(edits: Iterable[HeaderEdit]) -> list[bytes | str]:
+    """Return the lines that edits add, as texts and names of variables."""
+    pieces: list[bytes | str] = []
+    text = b""
+    for edit in edits:
+        text += b"%b: " % edit.field_name.encode("ascii")
+        for part, is_variable in edit.template.parts:
+            if is_variable:
+                pieces += [text, part]
+                text = b""
+            else:
+                text += _NO_VALUE.sub(b"", part.encode())
+        text += b"\r\n"
+    return [*pieces, text] if text else pieces
+
+
 class HeaderLines:
     """Edits of header lines in one direction. removed: names of the fields whose lines are dropped: canonical ones in
     requests, in lower case in responses."""
 
-    __slots__ = ("_added", "removed")
+    __slots__ = ("_constant", "_pieces", "removed")
 
     def __init__(self, edits: Iterable[HeaderEdit], key: Callable[[str], str]) -> None:
         """edits: in their order; a later one undoes earlier ones of the same field. key: name -> name in `removed`."""
         removed: set[str] = set()
-        added: list[tuple[str, bytes, Template]] = []
+        added: list[tuple[str, HeaderEdit]] = []
         for edit in edits:
             name = key(edit.field_name)
             if not edit.is_added:
                 removed.add(name)
                 added = [one for one in added if one[0] != name]
             if edit.value:
-                added.append((name, edit.field_name.encode("ascii"), edit.template))
+                added.append((name, edit))
         self.removed = frozenset(name.encode("ascii") for name in removed)
-        self._added = [(name, template) for _, name, template in added]
+        self._pieces = _pieces_of([edit for _, edit in added])
+        # The lines that are added, where they are the same for all messages.
+        is_constant = all(isinstance(piece, bytes) for piece in self._pieces)
+        self._constant = (
+            b"".join([piece for piece in self._pieces if isinstance(piece, bytes)]) if is_constant else None
+        )
 
     def __bool__(self) -> bool:
-        return bool(self.removed or self._added)
+        return bool(self.removed or self._pieces)
 
     def added(self, value_of: ValueOf) -> bytes:
         """Return the lines that are added."""
+        if self._constant is not None:
+            return self._constant
         return b"".join(
-            [b"%b: %b\r\n" % (name, _NO_VALUE.sub(b"", template.filled(value_of))) for name, template in self._added]
+            [
+                piece
+                if isinstance(piece, bytes)
+                else value_of(piece)
+                if piece in CLEAN_VARIABLES
+                else _NO_VALUE.sub(b"", value_of(piece))
+                for piece in self._pieces
+            ]
         )
 
     def edited(self, head: bytes, value_of: ValueOf) -> bytes:
         """Return the edited head of a response. head: without the empty line."""
-        if self.removed:
-            first, *lines = head.splitlines(True)
-            removed = self.removed
-            head = first + b"".join([line for line in lines if line[: line.find(b":")].lower() not in removed])
-        return head + self.added(value_of)
+        return self.kept(head) + self.added(value_of)
+
+    def kept(self, head: bytes) -> bytes:
+        """Return the head of a response, or some of its header lines, without the fields that are dropped."""
+        removed = self.removed
+        if not removed or not head:
+            return head
+        return b"".join([line for line in head.splitlines(True) if line[: line.find(b":")].lower() not in removed])
 
 
 class MessageEdits:
@@ -148,10 +185,10 @@ class ServiceEdits:
 
     def of(self, modifiers: Modifiers) -> MessageEdits | None:
         """Return the edits for messages that a rule with these modifiers takes."""
-        if not modifiers or self._config is None:
-            return self.own
         found = self._cached.get(modifiers)
         if found is None:
+            if not modifiers or self._config is None:
+                return self.own
             if len(self._cached) >= MAX_CACHED_MODIFIERS:
                 self._cached.clear()
             found = self._cached[modifiers] = MessageEdits(self._config, modifiers)

@@ -20,6 +20,10 @@ SWEEP_INTERVAL = 5
 """Seconds between two searches for connections that have been idle too long."""
 
 
+MAX_CARRIED = 65536
+"""The most idle connections to one server that HTTP/2 connections carry: more than their streams allow."""
+
+
 class ServerConnections:
     """All server connections of one service: those in use, and the idle ones in `pool`."""
 
@@ -60,11 +64,18 @@ class ServerConnections:
         return self._http2.take(destination)
 
     def put(self, connection: ServerConnection) -> None:
-        """Keep an idle connection, or close it if `pool_size` of them are kept already."""
+        """Keep an idle connection, or close it if `pool_size` of them are kept already.
+
+        Connections that HTTP/2 carries have no descriptor, and the streams that their server allows limit them. So all
+        of them are kept, unless `pool_size` is 0: otherwise each request beyond it would make one.
+        """
         connection.exchange = None
         connection.is_used = True
         context = self._context
-        surplus = self.pool.put(connection, context.wheel.now, context.settings.pool_size)
+        size = context.settings.pool_size
+        if size and connection not in self._open:
+            size = MAX_CARRIED
+        surplus = self.pool.put(connection, context.wheel.now, size)
         if surplus is not None:
             surplus.close()
         elif not self._is_sweeping:

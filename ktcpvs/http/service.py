@@ -9,6 +9,8 @@ from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.message_edits import ServiceEdits
+from ktcpvs.http.own_response_sender import OwnResponseSender
+from ktcpvs.http.plain_path import PlainPath
 from ktcpvs.http.retries import Retries
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.model.settings import Settings
@@ -23,14 +25,15 @@ class HTTPService:
     """context: shared by all kinds of connections. connections: to the service's servers. cache: parsed heads.
 
     retries: decides about requests that are sent again. access_log, selector, kept: of the above, which each request
-    needs. edits: of messages. https_port: where each request is redirected to; None: it is served. begin_http2: serves
+    needs. plain_path: the fast path of requests. edits: of messages. own_responses: sends those of the switch itself.
+    https_port: where each request is redirected to; None: it is served. begin_http2: serves
     a client that turns out to speak HTTP/2, given its stream, its address, the limits of its address and the bytes that
     have come.
     """
 
     __slots__ = (
         "_checked", "_interval", "access_log", "begin_http2", "cache", "connections", "context", "edits", "https_port",
-        "kept", "retries", "selector",
+        "kept", "own_responses", "plain_path", "retries", "selector",
     )  # fmt: skip
 
     def __init__(
@@ -43,9 +46,11 @@ class HTTPService:
         self.begin_http2: Callable[[Stream, Any, ClientLimits | None, bytes], object] = nothing
         self.retries = Retries(context)
         self.edits = ServiceEdits()
+        self.own_responses = OwnResponseSender(context, self.edits)
         self.access_log = context.http2_access_log if is_http2 else context.access_log
         self.selector = context.selector
         self.kept = connections.pool.kept
+        self.plain_path = PlainPath(context, connections, cache, self.edits, self.access_log)
         self.https_port: int | None = None
         self._checked: Settings | None = None  # those of `_interval`
         self._interval = 0

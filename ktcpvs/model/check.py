@@ -1,13 +1,13 @@
 """The option `check`: how the switch checks whether a server is healthy.
 
     check = off
-    check = tcp [port N]
-    check = http [METHOD] PATH [host HOST] [header "NAME: VALUE"]... [port N] [expect STATUS ...] [body "PATTERN"]
-            [weight FIELD]
-    check = grpc [SERVICE]
-    check = send "TEXT" expect "TEXT" [port N]
+    check = tcp [WHERE]...
+    check = http [METHOD] PATH [host HOST] [header "NAME: VALUE"]... [expect STATUS ...] [body "PATTERN"] [weight FIELD]
+            [WHERE]...
+    check = grpc [SERVICE] [tls] [proxy]
+    check = send "TEXT" expect "TEXT" [WHERE]...
 
-In TEXT, the escapes \\r \\n \\t \\\\ and \\xHH stand for bytes.
+WHERE is `port N`, `tls` or `proxy`. In TEXT, the escapes \\r \\n \\t \\\\ and \\xHH stand for bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ OFF, TCP, HTTP, GRPC, SEND = "off", "tcp", "http", "grpc", "send"
 
 _FORMS = 'expected off, tcp, http PATH [expect STATUS ...], grpc [SERVICE], or send "TEXT" expect "TEXT"'
 _SERVICE = re.compile(r"[A-Za-z0-9_./-]{1,100}")
-_WORDS = ("host", "header", "port", "expect", "body", "weight")
+_LIKE_CLIENTS = ("tls", "proxy")
+_WHERE = ("port", *_LIKE_CLIENTS)
+_WORDS = ("host", "header", "expect", "body", "weight", *_WHERE)
 _METHOD = re.compile(r"[A-Z]{1,32}")
 _PATH = re.compile(r"/[!-~]{0,1023}")
 _HOST = re.compile(r"[!-~]{1,255}")
@@ -67,8 +69,9 @@ class Check:
     kind: OFF, TCP, HTTP, GRPC or SEND. path, method: of HTTP. statuses: those that pass; empty: 200 to 399. send,
     expect: bytes of SEND. host: the value of Host; None: the server's. headers: (name, value) of further fields. body:
     the pattern that must be found in the response's body; None: any will do. weight: the response's field that has the
-    server's weight; None: none has. port: to connect to; None: that of the server. service: the name that the health
-    service of GRPC is asked for; "": the whole server.
+    server's weight; None: none has. service: the name that the health service of GRPC is asked for; "": the whole
+    server. port: to connect to; None: that of the server. tls, proxy: at another address than the server's own, connect
+    with the server's TLS, and its header of the PROXY protocol.
     """
 
     kind: str = OFF
@@ -83,6 +86,8 @@ class Check:
     body: str | None = None
     weight: str | None = None
     port: int | None = None
+    tls: bool = False
+    proxy: bool = False
 
     def is_well(self, status: int) -> bool:
         """Whether an HTTP check with this status passes."""
@@ -101,35 +106,42 @@ def parse_check(text: str) -> Check:
     if kind == OFF and not rest:
         return Check()
     if kind == TCP:
-        return evolve(Check(TCP), port=_only_port(text, rest))
+        return _where(Check(TCP), text, rest)
     if kind == HTTP and rest:
         return _http(rest)
-    if kind == GRPC and len(rest) <= 1:
-        return _grpc(rest)
+    if kind == GRPC:
+        return _grpc(text, rest)
     if kind == SEND and len(rest) >= 3 and rest[1].is_word("expect"):
         send, _, expect = rest.popleft(), rest.popleft(), rest.popleft()
-        check = Check(SEND, send=_bytes(send.text), expect=_bytes(expect.text, least=1))
-        return evolve(check, port=_only_port(text, rest))
+        return _where(Check(SEND, send=_bytes(send.text), expect=_bytes(expect.text, least=1)), text, rest)
     raise BadValue(f"check = {shorten(text, 60)}: {_FORMS}")
 
 
-def _grpc(rest: deque[Token]) -> Check:
-    name = rest[0].text if rest else ""
-    if rest and not _SERVICE.fullmatch(name):
+def _grpc(text: str, rest: deque[Token]) -> Check:
+    name = rest.popleft().text if rest and not rest[0].is_word(*_LIKE_CLIENTS) else ""
+    if name and not _SERVICE.fullmatch(name):
         raise BadValue(f"check = grpc {shorten(name, 60)}: expected the name of a service (example: shop.Orders)")
-    return Check(GRPC, service=name)
+    return _where(Check(GRPC, service=name), text, rest, _LIKE_CLIENTS)
 
 
-def _only_port(text: str, rest: deque[Token]) -> int | None:
-    """Read `port N`, where nothing else may follow; None: there is nothing."""
-    if not rest:
-        return None
-    if not rest.popleft().is_word("port"):
-        raise BadValue(f"check = {shorten(text, 60)}: {_FORMS}")
-    port = _port(_value("port", rest))
-    if rest:
-        raise BadValue(f"check = {shorten(text, 60)}: nothing may follow the port")
-    return port
+def _where(check: Check, text: str, rest: deque[Token], words: tuple[str, ...] = _WHERE) -> Check:
+    """Read the words that say how to connect, where nothing else may follow."""
+    seen: set[str] = set()
+    while rest:
+        token = rest.popleft()
+        if not token.is_word(*words):
+            expected = f"'{shorten(token.text, 20)}' is none of {', '.join(words)}" if seen else _FORMS
+            raise BadValue(f"check = {shorten(text, 60)}: {expected}")
+        name = token.text.lower()
+        _once(check, name, seen)
+        check = _with_word(check, name, rest)
+    return check
+
+
+def _once(check: Check, name: str, seen: set[str]) -> None:
+    if name in seen and name != "header":
+        raise BadValue(f"check = {check.kind}: '{name}' appears a second time")
+    seen.add(name)
 
 
 def _http(rest: deque[Token]) -> Check:
@@ -148,9 +160,7 @@ def _http(rest: deque[Token]) -> Check:
         if not token.is_word(*_WORDS):
             raise BadValue(f"check = http: unknown word {unknown(token.text, _WORDS)}")
         name = token.text.lower()
-        if name in seen and name != "header":
-            raise BadValue(f"check = http: '{name}' appears a second time")
-        seen.add(name)
+        _once(check, name, seen)
         check = _with_word(check, name, rest)
     if check.body is not None and method == "HEAD":
         raise BadValue("check = http HEAD: a response to HEAD has no body that could contain a pattern; use GET")
@@ -158,7 +168,9 @@ def _http(rest: deque[Token]) -> Check:
 
 
 def _with_word(check: Check, name: str, rest: deque[Token]) -> Check:
-    """Read the value of a word of an HTTP check."""
+    """Read the value of a word of a check, unless it has none."""
+    if name in _LIKE_CLIENTS:
+        return evolve(check, tls=True) if name == "tls" else evolve(check, proxy=True)
     if name == "expect":
         statuses = [_status(_value(name, rest))]
         while rest and not rest[0].is_word(*_WORDS):

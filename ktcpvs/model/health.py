@@ -36,7 +36,7 @@ class Health:
     many in a row, with short times between them.
     """
 
-    __slots__ = ("_streak", "ejections", "reason", "response", "returned", "since", "state")
+    __slots__ = ("_begun_by", "_has_passed", "_streak", "ejections", "reason", "response", "returned", "since", "state")
 
     def __init__(self) -> None:
         self.state = UP
@@ -45,24 +45,32 @@ class Health:
         self.ejections = 0
         self.returned = 0.0  # Unix time when the last ejection ended
         self._streak = 0  # consecutive checks that passed; negative: that failed
+        self._has_passed = False  # a check has passed since the server is known
+        self._begun_by = ""  # the reason with which the state began
 
     def checked(self, why: str | None, rise: int, fall: int) -> str | None:
         """Count a check. Return the event that it causes: ROSE, FELL, or None.
 
         why: the reason why it failed, or None if it passed. rise: how many consecutive checks must pass until a server
-        that is down is up. fall: how many must fail until it is down.
+        that is down is up. fall: how many must fail until it is down; of a server that has never passed one suffices,
+        since nothing says that it can serve.
         """
         if why is None:
-            self._streak = max(self._streak, 0) + 1
+            self._streak, self._has_passed = max(self._streak, 0) + 1, True
+            if self.state != DOWN:
+                self.reason = self._begun_by
             return ROSE if self.state == DOWN and self._streak >= rise else None
         self._streak = min(self._streak, 0) - 1
-        self.reason = why
-        return FELL if self.state != DOWN and -self._streak >= fall else None
+        if self.state == DOWN or not self._has_passed or -self._streak >= fall:
+            self.reason = why
+            return FELL if self.state != DOWN else None
+        self.reason = f"{why}; {-self._streak} of {fall} failed checks"
+        return None
 
     def happened(self, event: str, why: str, now: float) -> None:
         """Change the state. why: the reason, in words. now: Unix time. Raises KeyError if the event is not possible."""
         self.state = TABLE[self.state][event]
-        self.since, self.reason = now, why
+        self.since, self.reason, self._begun_by = now, why, why
         if event == ERRORS:
             self.ejections += 1
         elif event == OVER:

@@ -41,6 +41,14 @@ def _normalized_host(text: bytes) -> bytes:
     return _PORT.sub(b"", text.strip(b" \t")).lower().removesuffix(b".")
 
 
+def port_of(target: bytes, lines: bytes) -> bytes:
+    """Return the port beside the host that `host_of` returns, as digits; b"" where there is none."""
+    absolute = None if target.startswith(b"/") else _AUTHORITY.match(target)
+    found = [absolute[1]] if absolute is not None else _HOST_LINE.findall(b"\n" + lines)
+    port = _PORT.search(found[0].strip(b" \t")) if len(found) == 1 else None
+    return b"" if port is None else port[0][1:]
+
+
 def normalized_path(path: bytes) -> bytes:
     """Return the path that servers make of `path`, which may have a query: decoded once, without repeated slashes, `.`
     and `..` (RFC 3986, section 5.2.4, after decoding). `..` at the root stays there."""

@@ -13,8 +13,8 @@ from attrs import field, frozen
 from ktcpvs.errors import BadValue, shorten, unknown
 
 VARIABLES = (
-    "host", "path", "query", "target", "scheme", "client", "client_port", "listen", "rule", "tls_server_name",
-    "tls_version", "client_certificate_subject", "client_certificate_fingerprint",
+    "host", "hostport", "path", "query", "target", "scheme", "client", "client_port", "listen", "rule",
+    "tls_server_name", "tls_version", "client_certificate_subject", "client_certificate_fingerprint",
 )  # fmt: skip
 """The names of variables, besides `1` to `9`: the groups of the rule's pattern."""
 

@@ -14,7 +14,7 @@ from ktcpvs.errors import shorten
 from ktcpvs.model import edits
 from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
-from ktcpvs.model.check import OFF
+from ktcpvs.model.check import OFF, parse_check
 from ktcpvs.model.conditions import TLS, Condition
 from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
@@ -149,6 +149,7 @@ def warnings_of(
     found = [
         *_about_scheduler(service, scheduler, balance, installed),
         *_about_unit(service, scheduler, installed),
+        *_about_checks(service),
         *_about_options(service),
         *_about_tls(service, scheduler),
         *_about_servers(service, scheduler, installed),
@@ -273,6 +274,15 @@ def _about_stickiness(service: VirtualService, scheduler: ISchedulerFactory, ins
         yield f"sticky has no effect: {name} reads no requests, or uses no balance; {others}", ("scheduler", "sticky")
 
 
+def _about_checks(service: VirtualService) -> Iterator[_Found]:
+    if service.check == OFF and (given := _given(service, CHECK_OPTIONS)):
+        yield f"{_have(given)} no effect without check", ("check", *given)
+    check, servers = parse_check(service.check), service.servers
+    for word, is_given in (("tls", check.tls), ("proxy", check.proxy)):
+        if is_given and servers and all(getattr(server, word) in (None, OFF) for server in servers):
+            yield f"the word {word} of check has no effect: no server has {word}", ("check",)
+
+
 def _about_options(service: VirtualService) -> Iterator[_Found]:
     """Warn of options that need another one, or that never have an effect."""
     if given := _given(service, POOL_OPTIONS):
@@ -282,8 +292,6 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
         yield f"no server of it is ready: new clients {then}; to use one again: --ready", (MODE,)
     if service.access_log == NO_LOG and (given := _given(service, ("access_log_format",))):
         yield f"{_have(given)} no effect without access_log", ("access_log", *given)
-    if service.check == OFF and (given := _given(service, CHECK_OPTIONS)):
-        yield f"{_have(given)} no effect without check", ("check", *given)
     if not service.trusted_proxies and (given := _given(service, ("trusted_header",))):
         yield f"{_have(given)} no effect without trusted_proxies", ("trusted_proxies", *given)
     if not (service.eject or service.eject_slow) and (given := _given(service, EJECT_OPTIONS)):

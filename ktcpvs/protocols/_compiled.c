@@ -195,7 +195,7 @@ read_line(const char **at, const char *end, Span *name, Span *value)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *data, *out, *method, *target, *lines, *host, *minor, *keep_alive, *connection, *referer, *user_agent;
+    PyObject *data, *out, *method, *target, *lines, *host, *minor, *keep_alive, *connection, *referer, *user_agent, *body;
 } PlainRequest;
 
 static PyTypeObject *request_type;
@@ -213,6 +213,7 @@ static PyMemberDef request_members[] = {
     {"connection", T_OBJECT, offsetof(PlainRequest, connection), 0, NULL},
     {"referer", T_OBJECT, offsetof(PlainRequest, referer), 0, NULL},
     {"user_agent", T_OBJECT, offsetof(PlainRequest, user_agent), 0, NULL},
+    {"body", T_OBJECT, offsetof(PlainRequest, body), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -232,23 +233,24 @@ request_dealloc(PyObject *self)
     Py_XDECREF(request->connection);
     Py_XDECREF(request->referer);
     Py_XDECREF(request->user_agent);
+    Py_XDECREF(request->body);
     PyObject_Free(self);
     Py_DECREF(type);
 }
 
 static PyType_Slot request_slots[] = {
+    {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, request_dealloc},
     {Py_tp_members, request_members},
-    {Py_tp_doc, "A plain GET; see plain_python.PlainRequest."},
+    {Py_tp_doc, "A plain request; see plain_python.PlainRequest."},
     {0, NULL},
 };
 
 static PyType_Spec request_spec = {
-    "ktcpvs.protocols._compiled.PlainRequest", sizeof(PlainRequest), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, request_slots,
+    "ktcpvs.protocols._compiled.PlainRequest", sizeof(PlainRequest), 0, Py_TPFLAGS_DEFAULT, request_slots,
 };
 
-enum { MAX_REPLACED = 16 };
+enum { MAX_REPLACED = 16 }; /* as in plain_python.py */
 
 typedef struct {
     PyObject_HEAD
@@ -465,6 +467,7 @@ scanner_scan(PyObject *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     int minor = found.minor != '0', keeps = found.option.begin && IS_TEXT(found.option, "keep-alive");
     request->data = Py_NewRef(args[0]);
+    request->body = Py_NewRef(no_bytes);
     request->method = Py_NewRef(get_method);
     request->minor = PyBool_FromLong(minor);
     request->keep_alive = PyBool_FromLong(minor ? !found.option.begin || keeps : keeps);

@@ -14,7 +14,8 @@ import ktcpvs.http.compiled
 import ktcpvs.tcp.compiled  # noqa: F401 - these replace methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits, ProxiedClientLimits
-from ktcpvs.http.client_connection import HTTP2StreamConnection, HTTPClientConnection
+from ktcpvs.http.client_connection import HTTPClientConnection
+from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.clients import NOWHERE

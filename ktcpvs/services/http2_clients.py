@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ktcpvs.http.http2_compiled  # noqa: F401 - replaces methods of streams by compiled ones
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
-from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
 from ktcpvs.http.http2_limits import http2_limits
+from ktcpvs.http.http2_response_heads import ResponseHeads
+from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.protocols.http2.constants import ENHANCE_YOUR_CALM
+from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 
 DESCRIPTORS = 1
@@ -23,12 +26,24 @@ class HTTP2Clients:
     floods: how many connections have ended since they sent too many frames that ask for nothing.
     """
 
-    def __init__(self, service: ServiceContext, clients: Any, left: Callable[[], object]) -> None:
-        """clients: counts the clients of the service. left: called when a connection counts no more."""
+    def __init__(
+        self,
+        service: ServiceContext,
+        clients: Any,
+        left: Callable[[], object],
+        began: Callable[[HTTP2StreamConnection], object],
+        poller: Callable[[], SocketPoller | None],
+    ) -> None:
+        """clients: counts the clients of the service. left: called when a connection counts no more. began: counts
+        the client connection of a stream that has served another one before. poller: that of the service's connections;
+        None: the reactor has them."""
         self._service = service
         self._context = service.context
         self._clients = clients
         self._left = left
+        self._began = began
+        self._poller = poller
+        self._heads = ResponseHeads()
         self._open: dict[HTTP2ClientConnection, ClientLimits | None] = {}
         self._glitches = 0  # of connections that are over
         self.floods = 0
@@ -56,7 +71,9 @@ class HTTP2Clients:
         self._clients.add(1)
         settings = self._service.settings
         frames = http2_limits(settings, settings.http2_streams)
-        connection = HTTP2ClientConnection(self._service, stream, build, frames, self._ended)
+        connection = HTTP2ClientConnection(
+            self._service, stream, build, self._began, frames, self._heads, self._poller(), self._ended
+        )
         self._open[connection] = limits
         connection.receive(first)
         if is_retiring:

@@ -17,8 +17,8 @@ from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.health.service_health import ServiceHealth
-from ktcpvs.http.client_connection import HTTP2StreamConnection
 from ktcpvs.http.head_cache import HeadCache
+from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
@@ -96,7 +96,7 @@ class RunningService:
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
-        self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left)
+        self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left, self.count_in, lambda: self._poller)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         http2, http2_tls = (
             HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
@@ -104,7 +104,7 @@ class RunningService:
         self._without_tls = self._http, http2
         self._all_http = self._http, https, http2, http2_tls
         self._on_end = self._ended  # one bound method for all connections
-        self.client_factory = ClientFactory(self._http, https, self._began, self.preambles, (http2, http2_tls))
+        self.client_factory = ClientFactory(self._http, https, self.count_in, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
@@ -145,13 +145,19 @@ class RunningService:
 
     def check_connector(self, destination: Destination, check: Check) -> Connector:
         """Return what connects to the address at which that server is checked; at another one than the server's own,
-        without TLS and the PROXY protocol."""
+        with TLS and the PROXY protocol only if the check says so."""
         at = self._checked_at.get(destination.address) or check.address(destination.address)
+        own = self.connector(destination)
         if at == destination.address:
-            return self.connector(destination)
+            return own
+        options = ConnectionOptions(
+            tls=own.options.tls if check.tls else None,
+            proxy=own.options.proxy if check.proxy else OFF,
+            http2=own.options.http2 and check.tls and own.options.tls is not None,  # its TLS offers that in ALPN
+        )
         known = self._check_connectors.get(destination)
-        if known is None or known.address != at:
-            known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout)
+        if known is None or (known.address, known.options) != (at, options):
+            known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout, options)
             self._check_connectors[destination] = known
         return known
 
@@ -421,14 +427,13 @@ class RunningService:
         logs = traffic.access_log.writer is not None
         for http in self._all_http:
             http.edits.configure(config)
-        # Unlike the plain way of a request, the general one knows redirects, certificates and proxies of clients, and
-        # edits of header fields.
-        is_enabled = is_enabled and not traffic.proxies.is_used and self._http.edits.own is None
+        # Unlike the fast path of a request, the general way knows redirects to HTTPS and certificates of clients.
+        has_proxies = traffic.proxies.is_used
         for http in self._without_tls:
             http.https_port = config.https_port
         for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
-            cache.configure(config, settings, is_enabled and config.https_port is None, logs)
-            tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs)
+            cache.configure(config, settings, is_enabled and config.https_port is None, logs, has_proxies)
+            tls_cache.configure(config, settings, is_enabled and config.client_cert_header == OFF, logs, has_proxies)
         traffic.relay.configure(self.context, config)
         for listener in self.listeners.values():
             keep_alive(listener.socket, config.tcp_keepalive)
@@ -566,7 +571,7 @@ class RunningService:
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
 
-    def _began(self, connection: ClientConnection) -> None:
+    def count_in(self, connection: ClientConnection) -> None:
         """Count a new connection in."""
         connection.on_end = self._on_end
         self.context.descriptors.take(connection.descriptors, connection.reserved)

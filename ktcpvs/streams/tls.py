@@ -26,6 +26,9 @@ _log = Logger(namespace="ktcpvs")
 TLS_1_3 = "TLSv1.3"
 """Its name in `TLSFacts.version`."""
 
+NO_CLOSE_NOTIFY = "the peer has ended the connection without close_notify"
+"""Why TLS has broken a connection that may have been cut off by anybody on the way."""
+
 MAX_CIPHERTEXT_SIZE = MAX_RECORD_SIZE + 2048 + 5
 """The most bytes of one record on its way, with its header (RFC 5246, section 6.2.3)."""
 
@@ -380,7 +383,7 @@ class TLSTransport(StreamTransport):
         if self._held is not None:
             self._held.has_fin = True
         elif not self._peer_ended:
-            self._broken("the peer has ended the connection without close_notify")
+            self._broken(NO_CLOSE_NOTIFY)
 
     def _below_lost(self, clean: bool) -> None:
         stream, self.stream = self.stream, None

@@ -48,7 +48,7 @@ def received(edit: edits.Edit) -> list[edits.Edit]:
 
 @pytest.mark.parametrize("kind", sorted(EDITS, key=lambda kind: kind.__name__))
 def test_round_trip(kind: type[edits.Edit]) -> None:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(EDITS[kind])
     def check(edit: edits.Edit) -> None:
         if isinstance(edit, edits.AddService | edits.EditService):  # only valid edits are forwarded

@@ -100,7 +100,7 @@ def test_a_table_without_services_is_a_heading() -> None:
     assert len(layout_screen(None, stats("global { }"), 0, (80, 24))) == 2
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(columns=st.integers(1, 300), lines=st.integers(1, 40))
 def test_no_terminal_is_too_small(columns: int, lines: int) -> None:
     answer = stats()

@@ -234,7 +234,7 @@ def expected(servers: list[Server], overflow: int) -> tuple[str, set[int]]:
     return (QUEUE, full) if full else (NOBODY, set())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.lists(
         st.builds(

@@ -98,11 +98,13 @@ def child_processes(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _command_line(pid: int) -> bytes:
+def _is_worker(pid: int) -> bool:
+    """True for a worker: by its command line, or by its name if it was forked by tests/preloaded.py."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        folder = Path(f"/proc/{pid}")
+        return b"ktcpvs.workers" in folder.joinpath("cmdline").read_bytes() + folder.joinpath("comm").read_bytes()
     except OSError:
-        return b""
+        return False
 
 
 def has_ended(pid: int) -> bool:
@@ -139,7 +141,7 @@ class Daemon:
 
     options: further options of `ktcpvs`. workers: for --workers. descriptors: its hard limit of open files. tls: it has
     the extra `tls` installed. python: runs it and finds ktcpvs by `python_path`; None: the Python of the tests.
-    preloaded: start it by tests/preloaded.py where that makes no difference.
+    preloaded: start it by tests/preloaded.py where that makes no difference. preloaded_workers: its workers, too.
     may_log_tracebacks: whether its log may hold tracebacks. may_have_ended: whether the test has ended it.
     inherited: descriptors that it inherits.
     """
@@ -158,6 +160,7 @@ class Daemon:
         python: Path | None = None,
         arguments: tuple[str | Path, ...] = IN_FOREGROUND,
         preloaded: bool = False,
+        preloaded_workers: bool = True,
     ) -> None:
         self.folder = folder
         self.control = control or f"unix:{folder}/control.sock"
@@ -177,6 +180,7 @@ class Daemon:
         self._program = command("twistd", TWISTD) if python is None else [str(python), "-c", TWISTD]
         self._arguments = [*map(str, arguments), f"--reactor={reactor}", "ktcpvs"]
         self._arguments += ["--control", self.control, "--workers", str(workers), *map(str, options)]
+        self._has_preloaded_workers = preloaded_workers and str(workers) != "0"
         self._may_be_preloaded = preloaded and not self._has_own_python and arguments == IN_FOREGROUND
         self.process: subprocess.Popen[bytes] | PreloadedProcess | None = None
 
@@ -194,7 +198,14 @@ class Daemon:
             if self._is_preloaded:
                 streams = [nothing.fileno(), log.fileno(), log.fileno()]
                 programs = _programs(self._has_tls)
-                self.process = programs.start("twistd", self._arguments, streams, self.folder, self.environment)
+                self.process = programs.start(
+                    "twistd",
+                    self._arguments,
+                    streams,
+                    self.folder,
+                    self.environment,
+                    has_workers=self._has_preloaded_workers,
+                )
                 return
             self.process = subprocess.Popen(
                 [*self._prefix, *self._program, *self._arguments],
@@ -352,7 +363,7 @@ class Daemon:
 
     def workers(self) -> list[int]:
         """The process numbers of its workers."""
-        return [pid for pid in child_processes(self.pid) if b"ktcpvs.workers" in _command_line(pid)]
+        return [pid for pid in child_processes(self.pid) if _is_worker(pid)]
 
     def wait_until_workers_serve(self, count: int = 2, *, but: Collection[int] = ()) -> None:
         """Wait until there are `count` workers, none of them among `but`, and all have the table."""

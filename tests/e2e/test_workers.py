@@ -467,7 +467,7 @@ def test_workers_that_hang_or_cannot_start_are_replaced(
 ) -> None:
     file, plugins = tmp_path / "fatal", tmp_path / "plugins"
     add_fatal_scheduler(plugins, "fatal", file)
-    daemon = make_daemon(workers=2, python_path=(plugins,))
+    daemon = make_daemon(workers=2, python_path=(plugins,), preloaded_workers=False)
     daemon.start()
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address, scheduler="fatal")
@@ -585,7 +585,7 @@ def test_workers_of_a_killed_supervisor_drain_and_end(
 ) -> None:
     """The next daemon has the table, and serves at once beside them."""
     server, port = serve(echo), free_port()
-    daemon = make_daemon("--state", tmp_path / "state", workers=2)
+    daemon = make_daemon("--state", tmp_path / "state", workers=2, preloaded_workers=False)
     daemon.start()
     daemon.service("s", port, server.address)
     daemon.wait_until_workers_serve()

@@ -1,4 +1,5 @@
-"""Fuzz targets for HTTP/2: header blocks, and whole connections in both roles; h2 and hpack agree.
+"""Fuzz targets for HTTP/2: header blocks, and whole connections in both roles; the compiled code, the plain one, h2 and
+hpack agree.
 
 Each target takes any bytes and returns; an AssertionError or any other exception is a find.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import h2.config
 import h2.connection
@@ -28,11 +30,13 @@ from ktcpvs.protocols.http2 import (
     RequestReceived,
     ResponseReceived,
     Server,
+    connection,
+    hpack_decoder,
+    hpack_encoder,
     request_list,
 )
 from ktcpvs.protocols.http2.constants import PREFACE
-from ktcpvs.protocols.http2.hpack_decoder import Decoder
-from ktcpvs.protocols.http2.hpack_encoder import Encoder
+from ktcpvs.protocols.http2.hpack import Decoder, Encoder
 from tests.fuzz.messages import SIZES, only, pieces
 
 LIST_SIZE, FIELDS = 2000, 40
@@ -58,6 +62,7 @@ def header_blocks(data: bytes) -> None:
     """Header blocks of one connection, as hpack reads them; read, they are encoded, and hpack reads the same again."""
     ours, theirs = Decoder(LIST_SIZE, FIELDS), hpack.Decoder(1 << 20)
     encoder, again = Encoder(), hpack.Decoder(1 << 20)
+    plain, plain_encoder = hpack_decoder.Decoder(LIST_SIZE, FIELDS), hpack_encoder.Encoder()
     for block in _blocks(data):
         expected: list[tuple[bytes, bytes]] | None
         try:
@@ -68,8 +73,18 @@ def header_blocks(data: bytes) -> None:
             section = ours.decode(block)
         except HPACKError as error:
             assert str(error).isprintable()
-            return
+            try:
+                plain.decode(block)
+            except HPACKError:
+                return
+            raise AssertionError("only the compiled decoder refuses it") from None
         assert expected is not None, "hpack refuses it"
+        same = plain.decode(block)
+        assert (same.fields, same.sensitive, same.is_too_large) == (
+            section.fields,
+            section.sensitive,
+            section.is_too_large,
+        )
         pairs = tuple((field.name, field.value) for field in section.fields)
         size = sum(len(name) + len(value) + 32 for name, value in expected)
         if section.is_too_large:
@@ -79,7 +94,9 @@ def header_blocks(data: bytes) -> None:
         assert size <= LIST_SIZE
         headers = HeaderList(pairs, section.sensitive)
         for _ in range(3):
-            assert [tuple(pair) for pair in again.decode(encoder.encode(headers), raw=True)] == list(pairs)
+            coded = encoder.encode(headers)
+            assert coded == plain_encoder.encode(headers)
+            assert [tuple(pair) for pair in again.decode(coded, raw=True)] == list(pairs)
         try:
             _one_reading(section.request())
         except MalformedMessage as malformed:
@@ -118,6 +135,17 @@ def _added(request: Request, is_whole: bool) -> int:
 # Connections.
 
 
+def _in_both_forms(make: Callable[[], Connection]) -> Iterator[Callable[[], Connection]]:
+    """Yield what makes a connection with the compiled code, and what makes one without it."""
+    yield make
+
+    def made() -> Connection:
+        with mock.patch.multiple(connection, Decoder=hpack_decoder.Decoder, Encoder=hpack_encoder.Encoder):
+            return make()
+
+    yield made
+
+
 def _drive(end: Connection, data: bytes, size: int) -> tuple[object, ...]:
     """Give `data` to an end in pieces, whose owner passes nothing on; return what happened."""
     seen: list[Any] = []
@@ -151,7 +179,8 @@ def _seen(event: Any) -> tuple[object, ...]:
 
 def http2_server(data: bytes) -> None:
     """The bytes of a client behind its preface give the same events however they are split; h2 sees the same."""
-    outcome = only([_drive(Server(LIMITS), PREFACE + data, size) for size in SIZES])
+    forms = list(_in_both_forms(lambda: Server(LIMITS)))
+    outcome = only([_drive(make(), PREFACE + data, size) for size in SIZES for make in forms])
     assert isinstance(outcome, tuple)
     events, _, is_over = outcome
     if not is_over:
@@ -195,7 +224,7 @@ def http2_client(data: bytes) -> None:
             client.send_request(REQUEST, b"GET", end_stream=True)
         return client
 
-    outcome = only([_drive(end(), data, size) for size in SIZES])
+    outcome = only([_drive(make(), data, size) for size in SIZES for make in _in_both_forms(end)])
     assert isinstance(outcome, tuple)
     for kind, *rest in outcome[0]:
         if kind == "ResponseReceived":

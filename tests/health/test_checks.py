@@ -255,6 +255,23 @@ def test_a_tcp_check_does_not_wait_where_the_server_has_sent_something() -> None
     world.end()
 
 
+@pytest.mark.parametrize("notifies", [True, False])
+def test_a_tcp_check_does_not_wait_where_the_server_ends_its_side(notifies: bool) -> None:
+    """The check has sent close_notify, to which servers respond so, some of them with a FIN alone."""
+    world = CheckedByTLS()
+    world.waits_for_check()
+    peer, server = world.handshake()
+    assert server.recv(1) == b""
+    assert not server.is_truncated
+    if notifies:
+        server.notify()
+    else:
+        peer.ends()
+        world.settle()
+    assert (peer.is_open, world.running, world.server.health.state) == (False, 0, UP)
+    world.end()
+
+
 def test_a_tcp_check_does_not_wait_with_tls_1_2() -> None:
     world = CheckedByTLS()
     world.waits_for_check()

@@ -210,9 +210,9 @@ def test_the_second_ejection_is_longer(make: Make) -> None:
 def test_one_that_checks_find_down_is_not_chosen_and_comes_back(make: Make) -> None:
     world = make(*PHTTP, "check = tcp", settings="pool_size = 0")
     one = destination(world, B)
-    for _ in range(3):
+    for why in (None, *["check: refused"] * 3):
         assert one.health.state == UP
-        world.live.health.checked(one, "check: refused")
+        world.live.health.checked(one, why)
     assert one.health.state == DOWN
     world.called()
     assert {asks(world) for _ in range(6)} == {A, C}
@@ -221,6 +221,13 @@ def test_one_that_checks_find_down_is_not_chosen_and_comes_back(make: Make) -> N
     world.live.health.checked(one, None)
     world.called()
     assert {asks(world) for _ in range(6)} == {A, B, C}
+
+
+def test_one_that_has_never_passed_a_check_is_down_after_the_first(make: Make) -> None:
+    """A replica that a check for the primary refuses must not get clients until `check_fall` checks have failed."""
+    world = make(*PHTTP, "check = tcp")
+    world.live.health.checked(destination(world, B), "check: status 503")
+    assert states(world) == "udu"
 
 
 @pytest.mark.parametrize(("lines", "ends"), [(PHTTP, b"HTTP/1.1 503 "), (WLC, b"")])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from memory import A, B, C, Peer, World, answer, get, worlds
 
 from ktcpvs.http.client_connection import MAX_PENDING_BYTES, MAX_REQUESTS_PER_TURN
-from ktcpvs.http.exchange import MAX_INTERIM_PER_TURN
 from ktcpvs.http.head_cache import MAX_CACHED_REQUEST, MAX_REQUESTS
+from ktcpvs.http.response_forwarder import MAX_INTERIM_PER_TURN
 from ktcpvs.model import exchange as life
 from ktcpvs.model.latency import described
 from ktcpvs.protocols.http1.body import MAX_COST_PER_CALL
@@ -805,7 +805,7 @@ STREAM = [
 ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(cuts=st.lists(st.integers(1, 400), max_size=30))
 def test_any_split_into_packets_gives_the_same_requests(cuts: list[int]) -> None:
     whole = b"".join(STREAM)
@@ -1175,7 +1175,7 @@ def conversation(turns: list[tuple[bytes, bytes, bool]], option: str, quick: boo
     return said
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(ASKED, TOLD, st.booleans()), min_size=1, max_size=10), st.sampled_from(("", "via = append")))
 def test_what_is_remembered_makes_no_difference(turns: list[tuple[bytes, bytes, bool]], option: str) -> None:
     assert conversation(turns, option, quick=True) == conversation(turns, option, quick=False)

@@ -17,7 +17,26 @@ from ktcpvs.protocols.http1 import plain, plain_python
 from ktcpvs.protocols.http1.cookies import take_cookie
 
 SERVERS = (f"server = {A}", f"server = {B}")
-RULES = (f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/b" use server {B}')
+RULES = (f'rule = pattern "^/a" use server {A}', f'rule = pattern "^/(b)" use server {B}')
+
+MODIFIERS = (
+    ("", ""),
+    ('request_header X-Request-ID "{request_id}" response_header X-Request-ID "{request_id}"', ""),
+    (
+        'request_header X-From "{client}:{client_port}" request_header +Via "{scheme}" response_header Server "us" '
+        'response_header X "" response_header +X-To "{server}{rule}"',
+        "strip_prefix /b",
+    ),
+    ('rewrite "^/a(.*)" "/new{1}?{request_id}" request_header Cookie ""', 'response_header Set-Cookie ""'),
+    (
+        " ".join(f'request_header X-{number} "" request_header +X-{number} "{number}"' for number in range(20)),
+        'request_header X_Forwarded_For "me" request_header +Cookie "b"',
+    ),
+    ("rate 2/h", 'request_header Referer "" request_header User-Agent "{1}{host}{query}" response_header Date ""'),
+)
+"""Of both rules."""
+
+_ID = re.compile(rb"[0-9a-f]{32}")
 
 COOKIE = "KTCPVS_SID"
 
@@ -44,9 +63,18 @@ class Lines:
 class Side:
     """One world. heard: what everybody has got, in order."""
 
-    def __init__(self, scheduler: str, options: tuple[str, ...], form: str, kind: str = "compiled") -> None:
-        """kind: "compiled" or "python", the scanner of the fast path; "general": the service does not take it."""
-        rules = () if scheduler == "chttp" else RULES
+    def __init__(
+        self,
+        scheduler: str,
+        options: tuple[str, ...],
+        form: str,
+        kind: str = "compiled",
+        modifiers: tuple[str, str] = MODIFIERS[0],
+    ) -> None:
+        """kind: "compiled" or "python", the scanner of the fast path; "general": the service does not take it.
+        modifiers: of both rules."""
+        rules = tuple(rule.replace(" use ", f" {more} use ", 1) for rule, more in zip(RULES, modifiers, strict=True))
+        rules = () if scheduler == "chttp" else rules
         self.head, self.tail = f"scheduler = {scheduler}", (*rules, *options)
         self.kind = kind
         self.world = World(self.head, *SERVERS, *self.tail)
@@ -67,6 +95,7 @@ class Side:
             self.connections.append(self.world.connection)
         self.servers: list[tuple[str, Peer]] = []
         self.cookie = b""
+        self.ids: dict[bytes, bytes] = {}
         self.fast = 0
 
     def asks(self, request: bytes, number: int = 0) -> bool:
@@ -94,7 +123,7 @@ class Side:
             request = server.heard()
             if not request:
                 continue
-            self.heard.append((address, request))
+            self.heard.append((address, self.with_known_ids(request)))
             for piece in pieces:
                 if server.stream.is_open and server.is_read():
                     server.says(piece)
@@ -108,7 +137,11 @@ class Side:
                 self.cookie = got.partition(COOKIE.encode() + b"=")[2].partition(b";")[0]
             # The name of a server depends on the switch's secret.
             got = re.sub(rb"KTCPVS_SID=[0-9a-f.]+", b"KTCPVS_SID=name", got)
-            self.heard.append((f"client {number}", got))
+            self.heard.append((f"client {number}", self.with_known_ids(got)))
+
+    def with_known_ids(self, data: bytes) -> bytes:
+        """Return a message with a number in place of each request ID, which is random."""
+        return _ID.sub(lambda found: self.ids.setdefault(found[0], b"id %d" % len(self.ids)), data)
 
     def edits(self, servers: tuple[str, ...]) -> None:
         """An edit changes the servers."""
@@ -203,16 +236,40 @@ FIELDS = st.lists(
             "Connection: keep-alive", "connection: Keep-Alive ", "Cookie: a=1; KTCPVS_SID=SESSION; b=2",
             "Cookie: KTCPVS_SID=SESSION", "Cookie: z=1", "Referer: http://h/x?y", "Referer: \"quoted\\",
             "User-Agent: me/1.0", "Via: 1.1 other", "Forwarded: for=x", "X-Forwarded-For: 10.9.9.9",
-            "X_Forwarded_For: 10.9.9.9", "TE: trailers", "Accept: */*", "Upgrade: x",
+            "X_Forwarded_For: 10.9.9.9", "X-Forwarded-For: 192.0.2.7, 10.1.1.1", "X-Request-ID: given-1",
+            "x_request_id: other", "TE: trailers", "Accept: */*", "Upgrade: x",
         )
     ),
     max_size=5,
     unique=True,
 )  # fmt: skip
+METHODS = st.sampled_from(("POST", "PUT", "PATCH", "DELETE", "GET"))
+BODIES = st.sampled_from((b"abc", b"x" * 300, b"\r\n\r\n"))
+CHUNKED = st.sampled_from(
+    (
+        b"3\r\nabc\r\n0\r\n\r\n", b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", b"0\r\n\r\n", b"3;x=y\r\nabc\r\n0\r\n\r\n",
+        b"3\r\nabc\r\n0\r\nX: y\r\n\r\n", b"3\r\nabc\r\n0\r\nHost: y\r\n\r\n", b"3\r\nab", b"3\r\nabcd\r\n0\r\n\r\n",
+        b"3\r\nabc\r\n0\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    )
+)  # fmt: skip
+
+
+def posted(path: str, fields: list[str], method: str, body: bytes, length: int) -> bytes:
+    """A request with a body. length: what it has more than Content-Length says."""
+    return get(path, *fields, f"Content-Length: {len(body) - length}", method=method, body=body)
+
+
+def chunked(path: str, fields: list[str], body: bytes) -> bytes:
+    return get(path, *fields, "Transfer-Encoding: chunked", method="POST", body=body)
+
+
 REQUESTS = st.one_of(
+    st.builds(posted, PATHS, FIELDS, METHODS, BODIES, st.sampled_from((0, 0, 0, 1))),
+    st.builds(chunked, PATHS, FIELDS, CHUNKED),
+    st.builds(lambda path: chunked(path, ["Connection: te", "TE: trailers"], b"3\r\nabc\r\n0\r\n\r\n"), PATHS),
+    st.builds(lambda path: posted(path, ["Expect: 100-continue"], "POST", b"abc", 0), PATHS),
     st.builds(lambda path, fields: get(path, *fields), PATHS, FIELDS),
     st.builds(lambda path, fields: get(path, *fields).replace(b"HTTP/1.1", b"HTTP/1.0"), PATHS, FIELDS),
-    st.builds(lambda path: get(path, "Content-Length: 3", method="POST", body=b"abc"), PATHS),
     st.builds(lambda path: get(path, method="HEAD"), PATHS),
     st.builds(lambda path: get(path, "Connection: close"), PATHS),
     st.builds(lambda path: get(path) + get(path), PATHS),
@@ -229,7 +286,24 @@ RESPONSES = st.sampled_from(
         (answer(b"x" * 5000),),
         (answer()[:30], answer()[30:]),
         (answer()[:-2], answer()[-2:]),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",),
+        *(
+            (b"HTTP/1.1 %b\r\nTransfer-Encoding: chunked\r\nX: %b\r\n\r\n%b" % one,)
+            for one in (
+                (b"200 OK", b"1", b"2\r\nok\r\n0\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n3\r\nabc\r\n0\r\ngrpc-status: 0\r\nx: y\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n0\r\ngrpc-status: 0\r\nTE: x\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n0\r\nHost: h\r\n\r\n"),
+                (b"200 OK", b"2", b"2;x=y\r\nok\r\n0\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nokay\r\n0\r\n\r\n"),
+                (b"200 OK", b"2", b"2\r\nok\r\n0\r\n\r\nmore"),
+                (b"200 OK\r\nConnection: close", b"2", b"2\r\nok\r\n0\r\n\r\n"),
+                (b"200 OK\r\nContent-Length: 2", b"2", b"2\r\nok\r\n0\r\n\r\n"),
+                (b"204 OK", b"2", b"2\r\nok\r\n0\r\n\r\n"),
+                (b"503 Busy", b"2", b"2\r\nok\r\n0\r\n\r\n"),
+            )
+        ),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok", b"\r\n0\r\n\r\n"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" + answer(),),
         (answer(b"bye", "Connection: close"),),
         (answer() + b"more",),
@@ -255,14 +329,28 @@ OPTIONS = st.sampled_from(
         ("x_forwarded_for = replace", "via = append"),
         ("forwarded = replace", "x_forwarded_host = append"),
         ("x_forwarded_proto = replace", "x_forwarded_for = replace"),
+        ("trusted_proxies = 192.0.2.1/32",),
+        ("trusted_proxies = 192.0.2.0/24 10.0.0.0/8", "x_forwarded_for = append", 'request_header = X-C "{client}"'),
+        ("trusted_proxies = 198.51.100.0/24", "x_forwarded_for = replace", "via = append"),
+        ("trusted_proxies = 192.0.2.1/32", "trusted_header = forwarded", "forwarded = append"),
+        ('response_header = Server ""', 'request_header = X-Request-ID "{request_id}"'),
+        (
+            'response_header = X-Request-ID "{request_id}"', 'response_header = +X "{{a}"', "x_forwarded_for = append",
+            'request_header = X-Port "{hostport}"', 'request_header = Via "{listen}"',
+        ),
     )
-)
+)  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(("phttp", "chttp")), OPTIONS, st.sampled_from(("", "combined", "json")), STEPS)
-def test_the_fast_path_changes_nothing(scheduler: str, options: tuple[str, ...], form: str, steps: list[Any]) -> None:
-    fast, slow, python = (Side(scheduler, options, form, kind) for kind in ("compiled", "general", "python"))
+@given(
+    st.sampled_from(("phttp", "chttp")), OPTIONS, st.sampled_from(MODIFIERS),
+    st.sampled_from(("", "combined", "json")), STEPS,
+)  # fmt: skip
+def test_the_fast_path_changes_nothing(
+    scheduler: str, options: tuple[str, ...], modifiers: tuple[str, str], form: str, steps: list[Any]
+) -> None:
+    fast, slow, python = (Side(scheduler, options, form, kind, modifiers) for kind in ("compiled", "general", "python"))
     for side in (fast, slow, python):
         for event, *rest in steps:
             side.happens(event, *rest)
@@ -291,6 +379,25 @@ def test_usual_requests_take_it(scheduler: str, options: tuple[str, ...], form: 
         lines = [json.loads(line) for line in side.lines.written]
         assert [line["referer"] for line in lines] == [f"/{number}" for number in range(6)]
         assert [line["body_out"] for line in lines] == [1] * 6
+
+
+@pytest.mark.parametrize("options", [(), ("x_forwarded_for = append",), ("forwarded = replace", "via = append")])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_whole_requests_with_bodies_take_it(options: tuple[str, ...], is_chunked: bool) -> None:
+    side = Side("phttp", options, "")
+    for number in range(6):
+        body = b"%d" % number * (number + 1)
+        fields = ["Content-Type: application/grpc", "Connection: te", "TE: trailers"]
+        if is_chunked:
+            side.asks(chunked("/a", fields, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)))
+        else:
+            side.asks(posted("/a", fields, "POST", body, 0))
+        responds = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n%d\r\n0\r\ngrpc-status: 0\r\n\r\n"
+        side.answers((responds % number,))
+        assert not side.connections[0].exchange.is_plain
+    side.close()
+    assert side.fast == 5  # the first needs a new connection to its server
+    assert sum(count[0] for count in side.counted()) == 6
 
 
 OTHER_LINES = (
@@ -341,3 +448,53 @@ def test_nothing_else_is_cut_out(others: list[bytes], begin: int, size: int) -> 
     if out is not None:
         assert out == scanned(left, b"").out
         assert left.count(b"\r\n") >= lines.count(b"\r\n") - 1
+
+
+EDITED = (
+    'request_header X-Request-ID "{request_id}" request_header X-From "{client}" response_header Server "us" '
+    'response_header X-Request-ID "{request_id}"'
+)
+
+
+@pytest.mark.parametrize("kind", ["compiled", "python"])
+@pytest.mark.parametrize(
+    ("scheduler", "options", "modifiers"),
+    [
+        ("phttp", (), EDITED),
+        ("phttp", ("x_forwarded_for = append", 'response_header = Date ""'), "strip_prefix /a"),
+        ("chttp", ('request_header = X-Request-ID "{request_id}"',), ""),
+        ("phttp", ("trusted_proxies = 192.0.2.1/32", "x_forwarded_for = append"), ""),
+        ("phttp", ("trusted_proxies = 198.51.100.1/32", "x_forwarded_for = replace"), EDITED),
+    ],
+)
+def test_edited_requests_take_it(scheduler: str, options: tuple[str, ...], modifiers: str, kind: str) -> None:
+    side = Side(scheduler, options, "combined", kind, (modifiers, ""))
+    for number in range(6):
+        side.asks(get(f"/a?{number}", "Connection: keep-alive", f"Referer: /{number}"))
+        side.answers((answer(b"%d" % number, f"Date: {number}", "Connection: keep-alive"),))
+    side.close()
+    assert side.fast >= 4
+    assert len(side.lines.written) == 6
+
+
+def test_each_request_has_an_id_of_its_own() -> None:
+    side = Side("phttp", (), "", modifiers=(EDITED, ""))
+    for _ in range(5):
+        side.asks(get("/a"))
+        side.answers((answer(),))
+    requests = [data for address, data in side.heard if address == A]
+    assert [re.findall(rb"X-Request-ID: (id \d)", data) for data in requests] == [[b"id %d" % n] for n in range(5)]
+    responses = [data for name, data in side.heard if name == "client 0"]
+    assert [re.findall(rb"X-Request-ID: (id \d)", data) for data in responses] == [[b"id %d" % n] for n in range(5)]
+    side.close()
+
+
+@pytest.mark.parametrize("kind", ["compiled", "python"])
+def test_a_field_that_is_removed_never_reaches_the_server(kind: str) -> None:
+    side = Side("phttp", (), "combined", kind, ('request_header Referer "" request_header X_A "b"', ""))
+    for _ in range(3):
+        side.asks(get("/a", "Referer: http://h/", "x-a: a", "User-Agent: me"))
+        side.answers((answer(),))
+    expected = get("/a", "User-Agent: me", "X_A: b")
+    assert [data for address, data in side.heard if address == A] == [expected] * 3
+    side.close()

@@ -15,6 +15,7 @@ from memory import A, B, Peer, World, answer, worlds
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
+from ktcpvs.http.http2_response_heads import ResponseHeads
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
 from ktcpvs.streams.contract import TLSFacts
@@ -57,7 +58,13 @@ class H2Client:
         self.ended: list[Any] = []
         build = lambda: world.live.client_factory.build_stream(("192.0.2.1", 4711), None, None)  # noqa: E731
         self.switch = HTTP2ClientConnection(
-            world.live.traffic, self.peer.stream, build, Limits(**limits), self.ended.append
+            world.live.traffic,
+            self.peer.stream,
+            build,
+            world.live.count_in,
+            Limits(**limits),
+            ResponseHeads(),
+            ended=self.ended.append,
         )
         self.talks()
 
@@ -165,6 +172,54 @@ def test_a_body_with_a_length_goes_on_with_it(make: Make) -> None:
     assert server.heard() == b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nhello"
     server.says(answer(b""))
     assert client.got(1) == ("200", b"", True)
+
+
+def test_a_request_that_came_with_its_body_goes_on_in_one_piece(make: Make) -> None:
+    """So it takes the fast path, though the frames of several streams are mixed."""
+    world = make()
+    client = H2Client(world)
+    servers = []
+    for stream_id in (1, 3, 5):
+        client.asks(stream_id)
+        servers.append(world.accepts(A))
+    for server in servers:
+        server.heard()
+        server.says(answer())
+    client.talks()
+    for stream_id, length in ((7, 5), (9, 0), (11, 5)):
+        fields = [("content-length", str(length))] if length else []
+        client.h2.send_headers(stream_id, [*request_fields("/a", "POST"), *fields])
+    client.h2.send_data(9, b"world", end_stream=True)
+    client.h2.send_data(7, b"hel")
+    client.h2.send_data(11, b"again", end_stream=True)
+    client.h2.send_data(7, b"lo", end_stream=True)
+    client.talks()
+    carried = client.switch.transports
+    assert {stream_id: one.connection.exchange.is_plain for stream_id, one in carried.items()} == {
+        7: False, 9: True, 11: True,
+    }  # fmt: skip
+    assert sorted(server.heard() for server in servers) == [
+        b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nagain",
+        b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nhello",
+        b"POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\r\nworld\r\n0\r\n\r\n",
+    ]
+    for server in servers:
+        server.says(answer(b"done"))
+    assert [client.got(stream_id) for stream_id in (7, 9, 11)] == [("200", b"done", True)] * 3
+
+
+def test_windows_open_again_after_bodies_that_came_at_once(make: Make) -> None:
+    world = make()
+    client = H2Client(world, stream_window=20_000, connection_window=65_535)
+    server = None
+    for number in range(20):
+        client.h2.send_headers(2 * number + 1, request_fields("/a", "POST"))
+        client.h2.send_data(2 * number + 1, bytes(10_000), end_stream=True)
+        client.talks()
+        server = server or world.accepts(A)
+        assert len(server.heard()) > 10_000
+        server.says(answer())
+        assert client.got(2 * number + 1)[2]
 
 
 def test_interim_responses(make: Make) -> None:
@@ -379,6 +434,7 @@ def test_a_graceful_end_lets_streams_finish(make: Make) -> None:
     assert [(kind, payload[:4]) for kind, payload in frames(client.peer.heard())] == [(7, b"\0\0\0\1")]
     assert client.peer.is_open
     server.says(answer(b"last"))
+    world.turns(1)
     assert frames(client.peer.heard())[-1] == (0, b"last")
     world.turns(3)
     assert client.ended == [client.switch]
@@ -464,6 +520,7 @@ def test_a_client_that_has_chosen_http2_in_its_handshake_speaks_it(make: Make) -
     assert stream.origin().tls == TLSFacts("TLSv1.3", alpn="http/1.1")
     assert stream.origin().destination == ("203.0.113.1", 443)
     server.says(answer(b"hello"))
+    world.turns(1)
     assert frames(peer.heard())[-1] == (0, b"hello")
     peer.resets()
     assert world.live.living == 0
@@ -515,6 +572,7 @@ def test_a_service_that_stops_lets_streams_finish(make: Make) -> None:
     peer.says(PING_ACK)
     assert [kind for kind, _ in frames(peer.heard())] == [7, 6, 7]
     server.says(answer(b"last"))
+    world.turns(1)
     assert frames(peer.heard())[-1] == (0, b"last")
     world.turns(3)
     assert peer.line.ended

@@ -346,6 +346,158 @@ def test_trailers_and_interim_responses_go_back(make: Make) -> None:
     assert client.heard() == b"5\r\nhello\r\n0\r\nx-sum: 17\r\n\r\n"
 
 
+CHUNKED_OK = b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("fields", [(), ("TE: trailers",)])
+def test_trailers_behind_a_body_with_a_length_go_back(make: Make, fields: tuple[str, ...]) -> None:
+    """HTTP/1.1 has none there, so the body is chunked."""
+    world = make()
+    client = world.client()
+    client.says(get("/a", *fields))
+    server = accepts(world)
+    for stream_id in (1, 3):
+        server.heads()
+        server.h2.send_headers(stream_id, [(":status", "200"), ("content-length", "5")])
+        server.h2.send_data(stream_id, b"hello")
+        server.h2.send_headers(stream_id, [("grpc-status", "0")], end_stream=True)
+        server.talks()
+        assert client.heard() == CHUNKED_OK + b"5\r\nhello\r\n0\r\ngrpc-status: 0\r\n\r\n"
+        client.says(get("/a", *fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "begun", "ended"),
+    [
+        (("TE: trailers",), CHUNKED_OK + b"3\r\nhel\r\n", b"2\r\nlo\r\n0\r\ngrpc-status: 0\r\n\r\n"),
+        ((), b"HTTP/1.1 200 \r\ncontent-length: 5\r\n\r\nhel", b"lo"),
+    ],
+    ids=["accepted", "not accepted"],
+)
+def test_trailers_that_may_follow(make: Make, fields: tuple[str, ...], begun: bytes, ended: bytes) -> None:
+    """A response that comes in pieces is chunked only if its client accepts trailers."""
+    world = make()
+    client = world.client()
+    client.says(get("/a", *fields))
+    server = accepts(world)
+    server.heads()
+    server.h2.send_headers(1, [(":status", "200"), ("content-length", "5")])
+    server.h2.send_data(1, b"hel")
+    server.talks()
+    assert client.heard() == begun
+    server.h2.send_data(1, b"lo")
+    server.h2.send_headers(1, [("grpc-status", "0")], end_stream=True)
+    server.talks()
+    assert client.heard() == ended
+
+
+def test_a_whole_response_follows_an_interim_one(make: Make) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    server = accepts(world)
+    server.heads()
+    server.h2.send_headers(1, [(":status", "103"), ("link", "</a>")])
+    server.h2.send_headers(1, [(":status", "200"), ("content-length", "5")])
+    server.h2.send_data(1, b"hello", end_stream=True)
+    server.talks()
+    assert client.heard() == b"HTTP/1.1 103 \r\nlink: </a>\r\n\r\nHTTP/1.1 200 \r\ncontent-length: 5\r\n\r\nhello"
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_whole_response_waits_for_a_client_that_does_not_read(make: Make, is_lost: bool) -> None:
+    """It arrives even if the connection to the server is lost meanwhile."""
+    world = make()
+    client = world.client()
+    client.says(get())
+    server = accepts(world)
+    server.heads()
+    client.fills_up()
+    server.answers(1, b"hello", ("content-length", "5"))
+    (connection,) = connections(world)
+    (transport,) = connection.transports
+    assert transport.has_input()
+    assert not transport.is_idle
+    if is_lost:
+        server.peer.resets()
+    client.takes_again()
+    world.turns(2)
+    assert client.heard().endswith(b"\r\n\r\nhello")
+    assert not transport.has_input()
+    assert transport.is_idle
+    client.says(get())
+    assert (world.called() == [A]) is is_lost
+
+
+def test_idle_streams_do_not_count_for_pool_size() -> None:
+    with worlds(*LINES, settings="pool_size = 1") as make:
+        world = make()
+        clients = [comes(world) for _ in range(5)]
+        for client in clients:
+            client.says(get())
+        server = accepts(world)
+        for _ in range(3):
+            for stream_id, _ in server.heads()[-5:]:
+                server.answers(stream_id)
+            for client in clients:
+                client.heard()
+                client.says(get())
+        server.heads()
+        (connection,) = connections(world)
+        assert len(connection.transports) == 5
+        (destination,) = world.live.usable
+        assert destination.reused == 15
+
+
+@pytest.mark.parametrize("by", ["goaway", "refused"])
+def test_a_whole_request_that_the_server_has_not_begun_is_sent_again(make: Make, by: str) -> None:
+    """On the fast path too, which takes a connection that was used before."""
+    world = make()
+    client = world.client()
+    client.says(get())
+    server = accepts(world)
+    server.heads()
+    server.answers(1)
+    client.heard()
+    client.says(post(b"hello", 5))
+    assert world.connection.exchange.is_plain
+    assert server.body(3) == b"hello"
+    again = server
+    if by == "goaway":
+        server.h2.close_connection(last_stream_id=1)
+        server.talks()
+        again = accepts(world)
+    else:
+        server.h2.reset_stream(3, h2.errors.ErrorCodes.REFUSED_STREAM)
+        server.talks()
+    ((stream_id, head),) = again.heads()[-1:]
+    assert head[":method"] == "POST"
+    assert again.body(stream_id) == b"hello"
+    again.answers(stream_id, b"done")
+    assert client.heard().endswith(b"done")
+
+
+@pytest.mark.parametrize("sends_reset", [False, True])
+def test_a_whole_request_that_may_have_been_begun_is_not_repeated(make: Make, sends_reset: bool) -> None:
+    world = make()
+    client = world.client()
+    client.says(get())
+    server = accepts(world)
+    server.heads()
+    server.answers(1)
+    client.heard()
+    client.says(post(b"hello", 5))
+    assert server.body(3) == b"hello"
+    if sends_reset:
+        server.h2.reset_stream(3, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        server.talks()
+    else:
+        server.peer.resets()
+    world.settle()
+    assert b"HTTP/1.1 502 " in client.heard()
+    assert world.called() == []
+
+
 @pytest.mark.parametrize(("method", "status"), [("HEAD", "200"), ("GET", "204"), ("GET", "304")])
 def test_responses_without_a_body(make: Make, method: str, status: str) -> None:
     world = make()

@@ -309,3 +309,48 @@ def test_an_edit_applies_to_the_next_request(make: Make) -> None:
     assert asked(server) == get("/a", "X-A: 2")
     world.load(*base)
     assert asked(server) == get()
+
+
+def test_the_response_to_an_upgrade_is_edited(make: Make) -> None:
+    world = make(
+        "scheduler = phttp", f"server = {A}", EVERY, "upgrade = websocket",
+        'response_header = X-Request-ID "{request_id}"', 'request_header = X-Request-ID "{request_id}"',
+        'response_header = Server ""', 'response_header = +X-Added "{scheme}"',
+    )  # fmt: skip
+    client = world.client()
+    client.says(get("/a", "Connection: Upgrade", "Upgrade: websocket"))
+    server = world.accepts(A)
+    (number,) = re.findall(rb"X-Request-ID: (.*)\r\n", server.heard())
+    server.says(b"HTTP/1.1 101 Switching\r\nServer: x\r\nX: y\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhi")
+    world.turns(3)
+    expected = b"HTTP/1.1 101 Switching\r\nX: y\r\nX-Request-ID: %b\r\nX-Added: http\r\n" % number
+    assert client.heard() == expected + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi"
+    client.says(b"more")
+    assert server.heard() == b"more"
+
+
+def test_interim_responses_are_not_edited(make: Make) -> None:
+    world = make("scheduler = phttp", f"server = {A}", EVERY, 'response_header = X "y"')
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    _, (given,) = served(world, get(), response=hints + answer())
+    assert given == hints + answer().replace(b"\r\n\r\n", b"\r\nX: y\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "value"),
+    [
+        ("Shop.Example:8443", b"shop.example:8443"), ("shop.example", b"shop.example"), ("h.:80", b"h:80"),
+        ("[2001:db8::1]:8080", b"[2001:db8::1]:8080"), ("[2001:db8::1]", b"[2001:db8::1]"), ("h:", b"h"), ("", b""),
+    ],
+)  # fmt: skip
+def test_a_variable_has_the_host_and_its_port(make: Make, host: str, value: bytes) -> None:
+    world = make("scheduler = phttp", f"server = {A}", EVERY, 'request_header = X-Host "{hostport}"')
+    data = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode()
+    (got,), _ = served(world, data)
+    assert got == data[:-2] + b"X-Host: %b\r\n\r\n" % value
+
+
+def test_the_port_of_an_absolute_target_counts(make: Make) -> None:
+    world = make("scheduler = phttp", f"server = {A}", EVERY, 'request_header = X-Host "{hostport}"')
+    (got,), _ = served(world, get("http://a.example:81/x", "X: y").replace(b"Host: h", b"Host: a.example:81"))
+    assert b"X-Host: a.example:81\r\n" in got

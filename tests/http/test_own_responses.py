@@ -402,3 +402,16 @@ def test_a_wrong_error_page_is_refused(make: Make, value: str, why: str) -> None
 def test_a_missing_error_page_is_refused(make: Make) -> None:
     why = make().refusal(EditService("s", {"error_page": ("503 /no/such/file",)}))
     assert why == "service s: error_page: /no/such/file: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("host", "location"),
+    [("shop.example:8443", b"http://shop.example:8443/new"), ("shop.example", b"http://shop.example/new")],
+)
+def test_a_redirect_keeps_the_port_where_its_url_says_so(make: Make, host: str, location: bytes) -> None:
+    world = make("scheduler = phttp", f"server = {A}", 'rule = path /old use redirect "http://{hostport}/new"')
+    client = world.client()
+    client.says(f"GET /old HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert b"Location: %b\r\n" % location in client.heard()
+    client.says(b"GET /old HTTP/1.1\r\nHost:\r\n\r\n")
+    assert b"400 Bad Request" in client.heard()

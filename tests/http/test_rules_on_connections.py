@@ -92,7 +92,7 @@ def head(path: str, lines: tuple[str, ...], method: str) -> bytes:
     return "\r\n".join((f"{method} {path} HTTP/1.1", *lines, "", "")).encode()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(rule_texts, min_size=1, max_size=6, unique=True), ASKED)
 def test_the_fast_path_serves_as_the_rules_say(texts: list[str], asked: list[Any]) -> None:
     sides = [Side(texts, kind) for kind in ("compiled", "python", "general")]

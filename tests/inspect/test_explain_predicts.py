@@ -118,7 +118,7 @@ def end(world: World, leases: list[Lease]) -> None:
     world.close()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     st.sampled_from(("wlc", "http", "phttp")),
     st.lists(st.sampled_from(STATES), min_size=1, max_size=3),

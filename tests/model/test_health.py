@@ -30,7 +30,7 @@ def test_every_event_in_every_state(state: str, event: str) -> None:
 
 @given(rise=st.integers(1, 5), fall=st.integers(1, 5), passed=st.lists(st.booleans(), max_size=40))
 def test_it_falls_and_rises_after_so_many_checks(rise: int, fall: int, passed: list[bool]) -> None:
-    health, streak, was = Health(), 0, None
+    health, streak, was, has_passed = Health(), 0, None, False
     for one in passed:
         streak = streak + 1 if one == was else 1
         was = one
@@ -40,10 +40,20 @@ def test_it_falls_and_rises_after_so_many_checks(rise: int, fall: int, passed: l
             health.happened(event, WHY, 0.0)
         if one and before == DOWN and streak >= rise:
             assert (event, health.state) == (ROSE, UP)
-        elif not one and before == UP and streak >= fall:
+        elif not one and before == UP and streak >= (fall if has_passed else 1):
             assert (event, health.state) == (FELL, DOWN)
         else:
             assert (event, health.state) == (None, before)
+        has_passed = has_passed or one
+
+
+def test_failed_checks_that_do_not_suffice_are_shown_until_one_passes() -> None:
+    health = Health()
+    shown = []
+    for why in (None, WHY, WHY, None):
+        assert health.checked(why, 1, 3) is None
+        shown.append(health.reason)
+    assert shown == ["", "why; 1 of 3 failed checks", "why; 2 of 3 failed checks", ""]
 
 
 def test_ejections_grow_and_are_forgotten() -> None:

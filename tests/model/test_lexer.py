@@ -116,7 +116,7 @@ def test_a_quoted_word_is_no_keyword():
     assert not Token("virtual", Place("f", 1, 1), quoted=True).is_word("virtual")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.one_of(lines(), st.text(st.sampled_from('\\"a '), max_size=12)))
 @example("\\" * 7 + '"' + "\\" * 4)
 def test_every_line_of_text_can_be_written_as_one_token(text):
@@ -127,13 +127,13 @@ def test_every_line_of_text_can_be_written_as_one_token(text):
     assert unquoted(quoted(text)[1:-1]) == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(lines(), st.sampled_from((" ", "\n", "\r\n", "\t", " # x\n"))), max_size=6))
 def test_tokens_do_not_run_into_each_other(pairs):
     assert texts("".join(word(text) + gap for text, gap in pairs)) == [text for text, _ in pairs]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=60), st.text(st.sampled_from('\\"# \n\ra={}'), max_size=30)))
 def test_any_text_is_tokens_or_refused_with_a_place(text):
     found = answer_or_refusal(tokens, text, "f", kind=BadConfiguration)

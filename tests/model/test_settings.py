@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import fields
 from attrs.exceptions import FrozenInstanceError
+from cases import check_each
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,8 +14,8 @@ from ktcpvs.model.edits import Load, Set
 from ktcpvs.model.settings import SECRETS, Settings, whole_number
 from tests.model.strategies import answer_or_refusal, secrets, settings_values
 
-ATTRIBUTES = [pytest.param(attribute, id=attribute.name) for attribute in fields(Settings)]
-NUMBERS = [param for param in ATTRIBUTES if param.values[0].name not in SECRETS]
+ATTRIBUTES = fields(Settings)
+NUMBERS = [attribute for attribute in ATTRIBUTES if attribute.name not in SECRETS]
 
 
 def test_the_names_of_ktcpvs_keep_their_defaults_but_for_zerocopy_send():
@@ -31,15 +32,13 @@ def test_everything_has_a_name_and_is_described():
     assert list(Settings().described()) == Settings.names() == [attribute.name for attribute in fields(Settings)]
 
 
-@pytest.mark.parametrize("attribute", ATTRIBUTES)
-def test_each_setting_says_what_it_means(attribute):
-    assert attribute.metadata["meaning"]
+def test_each_setting_says_what_it_means():
+    assert [attribute.name for attribute in ATTRIBUTES if not attribute.metadata["meaning"]] == []
 
 
-@pytest.mark.parametrize("attribute", NUMBERS)
-def test_each_number_has_a_default_in_its_range(attribute):
-    lowest, highest = attribute.metadata["range"]
-    assert lowest <= attribute.default <= highest
+def test_each_number_has_a_default_in_its_range():
+    ranges = {attribute.name: (*attribute.metadata["range"], attribute.default) for attribute in NUMBERS}
+    assert [name for name, (lowest, highest, default) in ranges.items() if not lowest <= default <= highest] == []
 
 
 def test_the_secrets_are_known():
@@ -75,8 +74,7 @@ def test_a_secret_is_not_shown_by_chance():
     assert "cookie_key=''" in repr(Settings())
 
 
-@pytest.mark.parametrize("attribute", NUMBERS)
-def test_the_ends_of_its_range_are_taken_and_what_lies_beyond_is_not(attribute):
+def check_range(attribute):
     lowest, highest = attribute.metadata["range"]
     unit = f" {attribute.metadata['unit']}" if attribute.metadata["unit"] else ""
     for value in (lowest, highest):
@@ -85,6 +83,10 @@ def test_the_ends_of_its_range_are_taken_and_what_lies_beyond_is_not(attribute):
         with pytest.raises(BadValue) as refusal:
             Settings(**{attribute.name: value})
         assert str(refusal.value) == f"{attribute.name} = {value} is out of range: {lowest}..{highest}{unit}"
+
+
+def test_the_ends_of_each_range_are_taken_and_what_lies_beyond_is_not():
+    check_each(NUMBERS, check_range, name=lambda attribute: attribute.name)
 
 
 def test_a_change_changes_that_alone():
@@ -124,7 +126,7 @@ def test_settings_are_frozen():
         Settings().debug_level = 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(settings_values())
 def test_what_is_described_can_be_set(values):
     assert Settings().changed({name: str(value) for name, value in values.described().items()}) == values
@@ -133,7 +135,7 @@ def test_what_is_described_can_be_set(values):
 numberish = st.one_of(st.integers(-1, 90000).map(str), secrets(), st.text(max_size=12))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.one_of(st.sampled_from(Settings.names()), st.text(max_size=5)), numberish, max_size=3))
 def test_any_change_gives_settings_or_a_refusal(changes):
     answer = answer_or_refusal(Settings().changed, changes)

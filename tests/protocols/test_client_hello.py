@@ -492,7 +492,6 @@ def fed(data: bytes, sizes: Iterable[int]) -> ClientHello | None:
 sizes_of_pieces = st.lists(st.integers(1, 60), max_size=12)
 
 
-@settings(deadline=None)
 @given(offers(), sizes_of_pieces, sizes_of_pieces)
 def test_what_is_offered_is_read_in_any_records_and_pieces(
     offer: tuple[bytes, ClientHello], in_records: list[int], in_pieces: list[int]
@@ -515,7 +514,6 @@ def outcome(data: bytes, sizes: Iterable[int]) -> object:
         return NotTLS
 
 
-@settings(deadline=None)
 @given(offers(), st.integers(0, 300), st.binary(min_size=1, max_size=3), sizes_of_pieces, sizes_of_pieces)
 def test_a_changed_hello_is_refused_at_the_same_byte_in_every_split(
     offer: tuple[bytes, ClientHello], place: int, changed: bytes, in_records: list[int], in_pieces: list[int]
@@ -556,7 +554,7 @@ ascii_protocols = st.text(st.characters(min_codepoint=33, max_codepoint=126), mi
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.none() | host_names.filter(lambda name: name.strip("-_.") == name and "xn--" not in name),
     st.lists(ascii_protocols, max_size=4, unique=True),
@@ -580,7 +578,7 @@ def answerable(*extensions: bytes, **fields: Any) -> bytes:
     return hello(*extensions, GROUP, ciphers=b"\xc0\x2b", **fields)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(host_names, st.lists(ascii_protocols, min_size=1, max_size=4, unique=True), sizes_of_pieces)
 def test_built_hellos_for_openssls_server(name: str, offered: list[str], in_records: list[int]) -> None:
     data = answerable(named(name.encode()), alpn(*(one.encode() for one in offered)))

@@ -79,7 +79,7 @@ _LINES = st.lists(
 ).map(b"".join)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(_LINES)
 def test_the_quick_way_does_what_the_general_one_does(module: ModuleType, lines: bytes) -> None:
     assert module.take_cookie(lines, NAME) == take_cookies(lines, NAME)

@@ -97,7 +97,6 @@ def test_byte_by_byte(text: bytes) -> None:
     assert one.received == text
 
 
-@settings(deadline=None)
 @given(text=st.sampled_from(list(GOOD)), cuts=st.lists(st.integers(1, 60), max_size=10))
 def test_any_split_gives_the_same(text: bytes, cuts: list[int]) -> None:
     places = sorted({0, *(cut for cut in cuts if cut < len(text)), len(text)})
@@ -161,7 +160,6 @@ def test_a_head_is_refused_at_the_first_byte_that_spoils_it(good: bytes, bad: by
         reader().feed(good + bad)
 
 
-@settings(deadline=None)
 @given(text=st.sampled_from(list(GOOD)), place=st.integers(0, 80), byte=st.integers(0, 255), size=st.integers(1, 9))
 def test_a_changed_head_is_refused_at_the_same_byte_in_every_split(
     text: bytes, place: int, byte: int, size: int
@@ -223,7 +221,7 @@ def test_exactly_as_much_as_may_be() -> None:
         reader(max_size=len(text) - 1).feed(text)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_any_bytes_at_all(pieces: list[bytes]) -> None:
     one = reader(max_size=200)
@@ -240,7 +238,6 @@ def test_any_bytes_at_all(pieces: list[bytes]) -> None:
     assert one.received == taken
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=30))
 def test_a_path_is_never_longer_than_its_target(target: bytes) -> None:
     try:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import h11
 import pytest
+from cases import check_each
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -37,8 +38,6 @@ FOLLOWING = [b"", b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n", b"\0\xff\r\n\r\n0\r\
 
 REQUESTS = list(entries("requests"))
 RESPONSES = list(entries("responses"))
-each_request = pytest.mark.parametrize("entry", REQUESTS, ids=lambda entry: entry.name)
-each_response = pytest.mark.parametrize("entry", RESPONSES, ids=lambda entry: entry.name)
 WAYS = ("whole", "bytes", "following", "following binary")
 """In which a message arrives: see `pieces_of`."""
 
@@ -130,10 +129,13 @@ def test_the_corpus_is_large_enough() -> None:
         assert len({(entry.message, entry.method, entry.minor) for entry in corpus}) == len(corpus)
 
 
-@each_request
-def test_request(entry: CorpusEntry) -> None:
-    for way in WAYS:
-        check_request(entry, way)
+def name_of(case: tuple[CorpusEntry, str]) -> str:
+    entry, way = case
+    return f"{entry.name}, {way}"
+
+
+def test_the_corpus_of_requests() -> None:
+    check_each(product(REQUESTS, WAYS), lambda case: check_request(*case), name=name_of)
 
 
 def check_request(entry: CorpusEntry, way: str) -> None:
@@ -173,10 +175,8 @@ def check_request(entry: CorpusEntry, way: str) -> None:
     assert taken.rest == entry.rest + following
 
 
-@each_response
-def test_response(entry: CorpusEntry) -> None:
-    for way in WAYS:
-        check_response(entry, way)
+def test_the_corpus_of_responses() -> None:
+    check_each(product(RESPONSES, WAYS), lambda case: check_response(*case), name=name_of)
 
 
 def check_response(entry: CorpusEntry, way: str) -> None:
@@ -393,7 +393,7 @@ def cut(message: bytes, places: list[int]) -> list[bytes]:
 cuts = st.lists(st.integers(0, 1000), max_size=6)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(parts=requests(), places=cuts, following=st.sampled_from(FOLLOWING))
 def test_a_request_is_its_parts(parts: Parts, places: list[int], following: bytes) -> None:
     taken = take_request(cut(parts.head + parts.body + following, places))
@@ -407,7 +407,7 @@ def test_a_request_is_its_parts(parts: Parts, places: list[int], following: byte
     assert (taken.frame.done, taken.body, taken.rest) == (True, parts.body, following)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(parts=requests(), hop=st.lists(names, min_size=1, max_size=3), data=st.data())
 def test_what_connection_names_ends_here(parts: Parts, hop: list[bytes], data: st.DataObject) -> None:
     lines = parts.lines.splitlines(True)
@@ -423,7 +423,7 @@ def test_what_connection_names_ends_here(parts: Parts, hop: list[bytes], data: s
     assert taken.message.head() == b"GET / HTTP/1.1\r\n" + b"".join(kept) + b"\r\n"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.binary(max_size=60), max_size=6))
 def test_any_bytes_at_all(pieces: list[bytes]) -> None:
     with suppress(BadRequest):
@@ -459,7 +459,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return message
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(message=mutated(), places=cuts)
 def test_in_pieces_a_request_is_what_it_is_whole(message: bytes, places: list[int]) -> None:
     def outcome(pieces: list[bytes]) -> object:
@@ -498,7 +498,7 @@ def for_h11(message: bytes, target: bytes) -> bytes:
     return message.replace(target, bytes(byte if byte < 0x80 else 0x7E for byte in target), 1)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(mutated())
 @example(b"GET http://h HTTP/1.1\r\nHost: x\r\n\r\n")
 @example(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\nrest")
@@ -541,7 +541,7 @@ def test_what_is_taken_h11_takes_too(message: bytes) -> None:
     assert heard == [content, ended, rest]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(parts=requests(), places=cuts)
 def test_h11_reads_the_content_of_a_body_as_it_was_meant(parts: Parts, places: list[int]) -> None:
     taken = take_request(cut(parts.head + parts.body, places))

@@ -46,6 +46,8 @@ from ktcpvs.protocols.http2 import (
 )
 from ktcpvs.protocols.http2 import constants as h2
 
+pytestmark = pytest.mark.usefixtures("http2_form")
+
 RESPONSE = HeaderList(((b":status", b"200"),))
 REQUEST = HeaderList(tuple(GET))
 

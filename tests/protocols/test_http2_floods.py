@@ -12,6 +12,8 @@ from http2_frames import GET, OK, POST, Talk, block, client_talk, data, frame, h
 from ktcpvs.protocols.http2 import ConnectionEnded, HeaderList, RequestReceived
 from ktcpvs.protocols.http2 import constants as h2
 
+pytestmark = pytest.mark.usefixtures("http2_form")
+
 MOST = 5
 """The limit of each kind in these tests."""
 

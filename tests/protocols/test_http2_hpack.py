@@ -10,20 +10,21 @@ import pytest
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
+from http2_forms import DECODERS, ENCODERS, BothDecoders, BothEncoders
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.protocols.http2 import HeaderList, HPACKError, huffman, huffman_python
+from ktcpvs.protocols.http2 import hpack as compression
 from ktcpvs.protocols.http2.header_list import ALWAYS_SENSITIVE
-from ktcpvs.protocols.http2.hpack_decoder import MAX_REMEMBERED, MAX_TABLE_UPDATES, Decoder
-from ktcpvs.protocols.http2.hpack_encoder import Encoder
+from ktcpvs.protocols.http2.hpack_decoder import MAX_REMEMBERED, MAX_TABLE_UPDATES
 from ktcpvs.protocols.http2.hpack_table import CODE_LENGTHS, STATIC_TABLE, huffman_codes
 
 Pairs = list[tuple[bytes, bytes]]
 
 
-def decoder(max_list_size: int = 65536, max_fields: int = 512) -> Decoder:
-    return Decoder(max_list_size, max_fields)
+def decoder(max_list_size: int = 65536, max_fields: int = 512) -> BothDecoders:
+    return BothDecoders(max_list_size, max_fields)
 
 
 def pairs(decoded: Any) -> Pairs:
@@ -39,7 +40,7 @@ def test_the_code_is_that_of_appendix_b() -> None:
 
 
 def test_the_compiled_form_is_tested_where_it_can_be_built() -> None:
-    assert (shutil.which("cc") is not None) == huffman.IS_COMPILED
+    assert (shutil.which("cc") is not None) == huffman.IS_COMPILED == compression.IS_COMPILED
 
 
 @given(st.binary(max_size=300))
@@ -123,7 +124,7 @@ def test_the_examples_of_requests(blocks: tuple[str, ...]) -> None:
 
 def test_the_examples_of_responses_evict_entries() -> None:
     """RFC 7541, C.5: a table of 256 bytes."""
-    one = Decoder(65536, 512, 256)
+    one = BothDecoders(65536, 512, 256)
     first = (
         "4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d546e17687474"
         "70733a2f2f7777772e6578616d706c652e636f6d"
@@ -211,7 +212,7 @@ def test_an_entry_that_is_larger_than_the_table_empties_it() -> None:
 
 def test_a_name_is_taken_from_an_entry_that_its_own_field_evicts() -> None:
     """RFC 7541, section 4.4."""
-    one = Decoder(65536, 512, 40)
+    one = BothDecoders(65536, 512, 40)
     one.decode(bytes.fromhex("4001610162"))
     assert pairs(one.decode(b"\x7e\x03xyz")) == [(b"a", b"xyz")]
     assert pairs(one.decode(b"\xbe")) == [(b"a", b"xyz")]
@@ -235,8 +236,9 @@ def test_fields_are_counted() -> None:
     assert one.decode(b"\x82" * 30).is_too_large
 
 
-def test_a_block_is_remembered_until_the_table_changes() -> None:
-    one = decoder()
+@pytest.mark.parametrize("make", DECODERS)
+def test_a_block_is_remembered_until_the_table_changes(make: Any) -> None:
+    one = make(65536, 512)
     one.decode(bytes.fromhex("4001610162"))
     section = one.decode(b"\x82\xbe")
     assert one.decode(b"\x82\xbe") is section
@@ -249,8 +251,9 @@ def test_a_block_is_remembered_until_the_table_changes() -> None:
         one.decode(b"\x82\xbe")
 
 
-def test_few_blocks_are_remembered() -> None:
-    one = decoder()
+@pytest.mark.parametrize("make", DECODERS)
+def test_few_blocks_are_remembered(make: Any) -> None:
+    one = make(65536, 512)
     sections = [one.decode(bytes((0x82,)) * number) for number in range(1, 3 * MAX_REMEMBERED)]
     assert one.decode(b"\x82") is not sections[0]
     assert one.decode(b"\x82" * (3 * MAX_REMEMBERED - 1)) is sections[-1]
@@ -270,7 +273,8 @@ def test_any_lists_of_hpack_are_decoded(steps: list[Any], use_huffman: bool) -> 
     changes = 0  # since the last block; hpack sends each of them
     for step in steps:
         if isinstance(step, int):
-            if changes < MAX_TABLE_UPDATES:
+            # hpack forgets to tell of a size that is set twice in a row.
+            if changes < MAX_TABLE_UPDATES and step != theirs.header_table_size:
                 theirs.header_table_size = step
                 changes += 1
             continue
@@ -283,7 +287,7 @@ def test_any_lists_of_hpack_are_decoded(steps: list[Any], use_huffman: bool) -> 
 
 @given(STEPS)
 def test_any_lists_are_encoded_for_hpack(steps: list[Any]) -> None:
-    one, theirs, ours = Encoder(), hpack.Decoder(), decoder()
+    one, theirs, ours = BothEncoders(), hpack.Decoder(), decoder()
     known: list[HeaderList] = []
     for step in steps:
         if isinstance(step, int):
@@ -321,8 +325,9 @@ def test_any_blocks_are_decoded_as_by_hpack(blocks: list[bytes]) -> None:
         assert found == expected
 
 
-def test_a_field_that_is_sent_again_becomes_an_index() -> None:
-    one = Encoder()
+@pytest.mark.parametrize("make", ENCODERS)
+def test_a_field_that_is_sent_again_becomes_an_index(make: Any) -> None:
+    one = make()
     headers = HeaderList(((b":status", b"200"), (b"x-a", b"b")))
     sizes = [len(one.encode(headers)) for _ in range(4)]
     assert sizes[0] == sizes[1] > sizes[2] == sizes[3] == 2
@@ -330,7 +335,7 @@ def test_a_field_that_is_sent_again_becomes_an_index() -> None:
 
 
 def test_values_that_never_come_again_do_not_fill_the_table() -> None:
-    one = Encoder()
+    one = BothEncoders()
     headers = HeaderList(((b"x-a", b"b"),))
     one.encode(headers)
     one.encode(headers)
@@ -340,7 +345,7 @@ def test_values_that_never_come_again_do_not_fill_the_table() -> None:
 
 
 def test_sensitive_fields_never_enter_the_table() -> None:
-    one = Encoder()
+    one = BothEncoders()
     headers = HeaderList(((b"authorization", b"Basic x"), (b"x-token", b"t")), ALWAYS_SENSITIVE | {b"x-token"})
     theirs = hpack.Decoder()
     for _ in range(4):
@@ -350,7 +355,7 @@ def test_sensitive_fields_never_enter_the_table() -> None:
 
 
 def test_the_smallest_and_the_last_size_of_the_table_are_told() -> None:
-    one = Encoder()
+    one = BothEncoders()
     one.set_table_size(100)
     one.set_table_size(0)
     one.set_table_size(50)

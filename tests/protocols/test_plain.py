@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+from cases import check_each
 from corpus_entries import CorpusEntry, entries
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -89,13 +90,16 @@ def judge(data: bytes, found: PlainRequest | None, added: bytes, replaced: froze
     assert found.data == data
 
 
-@pytest.mark.parametrize("entry", list(entries("requests")), ids=lambda entry: entry.name)
-def test_the_corpus_of_requests(entry: CorpusEntry) -> None:
+def check_request(entry: CorpusEntry) -> None:
     for added, replaced in product((b"", ADDED), (frozenset[bytes](), REPLACED)):
         found = scanner(replaced=replaced).scan(entry.message, added)
         if entry.verdict[0] == "400":
             assert found is None
         judge(entry.message, found, added, replaced)
+
+
+def test_the_corpus_of_requests() -> None:
+    check_each(entries("requests"), check_request, name=lambda entry: entry.name)
 
 
 def test_requests_of_browsers_are_plain() -> None:
@@ -200,9 +204,12 @@ def judge_response(data: bytes, found: tuple[int, int, int, bytes] | None) -> No
     assert response.is_delimited
 
 
-@pytest.mark.parametrize("entry", list(entries("responses")), ids=lambda entry: entry.name)
-def test_the_corpus_of_responses(entry: CorpusEntry) -> None:
-    judge_response(entry.message, scan_response(entry.message))
+def test_the_corpus_of_responses() -> None:
+    check_each(
+        entries("responses"),
+        lambda entry: judge_response(entry.message, scan_response(entry.message)),
+        name=lambda entry: entry.name,
+    )
 
 
 OK = b"HTTP/1.1 200 OK\r\nServer: x\r\nConnection: keep-alive\r\nContent-Length: 2\r\nETag: y\r\n\r\nok"

@@ -440,7 +440,6 @@ def fed(data: bytes, pieces: Iterable[int]) -> ProxyHeader | None:
     return reader.feed(data)
 
 
-@settings(deadline=None)
 @given(addresses, all_tlvs, st.booleans(), sizes)
 def test_version_2_is_read_as_it_was_written(
     pair: tuple[Address, Address], tlvs: TLVs, checksum: bool, pieces: list[int]
@@ -452,7 +451,6 @@ def test_version_2_is_read_as_it_was_written(
     assert_same(complete(data), seen)
 
 
-@settings(deadline=None)
 @given(addresses, sizes)
 def test_version_1_is_read_as_it_was_written(pair: tuple[Address, Address], pieces: list[int]) -> None:
     data = write_v1(*pair)
@@ -463,7 +461,7 @@ def test_version_1_is_read_as_it_was_written(pair: tuple[Address, Address], piec
     assert_same(complete(data), seen)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.sampled_from([*GOOD_V1, *(data for data, _ in GOOD_V2.values())]),
     st.integers(0, 60),
@@ -504,7 +502,6 @@ def test_tlvs_that_are_too_long_cannot_be_written(tlvs: TLVs) -> None:
 # The package proxy-protocol as an oracle.
 
 
-@settings(deadline=None)
 @given(st.tuples(ipv4, ipv4) | st.tuples(ipv6, ipv6))
 def test_version_1_of_the_package_is_read(pair: tuple[Address, Address]) -> None:
     source, destination = ((ipaddress.ip_address(host), port) for host, port in pair)
@@ -513,7 +510,6 @@ def test_version_1_of_the_package_is_read(pair: tuple[Address, Address]) -> None
     assert complete(data) == ProxyHeader(1, False, *pair, NO_TLVS, len(data))
 
 
-@settings(deadline=None)
 @given(st.tuples(ipv4, ipv4) | st.tuples(ipv6, ipv6), all_tlvs)
 def test_version_2_of_the_package_is_read(pair: tuple[Address, Address], tlvs: TLVs) -> None:
     assume(tlvs.tls != ProxiedTLS(is_tls=False))  # then the package leaves the whole TLV out
@@ -537,7 +533,7 @@ def test_version_2_of_the_package_is_read(pair: tuple[Address, Address], tlvs: T
     assert ProxyProtocolV2().pack(ProxyResultLocal()) == LOCAL
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from([*GOOD_V1, *BAD_V1]), st.integers(0, 60), st.binary(max_size=2), st.integers(0, 2))
 def test_what_is_accepted_of_version_1_the_package_accepts(line: bytes, place: int, put: bytes, removed: int) -> None:
     line = line[:place] + put + line[place + removed :]

@@ -169,7 +169,7 @@ def test_byte_by_byte(version: ssl.TLSVersion) -> None:
     st.booleans(),
     st.sampled_from(VERSIONS),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_boundaries(
     sizes: list[int], cuts: list[int], pauses: set[int], asks: bool, version: ssl.TLSVersion
 ) -> None:
@@ -294,7 +294,7 @@ def test_what_waits_is_sent_before_a_reset_and_dropped_by_an_abort(
 
 
 @given(st.lists(st.tuples(st.integers(1, 40_000), st.booleans(), st.booleans()), max_size=8), st.sampled_from(VERSIONS))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_what_is_written_comes_in_order(writes: list[tuple[int, bool, bool]], version: ssl.TLSVersion) -> None:
     """Whenever the owner rests, and whenever a turn ends."""
     connection = Connection(version)

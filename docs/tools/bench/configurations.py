@@ -15,7 +15,7 @@ FOREVER = 1_000_000_000
 """Requests that nginx answers on one connection: never the last."""
 
 CLIENTS = 64
-"""Connections of wrk, and idle server connections that everybody may keep."""
+"""Connections of wrk, each with one request at a time."""
 
 NAME = "localhost"
 """The server name that clients of TLS send, and that the certificate is for."""
@@ -39,13 +39,24 @@ class Rule:
 
 
 @frozen
+class HostRule:
+    """Requests for `host` go to `server`, with the field X-Site that says `site`. server: as in Rule."""
+
+    host: str
+    server: int
+    site: str
+
+
+@frozen
 class Site:
     """port: where the proxy listens. servers: HOST:PORT of each real server. rules: tried in their order.
     default: the server for what no rule matches. clients: connections that the proxy must be able to hold.
     forwards: servers get X-Forwarded-For. log: the format of the access log, "combined" or "json"; an empty text: there
     is none. log_file: its path. sessions: a cookie keeps a client at its server. threads: of HAProxy, and
     worker processes of nginx. certificate: the file with the certificate and key with which the proxy speaks TLS 1.3;
-    an empty text: it speaks none. is_http2: clients speak HTTP/2. has_http2_servers: so do the servers, without TLS."""
+    an empty text: it speaks none. is_http2: clients speak HTTP/2. has_http2_servers: so do the servers, without TLS.
+    hosts: in place of rules; then header fields of requests and responses are edited, as EDITS says.
+    requests: the most at a time, and so the idle connections that everybody may keep for a server."""
 
     port: int
     servers: tuple[str, ...]
@@ -60,7 +71,19 @@ class Site:
     certificate: str = ""
     is_http2: bool = False
     has_http2_servers: bool = False
+    requests: int = CLIENTS
+    hosts: tuple[HostRule, ...] = ()
 
+
+REQUEST_ID = "X-Request-ID"
+"""The field with a random ID, in requests to servers."""
+
+EDITS = {
+    "request": {"X-Real-IP": "the client", "X-Site": "as its rule says"},
+    "response": {"Strict-Transport-Security": "max-age=31536000", "X-Frame-Options": "DENY"},
+}
+"""Fields that a site with hosts sets, besides REQUEST_ID. The field Server of responses is removed; nginx puts its own
+there."""
 
 RULED = ("http", "hhttp", "phttp", "chttp")
 """Schedulers that serve nobody without a rule."""
@@ -68,7 +91,7 @@ RULED = ("http", "hhttp", "phttp", "chttp")
 
 def ktcpvs(site: Site, scheduler: str, relay: str = "") -> str:
     """The switch. scheduler: its name. relay: what carries the bytes; an empty text for what it takes by itself."""
-    lines = [f"global {{ keepalive_timeout = {HOUR} read_timeout = {HOUR} pool_size = {CLIENTS} }}"]
+    lines = [f"global {{ keepalive_timeout = {HOUR} read_timeout = {HOUR} pool_size = {site.requests} }}"]
     tls = " tls" if site.certificate else ""
     lines += ["Virtual web {", f"    listen = {LOOPBACK}:{site.port}{tls}", f"    scheduler = {scheduler}"]
     lines += [f"    certificate = {site.certificate}", "    tls_min = 1.3"] if tls else []
@@ -80,6 +103,14 @@ def ktcpvs(site: Site, scheduler: str, relay: str = "") -> str:
     lines += [f"    server = {server}{h2}" for server in site.servers]
     if scheduler == "sni":
         lines += [f"    rule = host {NAME} use server {site.servers[site.default]}"]
+    if site.hosts:
+        lines += [f'    request_header = {REQUEST_ID} "{{request_id}}"', '    request_header = X-Real-IP "{client}"']
+        lines += [f'    response_header = {name} "{value}"' for name, value in EDITS["response"].items()]
+        lines += ['    response_header = Server ""']
+        lines += [
+            f'    rule = host {rule.host} request_header X-Site "{rule.site}" use server {site.servers[rule.server]}'
+            for rule in site.hosts
+        ]
     if scheduler in RULED and not site.sessions:
         chosen = [(rule.pattern, rule.server) for rule in site.rules] + [(".*", site.default)]
         lines += [f'    rule = pattern "{pattern}" use server {site.servers[place]}' for pattern, place in chosen]
@@ -142,6 +173,11 @@ def haproxy_http(site: Site, map_file: str = "") -> str:
         lines += [f"    cookie {SESSION} insert indirect nocache"]
         lines += [f"    server s{number} {server} cookie s{number}" for number, server in enumerate(site.servers)]
         return HAPROXY.format(mode="http", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
+    lines += [f"    use_backend s{rule.server} if {{ req.hdr(host) -i {rule.host} }}" for rule in site.hosts]
+    if site.hosts:
+        lines += ["    unique-id-format %[uuid()]", f"    unique-id-header {REQUEST_ID}"]
+        lines += ["    http-request set-header X-Real-IP %[src]", "    http-response del-header Server"]
+        lines += [f"    http-response set-header {name} {value}" for name, value in EDITS["response"].items()]
     lines += [
         f"    use_backend s{rule.server} if {{ path_beg {rule.prefix} }}" for rule in site.rules if not rule.is_regex
     ]
@@ -155,6 +191,7 @@ def haproxy_http(site: Site, map_file: str = "") -> str:
     for number, server in enumerate(site.servers):
         h2 = " proto h2" if site.has_http2_servers else ""
         lines += [f"backend s{number}", f"    server one {server}{h2}"]
+        lines += [f"    http-request set-header X-Site {rule.site}" for rule in site.hosts if rule.server == number]
     return HAPROXY.format(mode="http", clients=site.clients, threads=site.threads) + "\n".join([*lines, ""])
 
 
@@ -256,18 +293,46 @@ def nginx_proxy(site: Site) -> str:
     lines = []
     for number, server in enumerate(site.servers):
         lines.append(
-            f"    upstream s{number} {{ server {server}; keepalive {CLIENTS}; keepalive_requests {FOREVER}; }}"
+            f"    upstream s{number} {{ server {server}; keepalive {site.requests}; keepalive_requests {FOREVER}; }}"
         )
     lines += ["    proxy_http_version 1.1;", '    proxy_set_header Connection "";', "    proxy_max_temp_file_size 0;"]
     lines += ["    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"] if site.forwards else []
+    if site.hosts:
+        lines += ["    proxy_set_header Host $http_host;"]
+        lines += [f"    add_header {name} {value};" for name, value in EDITS["response"].items()]
+        for rule in site.hosts:
+            lines += ["    server {", f"        listen {LOOPBACK}:{site.port};", f"        server_name {rule.host};"]
+            lines += ["        location / {", f"            proxy_pass http://s{rule.server};"]
+            lines += [f"            {line}" for line in _nginx_request_fields(rule.site)]
+            lines += ["        }", "    }"]
     tls = " ssl" if site.certificate else ""
-    lines += ["    server {", f"        listen {LOOPBACK}:{site.port}{tls}{' http2' if site.is_http2 else ''};"]
+    default = " default_server" if site.hosts else ""
+    lines += [
+        "    server {",
+        f"        listen {LOOPBACK}:{site.port}{tls}{default}{' http2' if site.is_http2 else ''};",
+    ]
     lines += nginx_tls(site.certificate) if tls else []
     for rule in site.rules:
         where = f'~ "{rule.pattern}"' if rule.is_regex else rule.prefix
         lines.append(f"        location {where} {{ proxy_pass http://s{rule.server}; }}")
     return "\n".join([*lines, f"        location / {{ proxy_pass http://s{site.default}; }}", "    }"])
 
+
+def _nginx_request_fields(site: str) -> list[str]:
+    """The fields that a site with hosts sets in requests. nginx forgets those of outer blocks beside them."""
+    fields = {
+        "Host": "$http_host",
+        "Connection": '""',
+        "X-Forwarded-For": "$proxy_add_x_forwarded_for",
+        REQUEST_ID: "$request_id",
+        "X-Real-IP": "$remote_addr",
+        "X-Site": site,
+    }
+    return [f"proxy_set_header {name} {value};" for name, value in fields.items()]
+
+
+SHOW_FIELDS = "/customers/fields"
+"""The path at which real servers answer with the header fields that a site with hosts sets in requests."""
 
 ANSWER = "hello from {}"
 """12 bytes, and they say who answered."""
@@ -283,6 +348,8 @@ def nginx_servers(listens: tuple[tuple[str, ...], ...], files: str, certificate:
         lines += ["    server {", *(f"        listen {address}{tls};" for address in addresses)]
         lines += nginx_tls(certificate) if tls else []
         lines += [f'        location / {{ return 200 "{answer(number)}"; }}']
+        shown = "$http_x_request_id $http_x_real_ip $http_x_site $http_x_forwarded_for"
+        lines += [f'        location = {SHOW_FIELDS} {{ return 200 "{shown}"; }}']
         lines += [f"        location /files/ {{ alias {files}/; }}", "    }"]
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ REALISTIC = {
     ("Y", "json"): "with a JSON log",
     ("Z", "sessions"): "session cookies",
     ("Z", "new sessions"): "new sessions",
+    ("X", "edits"): "edited header fields",
     ("U", ""): "connections by load",
     ("V", ""): "connections by path",
     ("E", "browsers"): "new client connections",

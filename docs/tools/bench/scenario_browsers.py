@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from attrs import evolve
 
-from bench import answers, browsers, peers, rounds
-from bench.configurations import LOOPBACK, SESSION, Site
+from bench import answers, browsers, configurations, peers, rounds
+from bench.configurations import EDITS, LOOPBACK, SESSION, SHOW_FIELDS, HostRule, Site
 from bench.failure import Failure
 from bench.peers import HTTP, INSPECT, NGINX, TCP, Kind, Peer, Start
 from bench.results import Case, Scenario
@@ -44,14 +44,58 @@ def measure(
     return Case(what.partition(", ")[2], figures)
 
 
+HOSTS = (HostRule("static.example.com", 0, "static"), HostRule(browsers.HOST, 1, "main"))
+"""The second one is that of the requests."""
+
+
+def check_edits(peer: Peer) -> None:
+    """Raises Failure unless a peer chooses the server by the host, and edits requests and responses."""
+    ids = set()
+    for rule in HOSTS * 2:
+        with contextlib.closing(http.client.HTTPConnection(LOOPBACK, peer.port, timeout=10)) as connection:
+            connection.request("GET", PATH, headers={"Host": rule.host})
+            body = connection.getresponse().read().decode()
+            connection.request("GET", SHOW_FIELDS, headers={"Host": rule.host, "User-Agent": "bench"})
+            response = connection.getresponse()
+            shown = response.read().decode().split()
+        if body != configurations.answer(rule.server) or len(shown) != 4 or len(shown[0].replace("-", "")) != 32:
+            raise Failure(f"{peer.name}: {rule.host} gets {body!r}, and its server the fields {shown}")
+        if shown[1:] != [LOOPBACK, rule.site, LOOPBACK]:
+            raise Failure(f"{peer.name}: the server gets the fields {shown[1:]}")
+        ids.add(shown[0])
+        for name, value in EDITS["response"].items():
+            if response.headers.get_all(name) != [value]:
+                raise Failure(f"{peer.name}: the response has {name}: {response.headers.get_all(name)}")
+        if peer.name != NGINX and response.getheader("Server") is not None:
+            raise Failure(f"{peer.name}: the response has Server")
+    if len(ids) != 2 * len(HOSTS):
+        raise Failure(f"{peer.name}: requests share an ID")
+
+
 def run_x(shop: Workshop) -> Scenario:
-    scenario = Scenario("X", "Requests as browsers send them", f"As A, with {REQUESTS}.", METRICS)
+    scenario = Scenario(
+        "X",
+        "Requests as browsers send them",
+        f"As A, with {REQUESTS}. *Edits*: two rules by host in place of those by path; servers get a random request "
+        "ID, the client's address in X-Real-IP and X-Forwarded-For, and a field that differs by host; responses get "
+        "Strict-Transport-Security and X-Frame-Options, and lose Server; each request is logged in the combined "
+        "format.",
+        METRICS,
+    )
     script = browsers.write_script(shop.folder, "x", browsers.make_requests())
     starts = peers.everybody(shop, "phttp", peers.haproxy_http, peers.nginx_proxy)
     with servers(shop) as behind:
         case = measure(shop, "X", three_rules(behind), starts, script, WANTED)
-    scenario.cases = [case]
-    scenario.goals = case.goals("cpu", {HTTP: 0.8, NGINX: 0.7})
+        scenario.goals = case.goals("cpu", {HTTP: 0.8, NGINX: 0.7})
+        log_file = str(shop.folder / "access-edits.log")
+        edits = evolve(no_rules(behind), hosts=HOSTS, default=2, forwards=True, log="combined", log_file=log_file)
+        with contextlib.ExitStack() as stack:
+            found = peers.start_all(stack, starts, edits)
+            for peer in found:
+                check_edits(peer)
+            edited = Case("edits", rounds.requests(shop, "X, edits", found, PATH, script=script))
+    scenario.cases = [case, edited]
+    scenario.goals += edited.goals("cpu", {HTTP: 0.7})
     return scenario
 
 

@@ -24,6 +24,9 @@ from bench.workshop import Workshop, grpc_server, servers
 WANTED_REQUESTS, WANTED_GRPC, WANTED_BULK = 0.7, 0.7, 0.7
 """Of a peer's cost to ours."""
 
+REQUESTS = CONNECTIONS * STREAMS
+"""Requests at a time."""
+
 LOAD = f"{CONNECTIONS} connections of h2load, each with {STREAMS} streams at a time"
 GRPC = "content-type: application/grpc", "te: trailers"
 
@@ -64,7 +67,7 @@ def run_q(shop: Workshop) -> Scenario:
     pem = str(certificate.make(shop))
     with servers(shop) as behind:
         for where, file in (("h2c", ""), ("TLS", pem)):
-            site = evolve(three_rules(behind), certificate=file, is_http2=True)
+            site = evolve(three_rules(behind), certificate=file, is_http2=True, requests=REQUESTS)
             with contextlib.ExitStack() as stack:
                 found = peers.start_all(stack, starts, site)
                 for peer in found:
@@ -90,7 +93,8 @@ def run_r(shop: Workshop) -> Scenario:
     message.write_bytes(b"\0" + (100).to_bytes(4, "big") + bytes(100))
     starts = peers.everybody(shop, "phttp", peers.haproxy_http)
     with grpc_server(shop) as address, contextlib.ExitStack() as stack:
-        found = peers.start_all(stack, starts, Site(0, (address,), is_http2=True, has_http2_servers=True))
+        site = Site(0, (address,), is_http2=True, has_http2_servers=True, requests=REQUESTS)
+        found = peers.start_all(stack, starts, site)
 
         def one(peer: Peer) -> Measured:
             return measure(shop, peer, shop.seconds, path="/shop.Orders/Get", lines=GRPC, body=message)
@@ -110,7 +114,7 @@ def run_s(shop: Workshop) -> Scenario:
     with servers(shop) as behind, contextlib.ExitStack() as stack:
         make_file(behind, "small", SMALL)
         make_file(behind, "large", LARGE)
-        found = peers.start_all(stack, starts, Site(0, behind.addresses[:1], is_http2=True))
+        found = peers.start_all(stack, starts, Site(0, behind.addresses[:1], is_http2=True, requests=REQUESTS))
         for label, path, size, clients, streams in (
             ("64 KiB", "/files/small", SMALL, CONNECTIONS, STREAMS),
             ("100 MiB", "/files/large", LARGE, 4, 1),

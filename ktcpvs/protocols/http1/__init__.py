@@ -11,6 +11,7 @@ from ktcpvs.protocols.http1.body import CHUNKED as CHUNKED
 from ktcpvs.protocols.http1.body import Chunked as Chunked
 from ktcpvs.protocols.http1.body import Frame as Frame
 from ktcpvs.protocols.http1.body import Length as Length
+from ktcpvs.protocols.http1.body import chunks_end as chunks_end
 from ktcpvs.protocols.http1.errors import NO_HTTP_1 as NO_HTTP_1
 from ktcpvs.protocols.http1.errors import BadFrame as BadFrame
 from ktcpvs.protocols.http1.errors import BadRequest as BadRequest

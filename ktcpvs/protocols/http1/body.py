@@ -272,3 +272,23 @@ class Chunked:
 
 
 Frame = Length | Chunked | UntilClose
+
+
+_match_chunk = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n").match
+
+
+def chunks_end(data: bytes, begin: int) -> int:
+    """Return where the trailer section of a chunked body begins, behind the line of its last chunk; -1 if the chunks
+    are not complete, or not in the strict form without extensions. begin: of the body."""
+    for _ in range(MAX_COST_PER_CALL):
+        size = _match_chunk(data, begin)
+        if size is None:
+            return -1
+        begin = size.end()
+        length = int(size[1], 16)
+        if not length:
+            return begin
+        begin += length + 2
+        if data[begin - 2 : begin] != b"\r\n":
+            return -1
+    return -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ktcpvs.protocols.http1.plain_python import MAX_REPLACED as MAX_REPLACED
 from ktcpvs.protocols.http1.plain_python import PlainRequest as PlainRequest
 from ktcpvs.protocols.http1.plain_python import RequestScanner as RequestScanner
 from ktcpvs.protocols.http1.plain_python import scan_response as scan_response

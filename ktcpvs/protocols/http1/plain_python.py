@@ -31,20 +31,25 @@ _find_response_fields = field_lines_named(
 ).findall
 
 
+MAX_REPLACED = 16
+"""The most names of fields that a scanner looks for besides."""
+
+
 class PlainRequest:
-    """A plain GET.
+    """A plain GET, or a request with its whole body.
 
     data: as it came. out: as it goes on to any server, in HTTP/1.1. method, target: parts of it. lines: its header
-    lines, as they came. host: the value of Host. minor: False for HTTP/1.0. keep_alive: the client may send another
-    request. connection: its Connection line, which `out` lacks; b"" without one. referer, user_agent: values of these
-    fields, where the scanner looks for them; None: it does not, or there are none.
+    lines, as they came. body: b"" without one. host: the value of Host. minor: False for HTTP/1.0. keep_alive: the
+    client may send another request. connection: its Connection line, which `out` lacks; b"" without one. referer,
+    user_agent: values of these fields, where the scanner looks for them; None: it does not, or there are none.
     """
 
     __slots__ = (
-        "connection", "data", "host", "keep_alive", "lines", "method", "minor", "out", "referer", "target",
+        "body", "connection", "data", "host", "keep_alive", "lines", "method", "minor", "out", "referer", "target",
         "user_agent",
     )  # fmt: skip
 
+    body: bytes
     connection: bytes
     data: bytes
     host: bytes
@@ -61,14 +66,16 @@ class PlainRequest:
 class RequestScanner:
     """Recognises plain requests within the limits of a service."""
 
-    __slots__ = ("_find_fields", "_head_lines", "_head_size", "_uri_size")
+    __slots__ = ("_find_fields", "_head_lines", "_head_size", "_logs", "_uri_size")
 
     def __init__(self, head_size: int, head_lines: int, uri_size: int, replaced: frozenset[bytes], logs: bool) -> None:
         """head_size, uri_size: bytes. head_lines: how many there may be. replaced: canonical names of fields that the
-        switch replaces: a request with one of them is not plain. logs: look for Referer and User-Agent."""
+        switch replaces, at most MAX_REPLACED: a request with one of them is not plain. logs: look for Referer and
+        User-Agent."""
         self._head_size = head_size
         self._head_lines = head_lines
         self._uri_size = uri_size
+        self._logs = logs
         names = [*_NOT_PLAIN, *(name.decode().replace("-", "[^a-z0-9:]") for name in sorted(replaced))]
         self._find_fields = field_lines_named(
             ["host", "connection", *names, *(["referer", "user-agent"] * logs)]
@@ -94,6 +101,7 @@ class RequestScanner:
         host, connection, cut, cut_end, referer, user_agent = fields
         request = PlainRequest()
         request.data = data
+        request.body = b""
         request.method = method
         request.target = target
         request.lines = lines
@@ -126,9 +134,9 @@ class RequestScanner:
                 connection = value.lower()
                 cut = data.index(b"\n" + name + b":", begin) + 1
                 cut_end = data.index(b"\n", cut) + 1
-            elif field == b"referer":
+            elif self._logs and field == b"referer":
                 referer = value if referer is None else referer
-            elif field == b"user-agent":
+            elif self._logs and field == b"user-agent":
                 user_agent = value if user_agent is None else user_agent
             else:
                 return None

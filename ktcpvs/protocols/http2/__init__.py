@@ -7,6 +7,7 @@ convert them from and to HTTP/1. limits has every limit.
 
 from __future__ import annotations
 
+import ktcpvs.protocols.http2.compiled  # noqa: F401 - the fast path needs the classes
 from ktcpvs.protocols.http2.client import Client as Client
 from ktcpvs.protocols.http2.connection import Connection as Connection
 from ktcpvs.protocols.http2.errors import HPACKError as HPACKError
@@ -26,6 +27,7 @@ from ktcpvs.protocols.http2.events import ResponseReceived as ResponseReceived
 from ktcpvs.protocols.http2.events import SettingsReceived as SettingsReceived
 from ktcpvs.protocols.http2.events import StreamReset as StreamReset
 from ktcpvs.protocols.http2.events import TrailersReceived as TrailersReceived
+from ktcpvs.protocols.http2.events import WholeResponse as WholeResponse
 from ktcpvs.protocols.http2.events import WindowOpened as WindowOpened
 from ktcpvs.protocols.http2.header_list import HeaderList as HeaderList
 from ktcpvs.protocols.http2.header_list import request_list as request_list
@@ -36,4 +38,5 @@ from ktcpvs.protocols.http2.header_list import websocket_list as websocket_list
 from ktcpvs.protocols.http2.limits import Limits as Limits
 from ktcpvs.protocols.http2.request import Request as Request
 from ktcpvs.protocols.http2.response import Response as Response
+from ktcpvs.protocols.http2.section import FieldSection as FieldSection
 from ktcpvs.protocols.http2.server import Server as Server

@@ -27,10 +27,11 @@ class RequestHead:
     """A request's head, ready to be sent.
 
     size: bytes of the head in HTTP/1.1. headers: its header list. method: as it is sent. length: of the body in bytes,
-    or CHUNKED. accept: the value of Sec-WebSocket-Accept for a WebSocket, b"" for all other requests.
+    or CHUNKED. total: bytes of the whole request in HTTP/1.1; -1: the head does not tell. accepts_trailers: the client
+    has said so (`TE: trailers`). accept: the value of Sec-WebSocket-Accept for a WebSocket, b"" for all other requests.
     """
 
-    __slots__ = ("accept", "headers", "length", "method", "size")
+    __slots__ = ("accept", "accepts_trailers", "headers", "length", "method", "size", "total")
 
     def __init__(self, data: bytes, scheme: bytes, allows_connect: bool) -> None:
         """data: begins with the head. scheme: http or https. allows_connect: the server accepts extended CONNECT (RFC
@@ -42,6 +43,7 @@ class RequestHead:
         self.size = found.end()
         fields = RequestFields(found[5], True)
         self.length = fields.length
+        self.accepts_trailers = fields.has_trailers
         self.method = found[2]
         self.accept = b""
         head = data[: self.size]
@@ -51,6 +53,7 @@ class RequestHead:
             self.accept = websocket_accept(head)
         else:
             self.headers = request_list(head, scheme)
+        self.total = -1 if self.accept or self.length == CHUNKED else self.size + self.length
 
 
 def websocket_accept(head: bytes) -> bytes:
@@ -67,23 +70,24 @@ class RequestHeads:
     """The heads that were sent on one connection. Requests that come again are sent as the same header list, whose
     block the encoder remembers."""
 
-    __slots__ = ("_known", "_scheme", "allows_connect")
+    __slots__ = ("_known",)
 
-    def __init__(self, scheme: bytes) -> None:
-        """scheme: http or https."""
-        self._scheme = scheme
+    def __init__(self) -> None:
         self._known: dict[bytes, RequestHead] = {}
-        self.allows_connect = False
 
-    def read(self, data: bytes) -> RequestHead:
-        """Return the head with which `data` begins. Raises BadRequest, MalformedMessage, BadFrame."""
-        known = self._known.get(data)
+    def read(self, data: bytes, scheme: bytes, allows_connect: bool) -> RequestHead:
+        """Return the head with which `data` begins. Raises BadRequest, MalformedMessage, BadFrame.
+
+        scheme: http or https, the same for all. allows_connect: as for RequestHead.
+        """
+        head = data[: data.find(b"\r\n\r\n") + 4]
+        known = self._known.get(head)
         if known is None:
-            known = RequestHead(data, self._scheme, self.allows_connect)
-            if known.size == len(data) <= MAX_REMEMBERED_HEAD and not known.accept:
+            known = RequestHead(data, scheme, allows_connect)
+            if known.size == len(head) <= MAX_REMEMBERED_HEAD and not known.accept:
                 if len(self._known) >= MAX_HEADS:
                     self._known.clear()
-                self._known[data] = known
+                self._known[head] = known
         return known
 
 
@@ -131,23 +135,28 @@ class ResponseWriter:
     """Writes the response of one stream as HTTP/1.1, with the interim responses before it.
 
     What has come is kept until `take`, so a response that came as a whole gets a Content-Length where the server has
-    sent none. has_begun: the final response has. has_ended: it is complete. is_tunnel: it accepts a WebSocket; what
+    sent none. In HTTP/1.1 no trailers follow a body with a Content-Length, so such a response goes on in chunks if it
+    has trailers, or if the client accepts them and they may follow.
+
+    has_begun: the final response has. has_ended: it is complete. is_tunnel: it accepts a WebSocket; what
     follows is no HTTP. held: bytes of DATA that wait here.
     """
 
     __slots__ = (
-        "_accept", "_is_chunked", "_method", "_pieces", "_response", "_written", "has_begun", "has_ended", "held",
-        "is_tunnel",
+        "_accept", "_accepts_trailers", "_is_chunked", "_method", "_pieces", "_response", "_trailers", "_written",
+        "has_begun", "has_ended", "held", "is_tunnel",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead) -> None:
         """head: of the request."""
         self._method = head.method
         self._accept = head.accept
+        self._accepts_trailers = head.accepts_trailers
         self._written: list[bytes] = []  # before the head of the final response
         self._response: Response | None = None  # whose head is not written yet
         self._is_chunked = False
         self._pieces: list[bytes] = []  # content
+        self._trailers = b""  # lines
         self.has_begun = self.has_ended = self.is_tunnel = False
         self.held = 0
 
@@ -178,43 +187,35 @@ class ResponseWriter:
     def trailers(self, lines: bytes) -> None:
         """The trailers have come, which end the response. lines: as in HTTP/1."""
         self.has_ended = True
-        if not lines:
-            return
-        if self._response is not None:
-            self._write_head(None)
-        self._write_pieces()
-        if self._is_chunked:
-            self._is_chunked = False
-            self._written.append(LAST_CHUNK + lines + b"\r\n")
+        self._trailers = lines
 
     def take(self) -> bytes:
         """Return the bytes for the recipient of the response, and forget them."""
-        if self._response is not None:
-            self._write_head(sum(map(len, self._pieces)) if self.has_ended else None)
-        self._write_pieces()
-        if self.has_ended and self._is_chunked:
-            self._is_chunked = False
-            self._written.append(LAST_CHUNK + b"\r\n")
-        written = self._written
-        if not written:
+        response, pieces, written = self._response, self._pieces, self._written
+        if response is None and not pieces and not written and not self._is_chunked:
             return b""
-        self._written = []
+        self._pieces, self._written = [], []
         self.held = 0
-        return written[0] if len(written) == 1 else b"".join(written)
-
-    def _write_head(self, size: int | None) -> None:
-        response, self._response = self._response, None
-        assert response is not None
-        self._written.append(response.head(self._method, size))
-        self._is_chunked = size is None and response.length is None and response.has_body(self._method)
-
-    def _write_pieces(self) -> None:
-        pieces, written = self._pieces, self._written
-        if not pieces:
-            return
-        self._pieces = []
+        if response is not None:
+            self._response = None
+            if self._is_sized(response):
+                written.append(response.head(self._method, sum(map(len, pieces)) if self.has_ended else None))
+            else:
+                written.append(response.chunked_head())
+                self._is_chunked = True
         if self._is_chunked:
             for piece in pieces:
                 written += (b"%x\r\n" % len(piece), piece, b"\r\n")
+            if self.has_ended:
+                self._is_chunked = False
+                written += (LAST_CHUNK, self._trailers, b"\r\n")
         else:
             written += pieces
+        return written[0] if len(written) == 1 else b"".join(written)
+
+    def _is_sized(self, response: Response) -> bool:
+        """Whether the response goes on without chunks: it is complete without trailers, has no body, or is one with a
+        Content-Length behind which the client gets no trailers."""
+        if not response.has_body(self._method) or (self.has_ended and not self._trailers):
+            return True
+        return not self._trailers and response.length is not None and not self._accepts_trailers

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from ktcpvs.protocols.http2 import fast_path
 from ktcpvs.protocols.http2.constants import (
     ACK,
     COMPRESSION_ERROR,
@@ -74,8 +75,7 @@ from ktcpvs.protocols.http2.frames import (
     window_update_frame,
 )
 from ktcpvs.protocols.http2.header_list import HeaderList
-from ktcpvs.protocols.http2.hpack_decoder import Decoder
-from ktcpvs.protocols.http2.hpack_encoder import Encoder
+from ktcpvs.protocols.http2.hpack import Decoder, Encoder
 from ktcpvs.protocols.http2.limits import Limits
 from ktcpvs.protocols.http2.peer_settings import PeerSettings
 from ktcpvs.protocols.http2.request import read_trailers
@@ -90,6 +90,9 @@ MAX_REMEMBERED_RESETS = 128
 
 MAX_JOINED_DATA = 4096
 """The most bytes of a piece that are copied behind its frame header; a longer one is a piece of its own."""
+
+MAX_JOINED_OUTPUT = 8192
+"""The most bytes of an output that is copied together."""
 
 MAX_DEBUG_BYTES = 256
 """The most bytes of a GOAWAY's debug data that are kept."""
@@ -189,7 +192,13 @@ class Connection(ABC):
         """Read all complete frames; return where the first incomplete one begins."""
         end, largest = len(data), self._limits.max_frame_size
         handlers = self._HANDLERS
-        while end - position >= FRAME_HEADER_BYTES:
+        while True:
+            try:
+                position = fast_path.read_frames(self, data, position)
+            except HPACKError as error:
+                raise HTTP2ConnectionError(COMPRESSION_ERROR, str(error)) from None
+            if end - position < FRAME_HEADER_BYTES:
+                break
             high, low, kind, flags, stream_id = unpack_header(data, position)
             length = high << 16 | low
             if length > largest:
@@ -261,9 +270,13 @@ class Connection(ABC):
         if not content and not end_stream:
             self._guard.count(EMPTY_FRAMES, self._now)
             return
-        self._events.append(DataReceived(stream_id, payload, end_stream))
+        self._data_received(stream, payload, end_stream)
         if end_stream:
             self._peer_ended(stream)
+
+    def _data_received(self, stream: StreamState, data: bytes, end_stream: bool) -> None:
+        """A piece of a body has come, which is held until the owner acknowledges it."""
+        self._events.append(DataReceived(stream.stream_id, data, end_stream))
 
     def _check_body(self, stream: StreamState, size: int, end_stream: bool) -> None:
         """Check a piece of a body, `size` bytes with its padding. Raises HTTP2StreamError."""
@@ -366,12 +379,22 @@ class Connection(ABC):
             section = self._decoder.decode(block)
         except HPACKError as error:
             raise HTTP2ConnectionError(COMPRESSION_ERROR, str(error)) from None
-        try:
-            self._on_section(stream_id, section, bool(flags & END_STREAM))
-        except MalformedMessage as malformed:
-            raise HTTP2StreamError(PROTOCOL_ERROR, str(malformed)) from None
+        self._take_section(stream_id, section, bool(flags & END_STREAM))
         if depends_on_itself:
             raise HTTP2StreamError(PROTOCOL_ERROR, "the stream depends on itself")
+
+    def _take_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
+        try:
+            self._on_section(stream_id, section, end_stream)
+        except MalformedMessage as malformed:
+            raise HTTP2StreamError(PROTOCOL_ERROR, str(malformed)) from None
+
+    def _section_received(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
+        """The fast path has decoded an unusual section. Raises HTTP2ConnectionError."""
+        try:
+            self._take_section(stream_id, section, end_stream)
+        except HTTP2StreamError as error:
+            self._reset_failed(stream_id, error)
 
     @abstractmethod
     def _on_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
@@ -577,9 +600,9 @@ class Connection(ABC):
     # Sending. A stream that is over is ignored: its StreamReset may be among the events that the owner has not seen.
 
     def take_output(self) -> list[bytes]:
-        """Return the bytes to send, in pieces, and forget them."""
+        """Return the bytes to send, in pieces, and forget them. A short output is one piece, for one write."""
         out, self._out = self._out, []
-        return out
+        return [b"".join(out)] if len(out) > 1 and sum(map(len, out)) <= MAX_JOINED_OUTPUT else out
 
     @property
     def has_output(self) -> bool:
@@ -617,6 +640,19 @@ class Connection(ABC):
         if size or end_stream:
             self._write_data(stream, data, size, end_stream)
         return size
+
+    def _send_whole(self, stream: StreamState, pieces: Sequence[HeaderList | bytes]) -> bool:
+        """Send a whole message, unless the windows do not allow its body now; return whether it was sent."""
+        size = sum([len(piece) for piece in pieces if isinstance(piece, bytes)])
+        if size > min(stream.send_window, self.send_window):
+            return False
+        last = len(pieces) - 1
+        for number, piece in enumerate(pieces):
+            if isinstance(piece, bytes):
+                self.send_data(stream.stream_id, piece, number == last)
+            else:
+                self.send_headers(stream.stream_id, piece, number == last)
+        return True
 
     def _write_data(self, stream: StreamState, data: bytes, size: int, end_stream: bool) -> None:
         out, stream_id, most = self._out, stream.stream_id, self.settings.max_frame_size

@@ -14,6 +14,9 @@ from ktcpvs.protocols.http2.request import Request
 
 LAST_CHUNK = b"0\r\n"
 
+MAX_RESPONSE_HEAD = 1 << 20
+"""Bytes: the longest head of a response, as much as the setting `head_size`, which has been applied before, can be."""
+
 
 class RequestWriter:
     """Writes the body of one request as HTTP/1.1 does behind its head."""

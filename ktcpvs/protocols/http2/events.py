@@ -10,13 +10,21 @@ from ktcpvs.protocols.http2.response import Response
 
 @define
 class RequestReceived:
-    """A client's request has begun. end_stream: it has no body. sensitive: names of the fields that must never be put
-    into a table on their way (RFC 7541, section 7.1.3)."""
+    """A client's request has begun.
+
+    end_stream: it has no body. sensitive: names of the fields that must never be put into a table on their way (RFC
+    7541, section 7.1.3). head: in HTTP/1.1, as `request.head(end_stream)` makes it; b"" for an extended CONNECT, whose
+    head `request.upgrade_head` makes.
+
+    If the `Server` joins requests and the whole body has come with it in one DATA frame, the event is that of a request
+    without a body, whose `head` is followed by the body, in chunks without a Content-Length. It counts as passed on.
+    """
 
     stream_id: int
     request: Request
     end_stream: bool
     sensitive: frozenset[bytes] = frozenset()
+    head: bytes = b""
 
 
 @define
@@ -40,11 +48,23 @@ class InterimReceived:
 
 @define
 class ResponseReceived:
-    """A server's response has begun. end_stream: it has no body."""
+    """A server's response has begun. end_stream: it has no body. method: of the request."""
 
     stream_id: int
     response: Response
     end_stream: bool
+    method: bytes = b""
+
+
+@define
+class WholeResponse:
+    """A server's response, which came as a whole. The stream is over. data: in HTTP/1.1, its head, body and trailers.
+
+    It takes the place of ResponseReceived, DataReceived and TrailersReceived if the `Client` joins responses.
+    """
+
+    stream_id: int
+    data: bytes
 
 
 @define
@@ -129,6 +149,7 @@ Event = (
     | RequestRefused
     | InterimReceived
     | ResponseReceived
+    | WholeResponse
     | DataReceived
     | TrailersReceived
     | StreamReset

@@ -11,8 +11,8 @@ IS_COMPILED = False
 
 if not TYPE_CHECKING:
     try:
-        from ktcpvs.protocols.http2._huffman import decode as decode
-        from ktcpvs.protocols.http2._huffman import encode as encode
+        from ktcpvs.protocols.http2._compiled import decode as decode
+        from ktcpvs.protocols.http2._compiled import encode as encode
     except ImportError:  # there was no C compiler when ktcpvs was installed
         pass
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ktcpvs.protocols.http2.errors import MalformedMessage
@@ -9,6 +10,8 @@ from ktcpvs.protocols.http2.fields import STATUS, Field
 from ktcpvs.protocols.http2.request import SortedFields
 
 _OF_RESPONSE = frozenset((STATUS,))
+
+_remove_length = re.compile(rb"(?m)^content-length:[^\n]*+\n").sub
 
 BODILESS_STATUSES = frozenset((204, 304))
 
@@ -51,3 +54,17 @@ class Response:
         if self.length is None and self.has_body(method):
             framing = b"transfer-encoding: chunked\r\n" if size is None else b"content-length: %d\r\n" % size
         return b"HTTP/1.1 %d \r\n%b%b\r\n" % (self.status, self.lines, framing)
+
+    def message(self, method: bytes, content: bytes, trailers: bytes) -> bytes:
+        """Return the whole response in HTTP/1.1. method: of the request. trailers: as lines; with them it is
+        chunked."""
+        if not trailers or not self.has_body(method):
+            return self.head(method, len(content)) + content
+        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+        return b"%b%b0\r\n%b\r\n" % (self.chunked_head(), chunk, trailers)
+
+    def chunked_head(self) -> bytes:
+        """Return the head in HTTP/1.1 with which the body goes on in chunks, so that trailers can follow it: behind a
+        body with a Content-Length there are none."""
+        lines = self.lines if self.length is None else _remove_length(b"", self.lines)
+        return b"HTTP/1.1 %d \r\n%btransfer-encoding: chunked\r\n\r\n" % (self.status, lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ktcpvs.protocols.http1 import BadFrame, BadResponse
+from ktcpvs.protocols.http2 import fast_path
 from ktcpvs.protocols.http2.connection import Connection
 from ktcpvs.protocols.http2.constants import (
     ENABLE_CONNECT_PROTOCOL,
@@ -17,6 +19,7 @@ from ktcpvs.protocols.http2.constants import (
     REFUSED_STREAM,
     SETTINGS,
 )
+from ktcpvs.protocols.http2.downgrade import MAX_RESPONSE_HEAD, RequestWriter, ResponseReader
 from ktcpvs.protocols.http2.errors import HTTP2ConnectionError, HTTP2StreamError, MalformedMessage
 from ktcpvs.protocols.http2.events import PriorityUpdated, RequestReceived, RequestRefused, StreamReset
 from ktcpvs.protocols.http2.flood_guard import PRIORITIES
@@ -28,6 +31,10 @@ from ktcpvs.protocols.http2.stream import StreamState
 SHUTDOWN_PING = b"shutdown"
 """The PING behind the first GOAWAY of a graceful end: once it is acknowledged, the client has read that GOAWAY."""
 
+MAX_EVENTS_BETWEEN = 256
+"""The most events between a request and its body with which both are joined: some clients send the heads of several
+requests before the first body."""
+
 MAX_GAPS = 16
 """The most ranges of streams that are remembered since the client has left them out."""
 
@@ -38,13 +45,15 @@ class Server(Connection):
     last_stream_id: the last stream that the client has opened. is_closing: a graceful end has begun.
     """
 
-    __slots__ = ("_gaps", "_goaway_id", "_preface_bytes", "last_stream_id")
+    __slots__ = ("_gaps", "_goaway_id", "_joins_requests", "_preface_bytes", "last_stream_id")
 
     _is_server = True
 
-    def __init__(self, limits: Limits, *, allows_connect: bool = True) -> None:
-        """allows_connect: offer extended CONNECT (RFC 8441)."""
+    def __init__(self, limits: Limits, *, allows_connect: bool = True, joins_requests: bool = False) -> None:
+        """allows_connect: offer extended CONNECT (RFC 8441). joins_requests: a request whose body has come with it in
+        one DATA frame is one event."""
         super().__init__(limits)
+        self._joins_requests = joins_requests
         self._preface_bytes = 0
         self._goaway_id: int | None = None  # the last stream that is handled, once that is limited
         self._gaps: list[tuple[int, int]] = []
@@ -71,6 +80,25 @@ class Server(Connection):
         if data[len(PREFACE) + 3] != SETTINGS:
             raise HTTP2ConnectionError(PROTOCOL_ERROR, "the client's first frame is not SETTINGS")
         return len(PREFACE)
+
+    def _data_received(self, stream: StreamState, data: bytes, end_stream: bool) -> None:
+        request = None
+        if self._joins_requests and end_stream and stream.received == len(data):
+            request = self._request_before(stream.stream_id)
+        if request is not None:
+            request.head += RequestWriter(request.request, False).data(data, True)
+            request.end_stream = True
+            stream.held -= len(data)
+            self._give_back(len(data))
+        else:
+            super()._data_received(stream, data, end_stream)
+
+    def _request_before(self, stream_id: int) -> RequestReceived | None:
+        """Return the event of a request if it has come with the same bytes as what comes now."""
+        for event in reversed(self._events[-MAX_EVENTS_BETWEEN:]):
+            if isinstance(event, RequestReceived) and event.stream_id == stream_id:
+                return event if event.head else None
+        return None
 
     def _on_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
         stream = self.streams.get(stream_id)
@@ -109,7 +137,8 @@ class Server(Connection):
             stream.length = request.length
             if end_stream and request.length:
                 raise MalformedMessage("the body is not as long as Content-Length says")
-        self._events.append(RequestReceived(stream_id, request, end_stream, section.sensitive))
+        head = b"" if request.protocol else request.head(end_stream)
+        self._events.append(RequestReceived(stream_id, request, end_stream, section.sensitive, head))
 
     def _on_priority_update(self, stream_id: int, payload: bytes) -> None:
         if stream_id or len(payload) < 4:
@@ -136,6 +165,29 @@ class Server(Connection):
 
     def _is_ignored(self, stream_id: int) -> bool:
         return super()._is_ignored(stream_id) or (self._goaway_id is not None and stream_id > self._goaway_id)
+
+    # Sending.
+
+    def respond(self, stream_id: int, data: bytes, method: bytes) -> bool:
+        """Send a whole response, and end our side of the stream. Return False, having sent nothing, if that is not
+        possible: `data` is not a whole response, or the windows do not allow its body now.
+
+        data: in HTTP/1.1. method: of the request.
+        """
+        done = fast_path.respond(self, stream_id, data, method)
+        if done is not None:
+            return done
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.is_ended:
+            return True
+        reader = ResponseReader(method, MAX_RESPONSE_HEAD)
+        try:
+            pieces = reader.feed(data)
+        except (BadFrame, BadResponse):
+            return False
+        if not reader.has_ended:
+            return False
+        return self._send_whole(stream, pieces)
 
     # The graceful end (RFC 9113, section 6.8).
 

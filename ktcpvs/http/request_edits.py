@@ -1,0 +1,80 @@
+"""The edits of one request and of its response, with the values of their variables."""
+
+from __future__ import annotations
+
+from ktcpvs.dispatch.dispatcher import Dispatcher
+from ktcpvs.dispatch.template_values import TemplateValues
+from ktcpvs.dispatch.trusted_proxies import TrustedProxies, peer_of
+from ktcpvs.http.head_cache import CachedResponse
+from ktcpvs.http.message_edits import MessageEdits
+from ktcpvs.protocols.http1.request_id import known_request_id
+from ktcpvs.system.random_ids import request_ids
+
+
+class RequestEdits:
+    """The edits of one request and of all responses to it. The request keeps its ID when a rule brings other edits."""
+
+    __slots__ = ("_client_name", "_dispatcher", "_edits", "_groups", "_proxies", "_request_id", "_rule", "_values")
+
+    def __init__(self, dispatcher: Dispatcher, client_name: str, proxies: TrustedProxies) -> None:
+        """dispatcher: has the request. client_name: the address of the connection, with its port."""
+        self._dispatcher = dispatcher
+        self._client_name = client_name
+        self._proxies = proxies
+        self._edits: MessageEdits | None = None
+        self._rule = ""
+        self._groups: tuple[bytes, ...] = ()
+        self._request_id = b""  # made when a template needs it
+        self._values: TemplateValues | None = None  # of the message that is being edited
+
+    def use(self, edits: MessageEdits | None, rule: str = "", groups: tuple[bytes, ...] = ()) -> None:
+        """Take other edits. rule: the label of the rule that has them; "": none. groups: those of its pattern."""
+        self._edits, self._rule, self._groups = edits, rule, groups
+
+    def of_request(self, path: bytes) -> tuple[bytes, frozenset[bytes], bytes | None]:
+        """Return the lines that are added to the request, the canonical names of the fields that are dropped, and its
+        path and query; None: they stay as they are. path: those of the request."""
+        edits = self._edits
+        if edits is None:
+            return b"", frozenset(), None
+        self._values = None
+        return edits.request.added(self._value_of), edits.request.removed, edits.target(path, self._value_of)
+
+    def response_head(self, head: bytes) -> bytes:
+        """Return the edited head of a response. head: without the empty line."""
+        edits = self._edits
+        if edits is None or not edits.response:
+            return head
+        self._values = None
+        return edits.response.edited(head, self._value_of)
+
+    def cached_response_head(self, response: CachedResponse, added: bytes) -> bytes:
+        """Return what `response_head` returns for the head of a cached response and further lines."""
+        edits = self._edits
+        if edits is None or not edits.response:
+            return response.head + added
+        lines = edits.response
+        if response.edits is not edits:
+            response.edits, response.kept = edits, lines.kept(response.head)
+        self._values = None
+        return response.kept + lines.kept(added) + lines.added(self._value_of)
+
+    def _value_of(self, name: str) -> bytes:
+        """Return the value of a variable."""
+        if name == "request_id":
+            return self.request_id
+        if self._values is None:
+            dispatcher = self._dispatcher
+            server = "" if dispatcher.destination is None else str(dispatcher.destination.address)
+            self._values = TemplateValues(dispatcher.request, self._client_name, self._rule, self._groups, server)
+        return self._values.of(name)
+
+    @property
+    def request_id(self) -> bytes:
+        """The ID of the request: that which a trusted proxy has given it, or a random one."""
+        if not self._request_id:
+            proxies = self._proxies
+            if proxies.is_used and proxies.trusts(peer_of(self._client_name)):
+                self._request_id = known_request_id(self._dispatcher.request.lines)
+            self._request_id = self._request_id or request_ids.make()
+        return self._request_id
