@@ -243,8 +243,7 @@ class Cluster:
 
     async def _follow(self) -> None:
         """Put the cluster's table in force, as far as this node can."""
-        revision = self.store.table_revision
-        errors = await self.director.between_edits(self._adopt)
+        revision, errors = await self.director.between_edits(self._adopt)
         has_changed = errors != self._errors or revision != self._applied
         if errors and errors != self._errors:
             for error in errors:
@@ -256,9 +255,11 @@ class Cluster:
         if has_changed and self.is_connected:
             await self._try_to_report()
 
-    async def _adopt(self) -> tuple[str, ...]:
-        """Adopt the cluster's table between two edits. Return what cannot be put in force, a line each."""
+    async def _adopt(self) -> tuple[int, tuple[str, ...]]:
+        """Adopt the cluster's table between two edits. Return its revision, and what cannot be put in force, a line
+        each."""
         director = self.director
+        revision = self.store.table_revision
         adopt = Adopt.between(director.table, self.store.table(director.table))
         errors = list(self.store.unreadable)
         if adopt is not None:
@@ -267,7 +268,7 @@ class Cluster:
                 await self._adopt_parts(adopt, errors)
             finally:
                 self._is_adopting = False
-        return tuple(errors)
+        return revision, tuple(errors)
 
     async def _adopt_parts(self, adopt: Adopt, errors: list[str]) -> None:
         """Adopt all of it; if that is refused, everything but what is at fault."""
