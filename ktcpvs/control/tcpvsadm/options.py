@@ -85,7 +85,7 @@ def _edit_command(
         short,
         entry.help + note,
         required,
-        (*optional, *also, "wait-nodes"),
+        (*optional, *also),
         words,
         min_words,
         max_words,
@@ -170,7 +170,6 @@ OPTIONS: dict[str, Option] = {
         Option("confirm", None, "TIME", "undo it after TIME (60s, 5m) unless confirmed"),
         Option("allow-empty", None, None, "load even an empty file, which deletes all services"),
         Option("wait", None, None, "wait until the server is drained, and print progress"),
-        Option("wait-nodes", None, None, "in a cluster: wait until all nodes have the change in force"),
         Option("only", None, None, "replace the list instead of adding to it"),
         Option("numeric", "n", None, "print numeric ports and addresses"),
         Option("stats", None, None, "show counters"),
@@ -179,10 +178,14 @@ OPTIONS: dict[str, Option] = {
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),
+        Option("wait-nodes", None, None, "in a cluster: wait until all nodes have the change in force"),
         Option("control", None, "ENDPOINT", "address of the daemon (default: $KTCPVS_CONTROL)"),
     )
 }
-"""By name, in the order of --help. `control` goes with every command."""
+"""By name, in the order of --help."""
+
+GLOBAL = ("control", "wait-nodes")
+"""Options that go with every command."""
 
 NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
@@ -406,7 +409,7 @@ def _is_from_bytes(word: str) -> bool:
 
 def _check_options(command: Command, values: Mapping[str, str]) -> None:
     for name in values:
-        if name not in (*command.required, *command.optional, "control"):
+        if name not in (*command.required, *command.optional, *GLOBAL):
             raise UsageError(f"Illegal '{name}' option with the '{command.name}' command")
     for name in command.required:
         if name not in values:
