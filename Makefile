@@ -48,7 +48,7 @@ test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 $(VENV)/tests-compiled: $(VENV)/ready
-	@find tests -name "test_*.py" | xargs -n 40 -P 4 $(BIN)/python -m pytest --collect-only -q >/dev/null 2>&1 || true
+	@find tests -name "test_*.py" | xargs -n 120 -P 2 $(BIN)/python -m pytest --collect-only -q >/dev/null 2>&1 || true
 	@touch $@
 
 FUZZ_SECONDS ?= 60

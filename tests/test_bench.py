@@ -524,6 +524,29 @@ def test_peers_have_the_same_rules() -> None:
     assert f"use_backend s1 if {{ path_reg {pattern} }}" in configurations.haproxy_http(many)
 
 
+def test_peers_have_the_same_rules_of_hosts() -> None:
+    many = Site(8080, SITE.servers, scenario_rules.rules_of_hosts(3, 2), default=0)
+    (service,) = parse(configurations.ktcpvs(many, "phttp")).services.values()
+    pattern = r"/customers/1/[a-z]+\.(html|css|js)$"
+    assert service.rules[1].pattern == f'host h1.example pattern "^{pattern}"'
+    assert configurations.haproxy_map(many).splitlines()[1] == f"^h1\\.example{pattern} s1"
+    assert "%[base,map_reg(FILE,s0)]" in configurations.haproxy_http(many, "FILE")
+    _, default, first, second = configurations.nginx_proxy(many).split("    server {\n")
+    assert ("server_name" in default, "location ~" in default) == (False, False)
+    assert "server_name h0.example;" in first
+    assert first.count("location ~") == 2
+    assert f'server_name h1.example;\n        location ~ "^{pattern}" {{ proxy_pass http://s1; }}' in second
+
+
+def test_requests_to_hosts_match_a_rule_each() -> None:
+    made = scenario_rules.requests_to_hosts(50, 7)
+    assert made == scenario_rules.requests_to_hosts(50, 7)
+    assert len({request.split(b" ", 2)[1] for request in made}) == len(made)
+    for request in made[:100]:
+        number = int(request.split(b"/")[2])
+        assert f"\r\nHost: h{number % 7}.example\r\n".encode() in request
+
+
 def test_a_site_may_tell_servers_the_client_and_log() -> None:
     logged = evolve(SITE, forwards=True, log="json", log_file="/var/log/access")
     ours = parse(configurations.ktcpvs(logged, "phttp"))
@@ -823,6 +846,7 @@ def test_the_goals_of_tls_passed_through() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 @pytest.mark.skipif(len(HERE) < 2, reason="a proxy needs a core of its own")
 def test_a_quick_run_measures_tls(tmp_path: Path) -> None:
     """Every scenario with TLS, with all proxies, for a second each."""

@@ -34,6 +34,12 @@ def tree_of(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
+@cache
+def nodes_of(module: str) -> tuple[ast.AST, ...]:
+    """All nodes of its tree."""
+    return tuple(ast.walk(tree_of(module)))
+
+
 @pytest.mark.parametrize(
     "command",
     [["lint-imports"], ["ruff", "check", "."], ["ruff", "format", "--check", "."]],
@@ -51,7 +57,7 @@ def imports_of(module: str) -> set[str]:
     """The modules of this package that `module` imports anywhere, in functions and under TYPE_CHECKING too."""
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(tree_of(module)):
+    for node in nodes_of(module):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -127,13 +133,14 @@ def test_the_search_for_cycles_finds_them() -> None:
 def classes() -> Iterator[tuple[str, ast.ClassDef]]:
     """Every class of the package with its module."""
     for module in MODULES:
-        yield from ((module, node) for node in ast.walk(tree_of(module)) if isinstance(node, ast.ClassDef))
+        yield from ((module, node) for node in nodes_of(module) if isinstance(node, ast.ClassDef))
 
 
+@cache
 def class_names(module: str) -> dict[str, str]:
     """Name -> full name of every class name of this package that a module defines or imports by name."""
     names: dict[str, str] = {}
-    for node in ast.walk(tree_of(module)):
+    for node in nodes_of(module):
         if isinstance(node, ast.ImportFrom) and node.module in MODULES:
             names.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
         elif isinstance(node, ast.Import):
@@ -216,15 +223,18 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
 
-def private_uses(module: str) -> Iterator[tuple[int, str]]:
+@cache
+def private_uses(module: str) -> list[tuple[int, str]]:
     """(line, expression) of each private attribute of anything but self, cls and super(), and of private imports."""
-    for node in ast.walk(tree_of(module)):
+    found = []
+    for node in nodes_of(module):
         if isinstance(node, ast.ImportFrom):
-            yield from ((node.lineno, alias.name) for alias in node.names if is_private(alias.name))
+            found += [(node.lineno, alias.name) for alias in node.names if is_private(alias.name)]
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
             expression = ast.unparse(node)
             if expression.rpartition(".")[0] not in ("self", "cls", "super()") and expression not in PUBLIC:
-                yield node.lineno, expression
+                found.append((node.lineno, expression))
+    return found
 
 
 def test_private_attributes_of_other_objects_are_left_alone() -> None:

@@ -5,13 +5,15 @@ Texts are those of the configuration language. Readers raise a Refusal.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ktcpvs.control.command_table import ArgumentType, text_of
-from ktcpvs.errors import BadValue, NoConfiguration, shorten, unknown
+from ktcpvs.errors import BadValue, NoConfiguration, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, parse_address, parse_port
 from ktcpvs.model.network import Networks, parse_networks
+from ktcpvs.model.rule_servers import is_servers, servers_of, write_servers
 from ktcpvs.model.server_words import read_server_options, write_server_options
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.system.names import service_port
@@ -66,6 +68,14 @@ def _write_address(address: Address | None) -> str | None:
     return None if address is None else str(address)
 
 
+def _read_use(text: str) -> str:
+    """Return the text of an action, or of servers with numbers in place of names of ports. The edit refuses what is
+    neither."""
+    with contextlib.suppress(Refusal):
+        return write_servers(servers_of(text, service_port)) if is_servers(text) else text
+    return text
+
+
 def _read_settings(changes: NamedValues) -> dict[str, str]:
     return {change["name"]: change["value"] for change in changes}
 
@@ -99,6 +109,7 @@ READERS: dict[ArgumentType, Callable[[Any], Any]] = {
     ArgumentType.ADDRESS: _read_address,
     ArgumentType.SERVICE_OPTIONS: service_options,
     ArgumentType.SERVER_OPTIONS: read_server_options,
+    ArgumentType.USE: _read_use,
     ArgumentType.SETTINGS: _read_settings,
     ArgumentType.NETWORKS: _read_networks,
     ArgumentType.CONFIGURATION: _take_configuration,
@@ -112,6 +123,7 @@ WRITERS: dict[ArgumentType, Callable[[Any], Any]] = {
     ArgumentType.ADDRESS: _write_address,
     ArgumentType.SERVICE_OPTIONS: named_values,
     ArgumentType.SERVER_OPTIONS: _write_server_options,
+    ArgumentType.USE: _unchanged,
     ArgumentType.SETTINGS: named_values,
     ArgumentType.NETWORKS: str,
     ArgumentType.CONFIGURATION: _unchanged,

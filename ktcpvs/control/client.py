@@ -81,6 +81,7 @@ _ANNOTATIONS: dict[ArgumentType, Any] = {
     ArgumentType.ADDRESS: str,
     ArgumentType.SERVICE_OPTIONS: str | int,
     ArgumentType.SERVER_OPTIONS: str,
+    ArgumentType.USE: str,
     ArgumentType.SETTINGS: Mapping[str, str | int],
     ArgumentType.NETWORKS: str,
     ArgumentType.CONFIGURATION: str,

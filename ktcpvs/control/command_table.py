@@ -26,6 +26,9 @@ class ArgumentType(Enum):
     SERVER_OPTIONS = "server options"
     """Words that may stand behind a server in the configuration language: tls ..., h2, proxy v1."""
 
+    USE = "use"
+    """What a rule does, as behind `use` in the configuration language: an action, or `server ADDRESS [WEIGHT] ...`."""
+
     SETTINGS = "settings"
     NETWORKS = "networks"
     """Addresses and networks, separated by white space. The client uploads them before the command."""
@@ -123,12 +126,12 @@ _RULE_SERVER = _optional(
     "address", ArgumentType.ADDRESS, "a server of the rule; None for a rule with an action.", "real-server"
 )
 _ACTION = Argument(
-    "action", ArgumentType.TEXT, default=None, is_optional=True,
-    help='in place of servers: "redirect 301 URL", "redirect https", "respond 403", ...; None: there is none.',
+    "action", ArgumentType.USE, default=None, is_optional=True,
+    help='"redirect 301 URL", "respond 403", ..., or "server A 95 server B 5"; None: as it is.',
 )  # fmt: skip
 _MODIFIERS = Argument(
     "modifiers", ArgumentType.TEXT, default=None, is_optional=True,
-    help='"request_header NAME VALUE", "strip_prefix /a", ...; None: unchanged, or none for a new rule.',
+    help='"balance wrr", "request_header NAME VALUE", "strip_prefix /a", ...; None: unchanged, or none for a new rule.',
 )  # fmt: skip
 _OPTIONS = Argument(
     "options", ArgumentType.SERVICE_OPTIONS, help='listen, port, scheduler, ...; "" removes a redirect.'
@@ -209,10 +212,11 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
             _optional("before", ArgumentType.TEXT, "the rule in front of which it goes; None: to the end."),
             _ACTION,
             _MODIFIERS,
+            _optional("weight", ArgumentType.INTEGER, "0..65535, of the server in this rule; None: its own."),
         ),
     ),
     EditCommand(
-        "EditRule", "edit-rule", "edit_rule", "change conditions, name or action of a rule, which keeps its place",
+        "EditRule", "edit-rule", "edit_rule", "change conditions, name, servers or action of a rule in its place",
         (
             _IDENT,
             _RULE,

@@ -46,6 +46,7 @@ _AMP_TYPES: dict[ArgumentType, Callable[[bool], amp.Argument]] = {
     ArgumentType.ADDRESS: lambda optional: amp.Unicode(optional=optional),
     ArgumentType.SERVICE_OPTIONS: lambda optional: NAMED_VALUES,
     ArgumentType.SERVER_OPTIONS: lambda optional: amp.Unicode(optional=optional),
+    ArgumentType.USE: lambda optional: amp.Unicode(optional=optional),
     ArgumentType.SETTINGS: lambda optional: NAMED_VALUES,
 }
 """The encoding of an argument. Types that are uploaded are not here: they go through Upload."""

@@ -7,6 +7,7 @@ for each request.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
@@ -26,6 +27,9 @@ HEAD_BURST = 1.0
 MAX_CACHED_CLIENTS = 4096
 """The most client addresses whose slots are cached."""
 
+DENIED = "the client that a trusted proxy tells is in a network of deny"
+"""Why such a request gets status 403."""
+
 _UNKNOWN = NOWHERE, 0
 
 RETRY_AFTER_HEAD = 1
@@ -43,6 +47,7 @@ class Admission:
         "_connections",
         "_context",
         "_cost",
+        "_denied_clients",
         "_filter",
         "_head",
         "_head_cost",
@@ -75,6 +80,7 @@ class Admission:
         self._cost = self._room = self._most = self._head_cost = self._head_most = 0.0
         self._ipv6 = 128
         self._cached_slots: dict[str, tuple[int, int]] = {}  # address -> slot, and the tag of its client
+        self._denied_clients: dict[str, bool] = {}  # address that a trusted proxy has told -> whether `deny` names it
         self.is_open_to_all = True
         self.denied = self.limited = 0
 
@@ -84,6 +90,7 @@ class Admission:
         lists = config.allow, config.deny
         if lists != self._lists:
             self._lists, self._filter = lists, filter_of(*lists)
+            self._denied_clients = {}
         number, self._cost = rate_of(config.client_rate)
         self._most = (config.client_burst or number) * self._cost
         self._room = self._most - self._cost
@@ -130,6 +137,19 @@ class Admission:
             return None
         table.connect(slot, 1)
         return slot
+
+    def denies(self, client: str) -> bool:
+        """Return whether `deny` names a client that a trusted proxy tells; `allow` says who may connect. client: its IP
+        address; "": it is unknown, and in no network."""
+        if self._filter is None or not self._lists[1] or not client:
+            return False
+        found = self._denied_clients.get(client)
+        if found is None:
+            if len(self._denied_clients) >= MAX_CACHED_CLIENTS:
+                self._denied_clients.clear()
+            allowed, network = self._filter.judge(ipaddress.ip_address(client.partition("%")[0]).packed)
+            found = self._denied_clients[client] = network is not None and not allowed
+        return found
 
     def slot_of(self, client: str) -> int:
         """Return the slot of a client that a trusted proxy tells; NOWHERE: it is not counted. client: its IP address;

@@ -175,6 +175,12 @@ class ClientConnection(ABC):
         that of the connection. Raises BadRequest."""
         self.dispatcher.request.client = self.service.proxies.client_of(peer_of(self.client_name), lines)
 
+    @property
+    def is_denied(self) -> bool:
+        """Whether `deny` names the client that a trusted proxy has told for the current request."""
+        service = self.service
+        return service.proxies.is_used and service.admission.denies(self.dispatcher.request.client)
+
     def forget_proxies(self) -> None:
         """The service has no trusted proxies any more: the client is the one that has connected."""
         self.dispatcher.request.client = peer_of(self.client_name)

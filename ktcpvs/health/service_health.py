@@ -46,6 +46,11 @@ class ServiceHealth:
         self._is_stopped = False
         self._weights: dict[Destination, str] = {}  # server -> the weight that its checks ask for
         self._observer: Callable[[Destination], object] = lambda destination: None
+        self._down: Callable[[Destination], object] = lambda destination: None
+
+    def observe_down(self, observer: Callable[[Destination], object]) -> None:
+        """Call `observer` with each destination that checks, here or in another process, have found down."""
+        self._down = observer
 
     def observe_checks(self, observer: Callable[[Destination], object]) -> None:
         """Call `observer` with each destination that checks mark up or down from now on."""
@@ -132,6 +137,8 @@ class ServiceHealth:
         self._update_down()
         if destination.health.state == UP:
             self._queue.try_all()
+        elif destination.health.state == DOWN:
+            self._down(destination)
 
     def _update_down(self) -> None:
         selector = self._selector

@@ -10,9 +10,9 @@
 #include "../_slots.h"
 #include <string.h>
 
-enum { U_SERVICE, U_CONTEXT, U_PARKED, U_SETTINGS, U_TRANSPORTS, U_BEGAN, U_IS_FULL, U_IS_OVER, U_PROTOCOL, U_HEADS,
+enum { U_SERVICE, U_CONTEXT, U_PARKED, U_SETTINGS, U_TRANSPORTS, U_COUNT_IN, U_COUNT_OUT, U_IS_FULL, U_IS_OVER, U_PROTOCOL, U_HEADS,
        U_ANSWERED, U_IS_DEFERRED, U_DEFER, U_LAST_ACTIVITY };
-FIELDS(multiplexer, "_service", "_context", "_parked", "_settings", "transports", "_began", "is_full", "is_over",
+FIELDS(multiplexer, "_service", "_context", "_parked", "_settings", "transports", "_count_in", "_count_out", "is_full", "is_over",
        "protocol", "heads", "_answered", "_is_deferred", "_defer", "_last_activity");
 
 enum { T_MULTIPLEXER, T_METHOD, T_WRITTEN, T_BODY_LEFT, T_READER, T_IS_COMPLETE, T_INPUT, T_SENDER, T_HAS_FIN,
@@ -59,7 +59,7 @@ static PyObject *idle_state, *client_gone, *nothing_to_end, *nothing, *zero, *no
 static PyObject *plain_request_received, *plain_write;
 static PyObject *s_close_if_drained, *s_end_turn, *s_flush_now, *s_level, *s_log, *s_now, *s_respond,
     *s_stream_answered, *s_streams, *s_wheel;
-static long max_parked, max_head, state_level;
+static long max_parked, max_head, max_joined, state_level;
 
 static PyObject *
 leave(PyObject *plain, PyObject *self, PyObject *argument)
@@ -173,7 +173,7 @@ request_received(PyObject *self, PyObject *event)
     if (reopen(connection, SLOT(self, multiplexer, U_CONTEXT)) == 0 &&
         PyList_SetSlice(parked, count - 1, count, NULL) == 0 &&
         PyDict_SetItem(SLOT(self, multiplexer, U_TRANSPORTS), stream_id, transport) == 0)
-        result = PyObject_CallOneArg(SLOT(self, multiplexer, U_BEGAN), connection);
+        result = PyObject_CallOneArg(SLOT(self, multiplexer, U_COUNT_IN), connection);
     if (result != NULL) {
         Py_DECREF(result);
         PyObject *receive = Py_NewRef(SLOT(SLOT(transport, transport, T_STREAM), stream, S_DATA_RECEIVED));
@@ -185,9 +185,9 @@ request_received(PyObject *self, PyObject *event)
     return result;
 }
 
-/* HTTP2ClientConnection.flush */
+/* HTTP2ClientConnection._end_turn_later */
 static int
-flush(PyObject *multiplexer)
+end_turn_later(PyObject *multiplexer)
 {
     if (SLOT(multiplexer, multiplexer, U_IS_DEFERRED) == Py_True)
         return 0;
@@ -253,9 +253,8 @@ transport_write(PyObject *self, PyObject *data)
         return leave(plain_write, self, data);
     put_new(&SLOT(self, transport, T_BODY_LEFT), zero);
     put_new(&SLOT(self, transport, T_IS_COMPLETE), Py_True);
-    PyObject *input = SLOT(self, transport, T_INPUT);
-    if ((PyList_GET_SIZE(input) && PyList_SetSlice(input, 0, PyList_GET_SIZE(input), NULL) < 0) ||
-        PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || flush(multiplexer) < 0)
+    if (PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || end_turn_later(multiplexer) < 0 ||
+        (PyBytes_GET_SIZE(data) > max_joined && call(multiplexer, s_flush_now, NULL) < 0))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -280,25 +279,38 @@ is_reusable(PyObject *transport, PyObject *streams)
         SLOT(exchange, exchange, X_FORWARDER) != Py_None || SLOT(dispatcher, dispatcher, D_ENTRY) != Py_None ||
         SLOT(dispatcher, dispatcher, D_IS_WAITING) != Py_False)
         return 0;
+    PyObject *multiplexer = SLOT(transport, transport, T_MULTIPLEXER);
+    if (!IS_A(multiplexer, multiplexer) ||
+        PyDict_GetItemWithError(SLOT(multiplexer, multiplexer, U_TRANSPORTS), SLOT(transport, transport, T_STREAM_ID)) != transport)
+        return PyErr_Occurred() ? -1 : 0;
     int is_open = PyDict_Contains(streams, SLOT(transport, transport, T_STREAM_ID));
     return is_open < 0 ? -1 : !is_open;
 }
 
-/* Parks a transport that is reusable. */
+/* Parks a transport that is reusable, and appends its connection to `parked`. */
 static int
-park(PyObject *self, PyObject *transport)
+park(PyObject *self, PyObject *transport, PyObject *parked)
 {
     PyObject *connection = SLOT(transport, transport, T_CONNECTION);
     if (PyDict_DelItem(SLOT(self, multiplexer, U_TRANSPORTS), SLOT(transport, transport, T_STREAM_ID)) < 0)
         return -1;
     put_new(&SLOT(connection, connection, C_IS_PARKED), Py_True);
     put_new(&SLOT(connection, connection, C_ENDING), client_gone);
-    PyObject *on_end = SLOT(connection, connection, C_ON_END);
-    SLOT(connection, connection, C_ON_END) = Py_NewRef(nothing_to_end);
-    PyObject *result = PyObject_CallOneArg(on_end, connection);
-    Py_DECREF(on_end);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : PyList_Append(SLOT(self, multiplexer, U_PARKED), transport);
+    put_new(&SLOT(connection, connection, C_ON_END), nothing_to_end);
+    if (PyList_Append(SLOT(self, multiplexer, U_PARKED), transport) < 0)
+        return -1;
+    return PyList_Append(parked, connection);
+}
+
+/* Leaves a transport to HTTP2ClientConnection._stream_answered, and appends its connection to `parked` if it was. */
+static int
+leave_answered(PyObject *self, PyObject *transport, PyObject *parked)
+{
+    PyObject *is_parked = PyObject_CallMethodOneArg(self, s_stream_answered, transport);
+    if (is_parked == NULL)
+        return -1;
+    Py_DECREF(is_parked);
+    return is_parked == Py_True ? PyList_Append(parked, SLOT(transport, transport, T_CONNECTION)) : 0;
 }
 
 /* True if client connections can be parked now. -1 with an exception. */
@@ -319,9 +331,9 @@ may_park(PyObject *self)
     return PyErr_Occurred() ? -1 : number < state_level;
 }
 
-/* Parks the transports that can be, and leaves the others to HTTP2ClientConnection._stream_answered. */
+/* Parks the transports that can be, and appends their connections to `parked`. */
 static int
-end_streams(PyObject *self, PyObject *answered)
+end_streams(PyObject *self, PyObject *answered, PyObject *parked)
 {
     int can_park = may_park(self), result = 0;
     PyObject *streams = can_park < 0 ? NULL : PyObject_GetAttr(SLOT(self, multiplexer, U_PROTOCOL), s_streams);
@@ -337,25 +349,39 @@ end_streams(PyObject *self, PyObject *answered)
                         PyList_GET_SIZE(SLOT(self, multiplexer, U_PARKED)) < max_parked;
         if (is_parked)
             is_parked = is_reusable(transport, streams);
-        result = is_parked < 0 ? -1 : is_parked ? park(self, transport) : call(self, s_stream_answered, transport);
+        result = is_parked < 0 ? -1 : is_parked ? park(self, transport, parked) : leave_answered(self, transport, parked);
     }
     Py_DECREF(streams);
     return result;
+}
+
+static int
+count_out(PyObject *self, PyObject *parked)
+{
+    PyObject *result = PyObject_CallOneArg(SLOT(self, multiplexer, U_COUNT_OUT), parked);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
 }
 
 /* HTTP2ClientConnection._end_turn */
 static PyObject *
 end_turn(PyObject *self, PyObject *unused)
 {
-    PyObject *answered = SLOT(self, multiplexer, U_ANSWERED), *empty = PyList_New(0);
+    PyObject *answered = SLOT(self, multiplexer, U_ANSWERED), *empty = PyList_New(0), *parked = PyList_New(0);
     (void)unused;
-    if (empty == NULL)
+    if (empty == NULL || parked == NULL) {
+        Py_XDECREF(empty);
+        Py_XDECREF(parked);
         return NULL;
+    }
     put_new(&SLOT(self, multiplexer, U_IS_DEFERRED), Py_False);
     SLOT(self, multiplexer, U_ANSWERED) = empty;
     int has_ended = PyList_GET_SIZE(answered) > 0;
-    int result = has_ended ? end_streams(self, answered) : 0;
+    int result = has_ended ? end_streams(self, answered, parked) : 0;
+    if (result == 0 && PyList_GET_SIZE(parked))
+        result = count_out(self, parked);
     Py_DECREF(answered);
+    Py_DECREF(parked);
     if (result == 0 && has_ended)
         result = put_made(&SLOT(self, multiplexer, U_LAST_ACTIVITY), tick_of(SLOT(self, multiplexer, U_CONTEXT)));
     if (result == 0)
@@ -395,8 +421,8 @@ configure(PyObject *module, PyObject *args)
     };
     PyObject *classes;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!(OOOO)(lll)", &PyDict_Type, &classes, &idle_state, &client_gone, &nothing_to_end,
-                          &nothing, &max_parked, &max_head, &state_level))
+    if (!PyArg_ParseTuple(args, "O!(OOOO)(llll)", &PyDict_Type, &classes, &idle_state, &client_gone, &nothing_to_end,
+                          &nothing, &max_parked, &max_head, &max_joined, &state_level))
         return NULL;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         PyTypeObject *type = class_of(classes, all[i].name);

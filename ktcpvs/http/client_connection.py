@@ -148,9 +148,10 @@ class HTTPClientConnection(ClientConnection):
         if not cache.has_proxies:
             return cache.read(data, self.dispatcher.request.client)
         try:
-            return cache.read_proxied(data, peer_of(self.client_name), self._identified)
+            found = cache.read_proxied(data, peer_of(self.client_name), self._identified)
         except BadRequest:
             return None  # it is refused in the general way
+        return None if self.is_denied else found
 
     def _identified(self, lines: bytes) -> str:
         self.identify(lines)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from ktcpvs.dispatch.admission import DENIED
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.http.exchange_owner import SERVER_IS_FULL, ExchangeOwner
@@ -153,6 +154,9 @@ class Exchange:
         if dispatcher.entry is not None:
             dispatcher.entry.head_complete(message.method, message.target, message.minor, message.lines)
         owner.transition(life.REQUEST)
+        if owner.is_denied:
+            self.fail(403, DENIED)
+            return
         wait = owner.limits.wait_time(request) if owner.limits is not None else 0
         if wait:
             self.fail(429, TOO_MANY_REQUESTS, wait)
@@ -202,10 +206,11 @@ class Exchange:
     def use_edits(self, edits: MessageEdits | None, rule: str = "", groups: tuple[bytes, ...] = ()) -> None:
         """Edit the messages of the current request in this way. rule: the label of the rule that has the edits; "":
         none. groups: those of its pattern."""
-        if self.edits is None and edits is not None:
-            self.edits = RequestEdits(self.dispatcher, self.owner.client_name, self.http.context.proxies)
         if self.edits is not None:
             self.edits.use(edits, rule, groups)
+        elif edits is not None:
+            proxies = self.http.context.proxies
+            self.edits = RequestEdits(self.dispatcher, self.owner.client_name, proxies, edits, rule, groups)
 
     def edited(self, data: bytes) -> bytes:
         """Return a response of the switch itself with the edits for the current request."""

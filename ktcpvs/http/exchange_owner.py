@@ -38,6 +38,10 @@ class ExchangeOwner(Protocol):
     pending: bytes
     state: str
 
+    @property
+    def is_denied(self) -> bool:
+        """Whether `deny` names the client that a trusted proxy has told for the current request."""
+
     def transition(self, event: str) -> None:
         """Change the state."""
 

@@ -8,9 +8,10 @@ ended as usual is parked, and serves one of the next streams.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from os import urandom
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.http2_response_heads import ResponseHeads
@@ -42,6 +43,16 @@ SLICE_SIZE = 8192
 """The most bytes of a client that are handled without a look at the number of requests in them."""
 
 
+class StreamCounter(Protocol):
+    """Counts the client connections of streams."""
+
+    def count_in(self, connection: HTTP2StreamConnection) -> None:
+        """A stream has begun on a connection that has served another one before."""
+
+    def count_out_streams(self, streams: Sequence[HTTP2StreamConnection]) -> None:
+        """These streams have ended, and their connections are parked."""
+
+
 class HTTP2ClientConnection:
     """One HTTP/2 connection of a client.
 
@@ -51,9 +62,9 @@ class HTTP2ClientConnection:
     """
 
     __slots__ = (
-        "_answered", "_began", "_build", "_context", "_defer", "_ended", "_is_deferred", "_is_receiving",
-        "_last_activity", "_parked", "_pending", "_progress", "_service", "_settings", "_timer", "client", "error",
-        "heads", "is_full", "is_over", "protocol", "transports",
+        "_answered", "_build", "_context", "_count_in", "_count_out", "_defer", "_ended", "_is_deferred",
+        "_is_receiving", "_last_activity", "_parked", "_pending", "_progress", "_service", "_settings", "_timer",
+        "client", "error", "heads", "is_full", "is_over", "protocol", "transports",
     )  # fmt: skip
 
     def __init__(
@@ -61,21 +72,22 @@ class HTTP2ClientConnection:
         service: ServiceContext,
         client: Stream,
         build: Callable[[], HTTP2StreamConnection],
-        began: Callable[[HTTP2StreamConnection], object],
+        counter: StreamCounter,
         limits: http2.Limits,
         heads: ResponseHeads,
         poller: SocketPoller | None = None,
         ended: Callable[[HTTP2ClientConnection], object] = nothing,
     ) -> None:
-        """client: open. build: returns a new client connection, whose stream is not connected. began: counts a
-        parked one in, which is used again. poller: of the servers' sockets; None: the reactor has them. ended: called
-        once, when the connection is over."""
+        """client: open. build: returns a new client connection, whose stream is not connected. counter: of
+        those that are used again. poller: of the servers' sockets; None: the reactor has them. ended: called once, when
+        the connection is over."""
         self._service = service
         self._context = context = service.context
         self._build = build
-        self._began = began
+        self._count_in, self._count_out = counter.count_in, counter.count_out_streams
         self._ended = ended
-        self._defer: Callable[[Callable[[], object]], object] = poller.defer if poller is not None else self.call_soon
+        soon = partial(context.reactor.callLater, 0)
+        self._defer: Callable[[Callable[[], object]], object] = poller.defer if poller is not None else soon
         self._is_receiving = False
         self._is_deferred = False  # `_end_turn` will be called
         self._answered: list[HTTP2Transport] = []  # in this turn
@@ -169,7 +181,7 @@ class HTTP2ClientConnection:
             transport.begin(stream_id, request, event.end_stream)
             self.transports[stream_id] = transport
             transport.connection.reopen()
-            self._began(transport.connection)
+            self._count_in(transport.connection)
         else:
             transport = HTTP2Transport(self, self._build())
             transport.begin(stream_id, request, event.end_stream)
@@ -232,7 +244,12 @@ class HTTP2ClientConnection:
     # For the transports of its streams.
 
     def flush(self) -> None:
-        """Send the output at the end of this turn, in which other streams may have some too."""
+        """Send the output once the bytes of the client are handled, or at the end of this turn, in which other streams
+        may have some too."""
+        if not self._is_receiving:
+            self._end_turn_later()
+
+    def _end_turn_later(self) -> None:
         if not self._is_deferred:
             self._is_deferred = True
             self._defer(self._end_turn)
@@ -249,28 +266,33 @@ class HTTP2ClientConnection:
 
     def response_ended(self, transport: HTTP2Transport) -> None:
         self._answered.append(transport)
-        self.flush()
+        self._end_turn_later()
 
     def _end_turn(self) -> None:
         """Park the transports whose responses have ended in this turn, and send the output."""
         self._is_deferred = False
         answered, self._answered = self._answered, []
-        for transport in answered:
-            self._stream_answered(transport)
+        parked = [transport.connection for transport in answered if self._stream_answered(transport)]
+        if parked:
+            self._count_out(parked)
         if answered:
             self._last_activity = self._context.wheel.now
         self.flush_now()
         if answered:
             self._close_if_drained()
 
-    def _stream_answered(self, transport: HTTP2Transport) -> None:
-        """Park the transport of a stream whose response has been sent, or end it."""
+    def _stream_answered(self, transport: HTTP2Transport) -> bool:
+        """Park the transport of a stream whose response has been sent, or end it. Return whether it is parked."""
+        if self.transports.get(transport.stream_id) is not transport:
+            return False  # reset meanwhile
         if transport.is_reusable and len(self._parked) < MAX_PARKED and not self.is_over:
             del self.transports[transport.stream_id]
             transport.park()
             self._parked.append(transport)
-        elif transport.stream is not None:
+            return True
+        if transport.stream is not None:
             transport.end()
+        return False
 
     def _end_parked(self) -> None:
         parked, self._parked = self._parked, []
@@ -288,6 +310,9 @@ class HTTP2ClientConnection:
 
     def _end_body(self, stream_id: int) -> None:
         self.protocol.reset(stream_id, NO_ERROR)
+        transport = self.transports.get(stream_id)
+        if transport is not None and not self.is_over:
+            transport.end()
         self.flush_now()
 
     def stream_over(self, stream_id: int) -> None:

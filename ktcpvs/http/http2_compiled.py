@@ -18,7 +18,7 @@ from ktcpvs.http.http2_client_connection import MAX_PARKED, HTTP2ClientConnectio
 from ktcpvs.http.http2_response_heads import MAX_HEAD_BYTES, KnownHead, ResponseHeads
 from ktcpvs.http.http2_sender import StreamSender
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
-from ktcpvs.http.http2_transport import HTTP2Transport
+from ktcpvs.http.http2_transport import MAX_JOINED, HTTP2Transport
 from ktcpvs.model import exchange as life
 from ktcpvs.protocols.http2 import Request, RequestReceived
 from ktcpvs.streams.stream import Stream
@@ -54,7 +54,7 @@ if not TYPE_CHECKING:
                     "request": Request,
                 },
                 (life.IDLE, life.CLIENT_GONE, nothing_to_end, nothing),
-                (MAX_PARKED, MAX_HEAD_BYTES, levels.STATE),
+                (MAX_PARKED, MAX_HEAD_BYTES, MAX_JOINED, levels.STATE),
             ),
         )
         forms.use_compiled()

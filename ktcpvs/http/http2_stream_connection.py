@@ -59,11 +59,10 @@ class HTTP2StreamConnection(HTTPClientConnection):
         )
 
     def park(self) -> None:
-        """The stream has ended: count the connection out, until `reopen`."""
+        """The stream has ended. The caller counts the connection out, until `reopen`."""
         self.is_parked = True
         self.ending = life.CLIENT_GONE
-        on_end, self.on_end = self.on_end, nothing_to_end
-        on_end(self)
+        self.on_end = nothing_to_end
 
     def reopen(self) -> None:
         """Begin with the next stream. The caller counts the connection in."""

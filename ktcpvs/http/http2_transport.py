@@ -25,7 +25,8 @@ MAX_BUFFERED = 64 << 10
 """Bytes of a response that wait for the client's window, above which the server is not read."""
 
 MAX_JOINED = 16 << 10
-"""A longer piece of a response is sent at once; shorter ones of one turn are sent together."""
+"""A longer piece of a response is sent at once, so that little memory is in use; shorter ones of one turn are sent
+together."""
 
 BODILESS = frozenset((b"HEAD", b"CONNECT"))
 """Methods whose responses have no body, whatever their head says (RFC 9110, section 6.4.1)."""
@@ -51,7 +52,7 @@ class Multiplexer(Protocol):
         """The address that the client has connected to."""
 
     def flush(self) -> None:
-        """Send the output at the end of this turn."""
+        """Send the output in this turn, together with that of other streams."""
 
     def flush_now(self) -> None:
         """Send the output, unless bytes of the client are being handled."""
@@ -78,9 +79,9 @@ class HTTP2Transport(HTTP2StreamTransport):
     """
 
     __slots__ = (
-        "_body_left", "_has_fin", "_input", "_is_buffer_full", "_is_closing", "_is_complete", "_is_paused",
-        "_is_scheduled", "_method", "_multiplexer", "_reader", "_sender", "_writer", "_written", "connection",
-        "deadline", "stream", "stream_id", "write",
+        "_awaits_upload", "_body_left", "_has_fin", "_input", "_is_buffer_full", "_is_closing", "_is_complete",
+        "_is_paused", "_is_scheduled", "_method", "_multiplexer", "_reader", "_sender", "_writer", "_written",
+        "connection", "deadline", "stream", "stream_id", "write",
     )  # fmt: skip
 
     def __init__(self, multiplexer: Multiplexer, connection: HTTP2StreamConnection) -> None:
@@ -95,6 +96,7 @@ class HTTP2Transport(HTTP2StreamTransport):
         self._input: list[tuple[bytes, int]] = []  # bytes for the owner, and how much of the window they take
         self._sender = StreamSender(multiplexer.protocol, 0)  # of the response
         self._has_fin = False  # the owner is to be told that nothing more comes
+        self._awaits_upload = False  # the response has been sent, but the server still reads the request's body
         self._is_paused = self._is_scheduled = self._is_buffer_full = self._is_closing = False
         self._writer: BackpressuredWriter | None = None
         self.connection = connection
@@ -118,7 +120,7 @@ class HTTP2Transport(HTTP2StreamTransport):
             not (self._is_closing or self._is_paused or self._is_scheduled or self._has_fin or self._input)
             and self.write is not nothing
             and self.stream is not None
-            and self.stream_id not in self._multiplexer.protocol.streams  # the client may still send the request's body
+            and self._is_request_over
             and self.connection.is_reusable
         )
 
@@ -157,7 +159,8 @@ class HTTP2Transport(HTTP2StreamTransport):
 
     def window_opened(self) -> None:
         """More of the response can be sent."""
-        self._send_buffered()
+        if self._sender.pieces:
+            self._send_buffered()
 
     def _deliver(self) -> None:
         """Give the owner what has come, unless it has paused reading."""
@@ -166,6 +169,9 @@ class HTTP2Transport(HTTP2StreamTransport):
             if held:
                 self._multiplexer.protocol.acknowledge(self.stream_id, held)
             self.stream.dataReceived(data)
+        if self._awaits_upload and not self._input and self._written is not None and self._written.has_ended:
+            self._awaits_upload = False
+            self._multiplexer.response_ended(self)
         if self._has_fin and not self._input and not self._is_paused:
             self._deliver_fin()
 
@@ -175,10 +181,26 @@ class HTTP2Transport(HTTP2StreamTransport):
             self.stream.readConnectionLost()
 
     def end(self) -> None:
-        """The response has been sent, and no other stream follows: tell the owner that nothing more comes."""
+        """The response has been sent, and no other stream follows: tell the owner that nothing more comes. An upload
+        that its server still reads may go on until the multiplexer resets the stream."""
         self._multiplexer.discard(self.stream_id)
-        self._has_fin = True
-        self._schedule()
+        self._awaits_upload = self.connection.body is not None and self._has_upload
+        if not self._awaits_upload:
+            self._input.clear()
+            self._has_fin = True
+            self._schedule()
+
+    @property
+    def _has_upload(self) -> bool:
+        """Whether bytes of the request's body wait here, or may still come."""
+        if self._written is None or self._written.has_ended:
+            return bool(self._input)
+        return not self._is_request_over
+
+    @property
+    def _is_request_over(self) -> bool:
+        """Whether the client has ended the stream, or it has been reset."""
+        return self.stream_id not in self._multiplexer.protocol.streams
 
     # To the client.
 
@@ -214,6 +236,8 @@ class HTTP2Transport(HTTP2StreamTransport):
             return False
         self._body_left, self._is_complete = 0, True
         self._response_ended()
+        if len(data) > MAX_JOINED:
+            multiplexer.flush_now()
         return True
 
     def _writev(self, pieces: Sequence[bytes]) -> None:
@@ -285,8 +309,8 @@ class HTTP2Transport(HTTP2StreamTransport):
 
     def _response_ended(self) -> None:
         """The response has been sent to its end: nothing more comes from the client on this stream."""
-        self._input.clear()
         if self._is_closing:
+            self._input.clear()
             self._multiplexer.discard(self.stream_id)
             self._multiplexer.call_soon(lambda: self._over(True))
         else:

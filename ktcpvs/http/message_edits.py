@@ -34,27 +34,27 @@ CLEAN_VARIABLES = frozenset(("host", "hostport", "request_id", "client", "client
 """Variables whose values are such that they can stand in any field."""
 
 
-def _pieces_of(edits: Iterable[HeaderEdit]) -> list[bytes | str]:
-    """Return the lines that edits add, as texts and names of variables."""
-    pieces: list[bytes | str] = []
-    text = b""
+def _form_of(edits: Iterable[HeaderEdit]) -> tuple[bytes, tuple[str, ...]]:
+    """Return the lines that edits add, with %b in place of each variable, and the names of the variables."""
+    form, names = b"", []
     for edit in edits:
-        text += b"%b: " % edit.field_name.encode("ascii")
+        form += b"%b: " % edit.field_name.encode("ascii").replace(b"%", b"%%")
         for part, is_variable in edit.template.parts:
             if is_variable:
-                pieces += [text, part]
-                text = b""
-            else:
-                text += _NO_VALUE.sub(b"", part.encode())
-        text += b"\r\n"
-    return [*pieces, text] if text else pieces
+                names.append(part)
+            form += b"%b" if is_variable else _NO_VALUE.sub(b"", part.encode()).replace(b"%", b"%%")
+        form += b"\r\n"
+    return form, tuple(names)
 
 
 class HeaderLines:
-    """Edits of header lines in one direction. removed: names of the fields whose lines are dropped: canonical ones in
-    requests, in lower case in responses."""
+    """Edits of header lines in one direction.
 
-    __slots__ = ("_constant", "_pieces", "removed")
+    removed: names of the fields whose lines are dropped: canonical ones in requests, in lower case in responses.
+    constant: the lines that are added, where they are the same for all messages; None: they differ.
+    """
+
+    __slots__ = ("_form", "_is_clean", "_names", "constant", "removed")
 
     def __init__(self, edits: Iterable[HeaderEdit], key: Callable[[str], str]) -> None:
         """edits: in their order; a later one undoes earlier ones of the same field. key: name -> name in `removed`."""
@@ -68,30 +68,21 @@ class HeaderLines:
             if edit.value:
                 added.append((name, edit))
         self.removed = frozenset(name.encode("ascii") for name in removed)
-        self._pieces = _pieces_of([edit for _, edit in added])
-        # The lines that are added, where they are the same for all messages.
-        is_constant = all(isinstance(piece, bytes) for piece in self._pieces)
-        self._constant = (
-            b"".join([piece for piece in self._pieces if isinstance(piece, bytes)]) if is_constant else None
-        )
+        self._form, self._names = _form_of([edit for _, edit in added])
+        self._is_clean = CLEAN_VARIABLES.issuperset(self._names)
+        self.constant = None if self._names else self._form % ()
 
     def __bool__(self) -> bool:
-        return bool(self.removed or self._pieces)
+        return bool(self.removed or self._form)
 
     def added(self, value_of: ValueOf) -> bytes:
         """Return the lines that are added."""
-        if self._constant is not None:
-            return self._constant
-        return b"".join(
-            [
-                piece
-                if isinstance(piece, bytes)
-                else value_of(piece)
-                if piece in CLEAN_VARIABLES
-                else _NO_VALUE.sub(b"", value_of(piece))
-                for piece in self._pieces
-            ]
-        )
+        if self.constant is not None:
+            return self.constant
+        values = [value_of(name) for name in self._names]
+        if not self._is_clean:
+            values = [_NO_VALUE.sub(b"", value) for value in values]
+        return self._form % tuple(values)
 
     def edited(self, head: bytes, value_of: ValueOf) -> bytes:
         """Return the edited head of a response. head: without the empty line."""
@@ -108,10 +99,10 @@ class HeaderLines:
 class MessageEdits:
     """The edits of the messages that one rule takes, or of all other messages of a service.
 
-    request, response: header lines.
+    request, response: header lines. keeps_path: the server gets the path and query of the request.
     """
 
-    __slots__ = ("_modifiers", "_rewrite", "request", "response")
+    __slots__ = ("_modifiers", "_rewrite", "keeps_path", "request", "response")
 
     def __init__(self, config: VirtualService, modifiers: Modifiers) -> None:
         """modifiers: of the rule, after the service's own edits."""
@@ -121,13 +112,14 @@ class MessageEdits:
         self.response = HeaderLines(response, str.lower)
         self._modifiers = modifiers
         self._rewrite = None if modifiers.rewrite is None else _Rewriter(modifiers.rewrite)
+        self.keeps_path = self._rewrite is None and modifiers.strip_prefix is None
 
     def __bool__(self) -> bool:
         return bool(self.request or self.response or self._modifiers)
 
     def target(self, path: bytes, value_of: ValueOf) -> bytes:
         """Return the path and query that the server gets. path: those of the request."""
-        if not path.startswith(b"/"):
+        if self.keeps_path or not path.startswith(b"/"):
             return path  # OPTIONS *
         if self._modifiers.strip_prefix is not None:
             path = stripped(path, self._modifiers.strip_prefix.encode())

@@ -20,7 +20,7 @@ from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.http.exchange_owner import ExchangeOwner
 from ktcpvs.http.fast_path import SENT, WHOLE
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE, MAX_CACHED_HEAD, CachedResponse, HeadCache
-from ktcpvs.http.message_edits import MessageEdits, ServiceEdits
+from ktcpvs.http.message_edits import ServiceEdits
 from ktcpvs.http.request_edits import RequestEdits
 from ktcpvs.http.server_connection import ServerConnection, ServerConnectionUser
 from ktcpvs.http.server_connections import ServerConnections
@@ -35,6 +35,9 @@ from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE
 
 NO_NAMES: frozenset[bytes] = frozenset()
+
+NO_RULE: tuple[str, tuple[bytes, ...]] = ("", ())
+"""The label and the groups of no rule."""
 
 PlainLog = tuple[AccessLogWriter, tuple[float, float], tuple[int, int]]
 """The access log of a plain request, the time when the request began, and the bytes moved before it."""
@@ -58,9 +61,6 @@ class PlainExchange(ServerConnectionUser, Protocol):
 
     def begin_edits(self) -> None:
         """Take the edits of messages that no rule has taken yet."""
-
-    def use_edits(self, edits: MessageEdits | None, rule: str = "", groups: tuple[bytes, ...] = ()) -> None:
-        """Edit the messages of the current request in this way."""
 
     def hold_body(self, body: bytes) -> None:
         """Hold the whole body of a request until it is sent with its head."""
@@ -185,11 +185,13 @@ class PlainPath:
 
     def request_head(self, exchange: PlainExchange, plain: PlainRequest, choice: Choice) -> bytes:
         """Return the head of a plain request as the chosen server gets it."""
+        edits = self._edits.own
+        rule, groups = NO_RULE
         if isinstance(choice, ModifiedChoice):
-            exchange.use_edits(self._edits.of(choice.modifiers), choice.rule, choice.groups)
-        else:
-            exchange.use_edits(self._edits.own)
-        if exchange.edits is not None:
+            edits, rule, groups = self._edits.of(choice.modifiers), choice.rule, choice.groups
+        if edits is not None:
+            client_name, proxies = exchange.owner.client_name, self._service.proxies
+            exchange.edits = RequestEdits(exchange.dispatcher, client_name, proxies, edits, rule, groups)
             return self._edited_head(exchange, plain, choice.lines, exchange.edits)
         return plain.out if choice.lines is None else self.with_lines(exchange, plain, choice.lines)
 

@@ -16,14 +16,23 @@ class RequestEdits:
 
     __slots__ = ("_client_name", "_dispatcher", "_edits", "_groups", "_proxies", "_request_id", "_rule", "_values")
 
-    def __init__(self, dispatcher: Dispatcher, client_name: str, proxies: TrustedProxies) -> None:
-        """dispatcher: has the request. client_name: the address of the connection, with its port."""
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        client_name: str,
+        proxies: TrustedProxies,
+        edits: MessageEdits,
+        rule: str = "",
+        groups: tuple[bytes, ...] = (),
+    ) -> None:
+        """dispatcher: has the request. client_name: the address of the connection, with its port. edits, rule, groups:
+        as for `use`."""
         self._dispatcher = dispatcher
         self._client_name = client_name
         self._proxies = proxies
-        self._edits: MessageEdits | None = None
-        self._rule = ""
-        self._groups: tuple[bytes, ...] = ()
+        self._edits: MessageEdits | None = edits
+        self._rule = rule
+        self._groups = groups
         self._request_id = b""  # made when a template needs it
         self._values: TemplateValues | None = None  # of the message that is being edited
 
@@ -38,7 +47,9 @@ class RequestEdits:
         if edits is None:
             return b"", frozenset(), None
         self._values = None
-        return edits.request.added(self._value_of), edits.request.removed, edits.target(path, self._value_of)
+        request, value_of = edits.request, self._value_of
+        lines = request.added(value_of) if request.constant is None else request.constant
+        return lines, request.removed, None if edits.keeps_path else edits.target(path, value_of)
 
     def response_head(self, head: bytes) -> bytes:
         """Return the edited head of a response. head: without the empty line."""
@@ -56,15 +67,21 @@ class RequestEdits:
         lines = edits.response
         if response.edits is not edits:
             response.edits, response.kept = edits, lines.kept(response.head)
+        if added:
+            added = lines.kept(added)
+        if lines.constant is not None:
+            return response.kept + added + lines.constant
         self._values = None
-        return response.kept + lines.kept(added) + lines.added(self._value_of)
+        return response.kept + added + lines.added(self._value_of)
 
     def _value_of(self, name: str) -> bytes:
         """Return the value of a variable."""
         if name == "request_id":
             return self.request_id
+        dispatcher = self._dispatcher
+        if name == "client":
+            return dispatcher.request.client.encode("ascii", "surrogateescape")
         if self._values is None:
-            dispatcher = self._dispatcher
             server = "" if dispatcher.destination is None else str(dispatcher.destination.address)
             self._values = TemplateValues(dispatcher.request, self._client_name, self._rule, self._groups, server)
         return self._values.of(name)

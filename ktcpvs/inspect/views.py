@@ -37,7 +37,7 @@ COUNTS_OF_SERVICE = (
     "bytes_in",
     "bytes_out",
 )
-COUNTS_OF_SERVER = ("active", "total", "failures", "retries", "kept", "reused", "bytes_in", "bytes_out")
+COUNTS_OF_SERVER = ("active", "pending", "total", "failures", "retries", "kept", "reused", "bytes_in", "bytes_out")
 
 
 class Views:
@@ -198,6 +198,7 @@ def _destination_stats(
     live_in, live_out = passed.get(destination, (0, 0))
     return {
         "active": destination.own,
+        "pending": destination.pending,
         "total": destination.total,
         "failures": destination.failures,
         "retries": destination.retries,

@@ -33,7 +33,7 @@ SEARCHED = NAMED | {PATTERN}
 NOT, NAME, USE = "not", "name", "use"
 
 MODIFIERS = ("rate", "request_header", "response_header", "strip_prefix", "rewrite", "balance", "match")
-"""The words that may stand between conditions and `use`. `balance` has no meaning yet."""
+"""The words that may stand between conditions and `use`."""
 
 RESERVED = frozenset((*KINDS, NOT, NAME, USE, *MODIFIERS))
 """Words that end the values of a condition; a value that is one of them stands in quotes."""
@@ -160,7 +160,7 @@ def read_share(text: str) -> str:
     """Return a share in its one form. Raises BadValue."""
     found = _SHARE.fullmatch(text)
     if found is None or not 0 < share_of(text) <= 100 * SHARE_UNIT:
-        raise BadValue(f"share '{shorten(text, 40)}': expected a percentage up to 100% (examples: 5%, 0.25%)")
+        raise BadValue(f"share '{shorten(text, 40)}': expected a percentage above 0% and up to 100% (example: 5%)")
     fraction = (found[2] or "").rstrip("0")
     return f"{int(found[1])}{'.' * bool(fraction)}{fraction}%"
 

@@ -43,8 +43,9 @@ def describe_server(server: RealServer) -> dict[str, Any]:
 
 
 def describe_rule(rule: Rule) -> dict[str, Any]:
-    """pattern: its pattern, or the text of its conditions. name: None without one. action: its text; None: it has
-    servers. modifiers: their text; "": there are none."""
+    """pattern: its pattern, or the text of its conditions. name: None without one. weights: of its servers in this
+    rule, None: the server's own; empty: no server has one. action: its text; None: it has servers. modifiers: their
+    text; "": there are none."""
     servers = [str(address) for address in rule.servers]
     action = None if rule.action is None else str(rule.action)
     return {
@@ -52,6 +53,7 @@ def describe_rule(rule: Rule) -> dict[str, Any]:
         "match": rule.match,
         "name": rule.name,
         "servers": servers,
+        "weights": list(rule.weights),
         "action": action,
         "modifiers": str(rule.modifiers),
     }

@@ -13,18 +13,19 @@ class Destination:
     """A real server inside one service, with its live counters.
 
     address: Address. name: the configured host name that this address belongs to; None: the address itself is
-    configured. weight, maxconn: follow every edit; weight: a whole number, except during slow start; maxconn 0: no
-    limit. max_pending: the most requests that wait for it while it is full; 0: no limit. pending: how many do so, in
-    this process. active: current connections, those being established included; requests, for schedulers that choose
-    per request. total: connections established. failures: connections that could not be established, and requests
-    without a response. retries: requests that were sent to another server after this one failed. latencies: of
-    requests, for schedulers that choose per request. heard: the tick when it last sent a response. errors: consecutive
-    failed requests. last_error, failed_at: why it has last failed one, in words, and the Unix time then; "" and 0: it
-    never has. health: whether it may be chosen. is_standby: it is up, and only requests of its sessions come to it:
-    servers of earlier priorities suffice, or its checks ask for that. reused: requests on a kept connection. bytes_in:
-    bytes from clients to it. bytes_out: bytes from it to clients. freed: called with the destination when a lease has
-    ended; None: nothing waits for that. watchers: called with the destination whenever `active` changes. is_shared:
-    `active` also changes without such a call, since other processes use the server too.
+    configured. share, weight, maxconn: follow every edit; share: the weight as configured, 0 unless the server is
+    ready; weight: the current one, a part of it during slow start, or as checks ask; maxconn 0: no limit. max_pending:
+    the most requests that wait for it while it is full; 0: no limit. pending: how many do so, in this process. active:
+    current connections, those being established included; requests, for schedulers that choose per request. total:
+    connections established. failures: connections that could not be established, and requests without a response.
+    retries: requests that were sent to another server after this one failed. latencies: of requests, for schedulers
+    that choose per request. heard: the tick when it last sent a response. errors: consecutive failed requests.
+    last_error, failed_at: why it has last failed one, in words, and the Unix time then; "" and 0: it never has. health:
+    whether it may be chosen. is_standby: it is up, and only requests of its sessions come to it: servers of earlier
+    priorities suffice, or its checks ask for that. reused: requests on a kept connection. bytes_in: bytes from clients
+    to it. bytes_out: bytes from it to clients. freed: called with the destination when a lease has ended; None: nothing
+    waits for that. watchers: called with the destination whenever `active` changes. is_shared: `active` also changes
+    without such a call, since other processes use the server too.
     """
 
     is_shared = False
@@ -32,13 +33,14 @@ class Destination:
     __slots__ = (
         "active", "address", "bytes_in", "bytes_out", "errors", "failed_at", "failures", "freed", "health", "heard",
         "is_standby", "last_error", "latencies", "max_pending", "maxconn", "name",
-        "pending", "retries", "reused", "total", "watchers", "weight",
+        "pending", "retries", "reused", "share", "total", "watchers", "weight",
     )  # fmt: skip
 
     def __init__(self, address: Address, weight: int = 1, maxconn: int = 0) -> None:
         self.address = address
         self.name: str | None = None
         self.weight: float = weight
+        self.share = weight
         self.maxconn = maxconn
         self.max_pending = 0
         self.pending = 0

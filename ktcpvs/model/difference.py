@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ktcpvs.errors import shorten
+from ktcpvs.errors import Refusal, shorten
 from ktcpvs.model.language.writer import write_listeners
+from ktcpvs.model.modifiers import REQUEST_HEADER, RESPONSE_HEADER, modifiers_of
 from ktcpvs.model.options import OFF, read_address
 from ktcpvs.model.server_words import READY, write_connection_words, write_priority, write_words
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
+
+MAX_NETWORKS = 20
+"""The most networks that a difference names."""
 
 Described = dict[str, Any]
 """A service as model.describe returns it, perhaps with `running`."""
@@ -58,12 +62,55 @@ def _service(before: Described, after: Described) -> Iterator[str]:
         if name == "listen":
             continue
         old, new = before.get(name), after[name]
-        if old != new:
+        if option.repeats:
+            yield from _changes(_lines(name, old), _lines(name, new))
+        elif isinstance(new, list):
+            yield from _networks(name, old or [], new)
+        elif old != new:
             none = "none" if option.read is read_address else option.default
             yield f"{name}: {none if old is None else old} -> {none if new is None else new}"
     yield from _servers(before["servers"], after["servers"])
     yield from _rules(before["rules"], after["rules"])
     yield from _tests(before.get("tests", []), after["tests"])
+
+
+def _lines(name: str, values: list[str] | None) -> list[str]:
+    """Return an option that repeats as the configuration writes it, a line for each value; None: it is unknown."""
+    return [f"{name} {value}" for value in values or ()]
+
+
+def _networks(name: str, before: list[str], after: list[str]) -> Iterator[str]:
+    """Yield one line about the networks that are new, and one about those that are gone."""
+    for sign, some, others in (("-", before, after), ("+", after, before)):
+        known = frozenset(others)
+        if found := [network for network in some if network not in known]:
+            more = f" and {len(found) - MAX_NETWORKS} more" if found[MAX_NETWORKS:] else ""
+            yield f"{sign} {name} {' '.join(found[:MAX_NETWORKS])}{more}"
+    if before != after and sorted(before) == sorted(after):
+        yield f"the order of {name} changes"
+
+
+def _changes(before: list[str], after: list[str]) -> Iterator[str]:
+    """Yield the changes of header edits, modifiers and the like, which `before` and `after` write: what takes the place
+    of one with the same subject, what is gone, and what is new."""
+    left = [line for line in before if line not in after]
+    new = [line for line in after if line not in before]
+    for line in left:
+        same = [one for one in new if _subject(one) == _subject(line)]
+        if len(same) == 1 and sum(_subject(one) == _subject(line) for one in left) == 1:
+            yield f"{line} -> {same[0]}"
+            new.remove(same[0])
+        else:
+            yield f"- {line}"
+    yield from (f"+ {line}" for line in new)
+    if before != after and sorted(before) == sorted(after):
+        yield f"the order of {', '.join(dict.fromkeys(line.split(' ', 1)[0] for line in after))} changes"
+
+
+def _subject(line: str) -> tuple[str, ...]:
+    """Return what a modifier or an option is about: of a header edit, the field."""
+    kind, *values = line.split(" ", 2)
+    return (kind, values[0].lower()) if kind in (REQUEST_HEADER, RESPONSE_HEADER) else (kind,)
 
 
 def _listeners(before: list[str], after: list[str]) -> Iterator[str]:
@@ -126,20 +173,41 @@ def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:
         if former["pattern"] != rule["pattern"]:
             changed = f"{shorten(former['pattern'], 100)} -> {shorten(rule['pattern'], 100)}"
             yield f"rule {_rule_label(rule)}: {changed}"
-        if _rule_use(former) != _rule_use(rule):
-            yield f"rule {_rule_label(rule)}: {_rule_use(former)} -> {_rule_use(rule)}"
+        if _rule_target(former) != _rule_target(rule):
+            yield f"rule {_rule_label(rule)}: {_rule_target(former)} -> {_rule_target(rule)}"
+        for line in _changes(_modifiers(former), _modifiers(rule)):
+            yield f"rule {_rule_label(rule)}: {line}"
     if [key for key in old if key in new] != [key for key in new if key in old]:
         yield "the order of the rules changes"
 
 
 def _rule_use(rule: Described) -> str:
-    """Return what a rule does: its action, or its servers, and its modifiers. A daemon of an older version describes
-    rules without actions and modifiers."""
+    """Return what a rule does: its action, or its servers, and its modifiers."""
     modifiers = rule.get("modifiers") or ""
-    behind = modifiers and f", {modifiers}"
+    return _rule_target(rule) + (modifiers and f", {modifiers}")
+
+
+def _rule_target(rule: Described) -> str:
+    """Return the action of a rule, or its servers. A daemon of an older version describes rules without actions and
+    without weights."""
     if rule.get("action") is not None:
-        return f"{rule['action']}{behind}"
-    return " ".join(rule["servers"]) + ("" if rule["match"] is None else f", match {rule['match']}") + behind
+        return str(rule["action"])
+    weights = rule.get("weights") or [None] * len(rule["servers"])
+    servers = [
+        server if weight is None else f"{server} {weight}"
+        for server, weight in zip(rule["servers"], weights, strict=True)
+    ]
+    return " ".join(servers) + ("" if rule["match"] is None else f", match {rule['match']}")
+
+
+def _modifiers(rule: Described) -> list[str]:
+    """Return the text of each modifier of a rule. A daemon of an older version describes rules without any; those that
+    only a newer one knows stay as they are, in one text."""
+    text = rule.get("modifiers") or ""
+    try:
+        return list(modifiers_of(text).texts)
+    except Refusal:
+        return [text]
 
 
 def _rule_key(rule: Described) -> tuple[str | None, str]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from attrs import Attribute, evolve, field, frozen
+from attrs import evolve, field, frozen
 
-from ktcpvs.errors import BadAddress, BadValue, Busy, NoSuchServer, ServiceExists, shorten
+from ktcpvs.errors import BadAddress, BadValue, Busy, NoSuchServer, ServiceExists
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.listen import ListenAddress, as_listen
 from ktcpvs.model.network import Networks
+from ktcpvs.model.options import in_range, one_of
 from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule_list import with_edited_rule, with_moved_rule, with_rule, without_rule
 from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import DAY, SECRETS, Settings
@@ -261,8 +263,9 @@ class AddRule(Edit):
 
     pattern: its pattern, or the text of its conditions; "" with the name of a rule keeps them. address: None for a rule
     with an action. rule_name: None: it has none. before: the rule in front of which a new one goes, as
-    `VirtualService.rule` finds it; None: to the end. action: the text of an action, in place of servers.
-    modifiers: the text of modifiers; None: there are none, or those that the rule has.
+    `find_rule` finds it; None: to the end. action: the text of an action, in place of servers, or of servers.
+    modifiers: the text of modifiers; None: there are none, or those that the rule has. weight: of the server in this
+    rule; None: its own one.
     """
 
     name: ClassVar[str] = "add-rule"
@@ -274,13 +277,22 @@ class AddRule(Edit):
     before: str | None = None
     action: str | None = None
     modifiers: str | None = None
+    weight: int | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
         address = None if self.address is None else service.complete(self.address)
         return table.with_service(
-            service.with_rule(
-                self.pattern, address, self.match, self.rule_name, self.before, self.action, self.modifiers
+            with_rule(
+                service,
+                self.pattern,
+                address,
+                self.match,
+                self.rule_name,
+                self.before,
+                self.action,
+                self.modifiers,
+                self.weight,
             )
         )
 
@@ -289,9 +301,9 @@ class AddRule(Edit):
 class EditRule(Edit):
     """Change a rule, which keeps its place.
 
-    rule: as `VirtualService.rule` finds it. pattern: None keeps its conditions. match: None keeps it, unless the new
-    conditions have no pattern for it. new_name: None keeps its name; "": it has none. action: the text of an action,
-    which takes the place of its servers; None keeps them, or its action. modifiers: the text of all its modifiers; None
+    rule: as `find_rule` finds it. pattern: None keeps its conditions. match: None keeps it, unless the new conditions
+    have no pattern for it. new_name: None keeps its name; "": it has none. action: the text of an action or of servers,
+    which takes the place of its servers or its action; None keeps them. modifiers: the text of all its modifiers; None
     keeps them.
     """
 
@@ -316,13 +328,15 @@ class EditRule(Edit):
         if self.new_name is not None:
             changes["name"] = self.new_name or None
         if not changes:
-            raise BadValue("edit-rule: nothing to change; give conditions, modifiers, match, a name or an action")
-        return table.with_service(service.with_edited_rule(self.rule, changes))
+            raise BadValue(
+                "edit-rule: nothing to change; give conditions, modifiers, match, a name, an action or servers"
+            )
+        return table.with_service(with_edited_rule(service, self.rule, changes))
 
 
 @frozen
 class MoveRule(Edit):
-    """Move a rule in front of another one. rule, before: as `VirtualService.rule` finds them; before: None: to the
+    """Move a rule in front of another one. rule, before: as `find_rule` finds them; before: None: to the
     end."""
 
     name: ClassVar[str] = "move-rule"
@@ -331,12 +345,12 @@ class MoveRule(Edit):
     before: str | None = None
 
     def apply(self, table: Table) -> Table:
-        return table.with_service(table.service(self.ident).with_moved_rule(self.rule, self.before))
+        return table.with_service(with_moved_rule(table.service(self.ident), self.rule, self.before))
 
 
 @frozen
 class DeleteRule(Edit):
-    """Remove a server from a rule, or a rule with an action. pattern: the rule, as `VirtualService.rule` finds it.
+    """Remove a server from a rule, or a rule with an action. pattern: the rule, as `find_rule` finds it.
     address: None removes a rule with an action."""
 
     name: ClassVar[str] = "del-rule"
@@ -347,7 +361,7 @@ class DeleteRule(Edit):
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
         address = None if self.address is None else service.complete(self.address)
-        return table.with_service(service.without_rule(self.pattern, address))
+        return table.with_service(without_rule(service, self.pattern, address))
 
 
 @frozen
@@ -468,16 +482,6 @@ START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
 """The services that a Load starts: none, those that were not in the table before, or all that it names."""
 
 
-def _start(instance: object, attribute: Attribute[str], value: str) -> None:
-    if value not in STARTS:
-        raise BadValue(f"start = {shorten(value, 40)}: expected one of {', '.join(STARTS)}")
-
-
-def _trial_time(instance: object, attribute: Attribute[int], value: int) -> None:
-    if not 0 <= value <= DAY:
-        raise BadValue(f"confirm {value} is out of range: 0..{DAY} seconds")
-
-
 @frozen
 class Load(Edit):
     """Replace the whole configuration; services that run and are still there keep running.
@@ -489,8 +493,8 @@ class Load(Edit):
     name: ClassVar[str] = "load-configfile"
     services: Mapping[str, VirtualService]
     settings: Settings = field(factory=Settings)
-    confirm: int = field(default=0, validator=_trial_time)
-    start: str = field(default=START_NOTHING, validator=_start)
+    confirm: int = field(default=0, validator=in_range(0, DAY))
+    start: str = field(default=START_NOTHING, validator=one_of(*STARTS))
 
     def apply(self, table: Table) -> Table:
         services = dict(self.services)

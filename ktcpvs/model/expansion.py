@@ -6,7 +6,7 @@ addresses; a name that has not been looked up yet stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from attrs import evolve
 
@@ -77,13 +77,12 @@ def _expanded(service: VirtualService, resolution: Resolution) -> VirtualService
 
 
 def _rule(rule: Rule, resolution: Resolution) -> Rule:
-    servers = dict.fromkeys(_each(rule.servers, resolution))
-    return rule if tuple(servers) == rule.servers else evolve(rule, servers=tuple(servers))
-
-
-def _each(addresses: Iterable[Address], resolution: Resolution) -> Iterator[Address]:
-    for address in addresses:
-        yield from _addresses(address, resolution) or (address,)
+    configured = dict(rule.weighed_servers)
+    servers: dict[Address, int | None] = {}
+    for known, weight in rule.weighed_servers:
+        for address in _addresses(known, resolution) or (known,):
+            servers.setdefault(address, configured.get(address, weight))
+    return rule if tuple(servers) == rule.servers else rule.with_servers(servers.items())
 
 
 def _addresses(address: Address, resolution: Resolution) -> tuple[Address, ...]:

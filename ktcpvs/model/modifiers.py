@@ -1,6 +1,6 @@
-"""Modifiers of a rule: what changes in the requests that it takes, and in their responses.
+"""Modifiers of a rule: its rate, its own balance scheduler, and what changes in its requests and their responses.
 
-rate 5/m [burst 10] [client | header NAME | cookie NAME]
+rate 5/m [burst 10] [client | header NAME | cookie NAME]  balance wrr
 request_header NAME VALUE  response_header NAME VALUE  strip_prefix /admin  rewrite "^/old/(.*)" "/new/{1}"
 """
 
@@ -15,13 +15,13 @@ from ktcpvs.model.address import no_port_names
 from ktcpvs.model.conditions import FIELD_NAME, RESERVED
 from ktcpvs.model.header_edits import MAX_EDITS, HeaderEdit
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
-from ktcpvs.model.options import MAX_COUNT, rate_of, read_rate
+from ktcpvs.model.options import MAX_COUNT, rate_of, read_rate, scheduler_name
 from ktcpvs.model.pattern import check_pattern
 from ktcpvs.model.settings import whole_number
 from ktcpvs.model.templates import IN_HEADERS, Template, read_template
 
-RATE, REQUEST_HEADER, RESPONSE_HEADER, STRIP_PREFIX, REWRITE = WORDS = (
-    "rate", "request_header", "response_header", "strip_prefix", "rewrite",
+RATE, BALANCE, REQUEST_HEADER, RESPONSE_HEADER, STRIP_PREFIX, REWRITE = WORDS = (
+    "rate", "balance", "request_header", "response_header", "strip_prefix", "rewrite",
 )  # fmt: skip
 """The words with which modifiers begin."""
 
@@ -61,8 +61,12 @@ class Rate:
         burst = f" {BURST} {self.burst}" if self.burst else ""
         if self.by == BY_CLIENT:
             return f"{self.rate}{burst}"
-        name = quoted(self.name) if self.name.lower() in RESERVED else word(self.name)
-        return f"{self.rate}{burst} {self.by} {name}"
+        return f"{self.rate}{burst} {self.by} {_name(self.name)}"
+
+
+def _name(name: str) -> str:
+    """Return a name as a token, in quotes if it is a word of the language."""
+    return quoted(name) if name.lower() in RESERVED else word(name)
 
 
 @frozen
@@ -103,31 +107,46 @@ def _check_prefix(instance: object, attribute: object, value: str | None) -> Non
 
 @frozen(cache_hash=True)
 class Modifiers:
-    """The modifiers of one rule."""
+    """The modifiers of one rule. balance: the name of the scheduler that chooses among its servers; None: that of the
+    service."""
 
     request_headers: tuple[HeaderEdit, ...] = ()
     response_headers: tuple[HeaderEdit, ...] = ()
     strip_prefix: str | None = field(default=None, validator=_check_prefix)
     rewrite: Rewrite | None = None
     rate: Rate | None = None
+    balance: str | None = field(default=None, validator=scheduler_name)
 
     def __bool__(self) -> bool:
         return self != NONE
 
     def __str__(self) -> str:
+        return " ".join(self.texts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text of each."""
         words = [] if self.rate is None else [f"{RATE} {self.rate}"]
+        if self.balance is not None:
+            words.append(f"{BALANCE} {_name(self.balance)}")
         words += [f"{REQUEST_HEADER} {edit}" for edit in self.request_headers]
         words += [f"{RESPONSE_HEADER} {edit}" for edit in self.response_headers]
         if self.strip_prefix is not None:
             words.append(f"{STRIP_PREFIX} {word(self.strip_prefix)}")
         if self.rewrite is not None:
             words.append(f"{REWRITE} {self.rewrite}")
-        return " ".join(words)
+        return tuple(words)
 
     @property
     def changes_messages(self) -> bool:
-        """Whether requests or responses are changed: not by a rate alone."""
-        return evolve(self, rate=None) != NONE
+        """Whether requests or responses are changed."""
+        has_edits = bool(self.request_headers or self.response_headers)
+        return has_edits or self.strip_prefix is not None or self.rewrite is not None
+
+    @property
+    def concerns_requests(self) -> bool:
+        """Whether each request has to do with them: a balance scheduler has not."""
+        return self.rate is not None or self.changes_messages
 
     @property
     def groups(self) -> int:
@@ -163,7 +182,7 @@ def read_modifier(
         except Refusal as refusal:
             raise located(begin, refusal) from None
         return evolve(before, rate=rate), position
-    count = 1 if kind == STRIP_PREFIX else 2
+    count = 1 if kind in (STRIP_PREFIX, BALANCE) else 2
     values = [token.text for token in found[position + 1 : position + 1 + count]]
     try:
         if len(values) < count or any(_is_end(token) for token in found[position + 1 : position + 1 + count]):
@@ -195,6 +214,7 @@ def _read_rate(found: Sequence[Token], position: int) -> tuple[Rate, int]:
 
 
 _EXAMPLES = {
+    BALANCE: "balance wrr",
     REQUEST_HEADER: 'request_header X-Request-ID "{request_id}"',
     RESPONSE_HEADER: 'response_header X-Frame-Options "DENY"',
     STRIP_PREFIX: "strip_prefix /admin",
@@ -217,6 +237,8 @@ def _with(before: Modifiers, kind: str, values: Sequence[str]) -> Modifiers:
         raise BadValue(f"{kind} appears a second time")
     if kind == STRIP_PREFIX:
         return evolve(before, strip_prefix=values[0] or None)
+    if kind == BALANCE:
+        return evolve(before, balance=values[0])
     return evolve(before, rewrite=Rewrite(*values))
 
 

@@ -79,6 +79,12 @@ def options_of(configured: type) -> dict[str, Option]:
     }
 
 
+def check_weight(weight: int | None) -> None:
+    """Raise BadValue for a weight that is out of range. None: there is none."""
+    if weight is not None and not 0 <= weight <= MAX_WEIGHT:
+        raise BadValue(f"weight {weight} is out of range: 0..{MAX_WEIGHT}")
+
+
 # The kinds of values.
 
 
@@ -95,6 +101,16 @@ def read_word(name: str, text: str, port_named: PortNamed) -> str:
 def read_number(name: str, text: str, port_named: PortNamed) -> int:
     """Read a whole number."""
     return whole_number(name, text)
+
+
+SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""The name of a scheduler."""
+
+
+def scheduler_name(instance: object, attribute: Attribute[Any], value: str | None) -> None:
+    """A validator: None, or a name that a scheduler may have."""
+    if value is not None and not SCHEDULER.fullmatch(value):
+        raise BadValue(f"'{shorten(value)}' is not a valid scheduler name")
 
 
 _RATE = re.compile(r"([0-9]{1,8})(?:/([smh]))?")

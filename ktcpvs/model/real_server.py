@@ -9,7 +9,7 @@ from attrs import Attribute, field, frozen
 from ktcpvs.errors import BadValue
 from ktcpvs.model.address import Address
 from ktcpvs.model.listen import check_complete
-from ktcpvs.model.options import MAX_COUNT, MAX_WEIGHT, OFF, one_of
+from ktcpvs.model.options import MAX_COUNT, OFF, check_weight, one_of
 from ktcpvs.model.server_words import BACKUP, MODES, READY
 from ktcpvs.model.tls import PROXY_VERSIONS, ServerTLS
 
@@ -19,8 +19,7 @@ def _has_port(instance: object, attribute: Attribute[Any], value: Address | None
 
 
 def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
-    if not 0 <= value <= MAX_WEIGHT:
-        raise BadValue(f"weight {value} is out of range: 0..{MAX_WEIGHT}")
+    check_weight(value)
 
 
 def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import zip_longest
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, evolve, field, frozen
 
 from ktcpvs.errors import BadValue, NoSuchServer, RuleExists, shorten
 from ktcpvs.model.actions import Action, as_action
 from ktcpvs.model.address import Address
 from ktcpvs.model.conditions import NAME, PATTERN, RESERVED, Condition, conditions_of, normalized_text
 from ktcpvs.model.modifiers import NONE, Modifiers, as_modifiers
+from ktcpvs.model.options import check_weight
 from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 
 MAX_MATCH = 10
 """The highest number of a group that `match` may name."""
+
+RuleServer = tuple[Address, int | None]
+"""A server of a rule, and its weight in that rule; None: it is the server's own."""
 
 _RULE_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9_.-]{1,64}")
 
@@ -33,10 +39,17 @@ def _rule_name(instance: object, attribute: Attribute[str | None], value: str | 
         check_rule_name(value)
 
 
+def _weights(weights: Iterable[int | None]) -> tuple[int | None, ...]:
+    """Return weights in their one form, which is empty where no server has one."""
+    found = tuple(weights)
+    return () if all(weight is None for weight in found) else found
+
+
 @frozen
 class Rule:
     """Requests that meet all conditions go to one of `servers`, or get the response of `action`.
 
+    weights: of its servers in this rule, in their order, 0..65535; None: the server's own; empty: no server has one.
     pattern: the pattern that is searched in the target, or the text of other conditions (model.conditions). match: the
     number (0..10) of the pattern's group whose text schedulers hash; None if no number was given. name: identifies the
     rule; None: its conditions do. action: None: there are servers; else there are none. modifiers: what changes in
@@ -49,6 +62,7 @@ class Rule:
     name: str | None = field(default=None, validator=_rule_name)
     action: Action | None = field(default=None, converter=as_action)
     modifiers: Modifiers = field(default=NONE, converter=as_modifiers)
+    weights: tuple[int | None, ...] = field(default=(), converter=_weights)
     conditions: tuple[Condition, ...] = field(init=False, eq=False, repr=False)
     is_pattern: bool = field(init=False, eq=False, repr=False)
     """Whether its only condition is one pattern."""
@@ -78,8 +92,20 @@ class Rule:
             self._check_groups(self.modifiers.groups, str(self.modifiers))
         if self.action is not None and (self.modifiers.strip_prefix or self.modifiers.rewrite):
             raise BadValue(f"rule '{shorten(self.label)}': {self.action.summary}: no server gets its requests")
+        if self.action is not None and self.modifiers.balance is not None:
+            raise BadValue(f"rule '{shorten(self.label)}': balance chooses among servers, and this rule has none")
         if len(set(self.servers)) != len(self.servers):
             raise RuleExists(f"rule '{shorten(self.label)}' names a server twice")
+        if self.weights:
+            self._check_weights()
+
+    def _check_weights(self) -> None:
+        if len(self.weights) != len(self.servers):
+            raise BadValue(
+                f"rule '{shorten(self.label)}' has {len(self.weights)} weights for {len(self.servers)} servers"
+            )
+        for weight in self.weights:
+            check_weight(weight)
 
     def _check_action(self, action: Action) -> None:
         label = shorten(self.label)
@@ -106,6 +132,18 @@ class Rule:
         groups = check_pattern(pattern)
         if match > groups:
             raise BadValue(f"match {match}: pattern '{shorten(pattern)}' has {groups} groups")
+
+    @property
+    def weighed_servers(self) -> tuple[RuleServer, ...]:
+        """Its servers with their weights."""
+        return tuple(zip_longest(self.servers, self.weights))
+
+    def with_servers(self, servers: Iterable[RuleServer]) -> Rule:
+        """Return the rule with these servers, in place of its own ones."""
+        found = tuple(servers)
+        return evolve(
+            self, servers=tuple([address for address, _ in found]), weights=tuple([weight for _, weight in found])
+        )
 
     @property
     def label(self) -> str:

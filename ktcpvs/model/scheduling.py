@@ -6,7 +6,7 @@ no clock and no counter. Authors of schedulers import these names from L{ktcpvs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from typing import Any, Protocol
 
 from attrs import Factory, define, field, frozen
@@ -21,6 +21,7 @@ from ktcpvs.model.modifiers import Modifiers
 from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.weighed_destination import WeighedDestination
 
 CONNECTION = "CONNECTION"
 """Choose once for each connection, before anything has been read from it."""
@@ -255,6 +256,19 @@ class BoundRule:
         return self.rule.action if self.rule is not None else None
 
     @property
+    def has_weights(self) -> bool:
+        """Whether a server has a weight of its own in it."""
+        return self.rule is not None and bool(self.rule.weights)
+
+    @property
+    def weighed_destinations(self) -> tuple[Destination, ...]:
+        """Its servers with their weights in this rule."""
+        if self.rule is None or not self.has_weights:
+            return self.destinations
+        pairs = zip(self.destinations, self.rule.weights, strict=True)
+        return tuple([one if weight is None else WeighedDestination(one, weight) for one, weight in pairs])
+
+    @property
     def modifiers(self) -> Modifiers:
         """The changes to its requests and their responses."""
         return self.rule.modifiers if self.rule is not None else NO_MODIFIERS
@@ -266,9 +280,10 @@ class ServiceView:
 
     config: the service as configured. destinations: its servers, in their order. rules: its rules, in the order in
     which they are tried (default rules last). balance: the scheduler that chooses among the servers of one rule; None
-    in tests without rules. why: the beginning of the reasons of all choices. key: a secret of this switch, or of all
-    switches that share its cookie_key; it must never be shown. trial: the bound scheduler will be asked and thrown
-    away while `previous` stays in use: it must share nothing with `previous` that changes.
+    in tests without rules. rule_balances: name -> the schedulers that rules name for themselves. why: the beginning of
+    the reasons of all choices. key: a secret of this switch, or of all switches that share its cookie_key; it must
+    never be shown. trial: the bound scheduler will be asked and thrown away while `previous` stays in use: it must
+    share nothing with `previous` that changes.
     """
 
     config: VirtualService
@@ -278,6 +293,7 @@ class ServiceView:
     why: str = ""
     key: bytes = field(default=b"", repr=False)
     trial: bool = False
+    rule_balances: Mapping[str, ISchedulerFactory] = Factory(dict)
 
     @property
     def ident(self) -> str:
@@ -292,9 +308,10 @@ class ServiceView:
         key: bytes = b"",
         before: ServiceView | None = None,
         trial: bool = False,
+        rule_balances: Mapping[str, ISchedulerFactory] | None = None,
     ) -> ServiceView:
         """Make the view of `config`. See `building`."""
-        steps = cls.building(config, known, balance, key, before, trial)
+        steps = cls.building(config, known, balance, key, before, trial, rule_balances)
         while True:
             try:
                 next(steps)
@@ -311,6 +328,7 @@ class ServiceView:
         key: bytes = b"",
         before: ServiceView | None = None,
         trial: bool = False,
+        rule_balances: Mapping[str, ISchedulerFactory] | None = None,
     ) -> Generator[None, None, ServiceView]:
         """Make the view of `config`, with destinations from `known`, which has one for every server. Yields after each
         VIEWED_PER_STEP rules.
@@ -331,11 +349,17 @@ class ServiceView:
             (last if bound.is_default else rules).append(bound)
             if number % VIEWED_PER_STEP == 0 and number < len(config.rules):
                 yield
-        return cls(config, destinations, (*rules, *last), balance, "", key, trial)
+        return cls(config, destinations, (*rules, *last), balance, "", key, trial, rule_balances or {})
 
     def of_rule(self, rule: BoundRule, why: str) -> ServiceView:
-        """Make the view of one rule, which has no servers but its own."""
-        return ServiceView(self.config, rule.destinations, (), self.balance, why, self.key)
+        """Make the view of one rule, which has no servers but its own, with their weights in this rule and its own
+        balance scheduler."""
+        return ServiceView(self.config, rule.weighed_destinations, (), self.balance_of(rule), why, self.key)
+
+    def balance_of(self, rule: BoundRule) -> ISchedulerFactory | None:
+        """Return the scheduler that chooses among the servers of a rule."""
+        name = rule.modifiers.balance
+        return self.balance if name is None else self.rule_balances[name]
 
 
 # Interfaces of schedulers.

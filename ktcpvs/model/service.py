@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from attrs import Attribute, evolve, field, fields_dict, frozen
@@ -16,26 +15,22 @@ from ktcpvs.errors import (
     ListenerExists,
     NoSuchListener,
     NoSuchNetwork,
-    NoSuchRule,
     NoSuchServer,
-    Refusal,
     RuleExists,
     ServerExists,
     shorten,
 )
-from ktcpvs.model.actions import Action
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.check import read_check, well_formed
-from ktcpvs.model.conditions import NAME, normalized_text
 from ktcpvs.model.error_pages import each_status_once, read_error_page
 from ktcpvs.model.expectation import Expectation
 from ktcpvs.model.header_edits import header_edits, read_header_edit
 from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
-from ktcpvs.model.modifiers import Modifiers
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.options import (
     OFF,
+    Read,
     count,
     in_range,
     one_of,
@@ -46,6 +41,7 @@ from ktcpvs.model.options import (
     read_number,
     read_rate,
     read_word,
+    scheduler_name,
 )
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.retry_on import DEFAULT as RETRY_DEFAULT
@@ -80,7 +76,6 @@ COOKIE = "KTCPVS_SID"
 HTTPS_PORT = 443
 """The port that a URL of https need not name."""
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
-SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def _complete(instance: object, attribute: Attribute[Any], value: Address | None) -> None:
@@ -93,11 +88,6 @@ def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
             f"'{shorten(value)}' is not a valid service name: expected "
             '1 to 128 printable characters without white space and without " { } # ='
         )
-
-
-def _scheduler(instance: object, attribute: Attribute[str], value: str) -> None:
-    if not SCHEDULER.fullmatch(value):
-        raise BadValue(f"'{shorten(value)}' is not a valid scheduler name")
 
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -122,6 +112,11 @@ def _cookie_domain(instance: object, attribute: Attribute[str | None], value: st
 def _forwarding(field_name: str) -> Any:
     meaning = f"{field_name} in requests to servers, for schedulers that decide per request"
     return option(read_word, "off", meaning, check=one_of("off", "append", "replace"))
+
+
+def _several(read: Read, meaning: str, check: Any, *, is_phrase: bool = False) -> Any:
+    """Declare an option that may be given several times, and is an empty tuple if it never was."""
+    return option(read, (), meaning, check=check, is_phrase=is_phrase, repeats=True, converter=tuple)
 
 
 def _own(name: str) -> Any:
@@ -154,13 +149,10 @@ class VirtualService:
         repeats=True,
         converter=as_listen,
     )
-    certificate: tuple[str, ...] = option(
+    certificate: tuple[str, ...] = _several(
         read_word,
-        (),
         "a certificate for clients of TLS, with its chain and key: a PEM file, or a folder of such files or of certbot",
-        check=paths,
-        repeats=True,
-        converter=tuple,
+        paths,
     )
     tls_min: str = option(
         read_word, "1.2", "the lowest version of TLS that clients may speak", check=one_of("1.2", "1.3")
@@ -223,19 +215,19 @@ class VirtualService:
         check=one_of("x_forwarded_for", "forwarded"),
     )
     scheduler: str = option(
-        read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=_scheduler
+        read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=scheduler_name
     )
     balance: str = option(
         read_word,
         "wlc",
         "the scheduler that chooses among the servers of a rule, or of a service without rules",
-        check=_scheduler,
+        check=scheduler_name,
     )
     fallback: str = option(
         read_word,
         "wlc",
         "the scheduler that chooses when the service's own fails or takes too long; none: no fallback",
-        check=_scheduler,
+        check=scheduler_name,
     )
     cookie_secure: str = option(
         read_word, "off", "on: browsers send the cookie of chttp over TLS only", check=one_of("off", "on")
@@ -279,33 +271,21 @@ class VirtualService:
         "how to relay the bytes of connections; auto: copy, and splice for bulk",
         check=one_of(*RELAYS),
     )
-    request_header: tuple[str, ...] = option(
+    request_header: tuple[str, ...] = _several(
         read_header_edit,
-        (),
         "a header field to set (NAME VALUE), to add (+NAME VALUE) or to remove (NAME and an empty value) in requests "
         "to servers, for schedulers that decide per request",
-        check=header_edits,
+        header_edits,
         is_phrase=True,
-        repeats=True,
-        converter=tuple,
     )
-    response_header: tuple[str, ...] = option(
-        read_header_edit,
-        (),
-        "the same in responses to clients",
-        check=header_edits,
-        is_phrase=True,
-        repeats=True,
-        converter=tuple,
+    response_header: tuple[str, ...] = _several(
+        read_header_edit, "the same in responses to clients", header_edits, is_phrase=True
     )
-    error_page: tuple[str, ...] = option(
+    error_page: tuple[str, ...] = _several(
         read_error_page,
-        (),
         "statuses, and the file that the switch responds with where it would give its own text for them",
-        check=each_status_once,
+        each_status_once,
         is_phrase=True,
-        repeats=True,
-        converter=tuple,
     )
     upgrade: str = option(
         read_word,
@@ -378,6 +358,12 @@ class VirtualService:
     )
     check_fall: int = option(
         read_number, 3, "mark a server down after this many consecutive failed checks", check=in_range(1, 100)
+    )
+    close_on_down: str = option(
+        read_word,
+        "off",
+        "on: relayed connections of a server end when checks have found it down; off: they continue",
+        check=one_of("on", "off"),
     )
     eject: int = option(
         read_number,
@@ -588,85 +574,6 @@ class VirtualService:
                 raise Busy(f"rule '{shorten(rule.label)}' uses server {address}: delete it from the rule first")
         return evolve(self, servers=tuple(known for known in self.servers if known is not leaving))
 
-    def rule(self, reference: str) -> Rule:
-        """Return the rule with these conditions, that name, or that number, counted from 1. Raises NoSuchRule."""
-        text = _normalized_reference(reference)
-        for rule in self.rules:
-            if rule.key == text:
-                return rule
-        for rule in self.rules:
-            if rule.name == reference:
-                return rule
-        if reference.isascii() and reference.isdigit() and len(reference) < 9 and 0 < int(reference) <= len(self.rules):
-            return self.rules[int(reference) - 1]
-        near = get_close_matches(reference, [rule.label for rule in self.rules], 1)
-        hint = f"; did you mean '{shorten(near[0])}'?" if near else ""
-        raise NoSuchRule(f"service {self.ident} has no rule '{shorten(reference)}'{hint}")
-
-    def with_rule(
-        self,
-        pattern: str,
-        address: Address | None,
-        match: int | None,
-        name: str | None = None,
-        before: str | None = None,
-        action: Action | str | None = None,
-        modifiers: Modifiers | str | None = None,
-    ) -> VirtualService:
-        """Add a server to the rule of that name, or else with these conditions; or add a new rule.
-
-        pattern: "" with the name of a rule keeps its conditions. address: None for a new rule with an action. before:
-        the rule in front of which a new one goes; None: it goes to the end.
-        """
-        if address is not None:
-            self.server(address)
-        if name is not None and not pattern:
-            pattern = self.rule(f"{NAME} {name}").pattern
-        wanted = Rule(pattern, () if address is None else (address,), match, name, action, modifiers)
-        known = next((rule for rule in self.rules if rule.key == wanted.key), None)
-        if known is None:
-            place = len(self.rules) if before is None else self.rules.index(self.rule(before))
-            return evolve(self, rules=(*self.rules[:place], wanted, *self.rules[place:]))
-        label = shorten(known.label)
-        if known.pattern != wanted.pattern:
-            raise RuleExists(
-                f"rule '{label}' has other conditions: {shorten(known.pattern)}; to change them: edit-rule"
-            )
-        if known.action is not None or address is None or (modifiers and wanted.modifiers != known.modifiers):
-            raise RuleExists(f"rule '{label}' exists already; to change what it does: edit-rule")
-        if address in known.servers:
-            raise RuleExists(f"rule '{label}' already uses server {address}")
-        if match is not None and match != known.match:
-            raise BadValue(f"rule '{label}' has match {known.match}, not {match}: delete it first")
-        if before is not None:
-            raise RuleExists(f"rule '{label}' exists already; to move it: move-rule")
-        changed = evolve(known, servers=(*known.servers, address))
-        return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule is known))
-
-    def with_edited_rule(self, reference: str, changes: Mapping[str, Any]) -> VirtualService:
-        """Change fields of a rule, which keeps its place. changes: field of Rule -> new value; new conditions without a
-        pattern drop the number `match`, and so does an action, which takes the place of the servers."""
-        known = self.rule(reference)
-        if "action" in changes:
-            changes = {"match": None, **changes, "servers": ()}
-        if "match" not in changes and "pattern" in changes:
-            has_pattern = evolve(known, pattern=changes["pattern"], match=None).hashed_pattern is not None
-            changes = {**changes, "match": known.match if has_pattern else None}
-        changed = evolve(known, **changes)
-        if any(rule.key == changed.key for rule in self.rules if rule is not known):
-            raise RuleExists(f"service {self.ident} already has a rule '{shorten(changed.label)}'")
-        return evolve(self, rules=_replaced(self.rules, changed, lambda rule: rule is known))
-
-    def with_moved_rule(self, reference: str, before: str | None) -> VirtualService:
-        """Move a rule in front of the rule `before`; None: to the end."""
-        moved = self.rule(reference)
-        follower = None if before is None else self.rule(before)
-        if follower is moved:
-            return self
-        others = [rule for rule in self.rules if rule is not moved]
-        place = len(others) if follower is None else others.index(follower)
-        return evolve(self, rules=(*others[:place], moved, *others[place:]))
-
     def with_networks(self, allow: Iterable[Network], deny: Iterable[Network]) -> VirtualService:
         """Add to the allowed and the denied networks; a network in the other list moves."""
         allowed, denied = Networks.of(allow), Networks.of(deny)
@@ -682,36 +589,12 @@ class VirtualService:
                 raise NoSuchNetwork(f"service {self.ident} neither allows nor denies {network}")
         return evolve(self, allow=self.allow.without(leaving), deny=self.deny.without(leaving))
 
-    def without_rule(self, reference: str, address: Address | None = None) -> VirtualService:
-        """Remove a server from a rule; a rule without servers is deleted. address: None deletes a rule with an
-        action."""
-        known = self.rule(reference)
-        if address is None and known.action is None:
-            raise NoSuchServer(
-                f"rule '{shorten(known.label)}' uses servers: name the one to remove ({known.servers[0]}); the last "
-                "one removes the rule"
-            )
-        if address is not None and address not in known.servers:
-            raise NoSuchServer(f"rule '{shorten(known.label)}' does not use server {address}")
-        left = tuple(server for server in known.servers if server != address)
-        if not left:
-            return evolve(self, rules=tuple(rule for rule in self.rules if rule is not known))
-        return evolve(self, rules=_replaced(self.rules, evolve(known, servers=left), lambda rule: rule is known))
-
 
 def _is_meant(known: Address, address: Address) -> bool:
     """Whether `address` stands for the server at `known`: it is the same, or has its host and no port."""
     if isinstance(known, Inet) and isinstance(address, Inet) and address.port is None:
         return known.host == address.host
     return known == address
-
-
-def _normalized_reference(reference: str) -> str:
-    """Return the text that a rule with these conditions has; a text that says none, as it is."""
-    try:
-        return normalized_text(reference)
-    except Refusal:
-        return reference
 
 
 def _replaced(items: Iterable[Any], new: Any, here: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 
 from attrs import evolve, fields, frozen
 
@@ -69,7 +70,7 @@ CONNECTION_OPTIONS = ("preconnect",)
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
-CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall")
+CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall", "close_on_down")
 EJECT_OPTIONS = ("eject_time", "eject_share")
 ENGINES = (KERNEL, SPLICE)
 """The values of `relay` with which the bytes stay in the kernel."""
@@ -115,8 +116,13 @@ _ABOUT_ONE = (
 )
 _OF_MODES = (edits.Drain, edits.Maintenance)
 
-Plugins = Callable[[VirtualService], tuple[ISchedulerFactory, ISchedulerFactory, ISchedulerFactory | None]]
-"""A service -> the plugins of its options `scheduler`, `balance` and `fallback`."""
+Balances = Mapping[str, ISchedulerFactory]
+"""Name -> the schedulers that rules name for themselves."""
+
+NO_BALANCES: Balances = MappingProxyType({})
+
+Plugins = Callable[[VirtualService], tuple[ISchedulerFactory, ISchedulerFactory, ISchedulerFactory | None, Balances]]
+"""A service -> the plugins of its options `scheduler`, `balance` and `fallback`, and those of its rules."""
 
 
 Installed = Callable[[], Iterable[ISchedulerFactory]]
@@ -130,8 +136,8 @@ def warnings_about(
     is_whole = isinstance(edit, _ABOUT_ALL)
     found: list[str] = []
     for service in _concerned(edit, services):
-        scheduler, balance, _ = plugins(service)
-        about = warnings_of(service, scheduler, balance, installed, is_whole=is_whole)
+        scheduler, balance, _, of_rules = plugins(service)
+        about = warnings_of(service, scheduler, balance, installed, of_rules=of_rules, is_whole=is_whole)
         found += [str(warning) for warning in about if is_due(warning, edit)]
     return found
 
@@ -142,12 +148,14 @@ def warnings_of(
     balance: ISchedulerFactory,
     installed: Installed,
     *,
+    of_rules: Balances = NO_BALANCES,
     is_whole: bool = True,
 ) -> list[ServiceWarning]:
-    """Return all warnings about `service`. scheduler, balance: its plugins. is_whole: False leaves out those about
-    WHOLE, for which every rule is examined."""
+    """Return all warnings about `service`. scheduler, balance, of_rules: its plugins. is_whole: False leaves out those
+    about WHOLE, for which every rule is examined."""
     found = [
-        *_about_scheduler(service, scheduler, balance, installed),
+        *_about_scheduler(service, scheduler, balance, installed, of_rules),
+        *_about_rule_balances(service, scheduler, balance, installed, of_rules),
         *_about_unit(service, scheduler, installed),
         *_about_checks(service),
         *_about_options(service),
@@ -196,7 +204,11 @@ _Found = tuple[str, tuple[str, ...]]
 
 
 def _about_scheduler(
-    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory, installed: Installed
+    service: VirtualService,
+    scheduler: ISchedulerFactory,
+    balance: ISchedulerFactory,
+    installed: Installed,
+    of_rules: Balances,
 ) -> Iterator[_Found]:
     """Warn of what the scheduler, and its balance scheduler, ignore."""
     name = f"scheduler {service.scheduler}"
@@ -218,7 +230,10 @@ def _about_scheduler(
             ("scheduler", "balance"),
         )
     yield from _about_stickiness(service, scheduler, installed)
-    weighs = _uses(scheduler, USES_WEIGHT) or (uses_balance and (_uses(balance, USES_WEIGHT) or service.sticky != OFF))
+    weighs = _uses(scheduler, USES_WEIGHT) or (
+        uses_balance
+        and (service.sticky != OFF or any(_uses(one, USES_WEIGHT) for one in (balance, *of_rules.values())))
+    )
     if not weighs and not (_uses(scheduler, USES_MATCH) and any(rule.match is not None for rule in service.rules)):
         word = f"balance {service.balance}" if uses_balance else name
         about = ("scheduler", "balance") if uses_balance else ("scheduler",)
@@ -227,6 +242,36 @@ def _about_scheduler(
             yield f"weights have no effect, except 0: {word} ignores them; {others}", (*about, WEIGHT)
         if service.slow_start:
             yield f"slow_start has no effect: {word} ignores weights; {others}", (*about, "slow_start")
+
+
+def _about_rule_balances(
+    service: VirtualService,
+    scheduler: ISchedulerFactory,
+    balance: ISchedulerFactory,
+    installed: Installed,
+    of_rules: Balances,
+) -> Iterator[_Found]:
+    """Warn of balance schedulers and weights of rules that have no effect."""
+    if not _uses(scheduler, USES_RULES):
+        return
+    hashes = _uses(scheduler, USES_MATCH)
+    if unused := [rule for rule in service.rules if rule.modifiers.balance and hashes and rule.match is not None]:
+        yield (
+            f"balance has no effect in rule {_some(unused)}: match hashes a group of the pattern",
+            ("scheduler", RULES),
+        )
+    ignoring: dict[str, list[Rule]] = {}
+    for rule in service.rules:
+        name = rule.modifiers.balance or service.balance
+        is_hashed = service.sticky != OFF or (hashes and rule.match is not None)
+        if len(set(rule.weights) - {0}) > 1 and not is_hashed and not _uses(of_rules.get(name, balance), USES_WEIGHT):
+            ignoring.setdefault(name, []).append(rule)
+    for name, rules in ignoring.items():
+        others = _users(installed, USES_WEIGHT, "use", "them")
+        about = ("scheduler", "balance", RULES)
+        yield f"weights have no effect in rule {_some(rules)}, except 0: balance {name} ignores them; {others}", about
+    if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
+        yield f"all servers of rule {_some(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
 
 
 def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:

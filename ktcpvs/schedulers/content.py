@@ -35,6 +35,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
+from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.options import OFF
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
@@ -45,8 +46,9 @@ from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
 from ktcpvs.schedulers.sticky import StickyRule
+from ktcpvs.schedulers.weighed import WeighedRule
 
-BOUND_PER_STEP = 500
+BOUND_PER_STEP = 250
 """The most rules whose schedulers are bound in one step."""
 
 COMPARED_PER_STEP = 2000
@@ -74,12 +76,13 @@ NO_RULE = 0
 
 @frozen(eq=False)
 class WithinRule:
-    """The scheduler that chooses among one rule's servers, and the rule and the weights to which it was bound: an edit
-    that changes neither keeps it."""
+    """The scheduler that chooses among one rule's servers, and the rule and the weights of the servers to which it was
+    bound: an edit that changes neither keeps it. balance: the plugin that the rule is bound with."""
 
     scheduler: IScheduler
     rule: BoundRule
     weights: tuple[float, ...]
+    balance: ISchedulerFactory | None
 
 
 @implementer(IScheduler, IExplains, IWatches)
@@ -87,8 +90,8 @@ class BoundRules:
     """The rules of one service.
 
     rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: key of a
-    rule -> the scheduler within it, in the order of `rules`. balance: the scheduler that made most of these. modifiers:
-    place of a rule -> its modifiers, where it has some.
+    rule -> the scheduler within it, in the order of `rules`. modifiers: place of a rule -> its modifiers, where
+    requests have to do with them.
     """
 
     def __init__(
@@ -101,11 +104,12 @@ class BoundRules:
         self.rules = rules
         self.rule_set = rule_set
         self.within = within
-        self.balance = service.balance
         self.sticky = service.config.sticky
         self._destinations = [rule.destinations for rule in rules]
         self._in_order = [known.scheduler for known in within.values()]
-        self.modifiers = {place: RuleModifiers(rule) for place, rule in enumerate(rules) if rule.modifiers}
+        self.modifiers = {
+            place: RuleModifiers(rule) for place, rule in enumerate(rules) if rule.modifiers.concerns_requests
+        }
 
     def choose(self, request: Request) -> Choosing:
         place = self.rule_set.place(request)
@@ -134,11 +138,17 @@ class BoundRules:
         if place is None:
             return Considered(rules, (*seen, "no rule matches"))
         within = self._in_order[place]
+        within = within.inner if isinstance(within, WeighedRule) else within
         notes = (within.describe_key(request),) if isinstance(within, HashedRule | StickyRule) else ()
         if self.rules[place].number == NO_RULE:
             no_rules = "the service has no rules: it uses all its servers"
             return Considered((), (no_rules, *notes), self._destinations[place])
-        return Considered(rules, (*seen, *notes), self._destinations[place])
+        return Considered(rules, (*seen, *notes), self._weighed(place))
+
+    def _weighed(self, place: int) -> tuple[Destination, ...]:
+        """Return the servers of the rule at `place` with their weights in it, as its scheduler sees them."""
+        scheduler = self._in_order[place]
+        return scheduler.destinations if isinstance(scheduler, WeighedRule) else self._destinations[place]
 
 
 @implementer(IScheduler)
@@ -178,60 +188,73 @@ class RuleScheduler(BindsInSteps):
 
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
         before: BoundRules | None = previous if isinstance(previous, BoundRules) else None
-        self.check_rules(service)
+        yield from self.check_rules(service)
         if len(service.rules) > COMPARED_PER_STEP:
             yield
         rules = service.rules or (all_servers(service, before),)
         rule_set = yield from self._compile(service, rules, before.rule_set if before is not None else None)
         if len(rules) > COMPARED_PER_STEP:
             yield
-        known: dict[str, WithinRule] = {}
-        if before is not None and before.balance is service.balance and before.sticky == service.config.sticky:
-            known = before.within
+        known = before.within if before is not None and before.sticky == service.config.sticky else {}
         within: dict[str, WithinRule] = {}
         bound = 0
         for number, rule in enumerate(rules, 1):
             if number % COMPARED_PER_STEP == 0:
                 yield
+            balance = service.balance_of(rule)
             former = known.get(rule.key)
+            if former is not None and former.balance is not balance:
+                former = None
             weights = tuple([destination.weight for destination in rule.destinations])
             if former is not None and not service.trial and former.rule is rule and former.weights == weights:
                 within[rule.key] = former
                 continue
             scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
-            within[rule.key] = WithinRule(scheduler, rule, weights)
+            within[rule.key] = WithinRule(scheduler, rule, weights, balance)
             bound += 1
             if bound % BOUND_PER_STEP == 0:
                 yield
         return self.make(service, rules, rule_set, within)
 
-    def check_rules(self, service: ServiceView) -> None:
-        """Raise BadValue for a condition that this scheduler cannot see, or an action that it cannot take."""
-        seen = SEEN[self.unit]
-        for rule in service.rules:
-            if rule.action is not None and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+    def check_rules(self, service: ServiceView) -> Generator[None, None, None]:
+        """Raise BadValue for a condition that this scheduler cannot see, or an action that it cannot take. Yields after
+        a few milliseconds of work."""
+        for number, rule in enumerate(service.rules, 1):
+            if number % COMPARED_PER_STEP == 0:
+                yield
+            if rule.action is not None or rule.modifiers is not NO_MODIFIERS:
+                self._check_work(service, rule)
+            if not rule.is_default and not (rule.is_pattern and PATTERN in SEEN[self.unit]):
+                self._check_conditions(service, rule)
+
+    def _check_work(self, service: ServiceView, rule: BoundRule) -> None:
+        """Raise BadValue for an action that this scheduler cannot take, or modifiers that it cannot apply."""
+        if self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+            if rule.action is not None:
                 raise BadValue(
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {rule.action.summary}: scheduler "
                     f"{self.name} reads no requests, so it can give no responses; http, hhttp, phttp and chttp can"
                 )
-            if rule.modifiers and self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+            if rule.modifiers.concerns_requests:
                 raise BadValue(
                     f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
                     f"scheduler {self.name} reads no requests; phttp and chttp do"
                 )
-            if rule.modifiers.changes_messages and self.unit != EACH_REQUEST:
+        if rule.modifiers.changes_messages and self.unit != EACH_REQUEST:
+            raise BadValue(
+                f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
+                f"scheduler {self.name} relays whole connections and changes nothing in them; phttp and chttp can"
+            )
+
+    def _check_conditions(self, service: ServiceView, rule: BoundRule) -> None:
+        """Raise BadValue for a condition that this scheduler cannot see."""
+        seen = SEEN[self.unit]
+        for condition in rule.conditions:
+            if condition.kind not in seen:
                 raise BadValue(
-                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': {shorten(str(rule.modifiers), 60)}: "
-                    f"scheduler {self.name} relays whole connections and changes nothing in them; phttp and chttp can"
+                    f"service {service.ident}: rule '{shorten(rule.label, 60)}': scheduler {self.name} does not "
+                    f"see {condition.kind}: it chooses {_MOMENTS[self.unit]}, and knows {', '.join(sorted(seen))}"
                 )
-            if rule.is_default or (rule.is_pattern and PATTERN in seen):
-                continue
-            for condition in rule.conditions:
-                if condition.kind not in seen:
-                    raise BadValue(
-                        f"service {service.ident}: rule '{shorten(rule.label, 60)}': scheduler {self.name} does not "
-                        f"see {condition.kind}: it chooses {_MOMENTS[self.unit]}, and knows {', '.join(sorted(seen))}"
-                    )
 
     def _compile(
         self, service: ServiceView, rules: tuple[BoundRule, ...], before: RuleSet | RuleTable | None
@@ -257,16 +280,22 @@ class RuleScheduler(BindsInSteps):
         if rule.action is not None:
             return RespondingRule(rule, rule.action)
         view = service.of_rule(rule, why)
+        known = previous.inner if isinstance(previous, WeighedRule) else previous
+        scheduler = self._bind_balance(view, rule, known)
+        return WeighedRule(scheduler, view.destinations) if rule.has_weights else scheduler
+
+    def _bind_balance(self, view: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
+        """Bind the scheduler that chooses among the servers of a rule. view: of that rule."""
         if USES_MATCH in self.uses and rule.match is not None:
             pattern = rule.rule.hashed_pattern if rule.rule is not None else None
             return HashedRule(view, pattern or rule.pattern, rule.match)
-        if service.balance is None:
-            raise ValueError(f"service {service.ident} has rules and no balance scheduler")
+        if view.balance is None:
+            raise ValueError(f"service {view.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
-        balance = service.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
-        if service.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
+        balance = view.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
+        if view.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
-        sticky = parse_sticky(service.config.sticky)
+        sticky = parse_sticky(view.config.sticky)
         return balance if sticky is None else StickyRule(view, sticky, balance)
 
 

@@ -51,7 +51,8 @@ class RuleModifiers:
 
     def __init__(self, rule: BoundRule) -> None:
         self._modifiers, self._rule = rule.modifiers, rule.label
-        self._groups = RuleGroups(rule, rule.modifiers.groups)
+        self._groups = RuleGroups(rule, rule.modifiers.groups) if rule.modifiers.groups else None
+        self._last: tuple[Choice, ModifiedChoice] | None = None  # schedulers often return the same choice again
 
     def added_to(self, answer: Choosing, request: Request) -> Choosing:
         """Return the answer of the scheduler within the rule, with the modifiers."""
@@ -60,6 +61,14 @@ class RuleModifiers:
         return self._with(answer, request) if isinstance(answer, Choice) else self._later(answer, request)
 
     def _with(self, choice: Choice, request: Request) -> ModifiedChoice:
+        if self._groups is not None:
+            return self._modified(choice, self._groups.of(request))
+        last = self._last
+        if last is None or last[0] is not choice:
+            last = self._last = choice, self._modified(choice, ())
+        return last[1]
+
+    def _modified(self, choice: Choice, groups: tuple[bytes, ...]) -> ModifiedChoice:
         return ModifiedChoice(
             choice.destination,
             choice.reason,
@@ -68,7 +77,7 @@ class RuleModifiers:
             choice.answer_lines,
             self._modifiers,
             self._rule,
-            self._groups.of(request),
+            groups,
         )
 
     async def _later(self, awaited: Awaitable[Choice | OwnResponse | None], request: Request) -> Any:

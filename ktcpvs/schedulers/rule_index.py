@@ -18,8 +18,9 @@ from ktcpvs.schedulers.rules import Block, compile_blocks
 MAX_SEARCHED_SINGLY = 8
 """The most rules whose patterns are searched one by one; more are faster by their automata."""
 
-MAX_COMPILED_PATTERNS = 4096
-"""The most patterns that are kept compiled singly."""
+MAX_COMPILED_PATTERNS = 16384
+"""The most patterns that are kept compiled singly, which takes some 3 KiB for each that was searched. When there are as
+many, the automata of all of them are faster than to compile others again and again."""
 
 Keys = Iterable[Hashable]
 """Values of a request, or of a condition, that an index looks up."""
@@ -184,7 +185,10 @@ class TargetPatterns:
         """Return the place of the first rule of `left` whose patterns hold for `path`; None: there is none."""
         if not self.bits & left or not (left & -left) & self.bits:
             return lowest(left) if left else None
-        if (left & self.bits).bit_count() <= MAX_SEARCHED_SINGLY or not self.patterns.blocks:
+        if not self.patterns.blocks or (
+            len(self.patterns.compiled) < MAX_COMPILED_PATTERNS
+            and (left & self.bits).bit_count() <= MAX_SEARCHED_SINGLY
+        ):
             return self._first_singly(left, path)
         return self._first_by_blocks(left, path)
 

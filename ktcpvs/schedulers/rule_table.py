@@ -21,7 +21,8 @@ MAX_CACHED_REQUESTS = 2048
 """The most requests whose rule is cached."""
 
 MAX_CACHED_REQUEST_BYTES = 1024
-"""The longest request whose rule is cached: the bytes of its target and its header lines."""
+"""The longest request whose rule is cached: the bytes of its target and of its header lines, or of its host where no
+condition sees header lines."""
 
 UNKNOWN = -1
 
@@ -31,7 +32,7 @@ class RuleTable:
 
     __slots__ = (
         "_cache", "_clients", "_default", "_everything", "_extras", "_keys", "_layers", "_named", "_paths", "_rules",
-        "_steps", "_unit", "target_patterns",
+        "_sees_host", "_sees_lines", "_steps", "_unit", "target_patterns",
     )  # fmt: skip
 
     def __init__(self, rules: Sequence[BoundRule], unit: str, ipv6_bits: int) -> None:
@@ -47,6 +48,7 @@ class RuleTable:
         self._layers: dict[str, list[Index]] = {}
         self._steps: tuple[tuple[str, Callable[[Request], list[Hashable]], tuple[Index, ...]], ...] = ()
         self._extras: tuple[Callable[[Request], Hashable], ...] = ()
+        self._sees_lines = self._sees_host = False
         self.target_patterns = TargetPatterns()
         named = self._named
         self._keys: dict[str, Callable[[Request], list[Hashable]]] = {
@@ -91,16 +93,23 @@ class RuleTable:
         for layers in self._layers.values():
             for index in layers:
                 index.complete(self._everything)
+        if len(self._rules) > INDEXED_PER_STEP:
+            yield
         yield from self._compiling(previous)
         self._steps = tuple(
             (kind, self._keys[kind], tuple(self._layers[kind])) for kind in _ORDER if kind in self._layers
         )
+        # Browsers send many different fields; where no condition sees them, the cache serves all browsers.
+        self._sees_lines = kinds.HEADER in self._layers or kinds.COOKIE in self._layers
+        self._sees_host = kinds.HOST in self._layers and self._unit != CLIENT_HELLO
         self._extras = tuple(extra for kind, extra in _EXTRAS.items() if kind in self._layers)
 
     def _compiling(self, previous: RuleTable | None) -> Generator[None, None, None]:
         patterns = self.target_patterns
         patterns.complete(self._everything)
         yield from patterns.patterns.compile(previous.target_patterns.patterns if previous is not None else None)
+        if len(self._rules) > INDEXED_PER_STEP:
+            yield
         for kind, values in self._named.items():
             yield from values.compile(previous.named(kind) if previous is not None else None)
 
@@ -110,7 +119,8 @@ class RuleTable:
 
     def place(self, request: Request) -> int | None:
         """Return the place of the first rule whose conditions hold, or None."""
-        target, lines = request.target or b"", request.lines
+        target = request.target or b""
+        lines = request.lines if self._sees_lines else (request.host or b"") if self._sees_host else b""
         key: Hashable = (request.method, target, lines)
         if self._extras:
             key = (key, *[extra(request) for extra in self._extras])

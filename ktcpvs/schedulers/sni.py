@@ -6,6 +6,8 @@ the default rule `.*` gets the other names, and clients that send none. Within a
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from ktcpvs.errors import BadValue
 from ktcpvs.interfaces import CLIENT_HELLO, USES_BALANCE, USES_RULES, ServiceView
 from ktcpvs.schedulers.content import RuleScheduler
@@ -18,10 +20,10 @@ class SNI(RuleScheduler):
     unit = CLIENT_HELLO
     uses = frozenset((USES_RULES, USES_BALANCE))
 
-    def check_rules(self, service: ServiceView) -> None:
+    def check_rules(self, service: ServiceView) -> Generator[None, None, None]:
         for listener in service.config.listen:
             if listener.is_tls:
                 raise BadValue(
                     f"service {service.ident}: listen = {listener}: scheduler sni passes TLS through; leave out tls"
                 )
-        super().check_rules(service)
+        yield from super().check_rules(service)

@@ -23,15 +23,15 @@ from ktcpvs.interfaces import (
 
 
 class _Class:
-    """Servers of one weight. share: the sum of their weights. credit: so far. place: of the server that is next."""
+    """Servers of one weight. credit: so far. place: of the server that is next."""
 
-    __slots__ = ("choices", "credit", "place", "share")
+    __slots__ = ("choices", "credit", "place", "weight")
 
-    def __init__(self, choices: list[Choice], weight: float, credit: float, place: int) -> None:
-        self.choices = choices
-        self.share = weight * len(choices)
-        self.credit = credit
-        self.place = place
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.choices: list[Choice] = []
+        self.credit: float = 0
+        self.place = 0
 
     def next(self, tried: set[Destination]) -> int | None:
         """Return the place of the next server that has not been tried, or None."""
@@ -42,34 +42,72 @@ class _Class:
                 return place
         return None
 
+    def share(self, tried: set[Destination]) -> float:
+        """Return the sum of the weights of those that have not been tried."""
+        if not tried:
+            return self.weight * len(self.choices)
+        return self.weight * sum(choice.destination not in tried for choice in self.choices)
+
 
 @implementer(IScheduler)
 class BoundWRR:
-    """wrr over the servers of one service. classes: by weight."""
+    """wrr over the servers of one service. classes: by weight.
+
+    Weights may change at any time, in a slow start or since checks ask for that. Each choice looks at one server, in
+    turn, so that a change is seen within as many choices as there are servers, at a cost that does not grow with them.
+    """
 
     def __init__(self, service: ServiceView, known: dict[float, _Class]) -> None:
         reason = f"{service.why}next in weighted turn of {len(service.destinations)}"
-        by_weight: dict[float, list[Choice]] = {}
-        for destination in service.destinations:
-            if destination.weight > 0:
-                by_weight.setdefault(destination.weight, []).append(Choice(destination, reason))
-        self.classes = {
-            weight: _Class(choices, weight, known[weight].credit, known[weight].place)
-            if weight in known
-            else _Class(choices, weight, 0, 0)
-            for weight, choices in by_weight.items()
-        }
+        self.classes: dict[float, _Class] = {}
+        self._choices = [Choice(destination, reason) for destination in service.destinations if destination.weight > 0]
+        self._weights = [choice.destination.weight for choice in self._choices]  # as they are in `classes`
+        self._seen = 0  # the server that was looked at last
+        for choice, weight in zip(self._choices, self._weights, strict=True):
+            self._class(weight).choices.append(choice)
+        for weight, one in self.classes.items():
+            if weight in known:
+                one.credit, one.place = known[weight].credit, known[weight].place
+
+    def _class(self, weight: float) -> _Class:
+        found = self.classes.get(weight)
+        if found is None:
+            found = self.classes[weight] = _Class(weight)
+        return found
+
+    def _follow_weights(self) -> None:
+        """Look at the next server, and move it to another class if its weight has changed. Its part of the credit goes
+        with it."""
+        self._seen = seen = (self._seen + 1) % len(self._choices)
+        choice, before = self._choices[seen], self._weights[seen]
+        weight = choice.destination.weight
+        if weight == before:
+            return
+        former = self.classes[before]
+        part = former.credit / len(former.choices)
+        former.credit -= part
+        former.choices.remove(choice)
+        if not former.choices:
+            del self.classes[before]
+        joined = self._class(weight)
+        joined.choices.append(choice)
+        joined.credit += part
+        self._weights[seen] = weight
 
     def choose(self, request: Request) -> Choice | None:
+        if not self._choices:
+            return None
+        self._follow_weights()
         tried = request.tried
         best: _Class | None = None
         total: float = 0
         place = 0
         for one in self.classes.values():
-            usable = one.next(tried)
+            usable = one.next(tried) if one.weight > 0 else None
             if usable is not None:
-                total += one.share
-                one.credit += one.share
+                share = one.share(tried)
+                total += share
+                one.credit += share
                 if best is None or one.credit > best.credit:
                     best, place = one, usable
         if best is None:

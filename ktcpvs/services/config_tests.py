@@ -1,13 +1,13 @@
 """Run the tests of a configuration: select a server for each test's request, and compare it with the expected one.
 
-A test checks the configuration, not the current state: every configured server counts as up, with the weight 1 and
-without load. So a server can be quiesced or fail without breaking a test. The same request is selected repeatedly,
-until one of the expected servers is chosen, because `balance` may choose others first.
+A test checks the configuration, not the current state: every configured server counts as up, with the weight 1, in
+rules too, and without load. So a server can be quiesced or fail without breaking a test. The same request is selected
+repeatedly, until one of the expected servers is chosen, because `balance` may choose others first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from attrs import evolve
@@ -33,13 +33,14 @@ SELECTIONS_PER_SERVER = 20
 
 
 def bind_for_tests(
-    config: VirtualService, plugins: tuple[Any, Any, Any], key: bytes
+    config: VirtualService, plugins: tuple[Any, Any, Any, Mapping[str, Any]], key: bytes
 ) -> Generator[None, None, Prepared]:
     """Bind the schedulers of `config` in steps, with all servers available and without load. plugins: scheduler,
-    balance and fallback."""
+    balance, fallback, and those of rules."""
     config = evolve(
         config,
         servers=tuple([evolve(server, weight=1, maxconn=0, max_pending=0, mode=READY) for server in config.servers]),
+        rules=tuple([evolve(rule, weights=()) if rule.weights else rule for rule in config.rules]),
     )
     destinations = {server.address: Destination(server.address) for server in config.servers}
     prepared = Prepared(config, destinations, *plugins, key, True)

@@ -586,8 +586,9 @@ def edits_for(table: Table) -> list[Edit]:
     return [Load(table.services, table.settings), *start]
 
 
-def _scheduler_names(service: VirtualService) -> tuple[str, str, str]:
-    return service.scheduler, service.balance, service.fallback
+def _scheduler_names(service: VirtualService) -> tuple[str, str, str, frozenset[str | None]]:
+    of_rules = frozenset([rule.modifiers.balance for rule in service.rules])
+    return service.scheduler, service.balance, service.fallback, of_rules
 
 
 def _described(edit: Edit) -> str:

@@ -134,6 +134,11 @@ def _identify(request: Request, prepared: Prepared, notes: list[str]) -> None:
     peer, request.client = request.client, proxies.client_of(request.client, request.lines)
     if request.client != peer:
         notes.append(f"the trusted proxy {peer} tells the client: {request.client or 'an unknown one'}")
+    admission = filter_of(prepared.config.allow, prepared.config.deny)
+    if admission is not None and request.client not in (peer, ""):
+        allowed, network = admission.judge(ipaddress.ip_address(request.client).packed)
+        if network is not None and not allowed:
+            raise BadRequest(403, f"client denied by {network}")
 
 
 def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: Address) -> bytes:

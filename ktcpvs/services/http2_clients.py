@@ -8,7 +8,7 @@ from typing import Any
 import ktcpvs.http.http2_compiled  # noqa: F401 - replaces methods of streams by compiled ones
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
-from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
+from ktcpvs.http.http2_client_connection import HTTP2ClientConnection, StreamCounter
 from ktcpvs.http.http2_limits import http2_limits
 from ktcpvs.http.http2_response_heads import ResponseHeads
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
@@ -31,17 +31,16 @@ class HTTP2Clients:
         service: ServiceContext,
         clients: Any,
         left: Callable[[], object],
-        began: Callable[[HTTP2StreamConnection], object],
+        counter: StreamCounter,
         poller: Callable[[], SocketPoller | None],
     ) -> None:
-        """clients: counts the clients of the service. left: called when a connection counts no more. began: counts
-        the client connection of a stream that has served another one before. poller: that of the service's connections;
-        None: the reactor has them."""
+        """clients: counts the clients of the service. left: called when a connection counts no more. counter: of
+        the client connections of streams. poller: that of the service's connections; None: the reactor has them."""
         self._service = service
         self._context = service.context
         self._clients = clients
         self._left = left
-        self._began = began
+        self._counter = counter
         self._poller = poller
         self._heads = ResponseHeads()
         self._open: dict[HTTP2ClientConnection, ClientLimits | None] = {}
@@ -72,7 +71,7 @@ class HTTP2Clients:
         settings = self._service.settings
         frames = http2_limits(settings, settings.http2_streams)
         connection = HTTP2ClientConnection(
-            self._service, stream, build, self._began, frames, self._heads, self._poller(), self._ended
+            self._service, stream, build, self._counter, frames, self._heads, self._poller(), self._ended
         )
         self._open[connection] = limits
         connection.receive(first)

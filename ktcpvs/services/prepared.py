@@ -20,18 +20,19 @@ from ktcpvs.system.response_files import ResponseFile
 @define
 class Prepared:
     """config: the next configuration. destinations: one for each of its servers. factory, balance, fallback: scheduler
-    plugins; fallback None: the service has none. key: the secret that signs its cookies. is_dry_run: the scheduler is
-    bound for a dry run only and dropped afterwards. scheduler: the bound scheduler. seen: the view it was bound with.
-    socks: new listening sockets, a list for each address on which it does not listen yet. listens_anew: its addresses
-    change. stages: address -> the stages of the preamble of its clients there. connection_options: address -> how
-    connections to that server are made, where they are not plain. response_files: those that its rules respond with,
-    by their paths."""
+    plugins; fallback None: the service has none. rule_balances: name -> those that rules name for themselves. key: the
+    secret that signs its cookies. is_dry_run: the scheduler is bound for a dry run only and dropped afterwards.
+    scheduler: the bound scheduler. seen: the view it was bound with. socks: new listening sockets, a list for each
+    address on which it does not listen yet. listens_anew: its addresses change. stages: address -> the stages of the
+    preamble of its clients there. connection_options: address -> how connections to that server are made, where they
+    are not plain. response_files: those that its rules respond with, by their paths."""
 
     config: VirtualService
     destinations: dict[Address, Destination]
     factory: Any
     balance: Any
     fallback: Any
+    rule_balances: Mapping[str, Any]
     key: bytes = field(repr=False)
     is_dry_run: bool = False
     scheduler: Any = None
@@ -44,11 +45,16 @@ class Prepared:
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""
-        return ServiceView.of(self.config, self.destinations, self.balance, self.key, before, self.is_dry_run)
+        return ServiceView.of(*self._seen_by(before))
 
     def viewing(self, before: ServiceView | None = None) -> Generator[None, None, ServiceView]:
         """Make the view in steps."""
-        return ServiceView.building(self.config, self.destinations, self.balance, self.key, before, self.is_dry_run)
+        return ServiceView.building(*self._seen_by(before))
+
+    def _seen_by(self, before: ServiceView | None) -> tuple[Any, ...]:
+        """Return the arguments of ServiceView.building."""
+        key, is_dry_run = self.key, self.is_dry_run
+        return self.config, self.destinations, self.balance, key, before, is_dry_run, self.rule_balances
 
     def bind_fallback(self) -> Callable[[], Any] | None:
         """Return a function that binds the fallback scheduler, or None without one. It is called only when it is

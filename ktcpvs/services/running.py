@@ -12,7 +12,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.client_connection import ClientConnection
+from ktcpvs.dispatch.client_connection import JOINED_STATES, ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
@@ -96,7 +96,7 @@ class RunningService:
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
-        self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left, self.count_in, lambda: self._poller)
+        self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left, self, lambda: self._poller)
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         http2, http2_tls = (
             HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
@@ -106,6 +106,7 @@ class RunningService:
         self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(self._http, https, self.count_in, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
+        self.health.observe_down(self._close_connections_of)
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
         self._is_handed_over = False
@@ -185,10 +186,10 @@ class RunningService:
         many = len(prepared.config.rules) > MAX_RULES_WITHOUT_PAUSE
         if many:
             yield
-        before = {destination: destination.weight for destination in destinations.values()}
+        before = {destination: (destination.weight, destination.share) for destination in destinations.values()}
         try:
             for server in prepared.config.servers:
-                destinations[server.address].weight = server.share
+                destinations[server.address].weight = destinations[server.address].share = server.share
             previous = self.selector.scheduler if factory is self.scheduler_factory else None
             prepared.seen = yield from prepared.viewing(self._view)
             if many:
@@ -198,8 +199,8 @@ class RunningService:
             else:
                 prepared.scheduler = factory.bind(prepared.seen, previous)
         finally:
-            for destination, weight in before.items():
-                destination.weight = weight
+            for destination, (weight, share) in before.items():
+                destination.weight, destination.share = weight, share
 
     def adopt(self, prepared: Prepared) -> None:
         """Put a prepared configuration in force. Connections to servers that are gone drain."""
@@ -211,7 +212,8 @@ class RunningService:
         self.leaving.update(gone)
         for server in config.servers:
             destination = destinations[server.address]
-            destination.weight, destination.maxconn, destination.name = server.share, server.maxconn, server.name
+            destination.weight = destination.share = server.share
+            destination.maxconn, destination.name = server.maxconn, server.name
             destination.freed = self.traffic.queue.freed if server.maxconn else None
             destination.max_pending = server.max_pending
         traffic, unit = self.traffic, prepared.factory.unit
@@ -464,6 +466,14 @@ class RunningService:
             if connection.dispatcher.destination in leaving:
                 self._step("end a connection", connection.expire)
 
+    def _close_connections_of(self, down: Destination) -> None:
+        """End the relayed connections of a server that is down, if the service wants that."""
+        if self.config.close_on_down != "on":
+            return
+        for connection in list(self.connections):
+            if connection.dispatcher.destination is down and connection.state in JOINED_STATES:
+                self._step("end a connection", connection.expire)
+
     # Clients.
 
     def _admit(self, listener: Listener, at: Address) -> int:
@@ -594,26 +604,53 @@ class RunningService:
             self.clients.add(-1)
         if connection.limits is not None:
             connection.limits.release()
-        counters, choice = self.traffic.counters, connection.dispatcher.choice
+        counters = self.traffic.counters
         bytes_in, bytes_out = connection.moved()
         counters.ended_in += bytes_in
         counters.ended_out += bytes_out
         if self.leaving:
-            self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
-        log = self.context.log
-        if log.level >= levels.CONNECTION:
-            log.event(
-                levels.CONNECTION,
-                "{client} ended after {seconds} s: {why}; {server}, {bytes_in} in, {bytes_out} out",
-                client=connection.client_name,
-                seconds=self.context.wheel.now - connection.began,
-                why=connection.ending,
-                server=choice.destination.address if choice else "no server",
-                bytes_in=bytes_in,
-                bytes_out=bytes_out,
-            )
+            self._forget_left()
+        if self.context.log.level >= levels.CONNECTION:
+            self._log_end(connection, bytes_in, bytes_out)
         self.context.descriptors.give(connection.descriptors, connection.reserved)
         self._left()
+
+    def count_out_streams(self, streams: Sequence[HTTP2StreamConnection]) -> None:
+        """Count the connections of streams of HTTP/2 out, which may serve other streams later. All have ended in the
+        same turn, and counted as nothing else than connections."""
+        connections, log = self.connections, self.context.log
+        bytes_in = bytes_out = 0
+        for stream in streams:
+            connections.discard(stream)
+            exchange = stream.exchange
+            bytes_in += exchange.bytes_in
+            bytes_out += exchange.bytes_out
+            if log.level >= levels.CONNECTION:
+                self._log_end(stream, exchange.bytes_in, exchange.bytes_out)
+        counters = self.traffic.counters
+        counters.ended_in += bytes_in
+        counters.ended_out += bytes_out
+        if self.leaving:
+            self._forget_left()
+        self.context.descriptors.give(0, len(streams))
+        self._left()
+
+    def _forget_left(self) -> None:
+        """Forget the deleted servers whose last connection has ended."""
+        self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
+
+    def _log_end(self, connection: ClientConnection, bytes_in: int, bytes_out: int) -> None:
+        choice = connection.dispatcher.choice
+        self.context.log.event(
+            levels.CONNECTION,
+            "{client} ended after {seconds} s: {why}; {server}, {bytes_in} in, {bytes_out} out",
+            client=connection.client_name,
+            seconds=self.context.wheel.now - connection.began,
+            why=connection.ending,
+            server=choice.destination.address if choice else "no server",
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+        )
 
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""

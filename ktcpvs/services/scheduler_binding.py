@@ -17,8 +17,9 @@ from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
-Plugins = tuple[Any, Any, Any]
-"""A service's schedulers: its own, the one that chooses among a rule's servers (balance), the fallback or None."""
+Plugins = tuple[Any, Any, Any, dict[str, Any]]
+"""A service's schedulers: its own, the one that chooses among a rule's servers (balance), the fallback or None, and
+those that rules name for themselves."""
 
 
 class SchedulerBinder:
@@ -58,22 +59,18 @@ class SchedulerBinder:
         read.
         """
         factory, balance = self._factory(config.scheduler), self._factory(config.balance)
-        if balance.unit != CONNECTION:
-            raise BadValue(
-                f"balance = {config.balance}: it chooses per request; balance needs a scheduler that chooses per "
-                "connection, such as wlc or rr"
-            )
-        if IUsesOptions.providedBy(balance) and USES_BALANCE in balance.uses:
-            raise BadValue(
-                f"balance = {config.balance}: it chooses by rules, and needs a balance itself; use one such as wlc"
-            )
+        _check_balance(f"balance = {config.balance}", balance)
+        names = dict.fromkeys(rule.modifiers.balance for rule in config.rules if rule.modifiers.balance is not None)
+        rule_balances = {name: self._factory(name) for name in names}
+        for name, found in rule_balances.items():
+            _check_balance(f"service {config.ident}: balance {name} of a rule", found)
         fallback = None if config.fallback == NO_FALLBACK else self._factory(config.fallback)
         if fallback is not None and factory.unit in (CONNECTION, CLIENT_HELLO) and fallback.unit != CONNECTION:
             raise BadValue(
                 f"fallback = {config.fallback}: it chooses per request, and {config.scheduler} reads no requests; use "
                 "a fallback that chooses per connection, such as wlc or rr"
             )
-        return factory, balance, fallback
+        return factory, balance, fallback, rule_balances
 
     async def bind(
         self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False
@@ -118,6 +115,16 @@ class SchedulerBinder:
                 turn: Deferred[None] = Deferred()
                 self._context.reactor.callLater(0, turn.callback, None)
                 await turn
+
+
+def _check_balance(said: str, balance: Any) -> None:
+    """Raise BadValue for a scheduler that cannot choose among the servers of a rule. said: what names it."""
+    if balance.unit != CONNECTION:
+        raise BadValue(
+            f"{said}: it chooses per request; balance needs a scheduler that chooses per connection, such as wlc or rr"
+        )
+    if IUsesOptions.providedBy(balance) and USES_BALANCE in balance.uses:
+        raise BadValue(f"{said}: it chooses by rules, and needs a balance itself; use one such as wlc")
 
 
 def _cannot_serve(config: VirtualService, error: Exception) -> BadValue:

@@ -7,7 +7,7 @@ Each snapshot writes all series, so a deleted service or server has none. A libr
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -30,6 +30,12 @@ _OF_SERVICE = (
 )
 _OF_SERVER = (
     ("active", GAUGE, "active_connections", "Open connections of the server (or requests, where each is scheduled)."),
+    (
+        "pending",
+        GAUGE,
+        "waiting_requests",
+        "Requests that wait for a full server with max_pending.",
+    ),
     ("kept", GAUGE, "idle_connections", "Idle connections that are kept for later requests, or made ahead of clients."),
     ("total", COUNTER, "connections_total", "Connections of the server (or requests, where each is scheduled)."),
     ("failures", COUNTER, "failures_total", "Failed connection attempts, and requests without a response."),
@@ -123,79 +129,66 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
             for one in (row["listeners"] if row["running"] else ())
         ),
     )
-    yield from _format_metric(
-        "ktcpvs_service_refusals_total",
-        COUNTER,
-        "Requests and connections that the switch refused, by status.",
-        (
-            f'{{{labels},code="{code}"}} {count}\n'
+    for metric, names, meaning, counts in _COUNTS_OF_SERVICE:
+        found = (
+            f"{{{labels},{_format_labels(**dict(zip(names, values, strict=True)))}}} {count}\n"
             for labels, row in rows
-            for code, count in row["stats"]["refusals"].items()
-        ),
-    )
-    yield from _format_metric(
-        "ktcpvs_service_own_responses_total",
-        COUNTER,
-        "Responses of rules with an action, by rule and status.",
-        (
-            f"{{{labels},{_format_labels(rule=rule, code=code)}}} {count}\n"
-            for labels, row in rows
-            for code, rule, count in _own_responses(row)
-        ),
-    )
-    yield from _format_metric(
-        "ktcpvs_service_handshakes_total",
-        COUNTER,
-        "TLS handshakes of clients, by version and outcome; refused ones have no version.",
-        (
-            f"{{{labels},{_format_labels(version=version, outcome=outcome)}}} {count}\n"
-            for labels, row in rows
-            for version, outcome, count in _handshakes(row)
-        ),
-    )
-    yield from _format_metric(
-        "ktcpvs_service_preamble_refusals_total",
-        COUNTER,
-        "Clients refused in the preamble of their connection (TLS, PROXY protocol), by reason.",
-        (
-            f"{{{labels},{_format_labels(reason=reason)}}} {count}\n"
-            for labels, row in rows
-            for reason, count in row["stats"]["preambles"].items()
-        ),
-    )
-    yield from _format_metric(
-        "ktcpvs_service_relayed_connections_total",
-        COUNTER,
-        "Connections carried by each relay.",
-        (
-            f"{{{labels},{_format_labels(relay=relay)}}} {count}\n"
-            for labels, row in rows
-            for relay, count in (row["stats"]["relay"] or {}).get("joined", {}).items()
-        ),
-    )
+            for values, count in counts(row["stats"])
+        )
+        yield from _format_metric(f"ktcpvs_service_{metric}_total", COUNTER, meaning, found)
     for name, kind, metric, meaning in _OF_SERVICE:
         samples = (f"{{{labels}}} {row['stats'][name]}\n" for labels, row in rows)
         yield from _format_metric(f"ktcpvs_service_{metric}", kind, meaning, samples)
 
 
-def _own_responses(row: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """(status, label of the rule, number) of a service's own responses."""
-    for name, count in row["stats"]["responses"].items():
+_Counts = Iterable[tuple[tuple[str, ...], int]]
+"""(values of the labels, number) of each count."""
+
+
+def _own_responses(stats: dict[str, Any]) -> _Counts:
+    for name, count in stats["responses"].items():
         code, _, rule = name.partition(" ")
-        yield code, rule, count
+        yield (rule, code), count
 
 
-def _handshakes(row: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """(version, outcome, number) of a service's handshakes."""
-    for name, count in row["stats"]["handshakes"].items():
+def _handshakes(stats: dict[str, Any]) -> _Counts:
+    for name, count in stats["handshakes"].items():
         version, _, outcome = name.rpartition(" ")
-        yield version, outcome, count
+        yield (version, outcome), count
+
+
+def _by_key(counts: dict[str, int]) -> _Counts:
+    return (((key,), count) for key, count in counts.items())
+
+
+_COUNTS_OF_SERVICE: tuple[tuple[str, tuple[str, ...], str, Callable[[dict[str, Any]], _Counts]], ...] = (
+    (
+        "refusals", ("code",), "Requests and connections that the switch refused, by status.",
+        lambda stats: _by_key(stats["refusals"]),
+    ),
+    ("own_responses", ("rule", "code"), "Responses of rules with an action, by rule and status.", _own_responses),
+    (
+        "handshakes", ("version", "outcome"),
+        "TLS handshakes of clients, by version and outcome; refused ones have no version.", _handshakes,
+    ),
+    (
+        "preamble_refusals", ("reason",),
+        "Clients refused in the preamble of their connection (TLS, PROXY protocol), by reason.",
+        lambda stats: _by_key(stats["preambles"]),
+    ),
+    (
+        "relayed_connections", ("relay",), "Connections carried by each relay.",
+        lambda stats: _by_key((stats["relay"] or {}).get("joined", {})),
+    ),
+)  # fmt: skip
+"""The counts of a service that have labels of their own: metric, names of the labels, meaning, and the counts."""
 
 
 def _format_configuration(rows: Sequence[_Row]) -> Iterator[bytes]:
     for name, metric, meaning in (
         ("weight", "weight", "The configured weight."),
         ("maxconn", "max_connections", "The configured maxconn, 0: no limit."),
+        ("max_pending", "max_waiting_requests", "The configured max_pending, for each process; 0: no limit."),
         ("priority", "priority", "The configured priority, 0: the first; 100: a backup server."),
     ):
         samples = (f"{{{labels}}} {row[name]}\n" for labels, row in rows)

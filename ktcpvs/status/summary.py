@@ -11,8 +11,8 @@ from ktcpvs.model.latency import BUCKETS
 from ktcpvs.system.processes import Usage
 
 _OF_SERVICE = ("ident", "running", "scheduler", "listen", "listeners", "maxclients", "stats")
-_OF_SERVER = ("address", "name", "weight", "maxconn", "priority", "stats", "health")
-_OF_RULE = ("pattern", "match", "name", "servers", "action", "modifiers")
+_OF_SERVER = ("address", "name", "weight", "maxconn", "max_pending", "priority", "stats", "health")
+_OF_RULE = ("pattern", "match", "name", "servers", "weights", "action", "modifiers")
 _OF_CERTIFICATE = ("use", "file", "names", "subject", "kind", "not_after", "services", "error", "warning")
 
 

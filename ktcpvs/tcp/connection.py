@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
+from ktcpvs.dispatch.admission import DENIED, RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, TOO_MUCH_HEAD
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED
@@ -203,8 +203,10 @@ class TCPClientConnection(ClientConnection):
             dispatcher.entry.client_found(request.client)
             dispatcher.entry.head_complete(head.method, head.target, head.minor, head.lines)
         self.transition(life.HEAD)
-        wait = self.limits.wait_time(request) if self.limits is not None else 0
-        if wait:
+        wait = self.limits.wait_time(request) if self.limits is not None and not self.is_denied else 0
+        if self.is_denied:
+            self.fail(403, DENIED)
+        elif wait:
             self.fail(429, TOO_MANY_REQUESTS, wait)
         else:
             dispatcher.select()

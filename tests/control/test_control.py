@@ -122,6 +122,9 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.add_rule("web", "^/old/(.*)", rule_name="old", action='redirect 301 "/new/{1}"')
         await switch.add_rule("web", "path /gone", action="respond 404")
         await switch.edit_rule("web", "path /gone", action="respond 410", modifiers='response_header X-A "b"')
+        await switch.add_rule("web", "path /back", "10.0.0.1", modifiers="balance wrr", weight=95)
+        await switch.edit_rule("web", "path /back", action="respond 503")
+        await switch.edit_rule("web", "path /back", action="server 10.0.0.1 90 server 10.0.0.3:http 10")
         await switch.add_rule("web", "path /none", action="respond 204")
         await switch.delete_rule("web", "path /none")
         await switch.delete_server("web", "10.0.0.2:80")
@@ -200,6 +203,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "check_timeout": 2,
             "check_rise": 2,
             "check_fall": 3,
+            "close_on_down": "off",
             "eject": 0,
             "eject_time": 10,
             "eject_share": 50,
@@ -245,6 +249,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "match": 1,
                     "name": None,
                     "servers": ["10.0.0.1:8081"],
+                    "weights": [],
                     "action": None,
                     "modifiers": "",
                 },
@@ -253,6 +258,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "match": None,
                     "name": "old",
                     "servers": [],
+                    "weights": [],
                     "action": 'redirect 301 "/new/{1}"',
                     "modifiers": "",
                 },
@@ -261,8 +267,18 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "match": None,
                     "name": None,
                     "servers": [],
+                    "weights": [],
                     "action": "respond 410",
                     "modifiers": 'response_header X-A "b"',
+                },
+                {
+                    "pattern": "path /back",
+                    "match": None,
+                    "name": None,
+                    "servers": ["10.0.0.1:8081", "10.0.0.3:80"],
+                    "weights": [90, 10],
+                    "action": None,
+                    "modifiers": "",
                 },
             ],
             "tests": [],
@@ -551,7 +567,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "preambles": {},
         "relay": None,
     }
-    nothing = {"active": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
+    nothing = {"active": 0, "pending": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
     nothing |= {"bytes_in": 0, "bytes_out": 0, "seconds": 0.0, "buckets": [0] * 17}
     nothing["answers"] = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx", "other"), 0)
     assert service["servers"][0]["stats"] == nothing

@@ -54,7 +54,7 @@ delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  
 drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
 ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
-add-rule         r  .  .  .  .  .  .  o  .  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .
+add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .
 edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .
 move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .
 del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .
@@ -394,15 +394,15 @@ INVALID = [
     (
         ["--add-rule", "-ix", "path", "/a"],
         "You need to supply the 'real-server' option for the 'add-rule' command, "
-        "or an action (example: use respond 403)",
+        "or servers or an action (examples: use server 10.0.0.1:80 95, use respond 403)",
     ),
     (
         ["--add-rule", "-ix", "path", "/a", "use"],
-        "Missing action after 'use' with the 'add-rule' command (example: use respond 403)",
+        "Missing action or servers after 'use' with the 'add-rule' command (example: use respond 403)",
     ),
     (
         ["--edit-rule", "-ix", "--rule=1", "use"],
-        "Missing action after 'use' with the 'edit-rule' command (example: use respond 403)",
+        "Missing action or servers after 'use' with the 'edit-rule' command (example: use respond 403)",
     ),
     (
         ["--add-rule", "-ix", "use", "respond", "403"],

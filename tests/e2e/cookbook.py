@@ -35,7 +35,7 @@ class Places:
     """
 
     def __init__(self, paths: Mapping[str, object] | None = None) -> None:
-        """paths: files, folders or host names of the document -> what stands for them here."""
+        """paths: files, folders, host names and other texts of the document -> what stands for them here."""
         self.paths = {old: str(new) for old, new in (paths or {}).items()}
         self._ports: dict[int, int] = {}
 
@@ -185,6 +185,12 @@ class Recipe:
         """
         for command, shown in commands(next(self._blocks)):
             self._type(command, shown, TIMEOUT if repeats else 0.0)
+
+    def play_on_another(self) -> None:
+        """Type the commands of the next block that are about no switch in particular: another program serves."""
+        for command, shown in commands(next(self._blocks)):
+            if "tcpvsadm" not in command:
+                self._type(command, shown, 0.0)
 
     def _type(self, command: str, shown: str, timeout: float) -> None:
         """Type a command, and repeat it for so many seconds until it shows that."""

@@ -26,8 +26,8 @@ CHANGES = 500
 """The number of changes for each number of workers."""
 
 
-PACE = "function delay() return 10 end"
-"""For wrk: each connection pauses for 10 ms after a response. At full speed, wrk and the daemon would take all
+PACE = "function delay() return 20 end"
+"""For wrk: each connection pauses for 20 ms after a response. At full speed, wrk and the daemon would take all
 processors for as long as the changes last; `make soak` does that."""
 
 

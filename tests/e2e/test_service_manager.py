@@ -108,6 +108,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     manager.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_daemon_under_a_service_manager(
     make_daemon: Make,

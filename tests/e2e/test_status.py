@@ -126,7 +126,15 @@ def test_metrics_stats_and_page_data_agree(
     (service,) = (one for one in told["services"] if one["ident"] == NAME)
     assert sum(service["servers"][0]["stats"]["buckets"]) == 5
     assert service["rules"] == [
-        {"pattern": ".*", "match": None, "name": None, "servers": [address], "action": None, "modifiers": ""}
+        {
+            "pattern": ".*",
+            "match": None,
+            "name": None,
+            "servers": [address],
+            "weights": [],
+            "action": None,
+            "modifiers": "",
+        }
     ]
     assert service["redirect"]["address"] == address
 
@@ -268,6 +276,34 @@ def test_the_page_in_a_browser(
         assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not respond")
         daemon.start()
         wait_for(lambda: browser.ask("document.getElementById('alert').hidden"), timeout=20)
+
+
+def test_the_page_shows_what_rules_do(
+    make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path
+) -> None:
+    status, port = free_port(), free_port()
+    daemon = make_daemon("--status", f"tcp:{status}")
+    daemon.start()
+    server = f"{LOOPBACK}:{serve(answers).port}"
+    daemon.service(NAME, port, server, scheduler="phttp")
+    modifiers = ("balance", "wrr", "request_header", "X-A", "<b>")
+    daemon.adm("--add-rule", "-i", NAME, "path", "/a", *modifiers, "-r", server, "-w", "7")
+    daemon.adm("--add-rule", "-i", NAME, "--name", "closed", "path", "/b", "use", "respond", "503")
+    daemon.adm("--add-rule", "-i", NAME, "path", "/c", "use", "redirect", "https")
+    for _ in range(3):
+        with dial((LOOPBACK, port)) as client:
+            client.sendall(b"GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert read_all(client).startswith(b"HTTP/1.1 503 ")
+    cells = "[...document.querySelectorAll('details tr')].map((row) => [...row.children].map((one) => one.textContent))"
+    expected = [
+        ["", "path /a", f"{server} 7", 'balance wrr request_header X-A "<b>"', ""],
+        ["closed", "path /b", "respond 503", "", "503: 3"],
+        ["", "path /c", "redirect 302 https", "", "0"],
+    ]
+    with Browser(tmp_path / "browser") as browser:
+        browser.open(f"http://{LOOPBACK}:{status}/")
+        wait_for(lambda: browser.ask(cells) == expected, lambda: str(browser.ask(cells)), timeout=20)
+        assert browser.complaints == []
 
 
 def test_after_a_takeover_the_new_daemon_serves_the_status(make_daemon: Callable[..., Daemon]) -> None:

@@ -61,7 +61,7 @@ class H2Client:
             world.live.traffic,
             self.peer.stream,
             build,
-            world.live.count_in,
+            world.live,
             Limits(**limits),
             ResponseHeads(),
             ended=self.ended.append,
@@ -305,6 +305,62 @@ def test_an_early_response_ends_the_upload(make: Make) -> None:
     world.passes(world.context.settings.linger_timeout + 2)
     client.talks()
     assert client.resets() == [(1, h2.errors.ErrorCodes.NO_ERROR)]
+
+
+@pytest.mark.parametrize("length", [(), (("content-length", "10"),)])
+def test_an_upload_goes_on_after_an_early_response(make: Make, length: tuple[tuple[str, str], ...]) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", *length, end=False)
+    server = world.accepts(A)
+    client.h2.send_data(1, b"hello")
+    client.talks()
+    server.says(answer(b"ok"))
+    assert client.got(1) == ("200", b"ok", True)
+    client.h2.send_data(1, b" you!", end_stream=True)
+    client.talks()
+    assert server.heard().endswith(b"hello you!" if length else b"5\r\nhello\r\n5\r\n you!\r\n0\r\n\r\n")
+    assert client.resets() == []
+    assert not client.switch.transports
+    client.asks(3, "/a")
+    assert world.called() == []  # the server connection is kept
+    server.says(answer(b"more"))
+    assert client.got(3) == ("200", b"more", True)
+
+
+def test_an_upload_that_goes_on_too_long_is_reset_without_an_error(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", end=False)
+    server = world.accepts(A)
+    server.says(answer(b"ok"))
+    assert client.got(1) == ("200", b"ok", True)
+    assert client.resets() == []
+    world.passes(world.context.settings.linger_timeout + 2)
+    client.talks()
+    assert client.resets() == [(1, h2.errors.ErrorCodes.NO_ERROR)]
+    assert server.line.aborted
+    assert not client.switch.transports
+    assert not world.live.connections
+
+
+def test_an_upload_that_waits_for_its_server_goes_on_after_an_early_response(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", ("content-length", "20000"), end=False)
+    server = world.accepts(A)
+    server.fills_up()
+    client.h2.send_data(1, bytes(10_000))
+    client.talks()
+    client.h2.send_data(1, bytes(10_000), end_stream=True)
+    client.talks()
+    server.says(answer(b"ok"))
+    assert client.got(1) == ("200", b"ok", True)
+    server.takes_again()
+    client.talks()
+    assert server.heard().endswith(bytes(20_000))
+    assert client.resets() == []
+    assert not client.switch.transports
 
 
 def test_the_client_is_read_as_fast_as_its_server_takes(make: Make) -> None:

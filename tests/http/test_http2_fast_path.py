@@ -5,6 +5,8 @@ Everybody gets the bytes, and the log the lines, that they get when each stream 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,11 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import A, B, C, Peer, World, answer, worlds
+from twisted.internet.defer import AlreadyCalledError
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http import http2_compiled
-from ktcpvs.http.http2_client_connection import CHECK_INTERVAL, MAX_PARKED
+from ktcpvs.http.http2_client_connection import CHECK_INTERVAL, MAX_PARKED, HTTP2ClientConnection
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
+from ktcpvs.http.http2_transport import HTTP2Transport
 from ktcpvs.model.latency import described
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
@@ -139,9 +143,9 @@ class Side:
         log: Any = self.lines
         traffic = self.world.live.traffic
         if form:
-            traffic.http2_access_log.writer = AccessLogWriter(
-                self.world.context, log, form, "s", "phttp", is_http2=True
-            )
+            context = self.world.context
+            traffic.access_log.writer = AccessLogWriter(context, log, form, "s", "phttp")
+            traffic.http2_access_log.writer = AccessLogWriter(context, log, form, "s", "phttp", is_http2=True)
         if kind == "general":
             self.world.context.log.level = levels.STATE
         self.world.live.apply_settings()
@@ -171,7 +175,8 @@ class Side:
         called = self.world.called()
         made = self.world.reactor.tcpClients[len(self.world.reactor.tcpClients) - len(called) :]
         for address, (_, _, factory, *_) in zip(called, made, strict=True):
-            self.servers.append((address, self.world.peer(factory.buildProtocol(None))))
+            with contextlib.suppress(AlreadyCalledError):  # the attempt was cancelled, since its client has left
+                self.servers.append((address, self.world.peer(factory.buildProtocol(None))))
 
     def answers(self, pieces: tuple[bytes, ...]) -> None:
         """Each server that has got a request responds."""
@@ -492,3 +497,34 @@ def test_a_stream_that_is_reset_or_closed_by_the_switch_shares_nothing(make: Mak
     assert b"hello" in client.peer.heard()  # h2 reads nothing behind a GOAWAY
     assert not world.live.connections
     assert second.is_over
+
+
+@pytest.mark.parametrize("kind", ["compiled", "python"])
+def test_the_garbage_collector_finds_nothing(kind: str) -> None:
+    """It runs rarely, so the objects of a connection must not refer to each other once it is over."""
+    side = Side((), "", kind)
+
+    def alive() -> int:
+        kinds = HTTP2ClientConnection, HTTP2StreamConnection, HTTP2Transport
+        return sum(isinstance(one, kinds) for one in gc.get_objects())
+
+    leaving = side.clients.pop()
+    side.happens("time passes", 1)  # the other client begins with HTTP/2
+    side.clients.insert(0, leaving)
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        side.happens("asks", "/a", [], "GET", b"", 3, (answer(),), 0)
+        side.happens("asks", "/a", [], "POST", b"abc", 1, (answer(b"", "Connection: close"),), 0)
+        side.connections.clear()
+        assert alive() > before
+        side.world.peers.remove(side.clients[0].peer)
+        side.clients[0].peer.resets()
+        del side.clients[0], leaving
+        side.world.turns(3)
+        side.world.passes(12)
+        assert alive() == before
+    finally:
+        gc.enable()
+        side.close()

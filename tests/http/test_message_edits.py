@@ -354,3 +354,13 @@ def test_the_port_of_an_absolute_target_counts(make: Make) -> None:
     world = make("scheduler = phttp", f"server = {A}", EVERY, 'request_header = X-Host "{hostport}"')
     (got,), _ = served(world, get("http://a.example:81/x", "X: y").replace(b"Host: h", b"Host: a.example:81"))
     assert b"X-Host: a.example:81\r\n" in got
+
+
+def test_a_percent_sign_stands_for_itself(make: Make) -> None:
+    world = make(
+        "scheduler = phttp", f"server = {A}", EVERY,
+        'request_header = X-% "100%b %% {path}"', 'response_header = X "50%"',
+    )  # fmt: skip
+    (got,), (given,) = served(world, get("/a%20b"))
+    assert got == get("/a%20b", "X-%: 100%b %% /a%20b")
+    assert b"X: 50%\r\n" in given

@@ -213,3 +213,48 @@ def test_an_explanation_finds_the_client(make: Make) -> None:
     assert found[0]["answer"]["server"] == B
     assert found[0]["request"]["client"] == CLIENT
     assert f"the trusted proxy {PROXY} tells the client: {CLIENT}" in found[0]["notes"]
+
+
+DENY = ("deny = 192.0.2.0/24", "allow = 192.0.2.64/26 10.0.0.0/8")
+
+
+@pytest.mark.parametrize("lines", [PER_REQUEST, PER_CONNECTION])
+def test_a_denied_client_behind_a_proxy_is_refused(make: Make, lines: tuple[str, ...]) -> None:
+    world = make(*lines, *DENY)
+    proxy = comes(world, PROXY)
+    proxy.says(get("/", told(CLIENT)))
+    assert proxy.heard().startswith(b"HTTP/1.1 403 Forbidden\r\n")
+    assert world.called() == []
+    assert world.comes(CLIENT) is None  # as one that connects itself
+
+
+def test_other_clients_of_the_same_proxy_are_served(make: Make) -> None:
+    world = make(*PER_REQUEST, *DENY)
+    proxy = comes(world, PROXY)
+    server = None
+    for client, is_served in (("198.51.100.7", True), (CLIENT, False), ("198.51.100.7", True), (CLIENT, False)):
+        proxy.says(get("/", told(client)))
+        if is_served:
+            server = server or world.accepts(A)
+            assert server.heard()
+            server.says(answer())
+        assert proxy.heard().startswith(b"HTTP/1.1 200" if is_served else b"HTTP/1.1 403")
+    assert world.live.traffic.counters.refusals == {403: 2}
+
+
+def test_allow_makes_exceptions_and_concerns_no_other_clients(make: Make) -> None:
+    world = make(*PER_REQUEST, *DENY)
+    for client in ("192.0.2.65", "203.0.113.9", "unknown"):
+        proxy = comes(world, PROXY)
+        proxy.says(get("/", told(client)))
+        world.accepts(B)
+    assert world.comes("203.0.113.9") is None
+
+
+def test_an_explanation_says_that_a_client_behind_a_proxy_is_denied(make: Make) -> None:
+    world = make(*PER_REQUEST, *DENY)
+    found: list[dict[str, Any]] = []
+    call = Explainer(world.director).explain("s", "GET", "/", [("X-Forwarded-For", CLIENT)], PROXY)
+    Deferred.fromCoroutine(call).addCallback(found.append)
+    assert found[0]["answer"]["server"] is None
+    assert "client denied by 192.0.2.0/24" in found[0]["answer"]["reason"]

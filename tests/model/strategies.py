@@ -247,7 +247,8 @@ def modifiers() -> st.SearchStrategy[Modifiers]:
             Rate, st.just("30/m"), st.just(0), st.sampled_from(("header", "cookie")), st.sampled_from(("X-A", "use"))
         ),
     )
-    return st.builds(Modifiers, edits, edits, prefixes, rewrites, rates)
+    balances = st.sampled_from((None, None, "wrr", "p2c", "use"))
+    return st.builds(Modifiers, edits, edits, prefixes, rewrites, rates, balances)
 
 
 @st.composite
@@ -255,7 +256,7 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     """A rule for some of the servers `known`, of which there is one at least, or one with an action."""
     if draw(st.integers(0, 4)) == 0:
         name = draw(st.sampled_from((None, None, "old", "a.b-c_1")))
-        changed = evolve(draw(modifiers()), strip_prefix=None, rewrite=None)
+        changed = evolve(draw(modifiers()), strip_prefix=None, rewrite=None, balance=None)
         return Rule(draw(patterns().filter(is_pattern)), (), None, name, draw(actions()), changed)
     if draw(st.integers(0, 4)) == 0:
         names = st.sampled_from(("a.example", "*.a.example", "B.example.", '"use"', "match.example", "x--y"))
@@ -267,9 +268,15 @@ def rules(draw: st.DrawFn, known: list[Address]) -> Rule:
     if draw(st.booleans()):
         found = draw(st.lists(conditions(), min_size=1, max_size=5))
         changed = draw(modifiers()) if draw(st.integers(0, 3)) == 0 else None
-        return Rule(text_of(found), servers, None, name, None, changed)
+        return Rule(text_of(found), servers, None, name, None, changed, draw(_weights(servers)))
     pattern = draw(patterns().filter(is_pattern))
-    return Rule(pattern, servers, draw(_matches(check_pattern(pattern))), name)
+    return Rule(pattern, servers, draw(_matches(check_pattern(pattern))), name, weights=draw(_weights(servers)))
+
+
+def _weights(servers: tuple[Address, ...]) -> st.SearchStrategy[tuple[int | None, ...]]:
+    """Weights of the servers of a rule, or none."""
+    some = st.lists(st.sampled_from((None, 0, 1, 95, 65535)), min_size=len(servers), max_size=len(servers))
+    return st.one_of(st.just(()), some.map(tuple))
 
 
 @cache
@@ -514,9 +521,22 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
     reference = st.one_of(pattern, st.sampled_from(("n1", "1", "2", "name n1")))
     before = st.one_of(st.none(), reference)
     modified = st.sampled_from(
-        (None, "", 'request_header X-A "b"', "rate 5/m", "strip_prefix /a", 'rewrite "(" "/"', "match 1")
+        (
+            None,
+            "",
+            'request_header X-A "b"',
+            "rate 5/m",
+            "balance rr",
+            "balance",
+            "strip_prefix /a",
+            'rewrite "(" "/"',
+            "match 1",
+        )
     )
-    action = st.sampled_from((None, "respond 403", "redirect 301 /{1}", "redirect https", "respond 99", ""))
+    actions_ = ("respond 403", "redirect 301 /{1}", "redirect https", "respond 99", "")
+    used = st.lists(st.tuples(server, st.sampled_from(("", " 0", " 95", " 65536", " -1"))), max_size=3)
+    servers = used.map(lambda pairs: " ".join(f"server {word(str(one))}{number}" for one, number in pairs) or "server")
+    action = st.one_of(st.sampled_from((None, *actions_)), servers)
     weight, match = st.sampled_from((-1, 0, 1, MAX_WEIGHT, MAX_WEIGHT + 1)), st.sampled_from((None, None, -1, 0, 1, 11))
     maxconn = st.sampled_from((-1, 0, 1, MAX_COUNT, MAX_COUNT + 1))
     some_networks = st.sampled_from(POOL_NETWORKS)
@@ -540,6 +560,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         AddRule: st.one_of(
             st.builds(AddRule, ident, pattern, server, match, st.sampled_from((None, None, "n1", "1")), before),
             st.builds(AddRule, ident, pattern, st.none(), match, st.none(), before, action, modified),
+            st.builds(AddRule, ident, pattern, server, weight=weight, modifiers=modified),
         ),
         DeleteRule: st.builds(DeleteRule, ident, reference, st.one_of(server, st.none())),
         EditRule: st.builds(
@@ -655,6 +676,8 @@ def assert_sound(table: Table) -> None:
             assert bool(rule.servers) is (rule.action is None)
             assert len(rule.servers) == len(set(rule.servers))
             assert set(rule.servers) <= set(known)
+            assert len(rule.weights) in (0, len(rule.servers))
+            assert all(weight is None or 0 <= weight <= MAX_WEIGHT for weight in rule.weights)
         assert service.addresses
         assert len(service.addresses) == len(set(service.addresses))
         for address in (*service.addresses, service.redirect, *known):

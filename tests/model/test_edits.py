@@ -66,6 +66,7 @@ from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import parse_networks
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
+from ktcpvs.model.rule_list import find_rule
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
@@ -566,7 +567,7 @@ def test_rules_with_names_and_conditions() -> None:
     assert rules(table) == [
         (None, "path /x"), ("office", "path /x from 10.0.0.0/8"), (None, "/(a)"), (None, ".*"),
     ]  # fmt: skip
-    assert table.service("web").rule("office").servers == (R1, R2)
+    assert find_rule(table.service("web"), "office").servers == (R1, R2)
     moved = after(MoveRule("web", "office", "path /x"), MoveRule("web", "path  /x"), table=table)
     assert rules(moved) == [("office", "path /x from 10.0.0.0/8"), (None, "/(a)"), (None, ".*"), (None, "path /x")]
     edited = after(EditRule("web", "office", "path /y", new_name="y"), EditRule("web", "y", new_name=""), table=moved)

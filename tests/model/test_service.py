@@ -21,6 +21,7 @@ from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.options import MAX_COUNT
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
+from ktcpvs.model.rule_list import find_rule, with_rule, without_rule
 from ktcpvs.model.service import VirtualService
 
 R1, R2, R3 = Inet("r1", 80), Inet("r2", 80), Unix("/run/r3")
@@ -212,41 +213,41 @@ def test_what_is_refused_of_a_server():
 
 
 def test_a_rule_grows_and_shrinks_by_a_server():
-    grown = WEB.with_rule(".*", R2, None)
+    grown = with_rule(WEB, ".*", R2, None)
     assert grown.rules == (WEB.rules[0], Rule(".*", (R1, R2)))
-    assert grown.without_rule(".*", R2) == WEB
-    assert grown.without_rule(".*", R1).rule(".*") == Rule(".*", (R2,))
-    assert WEB.without_rule(".*", R1).rules == WEB.rules[:1]
+    assert without_rule(grown, ".*", R2) == WEB
+    assert find_rule(without_rule(grown, ".*", R1), ".*") == Rule(".*", (R2,))
+    assert without_rule(WEB, ".*", R1).rules == WEB.rules[:1]
 
 
 def test_a_new_rule_stands_last_even_after_a_default_rule():
-    assert WEB.with_rule("/new", R2, 0).rules == (*WEB.rules, Rule("/new", (R2,), 0))
+    assert with_rule(WEB, "/new", R2, 0).rules == (*WEB.rules, Rule("/new", (R2,), 0))
 
 
 def test_the_match_of_a_rule_may_be_left_out_or_repeated():
-    shrunk = WEB.without_rule("/a(b)", R2)
-    assert shrunk.with_rule("/a(b)", R2, None) == WEB
-    assert shrunk.with_rule("/a(b)", R2, 1) == WEB
-    refused(BadValue, "rule '/a(b)' has match 1, not 0: delete it first", shrunk.with_rule, "/a(b)", R2, 0)
+    shrunk = without_rule(WEB, "/a(b)", R2)
+    assert with_rule(shrunk, "/a(b)", R2, None) == WEB
+    assert with_rule(shrunk, "/a(b)", R2, 1) == WEB
+    refused(BadValue, "rule '/a(b)' has match 1, not 0: delete it first", with_rule, shrunk, "/a(b)", R2, 0)
 
 
 def test_what_is_refused_of_a_rule():
-    refused(NoSuchServer, "service web has no server unix:/run/r3", WEB.with_rule, "/new", R3, None)
-    refused(RuleExists, "rule '.*' already uses server r1:80", WEB.with_rule, ".*", R1, None)
-    refused(NoSuchRule, "service web has no rule '/no'", WEB.rule, "/no")
-    refused(NoSuchRule, "service web has no rule '/no'", WEB.without_rule, "/no", R1)
-    refused(NoSuchServer, "rule '.*' does not use server r2:80", WEB.without_rule, ".*", R2)
-    refused(NoSuchServer, "rule '.*' does not use server unix:/run/r3", WEB.without_rule, ".*", R3)
+    refused(NoSuchServer, "service web has no server unix:/run/r3", with_rule, WEB, "/new", R3, None)
+    refused(RuleExists, "rule '.*' already uses server r1:80", with_rule, WEB, ".*", R1, None)
+    refused(NoSuchRule, "service web has no rule '/no'", find_rule, WEB, "/no")
+    refused(NoSuchRule, "service web has no rule '/no'", without_rule, WEB, "/no", R1)
+    refused(NoSuchServer, "rule '.*' does not use server r2:80", without_rule, WEB, ".*", R2)
+    refused(NoSuchServer, "rule '.*' does not use server unix:/run/r3", without_rule, WEB, ".*", R3)
 
 
 def test_an_absent_server_or_rule_is_named_with_the_one_that_may_be_meant():
-    service = VirtualService("web", servers=(RealServer(Inet("10.0.0.1", 80)),)).with_rule(
-        "^/images/", Inet("10.0.0.1", 80), None
+    service = with_rule(
+        VirtualService("web", servers=(RealServer(Inet("10.0.0.1", 80)),)), "^/images/", Inet("10.0.0.1", 80), None
     )
     refused(
         NoSuchServer, "service web has no server 10.0.0.1:8080; did you mean 10.0.0.1:80?",
         service.server, Inet("10.0.0.1", 8080),
     )  # fmt: skip
     refused(NoSuchServer, "service web has no server 10.0.0.2:80", service.server, Inet("10.0.0.2", 80))
-    refused(NoSuchRule, "service web has no rule '/images/'; did you mean '^/images/'?", service.rule, "/images/")
-    refused(NoSuchRule, "service web has no rule 'x'", service.rule, "x")
+    refused(NoSuchRule, "service web has no rule '/images/'; did you mean '^/images/'?", find_rule, service, "/images/")
+    refused(NoSuchRule, "service web has no rule 'x'", find_rule, service, "x")

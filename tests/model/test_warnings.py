@@ -24,7 +24,9 @@ RULE = 'rule = pattern ".*" use server 10.0.0.1:80'
 def found(*lines: str) -> list[ServiceWarning]:
     """The warnings about one service of these lines."""
     (service,) = parse("Virtual s {\n" + "\n".join(lines) + "\n}\n").services.values()
-    return warnings_of(service, KNOWN[service.scheduler], KNOWN[service.balance], KNOWN.values)
+    names = {rule.modifiers.balance for rule in service.rules} - {None}
+    of_rules = {name: KNOWN[name] for name in names}
+    return warnings_of(service, KNOWN[service.scheduler], KNOWN[service.balance], KNOWN.values, of_rules=of_rules)
 
 
 def texts(*lines: str) -> list[str]:
@@ -73,6 +75,13 @@ def test_an_engine_relays_what_has_no_tls() -> None:
          "weights have no effect, except 0: scheduler rr ignores them; wlc, wrr, p2c and sh use them"),
         (["scheduler = phttp", "balance = lc", f"{A} 5", B],
          "weights have no effect, except 0: balance lc ignores them; wlc, wrr, p2c and sh use them"),
+        (["scheduler = phttp", A, B, "rule = path /a balance rr use server 10.0.0.1:80 2 server 10.0.0.2:80", RULE],
+         "weights have no effect in rule 'path /a', except 0: balance rr ignores them; wlc, wrr, p2c and sh use them"),
+        (["scheduler = phttp", A, B,
+          'rule = name x pattern "(a)" balance wrr match 1 use server 10.0.0.1:80 server 10.0.0.2:80', RULE],
+         "balance has no effect in rule 'x': match hashes a group of the pattern"),
+        (["scheduler = phttp", A, B, "rule = name x path /a use server 10.0.0.1:80 0 server 10.0.0.2:80 0", RULE],
+         "all servers of rule 'x' have the weight 0 in it: it gets no new clients"),
         (["scheduler = lc", "slow_start = 5", A],
          "slow_start has no effect: scheduler lc ignores weights; wlc, wrr, p2c and sh use them"),
         (["scheduler = http", "via = append", "forwarded = replace", A],
@@ -127,6 +136,10 @@ def test_what_has_no_effect_is_named_with_what_would_use_it(lines: list[str], te
     "lines",
     [
         ["scheduler = rr", f"{A} 5", f"{B} 5"],
+        ["scheduler = phttp", "balance = rr", A, B,
+         "rule = path /a balance wrr use server 10.0.0.1:80 2 server 10.0.0.2:80 3", RULE],
+        ["scheduler = phttp", "balance = rr", f"{A} 5", B, 'rule = pattern ".*" balance wrr use server 10.0.0.1:80 '
+         "server 10.0.0.2:80"],
         ["scheduler = rr", f"{A} 0", f"{B} 5"],
         ["scheduler = phttp", A, RULE, 'rule = pattern "^/a" use server 10.0.0.1:80'],
         ["scheduler = hhttp", "balance = rr", f"{A} 5", B,

@@ -200,6 +200,31 @@ def test_a_binding_pauses() -> None:
     assert sum(1 for _ in steps) >= 4
 
 
+def test_requests_that_differ_in_what_no_condition_sees_are_cached_as_one() -> None:
+    """Where no condition sees header fields, browsers that send different ones share an entry of the cache; hosts are
+    told apart however they are written."""
+    scheduler = PHTTP().bind(view("host a path /x", "host b", "path /x"), None)
+    asked = [("/x", "Host: a"), ("/x", "Host: b"), ("/x", "Host: c"), ("/x", "HOST: A:80"), ("/x",), ("/y", "Host: a")]
+    expected = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.1:80", "10.0.0.3:80", None]
+    for agent in ("one", "two"):
+        for (path, *lines), server in zip(asked, expected, strict=True):
+            assert served(scheduler, request(path, *lines, f"User-Agent: {agent}")) == server
+    searched = []
+    search = RuleTable._search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RuleTable, "_search", lambda table, seen: searched.append(seen) or search(table, seen))
+        assert served(scheduler, request("/x", "User-Agent: three", "Host: a")) == "10.0.0.1:80"
+        assert searched == []
+        assert served(scheduler, request("/x", "Host: d")) == "10.0.0.3:80"
+        assert len(searched) == 1
+
+
+def test_header_fields_that_a_condition_sees_are_told_apart() -> None:
+    scheduler = PHTTP().bind(view('header X "1"', "cookie c", ".*"), None)
+    for lines, server in ((("X: 1",), 1), (("X: 2",), 3), (("Cookie: c=1",), 2), ((), 3)):
+        assert served(scheduler, request("/x", *lines)) == f"10.0.0.{server}:80"
+
+
 # In schedulers.
 
 

@@ -10,10 +10,11 @@ from bench.configurations import LOOPBACK, NAME
 from bench.failure import Failure
 
 
-def ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
-    """The status and the body of one answer. Raises Failure when none comes."""
+def ask(connection: http.client.HTTPConnection, path: str, host: str = "") -> tuple[int, bytes]:
+    """The status and the body of one answer. host: of the request; an empty text: that of the connection. Raises
+    Failure when none comes."""
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Host": host} if host else {})
         answer = connection.getresponse()
         return answer.status, answer.read()
     except (OSError, http.client.HTTPException) as error:
@@ -42,21 +43,27 @@ def connection_to(port: int, is_tls: bool = False) -> http.client.HTTPConnection
 
 
 def check(
-    name: str, port: int, wanted: dict[str, tuple[str, ...]], one_server: bool = False, is_tls: bool = False
+    name: str,
+    port: int,
+    wanted: dict[str, tuple[str, ...]],
+    one_server: bool = False,
+    is_tls: bool = False,
+    host: str = "",
 ) -> None:
     """Ask for each path on a connection of its own, and all of them again on one kept connection.
 
     wanted: path -> bodies, one of which is right. one_server: a connection stays with the server that its first request
-    chose, so the kept one is asked for one path only. is_tls: by TLS. Raises Failure at the first wrong answer.
+    chose, so the kept one is asked for one path only. is_tls: by TLS. host: see `ask`. Raises Failure
+    at the first wrong answer.
     """
     for path, allowed in wanted.items():
         with contextlib.closing(connection_to(port, is_tls)) as connection:
-            judge(name, path, *ask(connection, path), allowed)
+            judge(name, path, *ask(connection, path, host), allowed)
     with contextlib.closing(connection_to(port, is_tls)) as connection:
         kept = list(wanted)[:1] * 3 if one_server else [*wanted, *wanted]
         connection.connect()
         first = connection.sock
         for path in kept:
-            judge(name, path, *ask(connection, path), wanted[path])
+            judge(name, path, *ask(connection, path, host), wanted[path])
             if connection.sock is not first:
                 raise Failure(f"{name} has closed a connection that was to be kept")

@@ -5,6 +5,8 @@ A `Site` says what is to be served; each function here writes it in the language
 
 from __future__ import annotations
 
+import re
+
 from attrs import frozen
 
 LOOPBACK = "127.0.0.1"
@@ -25,12 +27,13 @@ NAME = "localhost"
 class Rule:
     """Requests whose path begins with `prefix` (a regular expression without an anchor, if `is_regex`) go to `server`.
 
-    server: the place of the real server in the site's list.
+    server: the place of the real server in the site's list. host: which the request must ask for; an empty text: any.
     """
 
     prefix: str
     server: int
     is_regex: bool = False
+    host: str = ""
 
     @property
     def pattern(self) -> str:
@@ -112,8 +115,10 @@ def ktcpvs(site: Site, scheduler: str, relay: str = "") -> str:
             for rule in site.hosts
         ]
     if scheduler in RULED and not site.sessions:
-        chosen = [(rule.pattern, rule.server) for rule in site.rules] + [(".*", site.default)]
-        lines += [f'    rule = pattern "{pattern}" use server {site.servers[place]}' for pattern, place in chosen]
+        for rule in site.rules:
+            host = f"host {rule.host} " if rule.host else ""
+            lines.append(f'    rule = {host}pattern "{rule.pattern}" use server {site.servers[rule.server]}')
+        lines.append(f'    rule = pattern ".*" use server {site.servers[site.default]}')
     return "\n".join([*lines, "}", ""])
 
 
@@ -185,7 +190,8 @@ def haproxy_http(site: Site, map_file: str = "") -> str:
     if not map_file:
         lines += [f"    use_backend s{rule.server} if {{ path_reg {rule.pattern} }}" for rule in regexes]
     if map_file and regexes:
-        lines += [f"    use_backend %[path,map_reg({map_file},s{site.default})]"]
+        subject = "base" if has_rules_of_hosts(site) else "path"
+        lines += [f"    use_backend %[{subject},map_reg({map_file},s{site.default})]"]
     else:
         lines += [f"    default_backend s{site.default}"]
     for number, server in enumerate(site.servers):
@@ -196,8 +202,17 @@ def haproxy_http(site: Site, map_file: str = "") -> str:
 
 
 def haproxy_map(site: Site) -> str:
-    """The file of `map_reg`: a pattern and its backend in each line."""
-    return "".join(f"{rule.pattern} s{rule.server}\n" for rule in site.rules if rule.is_regex)
+    """The file of `map_reg`: a pattern and its backend in each line. Rules with hosts are searched in host and path."""
+    return "".join(f"{_haproxy_pattern(rule)} s{rule.server}\n" for rule in site.rules if rule.is_regex)
+
+
+def _haproxy_pattern(rule: Rule) -> str:
+    return f"^{re.escape(rule.host)}{rule.prefix}" if rule.host else rule.pattern
+
+
+def has_rules_of_hosts(site: Site) -> bool:
+    """Whether the rules of the site name hosts."""
+    return any(rule.host for rule in site.rules)
 
 
 def haproxy_inspect(site: Site) -> str:
@@ -306,16 +321,23 @@ def nginx_proxy(site: Site) -> str:
             lines += [f"            {line}" for line in _nginx_request_fields(rule.site)]
             lines += ["        }", "    }"]
     tls = " ssl" if site.certificate else ""
-    default = " default_server" if site.hosts else ""
-    lines += [
-        "    server {",
-        f"        listen {LOOPBACK}:{site.port}{tls}{default}{' http2' if site.is_http2 else ''};",
-    ]
-    lines += nginx_tls(site.certificate) if tls else []
+    by_host: dict[str, list[Rule]] = {"": []}
     for rule in site.rules:
-        where = f'~ "{rule.pattern}"' if rule.is_regex else rule.prefix
-        lines.append(f"        location {where} {{ proxy_pass http://s{rule.server}; }}")
-    return "\n".join([*lines, f"        location / {{ proxy_pass http://s{site.default}; }}", "    }"])
+        by_host.setdefault(rule.host, []).append(rule)
+    lines += ["    server_names_hash_max_size 16384;"] if has_rules_of_hosts(site) else []
+    for host, rules in by_host.items():
+        default = " default_server" if not host and (site.hosts or has_rules_of_hosts(site)) else ""
+        lines += [
+            "    server {",
+            f"        listen {LOOPBACK}:{site.port}{tls}{default}{' http2' if site.is_http2 else ''};",
+        ]
+        lines += [f"        server_name {host};"] if host else []
+        lines += nginx_tls(site.certificate) if tls else []
+        for rule in rules:
+            where = f'~ "{rule.pattern}"' if rule.is_regex else rule.prefix
+            lines.append(f"        location {where} {{ proxy_pass http://s{rule.server}; }}")
+        lines += [f"        location / {{ proxy_pass http://s{site.default}; }}", "    }"]
+    return "\n".join(lines)
 
 
 def _nginx_request_fields(site: str) -> list[str]:

@@ -54,7 +54,7 @@ VIEWS = ("stats", "rate", "connections")
 
 _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _LOAD = ("start", "confirm", "allow-empty")
-_RULE_WORDS = "[CONDITION...] [MODIFIER...] [use ACTION]"
+_RULE_WORDS = "[CONDITION...] [MODIFIER...] [use ACTION | use SERVERS]"
 _REQUEST = ("header", "from", "port", "json")
 
 
@@ -218,7 +218,7 @@ class Invocation:
 
     @property
     def action(self) -> tuple[str, ...]:
-        """Of the words of a rule: those behind `use`."""
+        """Of the words of a rule: those behind `use`, which are an action or servers."""
         return self.words[_use(self.words) + 1 :]
 
     def named(self) -> dict[str, str]:
@@ -455,11 +455,13 @@ def _check_action(command: Command, words: Sequence[str], values: Mapping[str, s
     """Check that a new rule has a server or an action."""
     place = _use(words)
     if place + 1 == len(words):
-        raise UsageError(f"Missing action after 'use' with the '{command.name}' command (example: use respond 403)")
+        raise UsageError(
+            f"Missing action or servers after 'use' with the '{command.name}' command (example: use respond 403)"
+        )
     if command.name == "add-rule" and place == len(words) and "real-server" not in values:
         raise UsageError(
-            "You need to supply the 'real-server' option for the 'add-rule' command, or an action (example: use "
-            "respond 403)"
+            "You need to supply the 'real-server' option for the 'add-rule' command, or servers or an action "
+            "(examples: use server 10.0.0.1:80 95, use respond 403)"
         )
 
 

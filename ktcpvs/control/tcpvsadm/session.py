@@ -109,9 +109,13 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
         if entry.edit != "DeleteRule":
             arguments["modifiers"] = modifiers
     if entry.edit in ("AddRule", "EditRule") and given.action:
-        from ktcpvs.model.actions import text_of_words
+        from ktcpvs.model import actions, rule_servers
 
-        arguments["action"] = text_of_words(given.action)
+        if given.action[0].lower() == rule_servers.SERVER:
+            arguments["action"], behind = rule_servers.text_of_words(given.action)
+            arguments["modifiers"] = " ".join(filter(None, (arguments["modifiers"], behind))) or None
+        else:
+            arguments["action"] = actions.text_of_words(given.action)
     return arguments
 
 

@@ -6,7 +6,7 @@ The whole text is read and checked before it has any effect. Every error begins 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,11 +21,12 @@ from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expect
 from ktcpvs.model.language.lexer import INCLUDE, Place, Token, end_place, quoted, tokens
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
-from ktcpvs.model.modifiers import NONE, WORDS, Modifiers, read_modifier
+from ktcpvs.model.modifiers import BALANCE, NONE, WORDS, Modifiers, read_modifier
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
-from ktcpvs.model.options import Option
+from ktcpvs.model.options import Option, check_weight
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule, check_rule_name
+from ktcpvs.model.rule_servers import is_weight
 from ktcpvs.model.server_words import SERVER_WORDS, read_words
 from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.settings import Settings, whole_number
@@ -120,10 +121,10 @@ class _Reader:
         )
         return action
 
-    def modifiers(self, before: Modifiers) -> Modifiers:
-        """Read modifiers; `before` where none begins here."""
+    def modifiers(self, before: Modifiers, words: Sequence[str] = WORDS) -> Modifiers:
+        """Read modifiers that begin with one of `words`; return them behind `before`."""
         modifiers = before
-        while (token := self.peek()) is not None and token.is_word(*WORDS):
+        while (token := self.peek()) is not None and token.is_word(*words):
             modifiers, self._position = read_modifier(
                 self._tokens, self._position, modifiers, lambda token, refusal: token.place.error(str(refusal))
             )
@@ -210,16 +211,20 @@ def _number(name: str, token: Token) -> int:
         return whole_number(name, token.text)
 
 
+_User = tuple[Place, Address, Place, int | None]
+"""A server of a rule with its place; its weight with that one; None: the server's own."""
+
+
 @define
 class _WrittenRule:
-    """A rule as it stands in the text. text: of its conditions. users: the servers with their places. action: None: it
-    has servers."""
+    """A rule as it stands in the text. text: of its conditions. users: the servers with their places and their weights
+    in this rule. action: None: it has servers."""
 
     place: Place
     name: str | None
     text: str
     match: int | None
-    users: list[tuple[Place, Address]]
+    users: list[_User]
     action: Action | None = None
     modifiers: Modifiers = NONE
 
@@ -255,7 +260,8 @@ class _Block:
         for rule in self._merged_rules():
             with _at(rule.place):
                 users = tuple(self._users(rule, servers))
-                rules.append(Rule(rule.text, users, rule.match, rule.name, rule.action, rule.modifiers))
+                weights = tuple([weight for *_, weight in rule.users])
+                rules.append(Rule(rule.text, users, rule.match, rule.name, rule.action, rule.modifiers, weights))
         networks: dict[str, Any] = {name: Networks(tuple(found)) for name, found in self.networks.items()}
         service = evolve(
             self.service,
@@ -304,7 +310,9 @@ class _Block:
 
     def _users(self, rule: _WrittenRule, servers: dict[Address, RealServer]) -> Iterator[Address]:
         seen = set()
-        for place, written in rule.users:
+        for place, written, weight_place, weight in rule.users:
+            with _at(weight_place):
+                check_weight(weight)
             with _at(place):
                 address = self.service.complete(written)
             if address not in servers:
@@ -427,9 +435,15 @@ def _networks(reader: _Reader) -> Iterator[tuple[Network, Place]]:
 
 def _weight(reader: _Reader, address: Place) -> tuple[Place, int]:
     """Read the number after a server's address; without one, return 1 and the place of the address."""
+    place, weight = _weight_or_none(reader, address)
+    return place, 1 if weight is None else weight
+
+
+def _weight_or_none(reader: _Reader, address: Place) -> tuple[Place, int | None]:
+    """Read the number after a server's address; without one, return None and the place of the address."""
     token = reader.peek()
-    if token is None or token.quoted or not token.text.lstrip("-+").isdigit():
-        return address, 1
+    if token is None or not is_weight(token) or reader.is_keyword():
+        return address, None
     reader.next("a weight")
     return token.place, _number("weight", token)
 
@@ -444,8 +458,14 @@ def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
     return token.place, _number("maxconn", token)
 
 
+def _user(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _User:
+    """Read a server of a rule: ADDRESS [WEIGHT]"""
+    place, written = address()
+    return place, written, *_weight_or_none(reader, place)
+
+
 def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _WrittenRule:
-    """Read: [name N] CONDITION... [MODIFIER...] [match N] use ( server A [server B ...] | ACTION )"""
+    """Read: [name N] CONDITION... [MODIFIER...] [match N] use (server A [WEIGHT] [server ...] [balance S] | ACTION)"""
     name = None
     begin = reader.peek()
     if begin is not None and begin.is_word(NAME):
@@ -474,10 +494,12 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _Wri
     token = reader.next("'server', 'redirect' or 'respond'")
     if not token.is_word("server"):
         raise token.place.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'")
-    users = [address()]
+    users = [_user(reader, address)]
     while (following := reader.peek()) is not None and following.is_word("server") and not reader.is_keyword():
         reader.next("server")
-        users.append(address())
+        users.append(_user(reader, address))
+    if (following := reader.peek()) is not None and following.is_word(BALANCE) and not reader.is_keyword():
+        modifiers = reader.modifiers(modifiers, (BALANCE,))
     return _WrittenRule(place, name, text, match, users, None, modifiers)
 
 

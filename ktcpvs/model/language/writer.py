@@ -61,8 +61,10 @@ def write_rule(rule: dict[str, Any], show: ShowAddress = str) -> list[str]:
     head = f"{named}{written_text(text)}{modifiers and f' {modifiers}'}{match} use"
     if rule.get("action") is not None:
         return [f"{head} {rule['action']}"]
-    uses = [f"server {word(show(server))}" for server in rule["servers"]]
-    is_joined = name is not None or bool(modifiers) or not (is_pattern(text) or is_only(HOST, text))
+    weights = rule.get("weights") or ()
+    numbers = ["" if weight is None else f" {weight}" for weight in weights] or [""] * len(rule["servers"])
+    uses = [f"server {word(show(server))}{number}" for server, number in zip(rule["servers"], numbers, strict=True)]
+    is_joined = name is not None or bool(modifiers) or bool(weights) or not (is_pattern(text) or is_only(HOST, text))
     return [f"{head} {one}" for one in ([" ".join(uses)] if is_joined else uses)]
 
 

@@ -180,11 +180,25 @@ function service(data, one, then, seconds) {
     const rules = element("details", { id: `rules ${ident}` }, element("summary", {}, `${one.rules.length} rules`),
       element("table", {}, element("tbody", {}, ...one.rules.slice(0, MAX_ROWS).map((rule) =>
         element("tr", {}, element("td", {}, rule.name || ""), element("td", {}, element("code", {}, rule.pattern)),
-          element("td", {}, rule.action || rule.servers.join(", ")))))));
+          element("td", {}, rule.action || weighedServers(rule)), element("td", {}, element("code", {}, rule.modifiers)),
+          element("td", {}, ownResponses(rule, one.stats.responses)))))));
     rules.open = Boolean(open && open.open);
     made.append(rules);
   }
   return made;
+}
+
+// The servers of a rule, with their weights in it.
+function weighedServers(rule) {
+  return rule.servers.map((server, place) => [server, rule.weights[place]].filter((part) => part != null).join(" ")).join(", ");
+}
+
+// How many responses a rule with an action has given, by status. counts: "STATUS RULE" -> number.
+function ownResponses(rule, counts) {
+  if (!rule.action) return "";
+  const label = rule.name || rule.pattern;
+  const found = Object.entries(counts).filter(([key]) => key.slice(key.indexOf(" ") + 1) === label);
+  return found.map(([key, count]) => `${key.split(" ", 1)[0]}: ${short(count)}`).join(", ") || "0";
 }
 
 // What is wrong with certificates: they expire soon, or their newest version cannot be used.
