@@ -307,7 +307,7 @@ def test_valid_command_lines(argv: list[str], command: str, values: dict[str, st
 
 
 INVALID = [
-    (["--nope"], "Unknown option '--nope'"),
+    (["--xyzzy"], "Unknown option '--xyzzy'"),
     (["-Z"], "Unknown option '-Z'"),
     (["-LZ"], "Unknown option '-Z'"),
     (["-\x1b"], r"Unknown option '-\x1b'"),
