@@ -138,6 +138,18 @@ class CannotSave(Refusal):
     code = b"CANNOT_SAVE"
 
 
+class NoCluster(Refusal):
+    """The cluster's etcd cannot be asked."""
+
+    code = b"NO_CLUSTER"
+
+
+class ChangedMeanwhile(Refusal):
+    """Another administrator of the cluster has changed the same thing at the same time."""
+
+    code = b"CHANGED_MEANWHILE"
+
+
 class CannotTakeOver(Refusal):
     """The running daemon does not hand over and keeps running."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
@@ -36,6 +37,7 @@ from ktcpvs.signals import SignalHandlers
 from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.status_listener import StatusListener
+from ktcpvs.streams.transport import nothing
 from ktcpvs.system.activation import handed_in
 from ktcpvs.system.certificate_reader import CertificateReader
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
@@ -57,6 +59,10 @@ from ktcpvs.workers.shared_counters import SlotAllocator
 from ktcpvs.workers.supervisor import Supervisor
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
+if TYPE_CHECKING:
+    from ktcpvs.cluster.cluster import Cluster
+    from ktcpvs.cluster.options import ClusterOptions
+
 NO_PROC = (
     "/proc is not mounted: sockets that a service manager hands in are not seen, the usage of processes is not known, "
     "and workers start slowly; mount it with 'mount -t proc proc /proc'"
@@ -72,7 +78,7 @@ class DaemonOptions:
     address of the daemon to take over from; None: start without one. pid_file: twistd's. status: the address of the
     status page; None: none. status_hosts: its host names, besides IP addresses and localhost. user: the user to become;
     None: stay the same. control_group: the group whose members may administer too; None: none. nameservers: (IP
-    address, port) of the name servers to ask; none: those of the system.
+    address, port) of the name servers to ask; none: those of the system. cluster: None: this daemon is in no cluster.
     """
 
     control: tuple[ControlAddress, ...] = ()
@@ -86,6 +92,7 @@ class DaemonOptions:
     user: Identity | None = None
     control_group: int | None = None
     nameservers: tuple[tuple[str, int], ...] = ()
+    cluster: ClusterOptions | None = None
 
 
 class NotStarted(SystemExit, Exception):
@@ -124,11 +131,15 @@ class Daemon:
     director: Director
     shutdown: Shutdown
     target: HandoverTarget | None
+    cluster: Cluster | None = None
 
     def stop(self) -> Deferred[None]:
         """End it. Fires when it has ended."""
         has_not_taken_over = not self.director.context.is_accepting
         ended = self.shutdown.begin()
+        if self.cluster is not None:
+            left = Deferred.fromCoroutine(self.cluster.stop())
+            ended = gatherResults([ended, left]).addCallback(lambda _: None)
         if self.target is not None and has_not_taken_over:
             self.director.context.steps.run("end: takeover", self.target.abandon)
         return ended
@@ -168,7 +179,9 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         opened.callback(control.close)
         reader = _take_reader(target, reader)
     state, saved = _read_state(options, reactor, target)
-    built = _build_switch(options, reactor, log, sockets, state, target, reader)
+    cluster = _cluster(options, reactor, state)
+    save = state.save if cluster is None else cluster.save
+    built = _build_switch(options, reactor, log, sockets, state, save, target, reader)
     director = built.director
     opened.callback(director.end)
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
@@ -188,7 +201,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
 
     watchdog = notifier.watchdog or (target.inventory.watchdog if target is not None else 0)
     service_manager = ServiceManager(notifier, director, watchdog)
-    handover = TakeoverHandover(reactor, director, switch, control, status, service_manager, options.pid_file)
+    leave = partial(_leave, cluster) if cluster is not None else nothing
+    handover = TakeoverHandover(reactor, director, switch, control, status, service_manager, options.pid_file, leave)
     source = None
     if control.unix_listener is not None and control.unix_listener.socket is not None:
         source = HandoverSource(
@@ -200,9 +214,10 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             built.tickets.record,
             reader,
         )
-    switch.begin(OwnSwitch(director, built.views), built.workers, source)
+    switch.begin(OwnSwitch(director, built.views, cluster), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
-    reload = Reload(director, control, service_manager, options.config, options.state is not None)
+    config = options.config if cluster is None else None  # the cluster has the table
+    reload = Reload(director, control, service_manager, config, options.state is not None)
     upgrade = UpgradeLauncher(reactor, log, control.unix_address, notifier)
     takeover = None
     if target is not None:
@@ -211,6 +226,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     async def begin_to_serve() -> None:
         if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):
             return
+        if cluster is not None:
+            await cluster.start(director)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         await service_manager.started()
 
@@ -223,7 +240,22 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     reactor.callWhenRunning(calm_collector)
     reactor.callWhenRunning(SignalHandlers(director, reload, upgrade, shutdown).install)
     reactor.callWhenRunning(begin)
-    return Daemon(director, shutdown, target)
+    return Daemon(director, shutdown, target, cluster)
+
+
+def _cluster(options: DaemonOptions, reactor: Any, state: StateFile | _NoStateFile) -> Cluster | None:
+    """The node of a cluster that this daemon is; None: it is none. Raises NoTLS and NoConfiguration."""
+    if options.cluster is None:
+        return None
+    from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
+    from ktcpvs.cluster.options import make_etcd
+
+    etcd = make_etcd(reactor, options.cluster)
+    return Cluster(etcd, options.cluster.address.prefix, options.cluster.node, state.save)
+
+
+def _leave(cluster: Cluster) -> None:
+    Deferred.fromCoroutine(cluster.stop())
 
 
 def _give_up_root(options: DaemonOptions, control: ControlListeners, opened: ExitStack) -> CertificateReader | None:
@@ -294,10 +326,11 @@ def _build_switch(
     log: EventLog,
     sockets: InheritedSockets,
     state: StateFile | _NoStateFile,
+    save: Callable[[Table], Awaitable[None]],
     target: HandoverTarget | None,
     reader: CertificateReader | None,
 ) -> _BuiltSwitch:
-    """reader: reads the files of TLS; None: this process may read them."""
+    """save: saves each table that an edit makes. reader: reads the files of TLS; None: this process may read them."""
     make_context = partial(
         Context,
         reactor,
@@ -314,14 +347,14 @@ def _build_switch(
         files = TLSFileStore(context, reader)
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
-        director = Director(context, state.save, reactor.stop, stages_of=stages, files=files)
+        director = Director(context, save, reactor.stop, stages_of=stages, files=files)
         secrets = TicketSecrets(context, profiles.use_tickets, tickets)
         return _BuiltSwitch(director, Views(director), secrets)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
     files = TLSFileStore(context, reader)
     stages = ListenerStages(context, TLSProfiles(files))
-    supervisor = Supervisor(context, size, slots, state.save, reactor.stop, stages, files)
+    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files)
     secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
     return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from socket import gethostname
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.python import usage
 
+from ktcpvs.cluster.etcd_address import parse_etcd_address
 from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control, parse_listen_address
 from ktcpvs.errors import BadAddress, Refusal
 from ktcpvs.model.expansion import parse_nameserver
@@ -18,6 +20,8 @@ from ktcpvs.system.privileges import group_number, identity
 from ktcpvs.takeover.pid_file import PidFile
 
 MAX_WORKERS = 64
+
+_CLUSTER_FILES = ("cert", "key", "ca", "credentials")
 
 
 class Options(usage.Options):
@@ -54,6 +58,18 @@ class Options(usage.Options):
             "When started as root: run as this user, with only the capabilities that the switch needs.",
         ],
         ["group", "g", None, "With --user: run as this group. [default: the user's own]"],
+        [
+            "cluster",
+            None,
+            None,
+            "Be a node of the cluster whose table is in etcd: etcd:URL[,URL...]/PREFIX, for example "
+            "etcd:http://127.0.0.1:2379/ktcpvs.",
+        ],
+        ["node", None, None, "With --cluster: the name of this node. [default: the host name]"],
+        ["cluster-ca", None, None, "With --cluster: the CA of etcd's members, a PEM file. [default: the system's]"],
+        ["cluster-cert", None, None, "With --cluster: the certificate to show to etcd, a PEM file."],
+        ["cluster-key", None, None, "With --cluster-cert: its key, a PEM file. [default: in the same file]"],
+        ["cluster-credentials", None, None, "With --cluster: a file with USER:PASSWORD for etcd."],
         ["control-group", None, None, "Also let members of this group administer, over a unix socket."],
     ]
 
@@ -88,6 +104,7 @@ class Options(usage.Options):
             self["nameservers"] = tuple(map(parse_nameserver, self.nameservers))
             self["status_hosts"] = tuple(map(parse_host_name, self.status_hosts))
             self["status"] = parse_status(self["status"]) if self["status"] is not None else None
+            self._read_cluster()
         except Refusal as refusal:
             raise usage.UsageError(str(refusal)) from None
         if self.status_hosts and self["status"] is None:
@@ -107,6 +124,29 @@ class Options(usage.Options):
         self["pid_file"] = PidFile(self.parent)
         if self["takeover"] is not None:
             self["pid_file"].leave_alone()
+
+    def _read_cluster(self) -> None:
+        """Raises UsageError and a Refusal."""
+        if self["cluster"] is None:
+            for name in ("node", "cluster-ca", "cluster-cert", "cluster-key", "cluster-credentials"):
+                if self[name] is not None:
+                    raise usage.UsageError(f"--{name} requires --cluster")
+            return
+        if self["cluster-key"] is not None and self["cluster-cert"] is None:
+            raise usage.UsageError("--cluster-key requires --cluster-cert")
+        address = parse_etcd_address(self["cluster"])
+        for name in ("cluster-ca", "cluster-cert"):
+            if self[name] is not None and not address.is_tls:
+                raise usage.UsageError(f"--{name} requires members with https:// in --cluster")
+        try:
+            from ktcpvs.cluster.options import ClusterOptions, check_name
+        except ImportError:
+            raise usage.UsageError("--cluster requires the package treq: pip install 'ktcpvs[cluster]'") from None
+        node = check_name(self["node"] if self["node"] is not None else gethostname())
+        files = [
+            os.path.abspath(self[f"cluster-{name}"]) if self[f"cluster-{name}"] else None for name in _CLUSTER_FILES
+        ]
+        self["cluster"] = ClusterOptions(address, node, *files)
 
     def _read_identity(self) -> None:
         parent: Any = self.parent or {}
@@ -175,6 +215,7 @@ def makeService(options: Options) -> IService:
             nameservers=options["nameservers"],
             takeover=options["takeover"],
             pid_file=options["pid_file"],
+            cluster=options["cluster"],
         ),
         reactor,
     )

@@ -199,6 +199,7 @@ SAME_CLASS = "the object is of the same class"
 OF_TWISTED = "Twisted has no public way to ask or do this"
 
 PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
+    "ktcpvs.cluster.etcd": {"_HTTP11ClientFactory": OF_TWISTED},
     "ktcpvs.control.unix_listener": {"_AdoptedPort._fromListeningDescriptor": OF_TWISTED},
     "ktcpvs.health.http_check": dict.fromkeys(
         ("_HTTP11ClientFactory", "self._pool._factory", "self._parser._log"), OF_TWISTED

@@ -89,6 +89,11 @@ class SwitchBase(ABC):
         error."""
         return dict(await self.read("schedulers"))
 
+    async def nodes(self) -> dict[str, Any]:
+        """Return the nodes of the cluster; docs/cluster.md names the values. Raises BadValue without a cluster."""
+        found: dict[str, Any] = await self.read("nodes", None)
+        return found
+
     async def certificates(self, ident: str | None = None) -> list[dict[str, Any]]:
         """Return the certificates of running services; docs/tcpvsadm.md names the values."""
         return list(await self.read("certificates", ident))

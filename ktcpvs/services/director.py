@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from ktcpvs.errors import BadValue, Busy, NoSuchServer, NoTLS
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
+from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
@@ -211,6 +212,11 @@ class Director:
         if self._forward is not None:
             return await self._forward(edit)
         return await self._carry_out(edit, is_strict=self._is_strict)
+
+    async def adopt(self, edit: Adopt) -> None:
+        """Put in force what another node of a cluster has changed. To be called within `between_edits`. Raises a
+        Refusal; then nothing has changed."""
+        await self._carry_out(edit, is_strict=self._is_strict)
 
     def _undo_unconfirmed(self) -> Deferred[None]:
         async def carry_out(edit: Edit) -> Sequence[str]:
@@ -596,6 +602,6 @@ def _scheduler_names(service: VirtualService) -> tuple[str, str, str, frozenset[
 
 
 def _described(edit: Edit) -> str:
-    if isinstance(edit, Load):
+    if isinstance(edit, Load | Adopt):
         return f"{edit.name}: {len(edit.services)} services"
     return f"{edit.name}: {edit}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
 from ktcpvs.control.server import Switch
-from ktcpvs.errors import Busy
+from ktcpvs.errors import BadValue, Busy
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import Edit
@@ -20,15 +20,30 @@ from ktcpvs.takeover.handover_source import HandoverSource
 from ktcpvs.workers.merged_views import MergedViews
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
+if TYPE_CHECKING:
+    from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
+
 
 class OwnSwitch:
     """This daemon's switch. Provides control.server.Switch."""
 
-    def __init__(self, director: Director, views: Views | MergedViews) -> None:
+    def __init__(self, director: Director, views: Views | MergedViews, cluster: Cluster | None = None) -> None:
+        """cluster: of which this daemon is a node; None: there is none."""
         self.context = director.context
-        self.submit = director.submit
-        self.view = views.view
+        self.submit: Callable[[Edit], Deferred[Sequence[str]]] = director.submit
+        if cluster is not None:
+            self.submit = lambda edit: Deferred.fromCoroutine(cluster.submit(edit))
+        self._views = views
+        self._cluster = cluster
         self.explain = Explainer(director, views).explain
+
+    def view(self, name: str, ident: str | None) -> Any:
+        """See control.server.Switch."""
+        if name != "nodes":
+            return self._views.view(name, ident)
+        if self._cluster is None:
+            raise BadValue("this daemon is in no cluster; --cluster and --node make it a node of one")
+        return self._cluster.nodes()
 
 
 class AdministeredSwitch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
@@ -80,7 +81,10 @@ class TakeoverHandover:
         status: StatusListener,
         service_manager: ServiceManager,
         pid_file: PidFile,
+        leave: Callable[[], object],
     ) -> None:
+        """leave: the new daemon takes this one's place in the cluster."""
+        self._leave = leave
         self._reactor = reactor
         self._director = director
         self._switch = switch
@@ -108,6 +112,7 @@ class TakeoverHandover:
         self._director.forward_to(new_daemon.carry_out)
         self._switch.forward_to(new_daemon)
         run = self._director.context.steps.run
+        run("hand over: cluster", self._leave)
         run("hand over: control", self._control.release)
         run("hand over: status", self._status.close)
         run("hand over: service manager", self._service_manager.handed_over, pid)

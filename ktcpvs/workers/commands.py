@@ -31,6 +31,10 @@ class Ping(amp.Command):
     """Answer, to show that the worker's reactor runs."""
 
 
+class Adopt(amp.Command):
+    """Replace some services as another node of the cluster has them; Upload has brought what."""
+
+
 class StartAccepting(amp.Command):
     """Accept clients from now on."""
 

@@ -18,6 +18,7 @@ from ktcpvs.errors import Refusal
 from ktcpvs.health.service_health import ServiceHealth
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
+from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
@@ -30,6 +31,7 @@ from ktcpvs.services.tls_file_store import Update
 from ktcpvs.system.sockets import close_listener, release_listener
 from ktcpvs.system.tls_files import Contents, encode
 from ktcpvs.workers import commands
+from ktcpvs.workers.adopt_commands import adopt_commands
 from ktcpvs.workers.commands import DropFile
 from ktcpvs.workers.shared_counters import CounterKey, SlotAllocator
 from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
@@ -80,7 +82,7 @@ class SupervisedWorkers:
             return None
         if isinstance(edit, edits.Load):
             edit = evolve(edit, confirm=0)  # only the supervisor waits for the confirmation
-        return commands_for(edit)
+        return adopt_commands(edit) if isinstance(edit, Adopt) else commands_for(edit)
 
     def commands_for_names(self, found: Resolution) -> Sequence[CommandCall]:
         """One command for each name, since one may have a thousand addresses."""

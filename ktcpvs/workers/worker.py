@@ -45,6 +45,7 @@ from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
+from ktcpvs.workers.adopt_commands import read_adopt
 from ktcpvs.workers.commands import LINK_DESCRIPTOR
 from ktcpvs.workers.shared_counters import CounterKey, SharedCounters
 
@@ -95,6 +96,11 @@ class SupervisorLink(Administrator):
     @commands.Ping.responder
     def ping(self) -> dict[str, Any]:
         return {}
+
+    @commands.Adopt.responder
+    def adopt(self) -> Deferred[dict[str, Any]]:
+        upload = self.take_upload()
+        return self.submit(lambda: read_adopt(bytes(upload or b"")))
 
     @commands.StartAccepting.responder
     def start_accepting(self) -> dict[str, Any]:

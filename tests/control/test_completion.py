@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from e2e.harness import write_tcpvsadm
 
-from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS
+from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS
 from ktcpvs.model.service import OPTIONS as SERVICE_OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,7 @@ def bash(environment: dict[str, str]) -> Iterator[Shell]:
 def others(command: str, *given: str) -> set[str]:
     """The long options that can still be given."""
     taken = COMMANDS[command]
-    return {f"--{name}" for name in (*taken.required, *taken.optional, "control") if name not in given}
+    return {f"--{name}" for name in (*taken.required, *taken.optional, *GLOBAL) if name not in given}
 
 
 def named() -> set[str]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ktcpvs import __version__
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, Command, Invocation, read_arguments
+from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, Command, Invocation, read_arguments
 from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
@@ -74,6 +74,7 @@ get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  
 explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o
 certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
 reload-certificates  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
 schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
 help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
@@ -82,7 +83,7 @@ version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  
 
 ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
-FLAGS = ("allow-empty", "wait", "only", "numeric", *VIEWS, "json")
+FLAGS = ("allow-empty", "wait", "wait-nodes", "only", "numeric", *VIEWS, "json")
 VALUES = {
     "weight": "2",
     "match": "1",
@@ -134,7 +135,7 @@ def complaint(argv: list[str]) -> str:
 
 def test_the_matrix_has_every_command_and_option() -> None:
     assert list(USES) == sorted(COMMANDS, key=list(USES).index)
-    assert {*USES["list"], "control"} == set(OPTIONS)
+    assert {*USES["list"], *GLOBAL} == set(OPTIONS)
 
 
 @pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use != "."])
@@ -162,8 +163,9 @@ def test_an_option_that_is_missing(command: str, option: str) -> None:
 
 @pytest.mark.parametrize("command", USES)
 def test_every_command_goes_with_control(command: str) -> None:
-    said = read_arguments([*line(command, *required(command)), "--control", "unix:/x"])
+    said = read_arguments([*line(command, *required(command)), "--control", "unix:/x", "--wait-nodes"])
     assert said.values["control"] == "unix:/x"
+    assert "wait-nodes" in said.values
 
 
 @pytest.mark.parametrize("command", USES)
@@ -305,7 +307,7 @@ def test_valid_command_lines(argv: list[str], command: str, values: dict[str, st
 
 
 INVALID = [
-    (["--nope"], "Unknown option '--nope'"),
+    (["--xyzzy"], "Unknown option '--xyzzy'"),
     (["-Z"], "Unknown option '-Z'"),
     (["-LZ"], "Unknown option '-Z'"),
     (["-\x1b"], r"Unknown option '-\x1b'"),
@@ -472,7 +474,7 @@ def test_any_command_line_is_read_or_refused_in_one_line(argv: list[str]) -> Non
         why = str(error)
     else:
         why = f"{said.command.name} is valid"
-        assert set(said.values) <= {*said.command.required, *said.command.optional, "control"}
+        assert set(said.values) <= {*said.command.required, *said.command.optional, *GLOBAL}
     assert why
     assert why.isprintable()
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from ktcpvs.errors import BadPattern, Refusal
 from ktcpvs.model.actions import REDIRECTS, Action, Redirect, Respond
 from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
+from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.conditions import Condition, is_pattern, text_of
 from ktcpvs.model.edits import (
     STARTS,
@@ -581,6 +582,9 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         Set: st.builds(Set, changes),
         Unload: st.just(Unload()),
         Confirm: st.just(Confirm()),
+        Adopt: st.builds(
+            lambda table: Adopt({**table.services, "gone": None}, table.running, table.settings), tables()
+        ),
         ReloadCertificates: st.just(ReloadCertificates()),
         Load: st.builds(
             lambda table, start: Load(table.services, table.settings, start=start),

@@ -29,6 +29,7 @@ from ktcpvs.errors import (
     shorten,
 )
 from ktcpvs.model.address import Inet, Unix, parse_address
+from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.describe import configuration
 from ktcpvs.model.edits import (
     AddListener,
@@ -145,6 +146,7 @@ SAMPLES = {
     Set: [Set({"debug_level": "0"}), Set({"read_timeout": "0", "max_backlog": "1"})],
     Unload: [Unload()],
     Confirm: [Confirm()],
+    Adopt: [Adopt({"mail": None, "web": CHANGED}, frozenset({"web"})), Adopt({}, settings=Settings(debug_level=1))],
     ReloadCertificates: [ReloadCertificates()],
     Load: [Load({}), Load({"mail": MAIL, "web": CHANGED}, Settings(debug_level=1))],
 }

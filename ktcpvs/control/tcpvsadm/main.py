@@ -154,7 +154,7 @@ def _read(name: str) -> tuple[str, str]:
 
 def _format(given: Invocation, answer: Any) -> str:
     """Return the daemon's answer as the command prints it."""
-    from ktcpvs.control.tcpvsadm import addresses, colours, output
+    from ktcpvs.control.tcpvsadm import addresses, colours, nodes, output
 
     if "json" in given.values:
         return output.format_json(answer)
@@ -165,6 +165,7 @@ def _format(given: Invocation, answer: Any) -> str:
     formats: dict[str, Callable[[Any], str]] = {
         "schedulers": output.format_schedulers,
         "certificates": output.format_certificates,
+        "nodes": nodes.format_nodes,
         "get": output.format_settings,
         "explain": output.format_explanation,
     }

@@ -81,7 +81,15 @@ def _edit_command(
     if optional is None:
         optional = tuple(option for option, is_required in given if option and not is_required)
     return Command(
-        name, short, entry.help + note, required, (*optional, *also), words, min_words, max_words, first_is_value
+        name,
+        short,
+        entry.help + note,
+        required,
+        (*optional, *also),
+        words,
+        min_words,
+        max_words,
+        first_is_value,
     )
 
 
@@ -133,6 +141,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("certificates", None, "print the certificates of running services", (), ("ident", "json")),
         _edit_command("reload-certificates"),
+        Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("json",)),
         Command("schedulers", None, "print the available schedulers, and plugins that failed to load", (), ("json",)),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
@@ -169,10 +178,14 @@ OPTIONS: dict[str, Option] = {
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),
+        Option("wait-nodes", None, None, "in a cluster: wait until all nodes have the change in force"),
         Option("control", None, "ENDPOINT", "address of the daemon (default: $KTCPVS_CONTROL)"),
     )
 }
-"""By name, in the order of --help. `control` goes with every command."""
+"""By name, in the order of --help."""
+
+GLOBAL = ("control", "wait-nodes")
+"""Options that go with every command."""
 
 NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
@@ -396,7 +409,7 @@ def _is_from_bytes(word: str) -> bool:
 
 def _check_options(command: Command, values: Mapping[str, str]) -> None:
     for name in values:
-        if name not in (*command.required, *command.optional, "control"):
+        if name not in (*command.required, *command.optional, *GLOBAL):
             raise UsageError(f"Illegal '{name}' option with the '{command.name}' command")
     for name in command.required:
         if name not in values:

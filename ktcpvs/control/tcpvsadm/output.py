@@ -94,8 +94,8 @@ def format_connections(answer: list[dict[str, Any]], show: ShowAddress = str) ->
     for one in answer:
         server = "-" if one["server"] is None else show(one["server"])
         numbers = (str(round(one[name])) for name in ("age", "idle", "bytes_in", "bytes_out"))
-        rows.append((one["service"], _escape(one["client"]), server, one["state"], *numbers))
-    return _align(rows, "<<<<>>>>")
+        rows.append((one["service"], escape(one["client"]), server, one["state"], *numbers))
+    return align(rows, "<<<<>>>>")
 
 
 def format_schedulers(answer: dict[str, Any]) -> str:
@@ -103,11 +103,11 @@ def format_schedulers(answer: dict[str, Any]) -> str:
     rows = [("Scheduler", "Decides", "Services", "Module", "Summary")]
     for one in answer["schedulers"]:
         unit = one["unit"].lower().replace("_", " ")
-        rows.append((one["name"], unit, str(one["services"]), one["module"], _escape(one["summary"])))
-    text = _align(rows, "<<><<")
+        rows.append((one["name"], unit, str(one["services"]), one["module"], escape(one["summary"])))
+    text = align(rows, "<<><<")
     if answer["broken"]:
         text += "\nNot loaded:\n"
-        text += "".join(f"  {_escape(one['module'])}: {_escape(one['error'])}\n" for one in answer["broken"])
+        text += "".join(f"  {escape(one['module'])}: {escape(one['error'])}\n" for one in answer["broken"])
     return text
 
 
@@ -120,13 +120,13 @@ def format_certificates(answer: list[dict[str, Any]]) -> str:
         expires = "-"
         if one["not_after"] is not None:
             expires = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one["not_after"]))
-        issuer, file = _escape(one["issuer"]) or "-", _escape(one["file"])
-        rows.append((_escape(names), issuer, expires, left, one["kind"] or "-", ", ".join(one["services"]), file))
-    text = _align(rows, "<<<><<<")
+        issuer, file = escape(one["issuer"]) or "-", escape(one["file"])
+        rows.append((escape(names), issuer, expires, left, one["kind"] or "-", ", ".join(one["services"]), file))
+    text = align(rows, "<<<><<<")
     kept = "what was read before stays in use"
     errors = [f"{one['error']}; {kept}" if one["not_after"] else one["error"] for one in answer if one["error"]]
     wrong = dict.fromkeys([*errors, *(one["warning"] for one in answer if one["warning"])])
-    return text + ("\n" + "".join(f"{_escape(line)}\n" for line in wrong) if wrong else "")
+    return text + ("\n" + "".join(f"{escape(line)}\n" for line in wrong) if wrong else "")
 
 
 def format_settings(answer: list[dict[str, Any]]) -> str:
@@ -137,7 +137,7 @@ def format_settings(answer: list[dict[str, Any]]) -> str:
 
 def _format_note(setting: dict[str, Any]) -> str:
     note = setting.get("note")
-    return f"  # {_escape(note)}" if note else ""
+    return f"  # {escape(note)}" if note else ""
 
 
 def format_explanation(answer: dict[str, Any]) -> str:
@@ -147,34 +147,34 @@ def format_explanation(answer: dict[str, Any]) -> str:
     words = "a connection" if request["method"] is None else f"{request['method']} {request['target']}"
     lines = [
         f"Service {answer['service']}, {_format_state(answer)}: scheduler {answer['scheduler']} ({unit})",
-        f"Request: {_escape(words)}, from {request['client']}",
-        *(f"  {header['name']}: {_escape(header['value'])}" for header in request["headers"]),
+        f"Request: {escape(words)}, from {request['client']}",
+        *(f"  {header['name']}: {escape(header['value'])}" for header in request["headers"]),
     ]
     if request["path"] not in (None, request["target"]):
-        lines.append(f"  matched against rules as {_escape(request['path'])}")
+        lines.append(f"  matched against rules as {escape(request['path'])}")
     if answer["rules"]:
         lines += ["", "Rules tried:"]
         rows = [(f"  {rule['number']}", rule["pattern"], rule["why"]) for rule in answer["rules"]]
-        lines += _align(rows, "><<").splitlines()
+        lines += align(rows, "><<").splitlines()
     lines += ["", "Servers considered:" if answer["servers"] else "No server is considered."]
     if answer["servers"]:
         servers = [("  Server", "State", "Active", "Weight", "MaxConn")]
         for one in answer["servers"]:
             numbers = str(one["active"]), str(one["weight"]), _format_limit(one["maxconn"])
             servers.append((f"  {one['address']}", one["state"], *numbers))
-        lines += _align(servers, "<<>>>").splitlines()
+        lines += align(servers, "<<>>>").splitlines()
         checked = [one for one in answer["servers"] if one.get("check_response")]
-        lines += [f"  {one['address']} responds to checks: {_escape(one['check_response'])}" for one in checked]
+        lines += [f"  {one['address']} responds to checks: {escape(one['check_response'])}" for one in checked]
         failed = [one for one in answer["servers"] if one.get("last_error")]
-        lines += [f"  {one['address']} has failed: {_escape(one['last_error'])}" for one in failed]
+        lines += [f"  {one['address']} has failed: {escape(one['last_error'])}" for one in failed]
     if answer["notes"]:
-        lines += ["", "Notes:", *(f"  {_escape(note)}" for note in answer["notes"])]
+        lines += ["", "Notes:", *(f"  {escape(note)}" for note in answer["notes"])]
     found = answer["answer"]
     lines += [
         "",
         f"Answer: {_OUTCOMES[found['outcome']].format(found['server'] or 'a server')}",
-        f"  {_escape(found['reason'])}",
-        *([f"  to {_escape(found['location'])}"] if found.get("location") else []),
+        f"  {escape(found['reason'])}",
+        *([f"  to {escape(found['location'])}"] if found.get("location") else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -192,7 +192,7 @@ def _format_limit(maxconn: int) -> str:
     return str(maxconn) if maxconn else "-"
 
 
-def _escape(text: Any) -> str:
+def escape(text: Any) -> str:
     """Escape foreign text for one line, and shorten it."""
     return shorten(str(text), 1000)
 
@@ -232,7 +232,7 @@ def _format_counters(
             if kind == "stats" and (state := _format_health(server.get("health"))):
                 rows.append((state,))
             if kind == "stats" and server.get("check_response"):
-                rows.append((f"     check: {_escape(server['check_response'])}",))
+                rows.append((f"     check: {escape(server['check_response'])}",))
             if kind == "stats" and (error := _format_last_error(server.get("last_error"))):
                 rows.append((error,))
             rows += [(line,) for line in _format_responses(server[kind])]
@@ -240,7 +240,7 @@ def _format_counters(
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
             rows += [(line,) for line in _format_responses(service[f"redirect_{kind}"])]
-    return f"{format_heading(answer['version'])}\n{_format_trial(answer)}{_align(rows, '<<<' + '>' * len(of_service))}"
+    return f"{format_heading(answer['version'])}\n{_format_trial(answer)}{align(rows, '<<<' + '>' * len(of_service))}"
 
 
 def _format_trial(answer: dict[str, Any]) -> str:
@@ -262,14 +262,14 @@ def _format_health(health: dict[str, Any] | None) -> str:
     """Return "down since DATE TIME: why" for a server whose state has changed; else ""."""
     if health is None or not health["since"]:
         return ""
-    return f"     {health['state']} since {_format_time(health['since'])}: {_escape(health['reason'])}"
+    return f"     {health['state']} since {_format_time(health['since'])}: {escape(health['reason'])}"
 
 
 def _format_last_error(error: dict[str, Any] | None) -> str:
     """Return "failed at DATE TIME: why" for a server that has failed the last connection or request; else ""."""
     if error is None or not error["in_a_row"]:
         return ""
-    return f"     failed at {_format_time(error['at'])}: {_escape(error['reason'])}"
+    return f"     failed at {_format_time(error['at'])}: {escape(error['reason'])}"
 
 
 def _format_time(seconds: float) -> str:
@@ -304,7 +304,7 @@ def format_duration(seconds: float | None) -> str:
 def _format_own_responses(counters: dict[str, Any]) -> list[str]:
     """Return the lines with the responses that the switch has given itself."""
     kinds = (("refused", "refusals"), ("responded", "responses"))
-    return [f"  {word}: {_escape(_format_counts(counters[name]))}" for word, name in kinds if counters.get(name)]
+    return [f"  {word}: {escape(_format_counts(counters[name]))}" for word, name in kinds if counters.get(name)]
 
 
 def _format_counts(counts: dict[str, int]) -> str:
@@ -315,7 +315,7 @@ def _format_relay(relay: dict[str, Any]) -> str:
     """Return "relay copy (why it is not the configured one)", and the number of connections of each relay."""
     why, joined = relay["why"], relay.get("joined", {})
     counts = ", ".join(f"{name} {count}" for name, count in joined.items() if count)
-    return f"  relay {relay['in_use']}{why and f' ({_escape(why)})'}{counts and f'; connections: {counts}'}"
+    return f"  relay {relay['in_use']}{why and f' ({escape(why)})'}{counts and f'; connections: {counts}'}"
 
 
 def _format_preambles(counters: dict[str, Any]) -> list[str]:
@@ -323,7 +323,7 @@ def _format_preambles(counters: dict[str, Any]) -> list[str]:
     lines = []
     if counts := _format_counts(counters.get("handshakes", {})):
         lines.append(f"  handshakes: {counts}")
-    lines += [f"  refused: {count} {_escape(reason)}" for reason, count in counters.get("preambles", {}).items()]
+    lines += [f"  refused: {count} {escape(reason)}" for reason, count in counters.get("preambles", {}).items()]
     if pauses := counters.get("handshake_pauses"):
         lines.append(f"  max_handshakes reached: {pauses} times")
     return lines
@@ -335,7 +335,7 @@ def _format_rejected(counters: dict[str, Any]) -> str:
     return counts and f"  rejected: {counts}"
 
 
-def _align(rows: Sequence[Sequence[str]], sides: str) -> str:
+def align(rows: Sequence[Sequence[str]], sides: str) -> str:
     """Align columns, two spaces apart. sides: "<" or ">" for each column. A row of one cell is not aligned."""
     widths = [max(map(text_width, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
 

@@ -17,6 +17,7 @@ from ktcpvs.control.client_errors import NoAnswer, NotPermitted, NotTrusted
 from ktcpvs.control.command_table import COMMAND_OF_NAME, Argument, ArgumentType, EditCommand
 from ktcpvs.control.switch_base import SwitchBase, find_address
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
+from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
 from ktcpvs.errors import BadAddress, NoSuchSetting, Refusal, unknown
@@ -77,6 +78,8 @@ async def _run_session(io: SessionIO, given: Invocation, text: str, source: str,
             wait = await _prepare_wait(io, switch, given) if "wait" in given.values else None
             for line in await switch.submit(entry, _edit_arguments(entry, given, text, source)):
                 warn(line)
+            if "wait-nodes" in given.values:
+                await wait_for_nodes(switch, io.sleep, warn)
             return await wait() if wait is not None else None
         if name == "diff":
             return await _find_differences(switch, text, source)
@@ -192,6 +195,8 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
     name, ident = given.command.name, given.values.get("ident")
     if name == "schedulers":
         return await switch.schedulers()
+    if name == "nodes":
+        return await switch.nodes()
     if name == "certificates":
         return await switch.certificates(ident)
     if name == "explain":

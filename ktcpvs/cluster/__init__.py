@@ -1,0 +1,1 @@
+"""Several switches with one table, which etcd keeps. Nothing of this is on the path of a request."""

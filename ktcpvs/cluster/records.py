@@ -1,0 +1,165 @@
+"""What is stored in etcd: a key for each service, for the settings, for each node and for the format.
+
+Below the cluster's prefix: `format`, `table` (the generation in use), `tables/GENERATION/settings`,
+`tables/GENERATION/services/IDENT`, `nodes/NAME` (with a lease) and `members/NAME`. Values are JSON objects. A load of
+many services writes a new generation, and then `table`, so that it is in force as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote, unquote
+
+from attrs import asdict, frozen
+
+from ktcpvs.errors import Refusal
+from ktcpvs.model.describe import describe_service
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.language.writer import write_service, write_settings
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
+
+FORMAT = 1
+"""Of all values. A node that reads a higher one keeps what it has."""
+
+FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
+
+
+class BadRecord(Exception):
+    """A value cannot be read; str() says why, in one line."""
+
+
+@frozen
+class ServiceRecord:
+    """A service as it is stored. position: its place among all services, of which two may have the same."""
+
+    service: VirtualService
+    is_running: bool
+    position: int
+
+
+@frozen
+class NodeReport:
+    """A report of a node on itself.
+
+    instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    """
+
+    instance: str
+    revision: int = 0
+    errors: tuple[str, ...] = ()
+    version: str = ""
+    connections: int = 0
+    since: int = 0
+    workers: int = 1
+
+
+def settings_key(generation: int) -> str:
+    return f"{TABLES}{generation}/settings"
+
+
+def services_prefix(generation: int) -> str:
+    return f"{TABLES}{generation}/services/"
+
+
+def service_key(generation: int, ident: str) -> str:
+    return f"{services_prefix(generation)}{quote(ident, safe='')}"
+
+
+def ident_of(key: str, generation: int) -> str | None:
+    """Return the ident of the service that a key stores; None: the key is another one."""
+    prefix = services_prefix(generation)
+    return unquote(key.removeprefix(prefix)) if key.startswith(prefix) else None
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps({"format": FORMAT, **value}, separators=(",", ":")).encode()
+
+
+def _decode(value: bytes) -> dict[str, Any]:
+    """Raises BadRecord."""
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        raise BadRecord("it is not JSON") from None
+    if not isinstance(found, dict) or type(found.get("format")) is not int:
+        raise BadRecord("it is not a value of ktcpvs")
+    if found["format"] > FORMAT:
+        raise BadRecord(f"its format is {found['format']}; this version reads formats up to {FORMAT}")
+    return found
+
+
+def _field(found: dict[str, Any], name: str, kind: type[Any]) -> Any:
+    value = found.get(name)
+    if type(value) is not kind:
+        raise BadRecord(f"{name} is missing, or not of its type")
+    return value
+
+
+def encode_service(record: ServiceRecord) -> bytes:
+    text = write_service(describe_service(record.service))
+    return _encode({"service": text, "running": record.is_running, "position": record.position})
+
+
+def decode_service(ident: str, value: bytes) -> ServiceRecord:
+    """Raises BadRecord."""
+    found = _decode(value)
+    try:
+        services = parse(_field(found, "service", str), f"service {ident}").services
+    except Refusal as refusal:
+        raise BadRecord(f"this version cannot read it: {refusal}") from None
+    if list(services) != [ident]:
+        raise BadRecord("it is not the service of its key")
+    return ServiceRecord(services[ident], _field(found, "running", bool), _field(found, "position", int))
+
+
+def encode_settings(settings: Settings) -> bytes:
+    return _encode({"settings": write_settings(settings.described())})
+
+
+def decode_settings(value: bytes) -> Settings:
+    """Raises BadRecord."""
+    try:
+        return parse(_field(_decode(value), "settings", str), "settings", allow_empty=True).settings
+    except Refusal as refusal:
+        raise BadRecord(f"this version cannot read it: {refusal}") from None
+
+
+def encode_table(generation: int) -> bytes:
+    return _encode({"generation": generation})
+
+
+def decode_table(value: bytes) -> int:
+    """Return the generation in use. Raises BadRecord."""
+    generation: int = _field(_decode(value), "generation", int)
+    return generation
+
+
+def encode_format() -> bytes:
+    return _encode({})
+
+
+def check_format(value: bytes) -> None:
+    """Raises BadRecord for a cluster of a newer version."""
+    _decode(value)
+
+
+def encode_report(report: NodeReport) -> bytes:
+    return _encode(asdict(report))
+
+
+def decode_report(value: bytes) -> NodeReport:
+    """Raises BadRecord."""
+    found = _decode(value)
+    errors = _field(found, "errors", list)
+    return NodeReport(
+        instance=_field(found, "instance", str),
+        revision=_field(found, "revision", int),
+        errors=tuple(map(str, errors)),
+        version=_field(found, "version", str),
+        connections=_field(found, "connections", int),
+        since=_field(found, "since", int),
+        workers=_field(found, "workers", int),
+    )

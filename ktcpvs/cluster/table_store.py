@@ -1,0 +1,370 @@
+"""The cluster's table as it is stored, and the transactions that change it.
+
+It does no I/O: `cluster` gives it what etcd returns, and carries its transactions out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from secrets import randbits
+from typing import Any
+
+from attrs import define, frozen
+
+from ktcpvs.cluster.etcd import Change, KeyValue, are_older, delete, delete_between, is_unchanged, put, size_of
+from ktcpvs.cluster.records import (
+    FORMAT_KEY,
+    TABLE_KEY,
+    TABLES,
+    BadRecord,
+    ServiceRecord,
+    check_format,
+    decode_service,
+    decode_settings,
+    decode_table,
+    encode_format,
+    encode_service,
+    encode_settings,
+    encode_table,
+    ident_of,
+    service_key,
+    settings_key,
+)
+from ktcpvs.errors import BadValue
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
+
+MAX_OPERATIONS = 100
+"""The most operations of one transaction; etcd allows 128 unless it is configured otherwise."""
+
+MAX_TRANSACTION_BYTES = 1_000_000
+"""The most bytes of values in one transaction; etcd allows 1.5 MiB with everything, in base64."""
+
+Operation = dict[str, Any]
+
+
+class NotInForce(Exception):
+    """What a transaction would change is not what this node runs: another node has changed it, or this one could not
+    put it in force."""
+
+
+@define
+class _Stored:
+    """A key. record: its value, read; None: it cannot be read, and `why` says why."""
+
+    mod_revision: int
+    record: ServiceRecord | Settings | None
+    why: str = ""
+
+
+@frozen
+class Step:
+    """Operations that etcd carries out together if all of `compares` hold. records: what they store, by ident; None: a
+    service is deleted. settings: that they store; None: none."""
+
+    operations: tuple[Operation, ...]
+    compares: tuple[Operation, ...] = ()
+    records: Mapping[str, ServiceRecord | None] = {}
+    settings: Settings | None = None
+
+
+@frozen
+class Transaction:
+    """A change of the table. steps: one after the other; the last one puts them in force. generation: that is in use
+    then."""
+
+    steps: tuple[Step, ...]
+    generation: int
+
+
+class TableStore:
+    """prefix: of all keys. revision: the last one that is known. generation: of the table in use; None: there is none
+    yet."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.revision = 0
+        self.generation: int | None = None
+        self.table_revision = 0
+        self._generation_revision = 0
+        self._services: dict[str, _Stored] = {}
+        self._settings: _Stored | None = None
+        self._others: dict[str, tuple[int, bytes]] = {}  # keys of other generations, which may become the one in use
+        self.problem = ""
+
+    def __repr__(self) -> str:
+        return f"<TableStore generation {self.generation}, revision {self.revision}>"
+
+    # What etcd says.
+
+    def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
+        """Use all keys, as they are at a revision."""
+        known = self._services
+        self._services, self._settings, self._others = {}, None, {}
+        self.generation, self._generation_revision, self.problem = None, 0, ""
+        self.revision, self.table_revision = revision, 0
+        pairs = sorted(pairs, key=lambda pair: pair.key.removeprefix(self.prefix) != TABLE_KEY)
+        for pair in pairs:
+            self._change(pair.key.removeprefix(self.prefix), pair.value, pair.mod_revision, known)
+
+    def apply(self, revision: int, changes: Iterable[Change]) -> None:
+        """Use changes that a watch has reported."""
+        self.revision = max(self.revision, revision)
+        for change in sorted(changes, key=lambda change: change.key.removeprefix(self.prefix) != TABLE_KEY):
+            self._change(change.key.removeprefix(self.prefix), change.value, change.mod_revision, {})
+
+    def _change(self, key: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
+        """known: services that are read already."""
+        if key == FORMAT_KEY and value is not None:
+            try:
+                check_format(value)
+            except BadRecord as bad:
+                self.problem = f"{self.prefix}{key}: {bad}"
+        elif key == TABLE_KEY:
+            self._use_generation(value, revision)
+        elif key.startswith(TABLES):
+            if self.generation is not None and key == settings_key(self.generation):
+                self._change_settings(value, revision)
+            elif self.generation is not None and (ident := ident_of(key, self.generation)) is not None:
+                self._change_service(ident, value, revision, known)
+            elif value is None:
+                self._others.pop(key, None)
+            else:
+                self._others[key] = revision, value
+
+    def _use_generation(self, value: bytes | None, revision: int) -> None:
+        if revision <= self._generation_revision:
+            return
+        try:
+            generation = decode_table(value) if value is not None else None
+        except BadRecord as bad:
+            self.problem = f"{self.prefix}{TABLE_KEY}: {bad}"
+            return
+        self._generation_revision = self.table_revision = revision
+        if generation == self.generation:
+            return
+        self.generation = generation
+        known, self._services, self._settings = self._services, {}, None
+        others, self._others = self._others, {}
+        for key, (at, data) in others.items():
+            self._change(key, data, at, known)
+
+    def _change_settings(self, value: bytes | None, revision: int) -> None:
+        if self._settings is not None and revision <= self._settings.mod_revision:
+            return
+        self.table_revision = max(self.table_revision, revision)
+        if value is None:
+            self._settings = None
+            return
+        try:
+            self._settings = _Stored(revision, decode_settings(value))
+        except BadRecord as bad:
+            self._settings = _Stored(revision, None, str(bad))
+
+    def _change_service(self, ident: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
+        stored = self._services.get(ident)
+        if stored is not None and revision <= stored.mod_revision:
+            return
+        self.table_revision = max(self.table_revision, revision)
+        if value is None:
+            self._services.pop(ident, None)
+            return
+        if ident in known and known[ident].mod_revision == revision:
+            self._services[ident] = known[ident]
+            return
+        try:
+            self._services[ident] = _Stored(revision, decode_service(ident, value))
+        except BadRecord as bad:
+            self._services[ident] = _Stored(revision, None, str(bad))
+
+    # The table.
+
+    @property
+    def unreadable(self) -> list[str]:
+        """What this node cannot read, a line each."""
+        found = [f"service {ident}: {stored.why}" for ident, stored in self._services.items() if stored.record is None]
+        if self._settings is not None and self._settings.record is None:
+            found.append(f"settings: {self._settings.why}")
+        return [self.problem, *found] if self.problem else found
+
+    def table(self, former: Table) -> Table:
+        """Return the cluster's table. former: the one in force, from which come the parts that cannot be read."""
+        if self.problem or self.generation is None:
+            return former
+        rows: list[tuple[int, str, VirtualService, bool]] = []
+        former_places = {ident: place for place, ident in enumerate(former.services)}
+        for ident, stored in self._services.items():
+            record = stored.record
+            if isinstance(record, ServiceRecord):
+                rows.append((record.position, ident, record.service, record.is_running))
+            elif ident in former.services:
+                rows.append((former_places[ident], ident, former.services[ident], ident in former.running))
+        rows.sort(key=lambda row: row[:2])
+        settings = self._settings.record if self._settings is not None else Settings()
+        return Table(
+            {ident: service for _, ident, service, _ in rows},
+            frozenset(ident for _, ident, _, is_running in rows if is_running),
+            settings if isinstance(settings, Settings) else former.settings,
+        )
+
+    # Changing it.
+
+    def transaction(self, old: Table, new: Table) -> Transaction | None:
+        """Return what stores the change from `old`, the table in force, to `new`; None: they are equal.
+
+        Raises NotInForce, and BadValue for a table that etcd cannot take.
+        """
+        if self.problem:
+            raise NotInForce(self.problem)
+        if self.generation is None:
+            return self._first(new)
+        changed = [
+            ident
+            for ident in {**old.services, **new.services}
+            if old.services.get(ident) != new.services.get(ident) or (ident in old.running) != (ident in new.running)
+        ]
+        kept = [ident for ident in old.services if ident in new.services]
+        is_reordered = [*kept, *(ident for ident in new.services if ident not in old.services)] != list(new.services)
+        if is_reordered:
+            changed = list({**old.services, **new.services})
+        has_settings = old.settings != new.settings
+        if not changed and not has_settings:
+            return None
+        for ident in changed:
+            self._check_service(ident, old)
+        if has_settings:
+            self._check_settings(old)
+        if len(changed) >= MAX_OPERATIONS:
+            return self._replace_all(new, old)
+        positions = {ident: place for place, ident in enumerate(new.services)} if is_reordered else {}
+        records = self._records(new, changed, positions)
+        step = self._edit(records, new.settings if has_settings else None)
+        if size_of(step.operations) > MAX_TRANSACTION_BYTES:
+            return self._replace_all(new, old)
+        return Transaction((step,), self.generation)
+
+    def _check_service(self, ident: str, old: Table) -> None:
+        """Raise NotInForce unless this node runs the service as it is stored."""
+        stored = self._services.get(ident)
+        if stored is None:
+            if ident in old.services:
+                raise NotInForce(f"service {ident} is deleted")
+            return
+        record = stored.record
+        if not isinstance(record, ServiceRecord):
+            raise NotInForce(f"service {ident}: {stored.why}")
+        if record.service != old.services.get(ident) or record.is_running != (ident in old.running):
+            raise NotInForce(f"service {ident} has changed")
+
+    def _check_settings(self, old: Table) -> None:
+        if self._settings is not None and self._settings.record != old.settings:
+            raise NotInForce(self._settings.why or "the settings have changed")
+
+    def _records(
+        self, new: Table, changed: Iterable[str], positions: Mapping[str, int]
+    ) -> dict[str, ServiceRecord | None]:
+        """Return the records of services as they are to be stored. positions: of services whose place changes."""
+        stored = {
+            ident: one.record.position for ident, one in self._services.items() if isinstance(one.record, ServiceRecord)
+        }
+        last = max(stored.values(), default=-1)
+        records: dict[str, ServiceRecord | None] = {}
+        for ident in changed:
+            service = new.services.get(ident)
+            if service is None:
+                records[ident] = None
+                continue
+            place = positions.get(ident, stored.get(ident))
+            if place is None:
+                place = last = last + 1
+            records[ident] = ServiceRecord(service, ident in new.running, place)
+        return records
+
+    def _edit(self, records: Mapping[str, ServiceRecord | None], settings: Settings | None) -> Step:
+        """A step on the generation in use. settings: None: unchanged. Raises BadValue."""
+        assert self.generation is not None
+        compares = [is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision)]
+        operations = []
+        for ident, record in records.items():
+            stored = self._services.get(ident)
+            key = f"{self.prefix}{service_key(self.generation, ident)}"
+            compares.append(is_unchanged(key, stored.mod_revision if stored is not None else 0))
+            operations.append(delete(key) if record is None else put(key, _encoded(ident, record)))
+        if settings is not None:
+            key = f"{self.prefix}{settings_key(self.generation)}"
+            compares.append(is_unchanged(key, self._settings.mod_revision if self._settings is not None else 0))
+            operations.append(put(key, encode_settings(settings)))
+        return Step(tuple(operations), tuple(compares), records, settings)
+
+    def _replace_all(self, new: Table, old: Table) -> Transaction:
+        """A transaction that makes a new generation. It holds only if no key of the former one changes meanwhile."""
+        assert self.generation is not None
+        for ident in self._services:
+            self._check_service(ident, old)
+        self._check_settings(old)
+        former = f"{self.prefix}{TABLES}{self.generation}/"
+        compares = (
+            is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision),
+            are_older(former, self.table_revision),
+        )
+        return self._generation(new, compares, ())
+
+    def _first(self, new: Table) -> Transaction:
+        """The transaction that makes the cluster's first table."""
+        compares = (is_unchanged(f"{self.prefix}{TABLE_KEY}", 0),)
+        return self._generation(new, compares, (put(f"{self.prefix}{FORMAT_KEY}", encode_format()),))
+
+    def _generation(self, new: Table, compares: tuple[Operation, ...], also: tuple[Operation, ...]) -> Transaction:
+        """The last step deletes what others have begun to write, which their last step notices."""
+        generation = randbits(62)
+        prefix = f"{self.prefix}{TABLES}"
+        records = self._records(new, new.services, {ident: place for place, ident in enumerate(new.services)})
+        settings = put(f"{self.prefix}{settings_key(generation)}", encode_settings(new.settings))
+        steps = [Step((settings,), settings=new.settings)]
+        batch: dict[str, ServiceRecord | None] = {}
+        operations: list[Operation] = []
+        size = 0
+        for ident, record in records.items():
+            assert record is not None
+            value = _encoded(ident, record)
+            if len(batch) >= MAX_OPERATIONS or size + len(value) > MAX_TRANSACTION_BYTES:
+                steps.append(Step(tuple(operations), (), batch))
+                batch, operations, size = {}, [], 0
+            operations.append(put(f"{self.prefix}{service_key(generation, ident)}", value))
+            batch[ident] = record
+            size += len(value)
+        if batch:
+            steps.append(Step(tuple(operations), (), batch))
+        switch = put(f"{self.prefix}{TABLE_KEY}", encode_table(generation))
+        others = (
+            delete_between(prefix, f"{prefix}{generation}/"),
+            delete_between(f"{prefix}{generation}0", f"{self.prefix}tables0"),
+        )
+        return Transaction((*steps, Step((switch, *others, *also), compares)), generation)
+
+    def committed(self, transaction: Transaction, revisions: Sequence[int]) -> None:
+        """All steps of a transaction are carried out. revisions: of each."""
+        if transaction.generation != self.generation:
+            self.generation, self._generation_revision = transaction.generation, revisions[-1]
+            self._services, self._settings, self._others = {}, None, {}
+        self.revision = self.table_revision = max(self.revision, revisions[-1])
+        for step, revision in zip(transaction.steps, revisions, strict=True):
+            for ident, record in step.records.items():
+                if record is None:
+                    self._services.pop(ident, None)
+                else:
+                    self._services[ident] = _Stored(revision, record)
+            if step.settings is not None:
+                self._settings = _Stored(revision, step.settings)
+
+
+def _encoded(ident: str, record: ServiceRecord) -> bytes:
+    """Raises BadValue."""
+    value = encode_service(record)
+    if len(value) > MAX_TRANSACTION_BYTES:
+        raise BadValue(
+            f"service {ident}: its text has {len(value)} bytes; a service of a cluster may have at most "
+            f"{MAX_TRANSACTION_BYTES}: split it"
+        )
+    return value

@@ -1,0 +1,59 @@
+"""The edit by which a node of a cluster takes over what another node has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from attrs import evolve, frozen
+
+from ktcpvs.model.edits import Edit
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
+
+
+@frozen
+class Adopt(Edit):
+    """Replace some services, as a whole. No administrator asks for it.
+
+    services: ident -> the service as it is from now on; None: it is deleted. running: those of them that run. settings:
+    None: unchanged. order: of all services; those that it does not name come last, in their order until now.
+    """
+
+    name: ClassVar[str] = "adopt"
+    services: Mapping[str, VirtualService | None]
+    running: frozenset[str] = frozenset()
+    settings: Settings | None = None
+    order: tuple[str, ...] = ()
+
+    @classmethod
+    def between(cls, old: Table, new: Table) -> Adopt | None:
+        """Return the edit that turns `old` into `new`; None: they are equal."""
+        changed: dict[str, VirtualService | None] = {ident: None for ident in old.services if ident not in new.services}
+        for service in new:
+            ident = service.ident
+            if (ident in old.running) != (ident in new.running) or old.services.get(ident) != service:
+                changed[ident] = service
+        settings = new.settings if new.settings != old.settings else None
+        adopt = cls(changed, new.running.intersection(changed), settings)
+        if list(adopt.apply(old).services) != list(new.services):
+            adopt = evolve(adopt, order=tuple(new.services))
+        return adopt if changed or settings is not None or adopt.order else None
+
+    def restricted_to(self, idents: frozenset[str]) -> Adopt:
+        """Return the part about some services, without the settings."""
+        some = {ident: service for ident, service in self.services.items() if ident in idents}
+        return Adopt(some, self.running.intersection(some), None, self.order)
+
+    def apply(self, table: Table) -> Table:
+        services = dict(table.services)
+        for ident, service in self.services.items():
+            if service is None:
+                services.pop(ident, None)
+            else:
+                services[ident] = service
+        if self.order:
+            services = {ident: services[ident] for ident in (*self.order, *services) if ident in services}
+        running = table.running.difference(self.services).union(self.running).intersection(services)
+        return Table(services, running, self.settings or table.settings)

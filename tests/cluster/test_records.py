@@ -1,0 +1,85 @@
+"""What is stored in etcd, written and read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from model.strategies import idents, services, settings_values
+
+from ktcpvs.cluster.records import (
+    BadRecord,
+    NodeReport,
+    ServiceRecord,
+    check_format,
+    decode_report,
+    decode_service,
+    decode_settings,
+    decode_table,
+    encode_format,
+    encode_report,
+    encode_service,
+    encode_settings,
+    encode_table,
+    ident_of,
+    service_key,
+)
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
+
+
+@given(services(), st.booleans(), st.integers(0, 1 << 40))
+def test_a_service_is_read_as_it_was_written(service: VirtualService, is_running: bool, position: int) -> None:
+    record = ServiceRecord(service, is_running, position)
+    assert decode_service(service.ident, encode_service(record)) == record
+
+
+@given(settings_values())
+def test_settings_are_read_as_they_were_written(settings: Settings) -> None:
+    assert decode_settings(encode_settings(settings)) == settings
+
+
+@given(idents(), st.integers(0, 1 << 62))
+def test_the_key_of_a_service(ident: str, generation: int) -> None:
+    key = service_key(generation, ident)
+    assert ident_of(key, generation) == ident
+    assert ident_of(key, generation + 1) is None
+    assert key.count("/") == 3
+
+
+def test_other_values_are_read_as_they_were_written() -> None:
+    report = NodeReport("x", 7, ("cannot listen",), "1.0", 3, 5, 2)
+    assert decode_report(encode_report(report)) == report
+    assert decode_table(encode_table(1 << 61)) == 1 << 61
+    check_format(encode_format())
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not a value of ktcpvs"),
+        (b'{"format":"1"}', "not a value of ktcpvs"),
+        (b'{"format":true}', "not a value of ktcpvs"),
+        (b'{"format":2}', "its format is 2; this version reads formats up to 1"),
+        (b'{"format":1}', "service is missing"),
+        (b'{"format":1,"service":"Virtual x {"}', "this version cannot read it: "),
+        (
+            b'{"format":1,"service":"Virtual web { colour = red }","running":true,"position":1}',
+            "this version cannot read it",
+        ),
+        (b'{"format":1,"service":"Virtual other { }","running":true,"position":1}', "not the service of its key"),
+        (
+            b'{"format":1,"service":"Virtual web { }","running":1,"position":1}',
+            "running is missing, or not of its type",
+        ),
+        (b'{"format":1,"service":"Virtual web { }","running":true,"position":1.5}', "position is missing"),
+    ],
+)
+def test_what_cannot_be_read(value: bytes, why: str) -> None:
+    with pytest.raises(BadRecord) as bad:
+        decode_service("web", value)
+    assert why in str(bad.value)
+    assert "\n" not in str(bad.value)

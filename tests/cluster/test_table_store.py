@@ -1,0 +1,217 @@
+"""The cluster's table in a real etcd: what one node stores, another one reads; what conflicts is not stored."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+from e2e.harness import ControlThread
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model.strategies import tables
+
+from ktcpvs.cluster.etcd import Change, Etcd, put
+from ktcpvs.cluster.records import TABLES
+from ktcpvs.cluster.table_store import MAX_OPERATIONS, NotInForce, TableStore
+from ktcpvs.errors import BadValue
+from ktcpvs.model.address import Inet
+from ktcpvs.model.edits import AddServer, AddService, DeleteService, EditServer, Set, StartService
+from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.table import Table
+
+FEW = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+A = Inet("a", 1)
+WEB, MAIL = VirtualService("web", servers=(RealServer(A),)), VirtualService("mail", servers=(RealServer(A),))
+
+_prefixes = count()
+
+
+def many(number: int) -> Table:
+    return Table.of(
+        VirtualService(f"s{place}", listen=(ListenAddress(Inet("0.0.0.0", 1000 + place)),)) for place in range(number)
+    )
+
+
+class Node:
+    """A node: its store and the table that it runs."""
+
+    def __init__(self, thread: ControlThread, etcd: Etcd, prefix: str) -> None:
+        self._thread, self._etcd = thread, etcd
+        self.store = TableStore(prefix)
+        self.table = Table()
+        self.read()
+
+    def read(self) -> None:
+        """Read everything, and follow."""
+        self.store.replace(*self._thread.run(self._etcd.range, self.store.prefix))
+        self.table = self.store.table(self.table)
+
+    def change(self, new: Table) -> bool:
+        """Store a new table; return False if another node was faster. Raises NotInForce."""
+        transaction = self.store.transaction(self.table, new)
+        if transaction is None:
+            return True
+        revisions = []
+        for step in transaction.steps:
+            done, revision = self._thread.run(self._etcd.transact, step.compares, step.operations)
+            if not done:
+                return False
+            revisions.append(revision)
+        self.store.committed(transaction, revisions)
+        self.table = new
+        return True
+
+
+@pytest.fixture
+def make_node(thread: ControlThread, etcd: Etcd) -> Any:
+    return lambda prefix: Node(thread, etcd, prefix)
+
+
+@FEW
+@given(states=st.lists(tables(), min_size=1, max_size=4))
+def test_what_one_node_stores_another_one_reads(make_node: Any, states: list[Table]) -> None:
+    prefix = f"/store{next(_prefixes)}/"
+    one, other = make_node(prefix), make_node(prefix)
+    for state in states:
+        assert one.change(state)
+        assert one.store.table(Table()) == state
+        other.read()
+        assert other.table == state
+        assert other.store.revision >= one.store.table_revision == other.store.table_revision
+
+
+def test_the_first_of_two_nodes_stores_the_first_table(make_node: Any) -> None:
+    one, other = make_node("/first/"), make_node("/first/")
+    assert one.change(Table.of([WEB]))
+    assert not other.change(Table.of([MAIL]))
+    other.read()
+    assert list(other.table.services) == ["web"]
+
+
+def test_an_edit_of_another_service_goes_through(make_node: Any) -> None:
+    one, other = make_node("/two/"), make_node("/two/")
+    one.change(Table.of([WEB, MAIL]))
+    other.read()
+    assert one.change(EditServer("web", A, 5).apply(one.table))
+    assert other.change(EditServer("mail", A, 7).apply(other.table))
+    one.read()
+    assert one.table == EditServer("mail", A, 7).apply(EditServer("web", A, 5).apply(Table.of([WEB, MAIL])))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (EditServer("web", A, 5), EditServer("web", A, 6)),
+        (EditServer("web", A, 5), StartService("web")),
+        (EditServer("web", A, 5), DeleteService("web")),
+        (DeleteService("web"), EditServer("web", A, 5)),
+        (AddService("new"), AddService("new", {"port": 81})),
+        (Set({"max_backlog": "5"}), Set({"read_timeout": "6"})),
+    ],
+)
+def test_an_edit_of_the_same_key_does_not(make_node: Any, first: Any, second: Any) -> None:
+    prefix = f"/same{next(_prefixes)}/"
+    one, other = make_node(prefix), make_node(prefix)
+    one.change(Table.of([WEB, MAIL]))
+    other.read()
+    assert one.change(first.apply(one.table))
+    assert not other.change(second.apply(other.table))
+    other.read()
+    assert other.table == one.table
+
+
+def test_many_services_are_replaced_as_a_whole(make_node: Any) -> None:
+    one, other = make_node("/many/"), make_node("/many/")
+    one.change(Table.of([WEB, MAIL]))
+    other.read()
+    generation = one.store.generation
+    assert one.change(many(3 * MAX_OPERATIONS))
+    assert one.store.generation != generation
+    assert not other.change(AddServer("web", Inet("b", 1)).apply(other.table))  # web is deleted
+    assert not other.change(AddService("new").apply(other.table))  # the generation has changed
+    other.read()
+    assert other.table == one.table
+    keys = {pair.key for pair in one._thread.run(one._etcd.range, f"/many/{TABLES}")[1]}
+    assert len(keys) == 3 * MAX_OPERATIONS + 1  # nothing of the former table is left
+    assert other.change(AddService("new").apply(other.table))
+
+
+def test_many_services_are_not_replaced_if_one_has_changed(make_node: Any) -> None:
+    one, other = make_node("/changed/"), make_node("/changed/")
+    one.change(many(2 * MAX_OPERATIONS))
+    other.read()
+    assert one.change(StartService("s7").apply(one.table))
+    assert not other.change(StartService().apply(other.table))
+    other.read()
+    assert other.table == one.table
+
+
+def test_what_a_watch_reports_is_followed(make_node: Any) -> None:
+    one, other = make_node("/watch/"), make_node("/watch/")
+    one.change(Table.of([WEB]))
+    other.read()
+    before = {pair.key: pair for pair in one._thread.run(one._etcd.range, "/watch/")[1]}
+    one.change(many(2 * MAX_OPERATIONS))
+    revision, pairs = one._thread.run(one._etcd.range, "/watch/")
+    changes = [
+        Change(pair.key, pair.value, pair.create_revision, pair.mod_revision)
+        for pair in pairs
+        if before.get(pair.key) != pair
+    ]
+    gone = [Change(key, None, 0, revision) for key in before.keys() - {pair.key for pair in pairs}]
+    other.store.apply(revision, sorted([*changes, *gone], key=lambda change: change.mod_revision))
+    assert other.store.table(other.table) == one.table
+    assert other.store.table_revision == one.store.table_revision
+
+
+def test_what_this_node_does_not_run_is_not_overwritten(make_node: Any) -> None:
+    one, other = make_node("/behind/"), make_node("/behind/")
+    one.change(Table.of([WEB, MAIL]))
+    other.read()
+    one.change(EditServer("web", A, 5).apply(one.table))
+    other.store.replace(*one._thread.run(one._etcd.range, "/behind/"))  # known, and not in force yet
+    with pytest.raises(NotInForce, match="service web has changed"):
+        other.change(EditServer("web", A, 6).apply(other.table))
+    assert other.change(EditServer("mail", A, 6).apply(other.table))
+
+
+@pytest.mark.parametrize("value", [b"garbage", b'{"format":9}', b'{"format":1,"service":"Virtual web { new = 1 }"}'])
+def test_what_cannot_be_read_is_kept_out_and_named(make_node: Any, value: bytes) -> None:
+    prefix = f"/bad{next(_prefixes)}/"
+    one = make_node(prefix)
+    one.change(Table.of([WEB, MAIL]))
+    key = f"{prefix}{TABLES}{one.store.generation}/services/web"
+    one._thread.run(one._etcd.transact, [], [put(key, value)])
+    one.read()
+    assert one.table == Table.of([WEB, MAIL])  # the last good one
+    (why,) = one.store.unreadable
+    assert why.startswith("service web: ")
+    with pytest.raises(NotInForce, match="service web: "):
+        one.change(EditServer("web", A, 6).apply(one.table))
+    assert one.change(EditServer("mail", A, 6).apply(one.table))
+    other = make_node(prefix)
+    assert list(other.table.services) == ["mail"]
+
+
+@pytest.mark.parametrize("key", ["format", "table"])
+def test_a_cluster_of_a_newer_version_is_left_alone(make_node: Any, key: str) -> None:
+    prefix = f"/newer{next(_prefixes)}/"
+    one = make_node(prefix)
+    one.change(Table.of([WEB]))
+    one._thread.run(one._etcd.transact, [], [put(f"{prefix}{key}", b'{"format":2}')])
+    one.read()
+    assert one.table == Table.of([WEB])
+    assert one.store.unreadable == [f"{prefix}{key}: its format is 2; this version reads formats up to 1"]
+    with pytest.raises(NotInForce, match="its format is 2"):
+        one.change(Table())
+
+
+def test_a_service_that_is_too_long(make_node: Any) -> None:
+    one = make_node("/long/")
+    rules = tuple(Rule(f"/{'x' * 200}{number}", (A,)) for number in range(5000))
+    with pytest.raises(BadValue, match=r"service web: its text has [0-9]+ bytes; .* at most 1000000: split it"):
+        one.change(Table.of([VirtualService("web", servers=(RealServer(A),), rules=rules)]))
