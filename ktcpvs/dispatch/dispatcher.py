@@ -113,6 +113,7 @@ class Dispatcher:
         request.tried = self._service.selector.excluded
         request.failed = self._refused = NONE
         self.failed_connections = ()
+        self.is_retry = False
 
     # Selection.
 

@@ -84,8 +84,8 @@ FIELDS(destination, "maxconn", "total", "reused", "watchers", "active", "freed",
 enum { N_SECONDS };
 FIELDS(latencies, "seconds");
 
-enum { W_START, W_HEAD, W_TOTAL, W_ROW, W_AS_IS, W_STATUS };
-FIELDS(response, "start", "head", "total", "row", "as_is", "status");
+enum { W_START, W_HEAD, W_TOTAL, W_ROW, W_AS_IS, W_STATUS, W_EDITS, W_KEPT };
+FIELDS(response, "start", "head", "total", "row", "as_is", "status", "edits", "kept");
 
 enum { M_WRITE, M_RESTING, M_DATA_RECEIVED, M_ENDED, M_LOST, M_IS_OPEN, M_TLS, M_PEER_ENDED };
 FIELDS(stream, "write", "resting", "dataReceived", "ended", "lost", "is_open", "tls", "peer_ended");
@@ -295,12 +295,12 @@ chunks_end(const char *text, Py_ssize_t size, Py_ssize_t at)
     for (int count = 0; count < MAX_CHUNKS; count++) {
         long long length = 0;
         int digits = 0, digit;
-        while (digits <= MAX_DIGITS && at < size && (digit = hex_digit(text[at])) >= 0) {
+        while (digits < MAX_DIGITS && at < size && (digit = hex_digit(text[at])) >= 0) {
             length = length << 4 | digit;
             digits++;
             at++;
         }
-        if (!digits || digits > MAX_DIGITS || size - at < 2 || text[at] != '\r' || text[at + 1] != '\n')
+        if (!digits || size - at < 2 || text[at] != '\r' || text[at + 1] != '\n')
             return -1;
         at += 2;
         if (!length)
@@ -413,16 +413,20 @@ known_chunked(PyObject *server, PyObject *http, PyObject *data)
     if (has_trailers < 1)
         return NULL;
     PyObject *latencies = SLOT(SLOT(server, server, V_DESTINATION), destination, T_LATENCIES);
-    PyObject *status = PyTuple_GET_ITEM(known, 0), *head = PyTuple_GET_ITEM(known, 2);
-    PyObject *row = PyObject_CallMethodOneArg(latencies, s_row, status);
+    PyObject *status = Py_NewRef(PyTuple_GET_ITEM(known, 0)), *head = Py_NewRef(PyTuple_GET_ITEM(known, 2));
+    PyObject *row = PyObject_CallMethodOneArg(latencies, s_row, status); /* may forget `known` */
     PyObject *made = row == NULL ? NULL : response_layout.type->tp_alloc(response_layout.type, 0);
     if (made == NULL) {
         Py_XDECREF(row);
+        Py_DECREF(status);
+        Py_DECREF(head);
         return NULL;
     }
     SLOT(made, response, W_ROW) = row;
-    SLOT(made, response, W_STATUS) = Py_NewRef(status);
-    SLOT(made, response, W_HEAD) = Py_NewRef(head);
+    SLOT(made, response, W_STATUS) = status;
+    SLOT(made, response, W_HEAD) = head;
+    SLOT(made, response, W_EDITS) = Py_NewRef(Py_None);
+    SLOT(made, response, W_KEPT) = Py_NewRef(head);
     SLOT(made, response, W_AS_IS) = PyBool_FromLong(head_size == PyBytes_GET_SIZE(head) + 2);
     SLOT(made, response, W_START) = PyBytes_FromStringAndSize(text, head_size);
     SLOT(made, response, W_TOTAL) = PyLong_FromSsize_t(size);
@@ -638,7 +642,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
     if (is_choice(choice) && (!has_body(plain) || goes_on_as_it_came(http, choice))) {
         destination = Py_NewRef(SLOT(choice, choice, O_DESTINATION));
-        idle = PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination);
+        idle = Py_XNewRef(PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination));
         if (idle == NULL && PyErr_Occurred())
             goto done;
     }
@@ -675,6 +679,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
 done:
     Py_XDECREF(out);
     Py_XDECREF(server);
+    Py_XDECREF(idle);
     Py_XDECREF(destination);
     Py_DECREF(choice);
     return result;

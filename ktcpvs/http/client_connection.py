@@ -253,6 +253,8 @@ class HTTPClientConnection(ClientConnection):
                 self._begin_http2(bytes(reader.received))
                 return
             self.transition(life.BAD_REQUEST)
+            if self.service.proxies.is_used:  # whose client it is cannot be told
+                self.dispatcher.request.client = peer_of(self.client_name)
             method = found[2] if found is not None else reader.method if reader is not None else None
             self.refuse(bad.status, str(bad), method=method)
 

@@ -241,7 +241,8 @@ class Exchange:
             server.destination.heard = owner.last_activity
         had_head = forwarder.response is not None
         forwarder.receive(data)
-        if not had_head and self.response is None and owner.state == life.WAITING:
+        is_same = self.forwarder is forwarder and self.server is server  # and not the next request
+        if is_same and not had_head and self.response is None and owner.state == life.WAITING:
             owner.last_activity = before  # interim responses and a head that drips do not extend response_timeout
 
     def continue_response(self, response: http1.Response) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 
 from ktcpvs.model.destination import Destination
 
+LEAST_WEIGHT = 0.01
+"""Of a server that checks or a slow start have left a part of its share, however small."""
+
 
 class WeighedDestination(Destination):
     """A destination with the weight that a rule gives it, and with the counters, the health and all the rest of the
@@ -44,7 +47,9 @@ class WeighedDestination(Destination):
         weight, share = self.real.weight, self.real.share
         if weight == share:
             return self._own if weight else 0
-        return round(self._own * weight / share, 2) if share else 0
+        if not share or not weight or not self._own:
+            return 0
+        return max(round(self._own * weight / share, 2), LEAST_WEIGHT)
 
     @property
     def active(self) -> int:  # type: ignore[override]

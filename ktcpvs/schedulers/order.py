@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from ktcpvs.model.destination import Destination
 
@@ -35,7 +36,9 @@ class Order:
         heapify(self._heap)
 
     def _load(self, destination: Destination) -> float:
-        return destination.active if self._even else destination.active / destination.weight
+        if self._even:
+            return destination.active
+        return destination.active / destination.weight if destination.weight else inf
 
     def changed(self, destination: Destination) -> None:
         """Reorder a destination whose number of connections has changed."""
@@ -68,7 +71,7 @@ class Order:
                 heappop(heap)
                 continue
             now = self._load(destination)
-            if destination in tried:
+            if destination in tried or now == inf:  # a weight that has become 0 since
                 aside.append(heappop(heap))
             elif now != load:  # it changed unannounced
                 self.changed(heappop(heap)[2])

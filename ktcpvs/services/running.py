@@ -494,6 +494,7 @@ class RunningService:
             return
         for connection in list(self.connections):
             if connection.dispatcher.destination is down and connection.state in JOINED_STATES:
+                connection.ending = f"the server is down: {down.health.reason}"
                 self._step("end a connection", connection.expire)
 
     # Clients.

@@ -13,6 +13,7 @@ from ktcpvs.control.edit_commands import commands_for
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
+from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.table import Table
 from ktcpvs.system.log import EventLog
 from tests.model.strategies import EDITS
@@ -46,7 +47,7 @@ def received(edit: edits.Edit) -> list[edits.Edit]:
     return recorder.edits
 
 
-@pytest.mark.parametrize("kind", sorted(EDITS, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(EDITS.keys() - {Adopt}, key=lambda kind: kind.__name__))
 def test_round_trip(kind: type[edits.Edit]) -> None:
     @settings(max_examples=40)
     @given(EDITS[kind])

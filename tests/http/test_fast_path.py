@@ -518,3 +518,15 @@ def test_a_field_that_is_removed_never_reaches_the_server(kind: str) -> None:
     expected = get("/a", "User-Agent: me", "X_A: b")
     assert [data for address, data in side.heard if address == A] == [expected] * 3
     side.close()
+
+
+@pytest.mark.parametrize("kind", ["compiled", "python", "general"])
+def test_equal_heads_of_chunked_responses_are_edited_each_time(kind: str) -> None:
+    side = Side("phttp", ('response_header = X-Site "a"', 'response_header = Server ""'), "", kind)
+    head = b"HTTP/1.1 200 OK\r\nServer: b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for number in range(4):
+        side.asks(get("/a"))
+        side.answers((head + b"1\r\n%d\r\n0\r\n\r\n" % number,))
+    expected = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Site: a\r\n\r\n1\r\n%d\r\n0\r\n\r\n"
+    assert [data for name, data in side.heard if name == "client 0"] == [expected % number for number in range(4)]
+    side.close()

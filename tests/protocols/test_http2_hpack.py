@@ -259,6 +259,18 @@ def test_few_blocks_are_remembered(make: Any) -> None:
     assert one.decode(b"\x82" * (3 * MAX_REMEMBERED - 1)) is sections[-1]
 
 
+@pytest.mark.parametrize("make", DECODERS)
+def test_a_short_block_that_means_a_long_list_is_not_remembered(make: Any) -> None:
+    one = make(1 << 20, 512)
+    one.decode(b"\x40\x01a\x7f\xc0\x0e" + b"b" * 1983)  # 127 + 1856 bytes, and 32 + 1 of the table
+    pair = one.decode(b"\xbe\xbe")
+    assert one.decode(b"\xbe\xbe") is pair
+    three = one.decode(b"\xbe\xbe\xbe")
+    again = one.decode(b"\xbe\xbe\xbe")
+    assert again is not three
+    assert again.fields == three.fields
+
+
 # The oracle.
 
 NAMES = st.sampled_from([b"a", b"b-c", b"cookie", b"accept", b"x" * 40, b":path", b":status", b"authorization"])

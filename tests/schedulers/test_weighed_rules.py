@@ -119,6 +119,31 @@ def test_a_slow_start_scales_the_weight_of_the_rule() -> None:
     assert service.counts(count=60) == {1: 40, 2: 20}
 
 
+@pytest.mark.parametrize("count", [2, MAX_SCANNED_SERVERS + 1])
+def test_a_tiny_part_of_a_share_leaves_a_weight(count: int) -> None:
+    service = Service([1000] * count, [1] * count, "wlc")
+    for destination, watcher in service.scheduler.watched():
+        destination.watchers = (*destination.watchers, watcher)
+    for destination in service.destinations:
+        destination.weight = 4  # 1 * 4 / 1000 in the rule
+        destination.tell()
+    for _ in range(count):
+        service.destinations[service.chosen() - 1].lease()
+    assert [one.active for one in service.destinations] == [1] * count
+
+
+def test_a_server_that_is_quiesced_before_the_next_binding_gets_no_clients() -> None:
+    count = MAX_SCANNED_SERVERS + 1
+    service = Service([1] * count, [1] * count, "wlc")
+    for destination, watcher in service.scheduler.watched():
+        destination.watchers = (*destination.watchers, watcher)
+    service.destinations[0].weight = service.destinations[0].share = 0
+    service.destinations[0].tell()
+    for _ in range(2 * (count - 1)):
+        service.destinations[service.chosen() - 1].lease()
+    assert [one.active for one in service.destinations] == [0, *[2] * (count - 1)]
+
+
 def test_an_edit_of_the_weight_keeps_other_rules_as_they_are() -> None:
     service = Service([1, 1], [9, 1], "wrr")
     before = service.scheduler.within[".*"]

@@ -83,10 +83,10 @@ def test_clients_of_unknown_protocols_are_refused(make: Make, site: str, lines: 
     """A server behind would get what it cannot read."""
     world = make(*lines, site, words="tls")
     with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
-        over_tls(world, client_context(protocols=["h2"]))
+        over_tls(world, client_context(protocols=["imap"]))
     assert world.live.preambles.handshakes == {("", "refused"): 1}
     assert world.live.preambles.refusals == {"TLS: the client speaks none of the protocols": 1}
-    client = over_tls(world, client_context(protocols=["h2", "http/1.1"]))
+    client = over_tls(world, client_context(protocols=["imap", "http/1.1"]))
     assert client.tls.selected_alpn_protocol() == "http/1.1"
 
 

@@ -260,7 +260,9 @@ read_section(PyObject *connection, Role role, PyObject *method, Text block, Py_s
         return 0;
     }
     open_list(&list);
-    if (decode_block(decoder, block, length, &list) == 0) {
+    if (decode_block(decoder, block, length, &list) < 0)
+        forget(decoder); /* the table may have changed before the error */
+    else {
         if (list.has_changed_table)
             forget(decoder);
         section->sensitive = sensitive_names(&list);
@@ -280,8 +282,9 @@ read_section(PyObject *connection, Role role, PyObject *method, Text block, Py_s
                 made = make_trailers(&list, &section->meaning);
             if (made == 0)
                 section->meaning = section_of(&list, section->sensitive);
-            if (section->meaning != NULL && !list.has_changed_table && !list.is_too_large)
-                remember(decoder, block, length, section->meaning, section->head, section->sensitive, made ? end_stream : 0);
+            if (section->meaning != NULL)
+                remember(decoder, block, length, &list, section->meaning, section->head, section->sensitive,
+                         made ? end_stream : 0);
         }
     }
     close_list(&list);

@@ -10,7 +10,7 @@
 #include <strings.h>
 
 enum { OVERHEAD = 32, FIRST_DYNAMIC = 62, STATIC_NAMES = 64, DEFAULT_TABLE_SIZE = 4096, MAX_INTEGER_BYTES = 4,
-       MAX_TABLE_UPDATES = 8, MAX_REMEMBERED = 16, MAX_REMEMBERED_BYTES = 512, MAX_SEEN = 128, SEEN_PLACES = 256 };
+       MAX_TABLE_UPDATES = 8, MAX_REMEMBERED = 16, MAX_REMEMBERED_BYTES = 512, MAX_REMEMBERED_LIST = 4096, MAX_SEEN = 128, SEEN_PLACES = 256 };
 
 typedef const unsigned char *Text;
 
@@ -385,14 +385,14 @@ find_known(Decoder *self, Text block, Py_ssize_t length, PyTypeObject *type, int
     return NULL;
 }
 
-/* Remembers what a block means; a failure to do so is no error. */
+/* Remembers what a block means; a failure to do so is no error. A short block can mean a long list. */
 static void
-remember(Decoder *self, Text block, Py_ssize_t length, PyObject *meaning, PyObject *head, PyObject *sensitive,
-         int end_stream)
+remember(Decoder *self, Text block, Py_ssize_t length, const List *list, PyObject *meaning, PyObject *head,
+         PyObject *sensitive, int end_stream)
 {
     PyObject *copy;
 
-    if (length > MAX_REMEMBERED_BYTES)
+    if (length > MAX_REMEMBERED_BYTES || list->size > MAX_REMEMBERED_LIST || list->has_changed_table || list->is_too_large)
         return;
     if (self->known == NULL) {
         self->known = PyMem_Calloc(MAX_REMEMBERED, sizeof(Known));
@@ -696,14 +696,16 @@ decoder_decode(Decoder *self, PyObject *block)
     if (known != NULL)
         return Py_NewRef(known->meaning);
     open_list(&list);
-    if (decode_block(self, data, length, &list) == 0) {
+    if (decode_block(self, data, length, &list) < 0)
+        forget(self); /* the table may have changed before the error */
+    else {
         if (list.has_changed_table)
             forget(self);
         sensitive = sensitive_names(&list);
         if (sensitive != NULL) {
             section = section_of(&list, sensitive);
-            if (section != NULL && !list.has_changed_table && !list.is_too_large)
-                remember(self, data, length, section, NULL, sensitive, 0);
+            if (section != NULL)
+                remember(self, data, length, &list, section, NULL, sensitive, 0);
             Py_DECREF(sensitive);
         }
     }

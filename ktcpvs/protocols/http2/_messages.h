@@ -484,7 +484,7 @@ read_chunks(Text at, Text end, unsigned char **lowered, Message *message)
         at += 2;
         if (!size)
             break;
-        if ((size_t)(end - at) < size + 2 || at[size] != '\r' || at[size + 1] != '\n' || !add_piece(message, at, size))
+        if (end - at < 2 || size > (size_t)(end - at) - 2 || at[size] != '\r' || at[size + 1] != '\n' || !add_piece(message, at, size))
             return 0;
         at += size + 2;
     }

@@ -23,6 +23,10 @@ MAX_REMEMBERED_BYTES = 512
 """The longest block that is remembered."""
 
 
+MAX_REMEMBERED_LIST = 4096
+"""The longest list whose block is remembered, in bytes as for `max_list_size`: a short block can mean a long list."""
+
+
 class Decoder:
     """The decoding context of one connection.
 
@@ -53,19 +57,20 @@ class Decoder:
         if known is not None:
             return known
         try:
-            section, is_changed = self._decode(block)
+            section, size, is_changed = self._decode(block)
         except IndexError:
             raise HPACKError("a header block is cut off, or has an index that is in no table") from None
         if is_changed:
             self._known.clear()
-        elif len(block) <= MAX_REMEMBERED_BYTES and not section.is_too_large:
+        elif len(block) <= MAX_REMEMBERED_BYTES and size <= MAX_REMEMBERED_LIST and not section.is_too_large:
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
             self._known[block] = section
         return section
 
-    def _decode(self, block: bytes) -> tuple[FieldSection, bool]:
-        """Return the section, and whether the table has changed. Raises HPACKError, and IndexError at the end."""
+    def _decode(self, block: bytes) -> tuple[FieldSection, int, bool]:
+        """Return the section, the size of the list, and whether the table has changed. Raises HPACKError, and
+        IndexError at the end."""
         position = self._update_size(block)
         is_changed = position > 0
         table, end = self._fields, len(block)
@@ -100,7 +105,7 @@ class Decoder:
                 sensitive.clear()
         if is_too_large:
             fields.clear()
-        return FieldSection(tuple(fields), frozenset(sensitive), is_too_large), is_changed
+        return FieldSection(tuple(fields), frozenset(sensitive), is_too_large), size, is_changed
 
     def _update_size(self, block: bytes) -> int:
         """Read changes of the table's size at the beginning of a block; return where they end."""
