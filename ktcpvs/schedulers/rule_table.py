@@ -22,7 +22,7 @@ MAX_CACHED_REQUESTS = 2048
 
 MAX_CACHED_REQUEST_BYTES = 1024
 """The longest request whose rule is cached: the bytes of its target and of its header lines, or of its host where no
-condition sees header lines."""
+condition sees header lines; without its target where no condition sees that."""
 
 UNKNOWN = -1
 
@@ -32,7 +32,7 @@ class RuleTable:
 
     __slots__ = (
         "_cache", "_clients", "_default", "_everything", "_extras", "_keys", "_layers", "_named", "_paths", "_rules",
-        "_sees_host", "_sees_lines", "_steps", "_unit", "target_patterns",
+        "_sees_host", "_sees_lines", "_sees_target", "_steps", "_unit", "target_patterns",
     )  # fmt: skip
 
     def __init__(self, rules: Sequence[BoundRule], unit: str, ipv6_bits: int) -> None:
@@ -48,7 +48,7 @@ class RuleTable:
         self._layers: dict[str, list[Index]] = {}
         self._steps: tuple[tuple[str, Callable[[Request], list[Hashable]], tuple[Index, ...]], ...] = ()
         self._extras: tuple[Callable[[Request], Hashable], ...] = ()
-        self._sees_lines = self._sees_host = False
+        self._sees_lines = self._sees_host = self._sees_target = False
         self.target_patterns = TargetPatterns()
         named = self._named
         self._keys: dict[str, Callable[[Request], list[Hashable]]] = {
@@ -86,6 +86,7 @@ class RuleTable:
                     layer = positive.get(kind, 0)
                     positive[kind] = layer + 1
                 if kind == kinds.PATTERN:
+                    self._sees_target = True
                     self.target_patterns.add(place, layer, condition)
                 else:
                     keys = keys_of[kind](condition) if kind in keys_of else condition.values
@@ -102,6 +103,8 @@ class RuleTable:
         # Browsers send many different fields; where no condition sees them, the cache serves all browsers.
         self._sees_lines = kinds.HEADER in self._layers or kinds.COOKIE in self._layers
         self._sees_host = kinds.HOST in self._layers and self._unit != CLIENT_HELLO
+        # Header lines tell the host only beside a target, which may be absolute.
+        self._sees_target = self._sees_target or self._sees_lines or not self._layers.keys().isdisjoint(_OF_TARGETS)
         self._extras = tuple(extra for kind, extra in _EXTRAS.items() if kind in self._layers)
 
     def _compiling(self, previous: RuleTable | None) -> Generator[None, None, None]:
@@ -119,7 +122,7 @@ class RuleTable:
 
     def place(self, request: Request) -> int | None:
         """Return the place of the first rule whose conditions hold, or None."""
-        target = request.target or b""
+        target = (request.target or b"") if self._sees_target else b""
         lines = request.lines if self._sees_lines else (request.host or b"") if self._sees_host else b""
         key: Hashable = (request.method, target, lines)
         if self._extras:
@@ -243,6 +246,9 @@ def _tls_keys(request: Request) -> list[Hashable]:
 
 _ORDER = (kinds.HOST, *(kind for kind in KINDS if kind != kinds.HOST))
 """The order in which the kinds are looked at; patterns of targets come after all of them."""
+
+_OF_TARGETS = (kinds.PATH, kinds.QUERY)
+"""The kinds besides patterns that see the target."""
 
 _EXTRAS: dict[str, Callable[[Request], Hashable]] = {
     kinds.HOST: lambda request: request.server_name,
