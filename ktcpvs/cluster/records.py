@@ -1,4 +1,4 @@
-"""What is stored in etcd: a key for each service, for the settings, for each node and for the format.
+"""The records in etcd: a key for each service, for the settings, for each node and for the format.
 
 Below the cluster's prefix: `format`, `table` (the generation in use), `tables/GENERATION/settings`,
 `tables/GENERATION/services/IDENT`, `nodes/NAME` (with a lease) and `members/NAME`. Values are JSON objects. A load of

@@ -45,8 +45,8 @@ Operation = dict[str, Any]
 
 
 class NotInForce(Exception):
-    """What a transaction would change is not what this node runs: another node has changed it, or this one could not
-    put it in force."""
+    """A transaction would change something that this node does not run: another node has changed it, or this one could
+    not put it in force."""
 
 
 @define
@@ -182,7 +182,7 @@ class TableStore:
 
     @property
     def unreadable(self) -> list[str]:
-        """What this node cannot read, a line each."""
+        """The parts that this node cannot read, a line each."""
         found = [f"service {ident}: {stored.why}" for ident, stored in self._services.items() if stored.record is None]
         if self._settings is not None and self._settings.record is None:
             found.append(f"settings: {self._settings.why}")

@@ -177,7 +177,7 @@ class RunningService:
 
     @property
     def tls(self) -> ServiceTLS | None:
-        """What its listeners with TLS share; None: it has none."""
+        """The profile that its listeners with TLS share; None: it has none."""
         for stage in chain.from_iterable(self._stages.values()):
             if isinstance(stage, TLSStage) and isinstance(stage.choice, ServiceTLS):
                 return stage.choice

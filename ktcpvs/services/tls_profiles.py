@@ -76,7 +76,7 @@ class TLSOptions:
         return tuple(dict.fromkeys((*self.certificates, *filter(None, (self.default,)))))
 
     def demands(self, authorities: str) -> tuple[str, ...]:
-        """What contexts demand of clients. authorities: the text of `client_ca`."""
+        """The demands of contexts on clients. authorities: the text of `client_ca`."""
         return self.minimum, self.ciphers, self.client_certificate, authorities
 
     def profile(self, authorities: str) -> TLSProfile:

@@ -1,4 +1,4 @@
-"""What is stored in etcd, written and read."""
+"""The records in etcd, written and read."""
 
 from __future__ import annotations
 
