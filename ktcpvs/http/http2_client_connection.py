@@ -39,8 +39,12 @@ MAX_PARKED = 32
 """The most client connections of ended streams that are kept for the next streams of an HTTP/2 connection. They are
 ended once it has had no stream for CHECK_INTERVAL."""
 
+MAX_EVENTS_PER_TURN = 256
+"""The events of one client in one turn of the reactor, after which the others wait for the next one: a frame of ten
+bytes is an event too."""
+
 SLICE_SIZE = 8192
-"""The most bytes of a client that are handled without a look at the number of requests in them."""
+"""The most bytes of a client that are handled without a look at the number of events in them."""
 
 
 class StreamCounter(Protocol):
@@ -130,18 +134,21 @@ class HTTP2ClientConnection:
             self._read(data)
 
     def _read(self, data: bytes) -> None:
-        """Handle what the client has sent, in slices: when enough requests have begun, the rest waits for the next
-        turn, so that other clients have theirs. A block that is repeated makes a request of some 20 bytes."""
+        """Handle what the client has sent, in slices: when enough requests have begun, or other events come, the
+        rest waits for the next turn, so that other clients have theirs. A block that is repeated makes a request of
+        some 20 bytes."""
         now, handlers = self._context.wheel.now, self._HANDLERS
-        begin = begun = 0
+        begin = begun = handled = 0
         self._is_receiving = True
         try:
             while begin < len(data) and not self.is_over:
-                if begun >= MAX_REQUESTS_PER_TURN:
+                if begun >= MAX_REQUESTS_PER_TURN or handled >= MAX_EVENTS_PER_TURN:
                     self._read_later(data[begin:])
                     break
                 end = begin + SLICE_SIZE
-                for event in self.protocol.receive(data[begin:end], now):
+                events = self.protocol.receive(data[begin:end], now)
+                handled += len(events)
+                for event in events:
                     if isinstance(event, http2.RequestReceived):
                         self._request_received(event)
                         begun += 1
