@@ -27,7 +27,7 @@ class ArgumentType(Enum):
     """Words that may stand behind a server in the configuration language: tls ..., h2, proxy v1."""
 
     USE = "use"
-    """The action of a rule, as behind `use` in the configuration language: a text like `respond 403`, or `server ADDRESS [WEIGHT] ...`."""
+    """The action of a rule, as behind `use`: a text like `respond 403`, or `server ADDRESS [WEIGHT] ...`."""
 
     SETTINGS = "settings"
     NETWORKS = "networks"
