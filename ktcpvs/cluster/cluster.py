@@ -19,7 +19,8 @@ from twisted.internet.task import deferLater
 
 from ktcpvs import __version__
 from ktcpvs.cluster.conflicts import changed_parts, conflicting_parts
-from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, Unreachable
+from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
+from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
 from ktcpvs.cluster.records import NodeReport
 from ktcpvs.cluster.table_store import NotInForce, TableStore
@@ -65,6 +66,7 @@ class Cluster:
         self.etcd = etcd
         self.store = TableStore(prefix)
         self.membership = Membership(etcd, prefix, name)
+        self.followers: list[Follower] = [self.store, self.membership]
         self.is_connected = False
         self.problem = "this node has not reached it yet"
         self._save_here = save
@@ -154,22 +156,19 @@ class Cluster:
     async def _join(self) -> None:
         """Read everything, and become a member. Raises EtcdError and NameTaken."""
         prefix = self.store.prefix
-        revision, pairs = await self.etcd.range(prefix)
-        self.store.replace(revision, pairs)
-        self.membership.replace(pairs)
+        revision = self._replace_all(await self.etcd.range(prefix))
         if self.store.problem:
             raise EtcdError(self.store.problem)
         if self.store.generation is None:
             await self._store_first()
-            revision, pairs = await self.etcd.range(prefix)
-            self.store.replace(revision, pairs)
-            self.membership.replace(pairs)
+            revision = self._replace_all(await self.etcd.range(prefix))
         await self.membership.join(self._report())
         ended = await self.etcd.watch(prefix, revision + 1, self._received)
         self._watch = ended()
         self._heard = self._reactor.seconds()
         await self._follow()
         self.is_connected, self.problem = True, ""
+        await self._joined()
         self._log.event(
             ANNOUNCE,
             "cluster: node {name} follows {where} at revision {revision}, with {count} services",
@@ -178,6 +177,16 @@ class Cluster:
         )  # fmt: skip
         self._began()
         self._job(self._reports).start()
+
+    def _replace_all(self, found: tuple[int, Sequence[KeyValue]]) -> int:
+        revision, pairs = found
+        for follower in self.followers:
+            follower.replace(revision, pairs)
+        return revision
+
+    async def _joined(self) -> None:
+        for follower in self.followers:
+            await follower.joined()
 
     async def _store_first(self) -> None:
         """Store this node's table, unless another node is first. Raises EtcdError."""
@@ -221,8 +230,8 @@ class Cluster:
         """The watch reports changes."""
         self._heard = self._reactor.seconds()
         before = self.store.table_revision
-        self.store.apply(revision, changes)
-        self.membership.apply(changes)
+        for follower in self.followers:
+            follower.apply(revision, changes)
         if self.store.table_revision != before:
             self._follow_soon()
         waiting, self._waiting = self._waiting, []
@@ -323,8 +332,11 @@ class Cluster:
         return Deferred.fromCoroutine(report())
 
     async def _try_to_report(self) -> None:
+        lease = self.membership.lease
         try:
             await self.membership.report(self._report())
+            if self.membership.lease != lease:  # the former one had ended, and with it the keys under it
+                await self._joined()
         except EtcdError as error:
             self._disconnected(str(error))
             if self._watch is not None:

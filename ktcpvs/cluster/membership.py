@@ -36,14 +36,14 @@ class Membership:
 
     # What etcd says.
 
-    def replace(self, pairs: Iterable[KeyValue]) -> None:
-        """Use all keys."""
+    def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
+        """See Follower."""
         self.reports, self.unreadable, self.members = {}, {}, set()
         for pair in pairs:
             self._change(pair.key, pair.value)
 
-    def apply(self, changes: Iterable[Change]) -> None:
-        """Use changes that a watch has reported."""
+    def apply(self, revision: int, changes: Iterable[Change]) -> None:
+        """See Follower."""
         for change in changes:
             self._change(change.key, change.value)
 
@@ -62,7 +62,15 @@ class Membership:
                 except BadRecord as bad:
                     self.unreadable[name] = str(bad)
 
+    async def joined(self) -> None:
+        """See Follower."""
+
     # This node.
+
+    @property
+    def lease(self) -> int:
+        """The lease under which this node's keys are; 0: it has none at the moment."""
+        return self._lease
 
     async def join(self, report: NodeReport) -> None:
         """Become the node of this name. Raises NameTaken and EtcdError."""

@@ -99,7 +99,7 @@ class TableStore:
     # What etcd says.
 
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
-        """Use all keys, as they are at a revision."""
+        """See Follower."""
         known = self._services
         self._services, self._settings, self._others = {}, None, {}
         self.generation, self._generation_revision, self.problem = None, 0, ""
@@ -109,10 +109,13 @@ class TableStore:
             self._change(pair.key.removeprefix(self.prefix), pair.value, pair.mod_revision, known)
 
     def apply(self, revision: int, changes: Iterable[Change]) -> None:
-        """Use changes that a watch has reported."""
+        """See Follower."""
         self.revision = max(self.revision, revision)
         for change in sorted(changes, key=lambda change: change.key.removeprefix(self.prefix) != TABLE_KEY):
             self._change(change.key.removeprefix(self.prefix), change.value, change.mod_revision, {})
+
+    async def joined(self) -> None:
+        """See Follower."""
 
     def _change(self, key: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
         """known: services that are read already."""
