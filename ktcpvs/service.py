@@ -184,6 +184,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     save = state.save if shared_edits is None else shared_edits.save
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader)
     director = built.director
+    if shared_edits is not None:
+        director.confirmation = shared_edits.trial
     opened.callback(director.end)
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
     opened.callback(status.close)

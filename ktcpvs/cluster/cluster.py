@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import uniform
 from secrets import token_hex
 from typing import Any
@@ -24,6 +24,7 @@ from ktcpvs.cluster.records import NodeReport
 from ktcpvs.cluster.table_store import TableStore
 from ktcpvs.errors import NoCluster, Refusal
 from ktcpvs.model.adopt import Adopt
+from ktcpvs.model.table import Table
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
@@ -43,8 +44,9 @@ RETRY_INTERVAL = 15.0
 
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
-    the table in force. errors: what is not in force here, a line each. is_adopting: the director carries out now what
-    comes from the cluster."""
+    the table in force. errors: what is not in force here, a line each. has_left: it has ended, or another daemon has
+    taken over. is_adopting: the director carries out now what comes from the cluster. choose_table: returns the table
+    that this node is to run, from the cluster's."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str) -> None:
         """prefix: of all keys. name: of this node."""
@@ -67,7 +69,8 @@ class Cluster:
         self._waiting: list[Deferred[None]] = []  # for any change
         self._first: Deferred[None] = Deferred()
         self._pause: Deferred[None] | None = None
-        self._is_over = False
+        self.has_left = False
+        self.choose_table: Callable[[Table], Table] = lambda stored: stored
         self._reports: PeriodicJob | None = None
         self._retries: PeriodicJob | None = None
 
@@ -98,7 +101,7 @@ class Cluster:
 
     async def stop(self) -> None:
         """Leave the cluster."""
-        self._is_over = True
+        self.has_left = True
         for job in (self._reports, self._retries):
             if job is not None:
                 job.stop()
@@ -112,7 +115,7 @@ class Cluster:
 
     async def _run(self) -> None:
         delay = 0.0
-        while not self._is_over:
+        while not self.has_left:
             try:
                 await self._join()
                 delay = 0.0
@@ -129,7 +132,7 @@ class Cluster:
             await self._sleep(uniform(delay / 2, delay))
 
     async def _sleep(self, seconds: float) -> None:
-        if self._is_over:
+        if self.has_left:
             return
         pause: Deferred[None] = deferLater(self._reactor, seconds)
         self._pause = pause
@@ -147,7 +150,7 @@ class Cluster:
             await self._store_first()
             revision = self._replace_all(await self.etcd.range(prefix))
         await self.membership.join(self._report())
-        ended = await self.etcd.watch(prefix, revision + 1, self._received)
+        ended = await self.etcd.watch(prefix, revision + 1, self._watch_reported)
         self._watch = ended()
         self._heard = self._reactor.seconds()
         await self.follow()
@@ -194,7 +197,7 @@ class Cluster:
         return job
 
     def _disconnected(self, why: str) -> None:
-        if self._is_over:
+        if self.has_left:
             return
         if self.is_connected or self.problem != why:
             self._log.warn(
@@ -207,17 +210,24 @@ class Cluster:
     def _began(self) -> None:
         if not self._first.called:
             self._first.callback(None)
+            self._wake_all()
 
     # Following the others.
 
-    def _received(self, revision: int, changes: Sequence[Change]) -> None:
-        """The watch reports changes."""
+    def _watch_reported(self, revision: int, changes: Sequence[Change]) -> None:
         self._heard = self._reactor.seconds()
+        self.received(revision, changes)
+
+    def received(self, revision: int, changes: Sequence[Change]) -> None:
+        """Use changes: those that the watch reports, or that this node has just stored."""
         before = self.store.table_revision
         for follower in self.followers:
             follower.apply(revision, changes)
         if self.store.table_revision != before:
-            self._follow_soon()
+            self.follow_soon()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.callback(None)
@@ -234,12 +244,18 @@ class Cluster:
             self._waiting.remove(change)
             change.callback(None)
 
+    async def wait_for_start(self) -> None:
+        """Return when this node has its table, or knows that etcd does not respond."""
+        while not self._first.called:
+            await self.next_change()
+
     def check_connected(self) -> None:
         """Raise NoCluster unless etcd responds."""
         if not self.is_connected:
             raise NoCluster(f"etcd cannot be asked, and edits are refused until it responds: {self.problem}")
 
-    def _follow_soon(self) -> None:
+    def follow_soon(self) -> None:
+        """Put the cluster's table in force, as `follow` does, as soon as possible."""
         self._has_more = True
         if self._follower is None:
             self._follower = Deferred.fromCoroutine(self._follow_all())
@@ -270,7 +286,7 @@ class Cluster:
         each."""
         director = self.director
         revision = self.store.table_revision
-        adopt = Adopt.between(director.table, self.store.table(director.table))
+        adopt = Adopt.between(director.table, self.choose_table(self.store.table(director.table)))
         errors = list(self.store.unreadable)
         if adopt is not None:
             self.is_adopting = True
@@ -306,7 +322,7 @@ class Cluster:
         return [adopt.restricted_to(frozenset(part)) for part in (idents[:middle], idents[middle:])]
 
     def _retry(self) -> float | None:
-        self._follow_soon()
+        self.follow_soon()
         return RETRY_INTERVAL if self.errors else None
 
     # Reports.
@@ -334,6 +350,8 @@ class Cluster:
 
     async def report_now(self) -> None:
         """Tell the other nodes what this one runs."""
+        if self.has_left:
+            return
         lease = self.membership.lease
         try:
             await self.membership.report(self._report())
@@ -377,5 +395,6 @@ class Cluster:
             "connected": self.is_connected,
             "problem": self.problem,
             "revision": table_revision,
+            "trial": self.director.confirmation.seconds_left,
             "nodes": rows,
         }
