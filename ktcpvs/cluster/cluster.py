@@ -48,8 +48,8 @@ class Cluster:
     taken over. is_adopting: the director carries out now what comes from the cluster. choose_table: returns the table
     that this node is to run, from the cluster's."""
 
-    def __init__(self, etcd: Etcd, prefix: str, name: str) -> None:
-        """prefix: of all keys. name: of this node."""
+    def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "") -> None:
+        """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none."""
         self.etcd = etcd
         self.store = TableStore(prefix)
         self.membership = Membership(etcd, prefix, name)
@@ -57,7 +57,7 @@ class Cluster:
         self.is_connected = False
         self.problem = "this node has not reached it yet"
         self._director: Director | None = None
-        self._instance = token_hex(8)
+        self.instance = instance or token_hex(8)
         self._since = int(time.time())
         self.errors: tuple[str, ...] = ()
         self.applied = 0
@@ -101,6 +101,18 @@ class Cluster:
 
     async def stop(self) -> None:
         """Leave the cluster."""
+        self._end()
+        with contextlib.suppress(EtcdError):  # the lease ends by itself
+            await self.membership.leave()
+        await self.etcd.close()
+
+    async def hand_over(self) -> None:
+        """Another daemon takes this one's place in the cluster."""
+        self._end()
+        self.membership.hand_over()
+        await self.etcd.close()
+
+    def _end(self) -> None:
         self.has_left = True
         for job in (self._reports, self._retries):
             if job is not None:
@@ -109,9 +121,6 @@ class Cluster:
             self._watch.cancel()
         if self._pause is not None:
             self._pause.cancel()
-        with contextlib.suppress(EtcdError):  # the lease ends by itself
-            await self.membership.leave()
-        await self.etcd.close()
 
     async def _run(self) -> None:
         delay = 0.0
@@ -331,7 +340,7 @@ class Cluster:
         director = self.director
         living = sum(service.living for service in director.services.values())
         return NodeReport(
-            instance=self._instance,
+            instance=self.instance,
             revision=self.applied,
             errors=self.errors,
             version=__version__,

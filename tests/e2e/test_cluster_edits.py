@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,40 @@ from servers import LOOPBACK, free_port, wait_for
 
 from ktcpvs.errors import Busy
 
-from .harness import ControlThread, Daemon
+from .harness import TIMEOUT, ControlThread, Daemon
 
 pytestmark = pytest.mark.e2e
 
 
 class Nodes:
-    """Nodes of a cluster: `a`, with two workers, and `b`, which reaches etcd through `link`. states: their state files.
-    link: a switch too."""
+    """Nodes of a cluster: `a`, with two workers, and `b`, which reaches etcd through `link`, a switch too.
 
-    def __init__(self, etcd: EtcdServer, a: Daemon, b: Daemon, link: Daemon, states: dict[str, Path]) -> None:
-        self.etcd, self.a, self.b, self.link, self.states = etcd, a, b, link, states
+    states: their state files.
+    """
+
+    def __init__(self, thread: ControlThread, make_folder: Callable[[str], Path], stack: contextlib.ExitStack) -> None:
+        """stack: ends all of them."""
+        self._thread, self._make_folder, self._stack = thread, make_folder, stack
+        self.etcd = EtcdServer(make_folder("etcd"))
+        stack.callback(self.etcd.stop)
+        port = free_port()
+        self.link = self._make("link")
+        self.link.start()
+        self.link.service("etcd", port, f"{LOOPBACK}:{self.etcd.port}", scheduler="wlc")
+        self._urls = {"a": self.etcd.url, "b": f"http://{LOOPBACK}:{port}"}
+        self.states = {name: make_folder(f"state_{name}") / "state" for name in self._urls}
+        self.a = self._make("a", *self.options("a"), workers=2)
+        self.b = self._make("b", *self.options("b"))
+        self.start_again(self.a, "a")
+        self.start_again(self.b, "b")
+
+    def _make(self, name: str, *options: str | Path, **named: Any) -> Daemon:
+        daemon = Daemon(self._thread, self._make_folder(name), *options, preloaded=True, **named)
+        self._stack.callback(daemon.finish)
+        return daemon
+
+    def options(self, name: str) -> tuple[str | Path, ...]:
+        return ("--cluster", f"etcd:{self._urls[name]}/edits", "--node", name, "--state", self.states[name])
 
     def rows(self, asked: Daemon | None = None) -> dict[str, dict[str, Any]]:
         """What one node tells of each."""
@@ -44,6 +68,16 @@ class Nodes:
     def connect_b(self) -> None:
         self.link.signal(signal.SIGCONT)
 
+    def take_over(self, *options: str | Path) -> Daemon:
+        """Let a new daemon take over node a."""
+        old, control = self.a, self.a.control
+        new = self._make("a", *self.options("a"), *options, "--takeover", control, control=control, workers=2)
+        new.run()
+        new.wait_for_log("taken over from", timeout=TIMEOUT)
+        old.wait()
+        self.a = new
+        return new
+
     def start_again(self, daemon: Daemon, name: str) -> None:
         daemon.forget_log()
         daemon.start()
@@ -53,23 +87,7 @@ class Nodes:
 @pytest.fixture(scope="module")
 def nodes(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     with contextlib.ExitStack() as stack:
-        etcd = EtcdServer(tmp_path_factory.mktemp("etcd"))
-        stack.callback(etcd.stop)
-        link, port = Daemon(control_thread, tmp_path_factory.mktemp("link")), free_port()
-        link.start()
-        stack.callback(link.finish)
-        link.service("etcd", port, f"{LOOPBACK}:{etcd.port}", scheduler="wlc")
-        urls = {"a": etcd.url, "b": f"http://{LOOPBACK}:{port}"}
-        made, states = {}, {}
-        for name, url in urls.items():
-            folder = tmp_path_factory.mktemp(name)
-            states[name] = folder / "state"
-            options = ["--cluster", f"etcd:{url}/edits", "--node", name, "--state", states[name]]
-            made[name] = Daemon(control_thread, folder, *options, workers=2 if name == "a" else 0)
-            made[name].start()
-            stack.callback(made[name].finish)
-            made[name].wait_for_log(f"node {name} follows")
-        nodes = Nodes(etcd, made["a"], made["b"], link, states)
+        nodes = Nodes(control_thread, tmp_path_factory.mktemp, stack)
         stack.callback(nodes.connect_b)
         yield nodes
 
@@ -194,3 +212,66 @@ def test_a_file_that_changes_nothing_is_not_on_trial(nodes: Nodes, tmp_path: Pat
     shown = nodes.a.adm("-f", same, "--confirm", "5m")
     assert shown.stderr == "tcpvsadm: warning: this changes nothing, so nothing is on trial\n"
     assert trials(nodes) == [None, None]
+
+
+# While a daemon is replaced.
+
+
+class Editor(threading.Thread):
+    """Adds servers to `shop`, one after the other, by tcpvsadm. added: their addresses. wrong: what was refused."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self.added: list[str] = []
+        self.wrong: list[str] = []
+        self._daemon = daemon
+        self._over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            address = f"127.0.0.1:{1000 + len(self.added)}"
+            done = self._daemon.adm("-a", "-i", "shop", "-r", address, check=False)
+            if done.returncode:
+                self.wrong.append(done.stderr)
+                return
+            self.added.append(address)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def test_a_takeover_loses_no_edit_and_no_name(nodes: Nodes) -> None:
+    old, watching = nodes.a, nodes.b
+    editor = Editor(old)
+    states = set()
+    try:
+        for _ in range(2):
+            number = len(editor.added)
+            wait_for(lambda number=number: len(editor.added) > number or editor.wrong, "edits")
+            new = nodes.take_over()
+            new.wait_for_log("node a follows")
+            states.add(nodes.rows(watching)["a"]["state"])
+            number = len(editor.added)
+            wait_for(lambda number=number: len(editor.added) > number + 1 or editor.wrong, "edits")
+    finally:
+        editor.stop()
+    assert editor.wrong == []
+    nodes.wait_until_in_step()
+    for daemon in (nodes.a, watching):
+        assert list(weights(daemon)) == ["127.0.0.1:81", "127.0.0.1:82", *editor.added]
+    assert states <= {"ok", "behind"}
+    for daemon in (old, nodes.a):
+        assert "is in the cluster already" not in daemon.log()
+        assert "has just joined" not in daemon.log()
+
+
+def test_sighup_does_not_load_the_file_of_one_node(nodes: Nodes, new: Path) -> None:
+    nodes.take_over("--config", new)
+    nodes.a.wait_for_log("node a follows")
+    nodes.a.signal(signal.SIGHUP)
+    nodes.a.wait_for_log(
+        "SIGHUP: --config is not loaded, since the table is the cluster's; 'tcpvsadm -f FILE' loads it on all nodes"
+    )
+    assert idents(nodes.a) == ["shop"]
