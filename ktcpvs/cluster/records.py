@@ -56,7 +56,8 @@ class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
+    the edits that hold on it only. notes: what has become of such edits, the last lines.
     """
 
     instance: str
@@ -66,6 +67,8 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+    local: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def settings_key(generation: int) -> str:
@@ -192,4 +195,11 @@ def decode_report(value: bytes) -> NodeReport:
         connections=_field(found, "connections", int),
         since=_field(found, "since", int),
         workers=_field(found, "workers", int),
+        local=_texts(found, "local"),
+        notes=_texts(found, "notes"),
     )
+
+
+def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
+    """Return texts that older versions do not report."""
+    return tuple(map(str, _field(found, name, list))) if name in found else ()
