@@ -219,6 +219,18 @@ class Director:
             return await self._forward(edit)
         return await self._carry_out(edit, is_strict=self._is_strict)
 
+    async def check(self, edit: Edit, before: Table) -> tuple[Table, Sequence[str]]:
+        """Check an edit of another table than the one in force, as far as that is possible without carrying it out.
+
+        Returns the table after it, and the warnings about it. To be called within `between_edits`. Raises a Refusal.
+        """
+        if self._is_ending:
+            raise Busy("the daemon is ending")
+        self.confirmation.admit(edit)
+        after = edit.apply(before)
+        await self._check(before, after, self._is_strict)
+        return after, self.warnings(edit, after)
+
     async def adopt(self, edit: Adopt) -> None:
         """Put in force what another node of a cluster has changed. To be called within `between_edits`. Raises a
         Refusal; then nothing has changed."""

@@ -16,6 +16,7 @@ import pytest
 from etcd_server import EtcdServer
 from servers import LOOPBACK, Nginx, free_port, wait_for
 
+from ktcpvs.control.command_table import EDIT_COMMANDS
 from ktcpvs.errors import Busy
 
 from .harness import TIMEOUT, ControlThread, Daemon
@@ -247,6 +248,7 @@ class Editor(threading.Thread):
 
 def test_a_takeover_loses_no_edit_and_no_name(nodes: Nodes) -> None:
     old, watching = nodes.a, nodes.b
+    old.forget_log()
     editor = Editor(old)
     states = set()
     try:
@@ -411,3 +413,89 @@ def test_a_forced_edit_holds_until_etcd_responds(nodes: Nodes) -> None:
 def fetch(port: int) -> bytes:
     with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/", timeout=10) as response:
         return bytes(response.read())
+
+
+def test_a_node_edits_what_it_cannot_put_in_force(nodes: Nodes) -> None:
+    nodes.a.call("start", "shop")
+    wait_for(lambda: nodes.rows()["b"]["state"] == "refused", "node b to refuse")
+    warned = nodes.b.adm("-e", "-i", "shop", "-r", "127.0.0.1:81", "-w", "6").stderr
+    assert "tcpvsadm: warning: node b: service shop: cannot listen on" in warned
+    wait_for(lambda: weights(nodes.a)["127.0.0.1:81"] == 6, "the edit")
+    nodes.b.adm("--stop", "-i", "shop")
+    nodes.wait_until_in_step()
+    assert [one.call("table")["services"][0]["running"] for one in (nodes.a, nodes.b)] == [False, False]
+
+
+# Every edit.
+
+Words = tuple[object, ...]
+
+SHOP = ("-i", "shop")
+FIRST = (*SHOP, "-r", "127.0.0.1:81")
+
+EVERYWHERE: dict[str, Words] = {
+    "EditService": ("-E", *SHOP, "-s", "phttp"),
+    "AddListener": ("--add-listener", *SHOP, "-l", "127.0.0.2:9999"),
+    "DeleteListener": ("--del-listener", *SHOP, "-l", "127.0.0.2:9999"),
+    "AddServer": ("-a", *SHOP, "-r", "127.0.0.1:84"),
+    "EditServer": ("-e", *FIRST, "-w", "7"),
+    "DeleteServer": ("-d", *SHOP, "-r", "127.0.0.1:84"),
+    "Drain": ("--drain", "-r", "127.0.0.1:81"),
+    "Maintenance": ("--maintenance", "-r", "127.0.0.1:81"),
+    "Ready": ("--ready", "-r", "127.0.0.1:81"),
+    "AddRule": ("--add-rule", *FIRST, "-p", "/one", "--name", "one"),
+    "AddRule, another": ("--add-rule", *FIRST, "-p", "/two", "--name", "two"),
+    "EditRule": ("--edit-rule", *SHOP, "--rule", "one", "-p", "/other"),
+    "MoveRule": ("--move-rule", *SHOP, "--rule", "two", "--before", "one"),
+    "DeleteRule": ("--del-rule", *FIRST, "--rule", "two"),
+    "Allow": ("--allow", *SHOP, "10.0.0.0/8"),
+    "Deny": ("--deny", *SHOP, "10.1.0.0/16"),
+    "DeleteNetwork": ("--del-network", *SHOP, "10.0.0.0/8"),
+    "Set": ("--set", "read_timeout=33"),
+    "AddService": ("-A", "-i", "second", "-l", "127.0.0.1:9998"),
+    "StartService": ("--start", *SHOP),
+    "StopService": ("--stop",),
+    "DeleteService": ("-D", "-i", "second"),
+    "Flush": ("-F",),
+    "Load": ("-f", "FILE"),
+}
+"""Edit -> the command that asks for it; each changes the table that those before it have made."""
+
+ON_ONE_NODE = {"Unload", "ReloadCertificates", "EndLocal"}
+"""Edits of the node on which they are made."""
+
+
+def configured(daemon: Daemon) -> str:
+    """The table and which services run; `--save` leaves out the services' states."""
+    table = daemon.call("read", "configured")
+    return repr((table["services"], table["settings"]))
+
+
+def test_every_edit_of_the_table_is_in_force_everywhere(nodes: Nodes, new: Path) -> None:
+    both = (nodes.a, nodes.b)
+    for number, (name, words) in enumerate(EVERYWHERE.items()):
+        editing, other = both[number % 2], both[1 - number % 2]
+        before = configured(other), other.call("nodes")["revision"]
+        editing.adm(*(new if word == "FILE" else word for word in words), "--wait-nodes")
+        assert other.call("nodes")["revision"] > before[1], f"{name} is not stored"
+        if name == "StartService":  # on one machine, only one of them can listen
+            refusals = [row["errors"] for row in nodes.rows().values() if row["state"] == "refused"]
+            assert "service shop: cannot listen" in repr(refusals)
+            continue
+        assert name == "StopService" or configured(other) != before[0], f"{name} is not in force on the other node"
+        assert configured(nodes.a) == configured(nodes.b), name
+    named = {name.partition(",")[0] for name in EVERYWHERE} | ON_ONE_NODE | {"Confirm"}  # which has tests above
+    assert named == {entry.edit for entry in EDIT_COMMANDS}
+
+
+def test_edits_of_one_node_leave_the_others_alone(nodes: Nodes) -> None:
+    nodes.b.call("start", "shop")
+    wait_for(lambda: nodes.rows()["a"]["state"] == "refused", "node a to refuse")
+    before = nodes.a.call("nodes")["revision"]
+    nodes.b.adm("--reload-certificates")
+    nodes.b.adm("--set", "unload=1")
+    nodes.b.wait()
+    assert nodes.a.call("nodes")["revision"] == before
+    assert '"running": ["shop"]' in nodes.states["b"].read_text()
+    nodes.start_again(nodes.b, "b")
+    nodes.b.adm("--stop", "--wait-nodes")
