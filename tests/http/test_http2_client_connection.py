@@ -675,6 +675,37 @@ def test_requests_that_the_switch_answers_itself_take_turns(make: Make) -> None:
     assert statuses == ["503"] * 240
 
 
+def test_a_body_in_frames_of_one_byte_goes_on_in_larger_pieces(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", end=False)
+    server = world.accepts(A)
+    for begin in range(0, 4000, 500):
+        for number in range(begin, begin + 500):
+            client.h2.send_data(1, b"%d" % (number % 10), end_stream=number == 3999)
+        client.talks()
+    chunks = server.heard().partition(b"\r\n\r\n")[2].split(b"\r\n")
+    assert b"".join(chunks[1::2]) == b"0123456789" * 400
+    assert len(chunks) < 2 * 20
+    server.says(answer(b"ok"))
+    assert client.got(1) == ("200", b"ok", True)
+
+
+def test_requests_that_are_reset_at_once_reach_no_server(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    for number in range(40):
+        client.h2.send_headers(1 + 2 * number, request_fields(), end_stream=number % 2 == 0)
+        if number % 2:
+            client.h2.send_data(1 + 2 * number, b"body")
+        client.h2.reset_stream(1 + 2 * number, h2.errors.ErrorCodes.CANCEL)
+    client.h2.send_headers(81, request_fields(), end_stream=True)
+    client.talks()
+    server = world.accepts(A)
+    server.says(answer(b"ok"))
+    assert client.got(81) == ("200", b"ok", True)
+
+
 def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) -> None:
     world = make(*LINES, "maxclients = 2")
     client, peer = begun(world)
