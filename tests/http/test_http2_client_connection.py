@@ -600,6 +600,23 @@ def test_over_tls_there_is_no_prior_knowledge(make: Make, alpn: str | None) -> N
     assert peer.heard().startswith(b"HTTP/1.1 505 ")
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_clients_must_speak_http2_where_nothing_else_is_spoken(make: Make, is_tls: bool) -> None:
+    world = make(*LINES, "http2 = only")
+    good, bad = (over_tls(world, None) if is_tls else world.client() for _ in range(2))
+    client = h2_client()
+    client.send_headers(1, request_fields(), end_stream=True)
+    good.says(client.data_to_send())
+    world.accepts(A).says(answer(b"hello"))
+    world.turns(1)
+    assert frames(good.heard())[-1] == (0, b"hello")
+    bad.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+    last, payload = frames(bad.heard())[-1]
+    assert (last, payload[:8]) == (7, bytes(7) + b"\1")  # GOAWAY: PROTOCOL_ERROR
+    assert bad.line.ended
+    assert world.called() == []
+
+
 @pytest.mark.parametrize("lines", [(*LINES, "http2 = off"), ("scheduler = http", *LINES[1:])], ids=["off", "http"])
 def test_the_preface_is_refused_where_clients_speak_http1_only(make: Make, lines: tuple[str, ...]) -> None:
     """With an error that says so."""
