@@ -24,6 +24,9 @@ from .harness import TIMEOUT, ControlThread, Daemon
 pytestmark = pytest.mark.e2e
 
 
+WORKERS = {"a": 2, "b": 0}
+
+
 class Nodes:
     """Nodes of a cluster: `a`, with two workers, and `b`, which reaches etcd through `link`, a switch too.
 
@@ -41,10 +44,7 @@ class Nodes:
         self.link.service("etcd", port, f"{LOOPBACK}:{self.etcd.port}", scheduler="wlc")
         self._urls = {"a": self.etcd.url, "b": f"http://{LOOPBACK}:{port}"}
         self.states = {name: make_folder(f"state_{name}") / "state" for name in self._urls}
-        self.a = self._make("a", *self.options("a"), workers=2)
-        self.b = self._make("b", *self.options("b"))
-        self.start_again(self.a, "a")
-        self.start_again(self.b, "b")
+        self.a, self.b = self.start("a"), self.start("b")
 
     def _make(self, name: str, *options: str | Path, **named: Any) -> Daemon:
         daemon = Daemon(self._thread, self._make_folder(name), *options, preloaded=True, **named)
@@ -75,17 +75,27 @@ class Nodes:
     def take_over(self, *options: str | Path) -> Daemon:
         """Let a new daemon take over node a."""
         old, control = self.a, self.a.control
-        new = self._make("a", *self.options("a"), *options, "--takeover", control, control=control, workers=2)
+        new = self._make(
+            "a", *self.options("a"), *options, "--takeover", control, control=control, workers=WORKERS["a"]
+        )
         new.run()
         new.wait_for_log("taken over from", timeout=TIMEOUT)
         old.wait()
         self.a = new
         return new
 
-    def start_again(self, daemon: Daemon, name: str) -> None:
-        daemon.forget_log()
-        daemon.start()
-        daemon.wait_for_log(f"node {name} follows")
+    def start(self, name: str, control: str | None = None) -> Daemon:
+        """Start a node, and wait until it follows. control: its address; None: a new one."""
+        node = self._make(name, *self.options(name), control=control, workers=WORKERS[name])
+        node.start()
+        node.wait_for_log(f"node {name} follows")
+        return node
+
+    def start_again(self, name: str) -> None:
+        """Start a node that has ended."""
+        old = getattr(self, name)
+        old.may_have_ended = True
+        setattr(self, name, self.start(name, old.control))
 
 
 @pytest.fixture(scope="module")
@@ -137,31 +147,16 @@ def trials(nodes: Nodes) -> list[int | None]:
     return [daemon.call("table")["trial"] for daemon in (nodes.a, nodes.b)]
 
 
-def test_a_trial_is_in_force_on_all_nodes_and_undone_on_all(nodes: Nodes, new: Path) -> None:
-    saved = {name: path.read_text() for name, path in nodes.states.items()}
-    nodes.a.adm("-f", new, "--confirm", "5s", "--wait-nodes")
+def test_a_trial_is_in_force_on_all_nodes_and_confirmed_on_any(nodes: Nodes, new: Path) -> None:
+    nodes.a.adm("-f", new, "--confirm", "5m", "--wait-nodes")
     assert idents(nodes.a) == idents(nodes.b) == ["new"]
-    assert all(left is not None and 0 < left <= 5 for left in trials(nodes))
+    assert all(left is not None and 0 < left <= 300 for left in trials(nodes))
     assert "It is on trial: undone in " in nodes.b.adm("--nodes").stdout
     assert "\n# On trial: undone in " in nodes.b.adm("--list").stdout
     for daemon in (nodes.a, nodes.b):
-        with pytest.raises(
-            Busy, match=r"^the table is on trial, and undone in [1-5] s: 'tcpvsadm --confirm' keeps it$"
-        ):
+        with pytest.raises(Busy, match=r"^the table is on trial, and undone in \d+ s: 'tcpvsadm --confirm' keeps it$"):
             daemon.set(read_timeout=8)
-    wait_for(lambda: trials(nodes) == [None, None], "the trial to end")
-    wait_for(lambda: idents(nodes.a) == idents(nodes.b) == ["shop"], "the table before")
-    assert {name: path.read_text() for name, path in nodes.states.items()} == saved
-    for daemon in (nodes.a, nodes.b):
-        daemon.wait_for_log("the table on trial is undone")
-        assert (
-            daemon.adm("--confirm", check=False).stderr == "tcpvsadm: confirm: no change is waiting for confirmation\n"
-        )
-
-
-def test_a_trial_is_confirmed_on_another_node(nodes: Nodes, new: Path) -> None:
-    nodes.a.adm("-f", new, "--confirm", "5m", "--wait-nodes")
-    assert '"new' not in nodes.states["a"].read_text()
+    assert all("Virtual shop" in path.read_text() for path in nodes.states.values())
     nodes.b.adm("--confirm")
     wait_for(lambda: trials(nodes) == [None, None], "the trial to end")
     for path in nodes.states.values():
@@ -170,29 +165,45 @@ def test_a_trial_is_confirmed_on_another_node(nodes: Nodes, new: Path) -> None:
     wait_for(lambda: idents(nodes.a) == ["new"] and len(weights(nodes.a, "new")) == 2, "the next edit")
 
 
+def test_an_unconfirmed_trial_is_undone_on_all_nodes(nodes: Nodes, new: Path) -> None:
+    saved = {name: path.read_text() for name, path in nodes.states.items()}
+    for daemon in (nodes.a, nodes.b):
+        daemon.forget_log()
+    nodes.a.adm("-f", new, "--confirm", "2s")
+    for daemon in (nodes.a, nodes.b):
+        daemon.wait_for_log("the table that was loaded on node a is on trial: it is undone in 2 s")
+        daemon.wait_for_log("the table on trial is undone")
+    wait_for(lambda: idents(nodes.a) == idents(nodes.b) == ["shop"], "the table before")
+    assert {name: path.read_text() for name, path in nodes.states.items()} == saved
+    for daemon in (nodes.a, nodes.b):
+        refused = daemon.adm("--confirm", check=False).stderr
+        assert refused == "tcpvsadm: confirm: no change is waiting for confirmation\n"
+
+
 def test_a_trial_is_undone_when_its_node_dies(nodes: Nodes, new: Path) -> None:
-    nodes.a.adm("-f", new, "--confirm", "4s", "--wait-nodes")
+    nodes.a.adm("-f", new, "--confirm", "5s", "--wait-nodes")
     nodes.a.kill()
-    wait_for(lambda: idents(nodes.b) == ["shop"], "the table before")
+    wait_for(lambda: idents(nodes.b) == ["shop"], "the table before", timeout=TIMEOUT)
     assert "Virtual shop" in nodes.states["a"].read_text()
-    nodes.start_again(nodes.a, "a")
+    nodes.start_again("a")
     assert idents(nodes.a) == ["shop"]
 
 
 def test_a_node_that_restarts_during_a_trial_takes_part_in_it(nodes: Nodes, new: Path) -> None:
-    nodes.a.adm("-f", new, "--confirm", "9s", "--wait-nodes")
+    nodes.a.adm("-f", new, "--confirm", "5m", "--wait-nodes")
     nodes.b.finish()
-    nodes.start_again(nodes.b, "b")
+    nodes.start_again("b")
     wait_for(lambda: idents(nodes.b) == ["new"] and trials(nodes)[1] is not None, "the table on trial")
     assert "Virtual shop" in nodes.states["b"].read_text()
-    wait_for(lambda: idents(nodes.b) == ["shop"], "the table before")
+    nodes.a.adm("--confirm")
+    wait_for(lambda: "Virtual new" in nodes.states["b"].read_text(), "the confirmed table on the disk")
 
 
 def test_a_node_without_etcd_undoes_a_trial_by_itself(nodes: Nodes, new: Path) -> None:
-    nodes.a.adm("-f", new, "--confirm", "8s", "--wait-nodes")
+    nodes.a.adm("-f", new, "--confirm", "12s", "--wait-nodes")
     nodes.cut_b()
     nodes.a.adm("--confirm")
-    nodes.b.wait_for_log("this node goes back to the table before it, until etcd responds")
+    nodes.b.wait_for_log("this node goes back to the table before it, until etcd responds", timeout=TIMEOUT)
     wait_for(lambda: idents(nodes.b) == ["shop"], "the table before")
     assert idents(nodes.a) == ["new"]
     nodes.connect_b()
@@ -366,7 +377,7 @@ def test_local_edits_survive_a_restart_and_a_takeover(nodes: Nodes) -> None:
 
     check()
     nodes.a.finish()
-    nodes.start_again(nodes.a, "a")
+    nodes.start_again("a")
     check()
     nodes.take_over()
     nodes.a.wait_for_log("node a follows")
@@ -497,5 +508,5 @@ def test_edits_of_one_node_leave_the_others_alone(nodes: Nodes) -> None:
     nodes.b.wait()
     assert nodes.a.call("nodes")["revision"] == before
     assert '"running": ["shop"]' in nodes.states["b"].read_text()
-    nodes.start_again(nodes.b, "b")
+    nodes.start_again("b")
     nodes.b.adm("--stop", "--wait-nodes")
