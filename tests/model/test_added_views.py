@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ktcpvs.workers.merged import connections, stats
+from ktcpvs.model.added_views import connections, stats
 
 COPY_RELAY = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN", "joined": {"copy": 0, "kernel": 0}}
 
