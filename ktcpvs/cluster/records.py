@@ -24,6 +24,7 @@ FORMAT = 1
 """Of all values. A node that reads a higher one keeps what it has."""
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
+REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
 
 
 class BadRecord(Exception):
@@ -54,6 +55,18 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+
+
+@frozen
+class Request:
+    """A request of one node to others. what: its name. by: the node that asks. nodes: those that answer. lease: for the
+    keys of their answers."""
+
+    what: str
+    arguments: dict[str, Any]
+    by: str
+    nodes: tuple[str, ...]
+    lease: int
 
 
 def settings_key(generation: int) -> str:
@@ -162,4 +175,20 @@ def decode_report(value: bytes) -> NodeReport:
         connections=_field(found, "connections", int),
         since=_field(found, "since", int),
         workers=_field(found, "workers", int),
+    )
+
+
+def encode_request(request: Request) -> bytes:
+    return _encode(asdict(request))
+
+
+def decode_request(value: bytes) -> Request:
+    """Raises BadRecord."""
+    found = _decode(value)
+    return Request(
+        what=_field(found, "what", str),
+        arguments=_field(found, "arguments", dict),
+        by=_field(found, "by", str),
+        nodes=tuple(map(str, _field(found, "nodes", list))),
+        lease=_field(found, "lease", int),
     )
