@@ -61,6 +61,7 @@ from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
     from ktcpvs.cluster.cluster import Cluster
+    from ktcpvs.cluster.editing import ClusterEdits
     from ktcpvs.cluster.options import ClusterOptions
 
 NO_PROC = (
@@ -179,8 +180,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         opened.callback(control.close)
         reader = _take_reader(target, reader)
     state, saved = _read_state(options, reactor, target)
-    cluster = _cluster(options, reactor, state)
-    save = state.save if cluster is None else cluster.save
+    cluster, shared_edits = _cluster(options, reactor, state)
+    save = state.save if shared_edits is None else shared_edits.save
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader)
     director = built.director
     opened.callback(director.end)
@@ -214,7 +215,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             built.tickets.record,
             reader,
         )
-    switch.begin(OwnSwitch(director, built.views, cluster), built.workers, source)
+    switch.begin(OwnSwitch(director, built.views, cluster, shared_edits), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     config = options.config if cluster is None else None  # the cluster has the table
     reload = Reload(director, control, service_manager, config, options.state is not None)
@@ -243,15 +244,20 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     return Daemon(director, shutdown, target, cluster)
 
 
-def _cluster(options: DaemonOptions, reactor: Any, state: StateFile | _NoStateFile) -> Cluster | None:
-    """The node of a cluster that this daemon is; None: it is none. Raises NoTLS and NoConfiguration."""
+def _cluster(
+    options: DaemonOptions, reactor: Any, state: StateFile | _NoStateFile
+) -> tuple[Cluster, ClusterEdits] | tuple[None, None]:
+    """The node of a cluster that this daemon is, and the edits of its administrators; None: it is none. Raises NoTLS
+    and NoConfiguration."""
     if options.cluster is None:
-        return None
+        return None, None
     from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
+    from ktcpvs.cluster.editing import ClusterEdits
     from ktcpvs.cluster.options import make_etcd
 
     etcd = make_etcd(reactor, options.cluster)
-    return Cluster(etcd, options.cluster.address.prefix, options.cluster.node, state.save)
+    cluster = Cluster(etcd, options.cluster.address.prefix, options.cluster.node)
+    return cluster, ClusterEdits(cluster, state.save)
 
 
 def _leave(cluster: Cluster) -> None:
