@@ -62,6 +62,7 @@ from ktcpvs.workers.worker_processes import WorkerProcesses
 if TYPE_CHECKING:
     from ktcpvs.cluster.cluster import Cluster
     from ktcpvs.cluster.editing import ClusterEdits
+    from ktcpvs.cluster.node_views import NodeViews
     from ktcpvs.cluster.options import ClusterOptions
 
 NO_PROC = (
@@ -215,7 +216,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             built.tickets.record,
             reader,
         )
-    switch.begin(OwnSwitch(director, built.views, cluster, shared_edits), built.workers, source)
+    node_views = _node_views(cluster, built.views, reactor, log) if cluster is not None else None
+    switch.begin(OwnSwitch(director, built.views, shared_edits, node_views), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     config = options.config if cluster is None else None  # the cluster has the table
     reload = Reload(director, control, service_manager, config, options.state is not None)
@@ -258,6 +260,16 @@ def _cluster(
     etcd = make_etcd(reactor, options.cluster)
     cluster = Cluster(etcd, options.cluster.address.prefix, options.cluster.node)
     return cluster, ClusterEdits(cluster, state.save)
+
+
+def _node_views(cluster: Cluster, own: Views | MergedViews, reactor: Any, log: EventLog) -> NodeViews:
+    """The views of the whole cluster. own: this node's."""
+    from ktcpvs.cluster.node_views import NodeViews
+    from ktcpvs.cluster.requests import Requests
+
+    requests = Requests(cluster.etcd, cluster.store.prefix, cluster.membership.name, reactor, log)
+    cluster.followers.append(requests)
+    return NodeViews(cluster, requests, own.view)
 
 
 def _leave(cluster: Cluster) -> None:

@@ -312,14 +312,12 @@ class Cluster:
     # Reports.
 
     def _report(self) -> NodeReport:
-        director = self.director
-        living = sum(service.living for service in director.services.values())
         return NodeReport(
             instance=self._instance,
             revision=self.applied,
             errors=self.errors,
             version=__version__,
-            connections=living,
+            connections=self.director.count_clients(),
             since=self._since,
         )
 
@@ -347,35 +345,3 @@ class Cluster:
             self._disconnected(str(taken))
             if self._watch is not None:
                 self._watch.cancel()
-
-    def nodes(self) -> dict[str, Any]:
-        """Return what is known of all nodes, as plain data."""
-        members = self.membership
-        table_revision = self.store.table_revision
-        rows: list[dict[str, Any]] = []
-        for name in sorted({*members.members, *members.reports, *members.unreadable}):
-            report = members.reports.get(name)
-            if report is None:
-                why = members.unreadable.get(name)
-                rows.append({"node": name, "state": "unknown" if why else "gone", "errors": [why] if why else []})
-                continue
-            is_behind = report.revision < table_revision
-            rows.append(
-                {
-                    "node": name,
-                    "state": "refused" if report.errors else "behind" if is_behind else "ok",
-                    "revision": report.revision,
-                    "version": report.version,
-                    "connections": report.connections,
-                    "since": report.since,
-                    "errors": list(report.errors),
-                }
-            )
-        return {
-            "node": members.name,
-            "etcd": self.etcd.url,
-            "connected": self.is_connected,
-            "problem": self.problem,
-            "revision": table_revision,
-            "nodes": rows,
-        }

@@ -6,9 +6,10 @@ compressed by zlib. All are under a lease of the request, so they disappear by t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from inspect import isawaitable
 from secrets import token_hex
 from typing import Any
@@ -128,10 +129,8 @@ class Requests:
 
     async def _forget(self, lease: int) -> None:
         """Delete a request with its answers."""
-        try:
+        with contextlib.suppress(EtcdError):  # the lease ends by itself
             await self._etcd.revoke(lease)
-        except EtcdError:
-            pass  # the lease ends by itself
 
     def _received(self, key: str, value: bytes) -> None:
         """Use one page of an answer. Keys that belong to no request of this node are ignored."""
@@ -169,11 +168,9 @@ class Requests:
     async def _answer(self, ident: str, request: Request) -> None:
         pages = await self._thread.call(_write, await self._value_for(request))
         prefix = f"{self._prefix}{ANSWERS}{ident}/{self._node}/"
-        try:
+        with contextlib.suppress(EtcdError):  # the lease has ended: nobody waits for it any more
             for number, page in enumerate(pages):
                 await self._etcd.transact([], [put(f"{prefix}{number}-{len(pages)}", page, request.lease)])
-        except EtcdError:
-            pass  # the lease has ended: nobody waits for it any more
 
     async def _value_for(self, request: Request) -> dict[str, Any]:
         answer = self._known.get(request.what)

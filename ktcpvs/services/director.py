@@ -578,6 +578,10 @@ class Director:
             self.context.steps.run(f"service {ident}: stop", service.stop)
         self.processes.end()
 
+    def count_clients(self) -> int:
+        """Return the number of clients of all processes, those of services that drain included."""
+        return sum(service.clients.in_all for service in (*self.services.values(), *self.draining))
+
     def count_draining(self) -> int:
         """Return the number of client connections, or of worker processes, that have not ended."""
         own = sum(service.living for service in (*self.services.values(), *self.draining))

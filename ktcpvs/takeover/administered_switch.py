@@ -21,8 +21,11 @@ from ktcpvs.workers.merged_views import MergedViews
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
-    from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
-    from ktcpvs.cluster.editing import ClusterEdits
+    from ktcpvs.cluster.editing import ClusterEdits  # needs treq, which the core does not install
+    from ktcpvs.cluster.node_views import NodeViews
+
+NODE_VIEWS = ("nodes", "cluster_stats", "cluster_connections")
+"""The views that only a node of a cluster has."""
 
 
 class OwnSwitch:
@@ -32,26 +35,26 @@ class OwnSwitch:
         self,
         director: Director,
         views: Views | MergedViews,
-        cluster: Cluster | None = None,
         shared_edits: ClusterEdits | None = None,
+        node_views: NodeViews | None = None,
     ) -> None:
-        """cluster: of which this daemon is a node; None: there is none. shared_edits: carries out edits in the whole
-        cluster; None: edits are this daemon's own."""
+        """shared_edits: carries out edits in the whole cluster; None: edits are this daemon's own. node_views: of the
+        whole cluster; None: this daemon is in none."""
         self.context = director.context
         self.submit: Callable[[Edit], Deferred[Sequence[str]]] = director.submit
         if shared_edits is not None:
             self.submit = lambda edit: Deferred.fromCoroutine(shared_edits.submit(edit))
         self._views = views
-        self._cluster = cluster
+        self._node_views = node_views
         self.explain = Explainer(director, views).explain
 
     def view(self, name: str, ident: str | None) -> Any:
         """See control.server.Switch."""
-        if name != "nodes":
+        if name not in NODE_VIEWS:
             return self._views.view(name, ident)
-        if self._cluster is None:
+        if self._node_views is None:
             raise BadValue("this daemon is in no cluster; --cluster and --node make it a node of one")
-        return self._cluster.nodes()
+        return self._node_views.view(name, ident)
 
 
 class AdministeredSwitch:

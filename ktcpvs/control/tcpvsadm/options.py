@@ -96,8 +96,11 @@ def _edit_command(
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command("list", "L", "print the table, as without any command", (), ("ident", "numeric", *VIEWS, "json")),
-        Command("top", None, "show live rates, updated every second; q quits", (), ("ident", "numeric")),
+        Command(
+            "list", "L", "print the table, as without any command",
+            (), ("ident", "numeric", *VIEWS, "all-nodes", "json"),
+        ),
+        Command("top", None, "show live rates, updated every second; q quits", (), ("ident", "numeric", "all-nodes")),
         _edit_command(
             "add-service", "A", _SERVICE, note="; NAME=VALUE sets any option", words="[NAME=VALUE...]", max_words=None
         ),
@@ -175,6 +178,7 @@ OPTIONS: dict[str, Option] = {
         Option("stats", None, None, "show counters"),
         Option("rate", None, None, "show rates per second"),
         Option("connections", None, None, "show client connections"),
+        Option("all-nodes", None, None, "in a cluster: of all nodes together"),
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from ktcpvs.control import blocking_client
 from ktcpvs.control.client_errors import NoAnswer, NotPermitted, NotTrusted
 from ktcpvs.control.command_table import COMMAND_OF_NAME, Argument, ArgumentType, EditCommand
 from ktcpvs.control.switch_base import SwitchBase, find_address
+from ktcpvs.control.tcpvsadm.all_nodes import comparable
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import Invocation
@@ -206,22 +207,25 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
         return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
     if name == "get":
         return _select_settings(await switch.settings(), given.words)
+    all_nodes = "all-nodes" in given.values
     if "connections" in given.values:
-        return await switch.connections(ident)
-    if "stats" in given.values:
-        return await switch.stats(ident)
+        return await (switch.cluster_connections(ident) if all_nodes else switch.connections(ident))
     if "rate" in given.values:
-        return await _measure_rates(io, switch, ident)
-    return await switch.table(ident)
+        return await _measure_rates(io, switch.cluster_stats if all_nodes else switch.stats, ident)
+    if all_nodes:
+        return await switch.cluster_stats(ident)
+    return await (switch.stats(ident) if "stats" in given.values else switch.table(ident))
 
 
-async def _measure_rates(io: SessionIO, switch: SwitchBase, ident: str | None) -> dict[str, Any]:
+async def _measure_rates(
+    io: SessionIO, read: Callable[[str | None], Awaitable[dict[str, Any]]], ident: str | None
+) -> dict[str, Any]:
     from ktcpvs.control.tcpvsadm.output import compute_rates
 
-    before, began = await switch.stats(ident), time.monotonic()
+    before, began = await read(ident), time.monotonic()
     await io.sleep(RATE_SECONDS)
-    after = await switch.stats(ident)
-    return compute_rates(before, after, time.monotonic() - began)
+    after = await read(ident)
+    return compute_rates(*comparable(before, after), time.monotonic() - began)
 
 
 def _select_settings(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
