@@ -36,6 +36,7 @@ from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
 from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.status.address import StatusAddress
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system.activation import handed_in
@@ -60,9 +61,9 @@ from ktcpvs.workers.supervisor import Supervisor
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
+    from ktcpvs.cluster.administration import ClusterAdministration
     from ktcpvs.cluster.cluster import Cluster
     from ktcpvs.cluster.editing import ClusterEdits
-    from ktcpvs.cluster.node_views import NodeViews
     from ktcpvs.cluster.options import ClusterOptions
 
 NO_PROC = (
@@ -186,7 +187,9 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader)
     director = built.director
     opened.callback(director.end)
-    status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
+    readiness = Readiness()
+    readiness.require(lambda: "ending" if director.is_ending else "")
+    status = StatusListener(options.status, options.status_hosts, switch, log, reactor, readiness)
     opened.callback(status.close)
 
     # All that may still be refused.
@@ -216,8 +219,10 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             built.tickets.record,
             reader,
         )
-    node_views = _node_views(cluster, built.views, reactor, log) if cluster is not None else None
-    switch.begin(OwnSwitch(director, built.views, shared_edits, node_views), built.workers, source)
+    administration = _administration(cluster, built.views, reactor, log) if cluster is not None else None
+    if administration is not None:
+        readiness.require(administration.why_not_ready)
+    switch.begin(OwnSwitch(director, built.views, shared_edits, administration), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     config = options.config if cluster is None else None  # the cluster has the table
     reload = Reload(director, control, service_manager, config, options.state is not None)
@@ -229,10 +234,12 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     async def begin_to_serve() -> None:
         if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):
             return
-        if cluster is not None:
+        if cluster is not None and administration is not None:
+            administration.start(director)
             await cluster.start(director)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         await service_manager.started()
+        readiness.begin()
 
     def begin() -> None:
         failed = partial(log.failure, "internal error: the service manager does not know that the daemon has started")
@@ -262,14 +269,11 @@ def _cluster(
     return cluster, ClusterEdits(cluster, state.save)
 
 
-def _node_views(cluster: Cluster, own: Views | MergedViews, reactor: Any, log: EventLog) -> NodeViews:
-    """The views of the whole cluster. own: this node's."""
-    from ktcpvs.cluster.node_views import NodeViews
-    from ktcpvs.cluster.requests import Requests
+def _administration(cluster: Cluster, own: Views | MergedViews, reactor: Any, log: EventLog) -> ClusterAdministration:
+    """own: the views of this node."""
+    from ktcpvs.cluster.administration import ClusterAdministration
 
-    requests = Requests(cluster.etcd, cluster.store.prefix, cluster.membership.name, reactor, log)
-    cluster.followers.append(requests)
-    return NodeViews(cluster, requests, own.view)
+    return ClusterAdministration(cluster, own.view, reactor, log)
 
 
 def _leave(cluster: Cluster) -> None:

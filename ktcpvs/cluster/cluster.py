@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import uniform
 from secrets import token_hex
 from typing import Any
@@ -43,8 +43,8 @@ RETRY_INTERVAL = 15.0
 
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
-    the table in force. errors: what is not in force here, a line each. is_adopting: the director carries out now what
-    comes from the cluster."""
+    the table in force. errors: what is not in force here, a line each. drain_state: returns NodeDrains.state.
+    is_adopting: the director carries out now what comes from the cluster."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str) -> None:
         """prefix: of all keys. name: of this node."""
@@ -59,6 +59,7 @@ class Cluster:
         self._since = int(time.time())
         self.errors: tuple[str, ...] = ()
         self.applied = 0
+        self.drain_state: Callable[[], tuple[str, int]] = lambda: ("", 0)
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
@@ -312,6 +313,7 @@ class Cluster:
     # Reports.
 
     def _report(self) -> NodeReport:
+        drain, drain_revision = self.drain_state()
         return NodeReport(
             instance=self._instance,
             revision=self.applied,
@@ -319,6 +321,8 @@ class Cluster:
             version=__version__,
             connections=self.director.count_clients(),
             since=self._since,
+            drain=drain,
+            drain_revision=drain_revision,
         )
 
     def _report_regularly(self) -> Deferred[float]:

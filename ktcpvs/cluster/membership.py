@@ -111,6 +111,9 @@ class Membership:
         if lease:
             await self._etcd.revoke(lease)
 
-    async def forget(self, name: str) -> None:
-        """Forget a node that is gone. Raises EtcdError."""
-        await self._etcd.transact([], [delete(f"{self._prefix}{MEMBERS}{name}")])
+    async def forget(self, name: str, also: Iterable[dict[str, Any]] = ()) -> bool:
+        """Forget a node that is gone, and carry out other operations. Return False if it is alive: then nothing has
+        changed. Raises EtcdError."""
+        is_gone = is_unchanged(f"{self._prefix}{NODES}{name}", 0)
+        is_done, _ = await self._etcd.transact([is_gone], [delete(f"{self._prefix}{MEMBERS}{name}"), *also])
+        return is_done

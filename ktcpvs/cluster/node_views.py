@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import maybeDeferred as maybe_deferred
 
 from ktcpvs.cluster.cluster import Cluster
+from ktcpvs.cluster.draining import NodeDrains, describe_state
 from ktcpvs.cluster.requests import UNREADABLE, Requests
 from ktcpvs.errors import BadValue, NoCluster
 from ktcpvs.model import added_views
@@ -25,8 +26,9 @@ OwnView = Callable[[str, "str | None"], Any]
 class NodeViews:
     """Makes the views, and answers the requests of other nodes for those of this one."""
 
-    def __init__(self, cluster: Cluster, requests: Requests, own: OwnView) -> None:
+    def __init__(self, cluster: Cluster, requests: Requests, drains: NodeDrains, own: OwnView) -> None:
         self._cluster = cluster
+        self._drains = drains
         self._requests = requests
         self._own = own
         requests.offer(STATS, self._own_stats)
@@ -52,10 +54,12 @@ class NodeViews:
                 rows.append({"node": name, "state": "unknown" if why else GONE, "errors": [why] if why else []})
                 continue
             is_behind = report.revision < table_revision
+            state = "refused" if report.errors else "behind" if is_behind else "ok"
+            drain = self._drains.state_of(name, report.drain, report.drain_revision)
             rows.append(
                 {
                     "node": name,
-                    "state": "refused" if report.errors else "behind" if is_behind else "ok",
+                    **describe_state(state, drain),
                     "revision": report.revision,
                     "version": report.version,
                     "connections": report.connections,

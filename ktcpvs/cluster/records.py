@@ -45,7 +45,8 @@ class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. drain,
+    drain_revision: see `NodeDrains.state`.
     """
 
     instance: str
@@ -55,6 +56,18 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+    drain: str = ""
+    drain_revision: int = 0
+
+
+@frozen
+class Drain:
+    """A node that is drained. delay: seconds for which it goes on accepting. since: seconds since 1970. by: the node
+    that was asked to drain it."""
+
+    delay: int = 0
+    since: int = 0
+    by: str = ""
 
 
 @frozen
@@ -109,6 +122,11 @@ def _field(found: dict[str, Any], name: str, kind: type[Any]) -> Any:
     if type(value) is not kind:
         raise BadRecord(f"{name} is missing, or not of its type")
     return value
+
+
+def _optional_field(found: dict[str, Any], name: str, default: Any) -> Any:
+    """Return a field that nodes of earlier versions do not write."""
+    return _field(found, name, type(default)) if name in found else default
 
 
 def encode_service(record: ServiceRecord) -> bytes:
@@ -175,7 +193,19 @@ def decode_report(value: bytes) -> NodeReport:
         connections=_field(found, "connections", int),
         since=_field(found, "since", int),
         workers=_field(found, "workers", int),
+        drain=_optional_field(found, "drain", ""),
+        drain_revision=_optional_field(found, "drain_revision", 0),
     )
+
+
+def encode_drain(drain: Drain) -> bytes:
+    return _encode(asdict(drain))
+
+
+def decode_drain(value: bytes) -> Drain:
+    """Raises BadRecord."""
+    found = _decode(value)
+    return Drain(delay=_field(found, "delay", int), since=_field(found, "since", int), by=_field(found, "by", str))
 
 
 def encode_request(request: Request) -> bytes:

@@ -192,3 +192,6 @@ class Switch(SwitchBase):
     load = _make_method("Load")
     confirm = _make_method("Confirm")
     reload_certificates = _make_method("ReloadCertificates")
+    drain_node = _make_method("DrainNode")
+    undrain_node = _make_method("UndrainNode")
+    forget_node = _make_method("ForgetNode")

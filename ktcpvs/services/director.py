@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred, DeferredLock
 
 from ktcpvs.errors import BadValue, Busy, NoSuchServer, NoTLS
@@ -97,7 +97,8 @@ class Director:
 
     table: as configured. resolution: the addresses of host names in it. expanded: the table that runs, with a server
     for each address of a name. services: ident -> running service, including stopped ones that drain. draining: deleted
-    services that drain. confirmation: of a table on trial. files: those that TLS needs.
+    services that drain. confirmation: of a table on trial. files: those that TLS needs. is_withdrawn: see `withdraw`.
+    is_ending: it accepts neither edits nor clients any more.
     """
 
     def __init__(
@@ -139,7 +140,8 @@ class Director:
         self.files.observe(self._files_replaced)
         self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
         self._forward: CarryOut | None = None
-        self._is_ending = False
+        self.is_ending = False
+        self.is_withdrawn = False
         self._lock: DeferredLock = DeferredLock()
 
     def start(self) -> None:
@@ -225,7 +227,7 @@ class Director:
         return self.between_edits(lambda: self.confirmation.undo(carry_out, lambda: self.table.running))
 
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
-        if self._is_ending:
+        if self.is_ending:
             raise Busy("the daemon is ending")
         if isinstance(edit, ReloadCertificates):
             return await self._reload_certificates(edit)
@@ -237,7 +239,7 @@ class Director:
             raise NoSuchServer(f"{refusal}{self._hint_at_name(edit)}") from None
         await self._check(old, new, is_strict)
         warnings = self.warnings(edit, new) if is_strict else ()
-        runs = expanded(new, self.resolution)
+        runs = self._running_table(new, self.resolution)
         preparation = await self._prepare(self.expanded, runs, is_strict)
         try:
             preparation.commands = self.processes.commands_for(edit)
@@ -274,7 +276,7 @@ class Director:
         self._commit(runs, preparation)
         await steps.wait("listeners before", self._wait_for_retired_listeners, preparation)
         is_sent = await steps.wait("other processes", self.processes.send, preparation.commands)
-        if not is_sent and not self._is_ending:
+        if not is_sent and not self.is_ending:
             steps.run("replace other processes", self.processes.replace_all)
 
     # Files of responses.
@@ -315,7 +317,7 @@ class Director:
         """Read files again that have changed, between two edits."""
 
         async def reload() -> None:
-            if not self._is_ending:
+            if not self.is_ending:
                 await self._reload_files(files)
 
         return self.between_edits(reload)
@@ -383,15 +385,40 @@ class Director:
         return self.between_edits(lambda: self._resolve(found))
 
     async def _resolve(self, found: Resolution) -> None:
-        if self._is_ending or self._forward is not None:
+        if self.is_ending or self._forward is not None:
             return
         resolution = {**self.resolution, **found}
-        runs = expanded(self.table, resolution)
+        runs = self._running_table(self.table, resolution)
         commands = self.processes.commands_for_names(found)
         preparation = await self._prepare(self.expanded, runs)
         preparation.commands = commands
         self.resolution = resolution
         await self._put_in_force(runs, preparation)
+
+    # Services that accept no clients for a while.
+
+    def withdraw(self, is_withdrawn: bool) -> Deferred[None]:
+        """Stop all services without a change of the table, or start again those that it runs. Fires when that is done;
+        fails with a Refusal, and then nothing has changed."""
+        return self.between_edits(lambda: self._withdraw(is_withdrawn))
+
+    async def _withdraw(self, is_withdrawn: bool) -> None:
+        if self.is_ending or self._forward is not None or is_withdrawn == self.is_withdrawn:
+            return
+        self.is_withdrawn = is_withdrawn
+        try:
+            runs = self._running_table(self.table, self.resolution)
+            preparation = await self._prepare(self.expanded, runs)
+        except BaseException:
+            self.is_withdrawn = not is_withdrawn
+            raise
+        preparation.commands = self.processes.commands_to_withdraw(is_withdrawn)
+        await self._put_in_force(runs, preparation)
+
+    def _running_table(self, table: Table, resolution: Resolution) -> Table:
+        """Return what runs of a table."""
+        runs = expanded(table, resolution)
+        return evolve(runs, running=frozenset()) if self.is_withdrawn else runs
 
     # Checks and preparation: all that can fail. Nothing is changed yet.
 
@@ -495,7 +522,7 @@ class Director:
                 await retired
 
     def _follow_checks(self) -> None:
-        self.checks.follow(self.services[ident] for ident in self.table.services if ident in self.table.running)
+        self.checks.follow(self.services[ident] for ident in self.expanded.services if ident in self.expanded.running)
 
     # Results of checks that another process makes.
 
@@ -551,7 +578,7 @@ class Director:
         sockets_taken: address -> number of the sockets there that the other daemon uses, if it does not use all; the
         others are closed a few seconds later.
         """
-        self._is_ending = True
+        self.is_ending = True
         self.context.steps.run("files of TLS", self.files.stop)
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
         left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
@@ -573,7 +600,7 @@ class Director:
         """Accept no more edits, close all listeners, and let connections drain. The saved table does not change."""
         if not self.context.is_accepting:
             self.hand_over({})  # the sockets still belong to the old daemon
-        self._is_ending = True
+        self.is_ending = True
         for ident, service in self.services.items():
             self.context.steps.run(f"service {ident}: stop", service.stop)
         self.processes.end()

@@ -35,6 +35,12 @@ class Adopt(amp.Command):
     """Replace some services as another node of the cluster has them; Upload has brought what."""
 
 
+class Withdraw(amp.Command):
+    """Stop all services without a change of the table, or start again those that it runs."""
+
+    arguments = [(b"is_withdrawn", amp.Boolean())]
+
+
 class StartAccepting(amp.Command):
     """Accept clients from now on."""
 

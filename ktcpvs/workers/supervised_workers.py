@@ -65,6 +65,7 @@ class SupervisedWorkers:
         self._dropped_files: list[TLSFile] = []
         self._tickets: CommandCall | None = None  # passes the secrets of session tickets
         self._ready: Deferred[None] | None = None
+        self._is_withdrawn = False
 
     def start(self) -> None:
         self._workers.start()
@@ -89,6 +90,10 @@ class SupervisedWorkers:
         return [
             (commands.SetAddresses, {"host": host, "addresses": list(addresses)}) for host, addresses in found.items()
         ]
+
+    def commands_to_withdraw(self, is_withdrawn: bool) -> Sequence[CommandCall]:
+        self._is_withdrawn = is_withdrawn
+        return [(commands.Withdraw, {"is_withdrawn": is_withdrawn})]
 
     def pass_files(self, update: Update) -> None:
         self._files |= update.contents
@@ -199,6 +204,8 @@ class SupervisedWorkers:
                 is_accepting=self._context.is_accepting,
             )
         ]
+        if self._is_withdrawn:  # before the edits, for whose services there are no sockets
+            answers.append(worker.call(commands.Withdraw, is_withdrawn=True))
         answers += self._send_slots(worker, self._slots.slots)
         passed = [*_file_calls(self._files), *([] if self._tickets is None else [self._tickets])]
         answers += [worker.call(command, **arguments) for command, arguments in passed]

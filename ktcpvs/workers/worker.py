@@ -102,6 +102,10 @@ class SupervisorLink(Administrator):
         upload = self.take_upload()
         return self.submit(lambda: read_adopt(bytes(upload or b"")))
 
+    @commands.Withdraw.responder
+    def withdraw(self, is_withdrawn: bool) -> Deferred[dict[str, Any]]:
+        return self._worker.director.withdraw(is_withdrawn).addCallback(lambda _: {})
+
     @commands.StartAccepting.responder
     def start_accepting(self) -> dict[str, Any]:
         self._worker.start_accepting()

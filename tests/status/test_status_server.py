@@ -21,6 +21,7 @@ from ktcpvs.model.edits import AddServer, AddService, Edit
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.server import CHUNK_SIZE, MAX_CONNECTIONS, MAX_HELD_BYTES, BodyReaders, StatusFactory
 from ktcpvs.system.log import EventLog
 
@@ -49,11 +50,12 @@ class StatusWorld(MemoryReactorClock):
         super().__init__()
         self.from_threads: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self.reads = 0
+        self.readiness = Readiness()
         self.late: list[Deferred[Any]] | None = None  # pending views, which the test answers
         self._director = Director(Context(self, EventLog(), Descriptors(1000)))
         for edit in edits:
             self._director.submit(edit)
-        self.factory = StatusFactory(self, hosts, EventLog(), self)
+        self.factory = StatusFactory(self, hosts, EventLog(), self, self.readiness)
 
     def callFromThread(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.from_threads.put(lambda: function(*arguments))

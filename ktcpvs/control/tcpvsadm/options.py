@@ -145,6 +145,11 @@ COMMANDS: dict[str, Command] = {
         Command("certificates", None, "print the certificates of running services", (), ("ident", "json")),
         _edit_command("reload-certificates"),
         Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("json",)),
+        _edit_command(
+            "drain-node", also=("wait",), words="NODE", min_words=1, max_words=1, first_is_value=True
+        ),
+        _edit_command("undrain-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
+        _edit_command("forget-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
         Command("schedulers", None, "print the available schedulers, and plugins that failed to load", (), ("json",)),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
@@ -172,7 +177,8 @@ OPTIONS: dict[str, Option] = {
         Option("before", None, "RULE", "the rule in front of which it goes"),
         Option("confirm", None, "TIME", "undo it after TIME (60s, 5m) unless confirmed"),
         Option("allow-empty", None, None, "load even an empty file, which deletes all services"),
-        Option("wait", None, None, "wait until the server is drained, and print progress"),
+        Option("wait", None, None, "wait until the server or the node is drained, and print progress"),
+        Option("delay", None, "SECONDS", "the node goes on accepting for so long (default: 0)"),
         Option("only", None, None, "replace the list instead of adding to it"),
         Option("numeric", "n", None, "print numeric ports and addresses"),
         Option("stats", None, None, "show counters"),
@@ -191,7 +197,7 @@ OPTIONS: dict[str, Option] = {
 GLOBAL = ("control", "wait-nodes")
 """Options that go with every command."""
 
-NUMBERS = ("weight", "match", "maxclients", "maxconn")
+NUMBERS = ("weight", "match", "maxclients", "maxconn", "delay")
 """Options whose value is a whole number."""
 
 REPEATING = ("listen", "certificate", "request_header", "response_header", "error_page")

@@ -99,6 +99,8 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
     arguments = {argument.name: _edit_argument(argument, given, text) for argument in entry.arguments}
     if entry.edit == "Load":
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
+    if entry.edit in ("DrainNode", "UndrainNode", "ForgetNode"):
+        arguments["node"] = given.words[0]
     if entry.edit in ("AddServer", "EditServer"):
         from ktcpvs.model.language.lexer import word
 
@@ -183,8 +185,10 @@ async def _prepare_wait(
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     """Return the function that waits until the server of the command line has drained. Call this before the edit, after
     which the server may be gone."""
-    from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained
+    from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained, wait_until_node_drained
 
+    if given.command.name == "drain-node":
+        return lambda: wait_until_node_drained(io.sleep, switch, given.words[0])
     ident, address = given.values.get("ident"), given.values["real-server"]
     if given.command.name not in COMMANDS_OF_HOSTS and ident is not None:
         address = await complete_address(switch, ident, address)
