@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from attrs import asdict, frozen
 
-from ktcpvs.errors import Refusal
+from ktcpvs.errors import Refusal, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
@@ -24,6 +24,10 @@ FORMAT = 1
 """Of all values. A node that reads a higher one keeps what it has."""
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
+
+
+MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
+"""The most errors in a report, and the most characters of one; further ones are counted or cut."""
 
 
 class BadRecord(Exception):
@@ -45,6 +49,7 @@ class NodeReport:
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
     line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    process: `identity` of the process that reports; "": it is not known.
     """
 
     instance: str
@@ -54,6 +59,7 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+    process: str = ""
 
 
 def settings_key(generation: int) -> str:
@@ -147,19 +153,37 @@ def check_format(value: bytes) -> None:
 
 
 def encode_report(report: NodeReport) -> bytes:
-    return _encode(asdict(report))
+    errors = [shorten(error, MAX_ERROR_CHARACTERS) for error in report.errors[:MAX_REPORTED_ERRORS]]
+    more = len(report.errors) - len(errors)
+    if more > 0:
+        errors.append(f"and {more} more; see the log of that node")
+    return _encode({**asdict(report), "errors": errors})
 
 
 def decode_report(value: bytes) -> NodeReport:
     """Raises BadRecord."""
     found = _decode(value)
-    errors = _field(found, "errors", list)
+    errors = _field(found, "errors", list)[: MAX_REPORTED_ERRORS + 1]
     return NodeReport(
         instance=_field(found, "instance", str),
-        revision=_field(found, "revision", int),
-        errors=tuple(map(str, errors)),
-        version=_field(found, "version", str),
-        connections=_field(found, "connections", int),
-        since=_field(found, "since", int),
-        workers=_field(found, "workers", int),
+        revision=_count(found, "revision"),
+        errors=tuple(shorten(str(error), MAX_ERROR_CHARACTERS) for error in errors),
+        version=shorten(_field(found, "version", str)),
+        connections=_count(found, "connections"),
+        since=_count(found, "since"),
+        workers=_count(found, "workers"),
+        process=_optional(found, "process", ""),
     )
+
+
+def _count(found: dict[str, Any], name: str) -> int:
+    value: int = _field(found, name, int)
+    if not 0 <= value < 1 << 63:
+        raise BadRecord(f"{name} is out of range")
+    return value
+
+
+def _optional(found: dict[str, Any], name: str, default: str) -> str:
+    """Return a field that reports of older versions do not have."""
+    value: str = _field(found, name, str) if name in found else default
+    return value
