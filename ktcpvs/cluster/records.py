@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from attrs import asdict, frozen
 
-from ktcpvs.errors import Refusal
+from ktcpvs.errors import Refusal, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
@@ -25,6 +25,10 @@ FORMAT = 1
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
 REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
+
+
+MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
+"""The most errors in a report, and the most characters of one; further ones are counted or cut."""
 
 
 class BadRecord(Exception):
@@ -45,8 +49,8 @@ class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. drain,
-    drain_revision: see `NodeDrains.state`.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: NodeDrains.state.
     """
 
     instance: str
@@ -56,6 +60,7 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+    process: str = ""
     drain: str = ""
     drain_revision: int = 0
 
@@ -124,11 +129,6 @@ def _field(found: dict[str, Any], name: str, kind: type[Any]) -> Any:
     return value
 
 
-def _optional_field(found: dict[str, Any], name: str, default: Any) -> Any:
-    """Return a field that nodes of earlier versions do not write."""
-    return _field(found, name, type(default)) if name in found else default
-
-
 def encode_service(record: ServiceRecord) -> bytes:
     text = write_service(describe_service(record.service))
     return _encode({"service": text, "running": record.is_running, "position": record.position})
@@ -178,23 +178,28 @@ def check_format(value: bytes) -> None:
 
 
 def encode_report(report: NodeReport) -> bytes:
-    return _encode(asdict(report))
+    errors = [shorten(error, MAX_ERROR_CHARACTERS) for error in report.errors[:MAX_REPORTED_ERRORS]]
+    more = len(report.errors) - len(errors)
+    if more > 0:
+        errors.append(f"and {more} more; see the log of that node")
+    return _encode({**asdict(report), "errors": errors})
 
 
 def decode_report(value: bytes) -> NodeReport:
     """Raises BadRecord."""
     found = _decode(value)
-    errors = _field(found, "errors", list)
+    errors = _field(found, "errors", list)[: MAX_REPORTED_ERRORS + 1]
     return NodeReport(
         instance=_field(found, "instance", str),
-        revision=_field(found, "revision", int),
-        errors=tuple(map(str, errors)),
-        version=_field(found, "version", str),
-        connections=_field(found, "connections", int),
-        since=_field(found, "since", int),
-        workers=_field(found, "workers", int),
-        drain=_optional_field(found, "drain", ""),
-        drain_revision=_optional_field(found, "drain_revision", 0),
+        revision=_count(found, "revision"),
+        errors=tuple(shorten(str(error), MAX_ERROR_CHARACTERS) for error in errors),
+        version=shorten(_field(found, "version", str)),
+        connections=_count(found, "connections"),
+        since=_count(found, "since"),
+        workers=_count(found, "workers"),
+        process=_optional(found, "process", ""),
+        drain=_optional(found, "drain", ""),
+        drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
     )
 
 
@@ -205,7 +210,7 @@ def encode_drain(drain: Drain) -> bytes:
 def decode_drain(value: bytes) -> Drain:
     """Raises BadRecord."""
     found = _decode(value)
-    return Drain(delay=_field(found, "delay", int), since=_field(found, "since", int), by=_field(found, "by", str))
+    return Drain(delay=_count(found, "delay"), since=_count(found, "since"), by=_field(found, "by", str))
 
 
 def encode_request(request: Request) -> bytes:
@@ -220,5 +225,18 @@ def decode_request(value: bytes) -> Request:
         arguments=_field(found, "arguments", dict),
         by=_field(found, "by", str),
         nodes=tuple(map(str, _field(found, "nodes", list))),
-        lease=_field(found, "lease", int),
+        lease=_count(found, "lease"),
     )
+
+
+def _count(found: dict[str, Any], name: str) -> int:
+    value: int = _field(found, name, int)
+    if not 0 <= value < 1 << 63:
+        raise BadRecord(f"{name} is out of range")
+    return value
+
+
+def _optional(found: dict[str, Any], name: str, default: str) -> str:
+    """Return a field that reports of older versions do not have."""
+    value: str = _field(found, name, str) if name in found else default
+    return value
