@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from attrs import asdict
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import maybeDeferred as maybe_deferred
 
@@ -73,6 +74,8 @@ class NodeViews:
             "connected": cluster.is_connected,
             "problem": cluster.problem,
             "revision": table_revision,
+            "applied": cluster.applied,
+            "requests": asdict(cluster.etcd.counts),
             "nodes": rows,
         }
 

@@ -21,7 +21,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from ktcpvs.errors import shorten
+from ktcpvs.errors import BadValue, shorten
 from ktcpvs.status.host_names import is_host_name, refused_host
 from ktcpvs.status.metrics import CONTENT_TYPE, format_metrics
 from ktcpvs.status.readiness import Readiness
@@ -106,8 +106,17 @@ class RenderedStatus:
     async def _take_snapshot(self) -> dict[str, Any]:
         stats = await maybeDeferred(self._switch.view, "stats", None)
         certificates = await maybeDeferred(self._switch.view, "certificates", None)
+        nodes = await self._read_nodes()
         processes = {name: usage(pid) for name, pid in self._switch.processes().items()}
-        return summarize(stats, certificates, time.time(), self._started, processes)
+        return summarize(stats, certificates, time.time(), self._started, processes, nodes)
+
+    async def _read_nodes(self) -> dict[str, Any] | None:
+        """Return the nodes of the cluster; None: this daemon is in none."""
+        try:
+            nodes: dict[str, Any] = await maybeDeferred(self._switch.view, "nodes", None)
+        except BadValue:
+            return None
+        return nodes
 
     async def _render_in_thread(self, render: Callable[[dict[str, Any]], Iterator[bytes]]) -> bytes:
         return await self._thread.call(_render, render, await self._snapshot.get())

@@ -41,11 +41,13 @@ from ktcpvs.model.edits import (
     DeleteService,
     Deny,
     Drain,
+    DrainNode,
     Edit,
     EditRule,
     EditServer,
     EditService,
     Flush,
+    ForgetNode,
     Load,
     Maintenance,
     MoveRule,
@@ -54,6 +56,7 @@ from ktcpvs.model.edits import (
     Set,
     StartService,
     StopService,
+    UndrainNode,
     Unload,
 )
 from ktcpvs.model.header_edits import HeaderEdit, header_edit_of
@@ -586,6 +589,9 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             lambda table: Adopt({**table.services, "gone": None}, table.running, table.settings), tables()
         ),
         ReloadCertificates: st.just(ReloadCertificates()),
+        DrainNode: st.builds(DrainNode, st.sampled_from(("a", "b.c")), st.integers(0, 9)),
+        UndrainNode: st.builds(UndrainNode, st.sampled_from(("a", "b.c"))),
+        ForgetNode: st.builds(ForgetNode, st.sampled_from(("a", "b.c"))),
         Load: st.builds(
             lambda table, start: Load(table.services, table.settings, start=start),
             tables(max_services=2),
