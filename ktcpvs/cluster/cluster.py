@@ -320,6 +320,7 @@ class Cluster:
             version=__version__,
             connections=living,
             since=self._since,
+            labels=tuple(sorted(director.context.node.labels)),
         )
 
     def _report_now(self) -> Deferred[float]:
@@ -366,6 +367,7 @@ class Cluster:
                     "version": report.version,
                     "connections": report.connections,
                     "since": report.since,
+                    "labels": list(report.labels),
                     "errors": list(report.errors),
                 }
             )

@@ -45,6 +45,7 @@ class NodeReport:
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
     line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    labels: of the node; a report of an older version has none.
     """
 
     instance: str
@@ -54,6 +55,7 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+    labels: tuple[str, ...] = ()
 
 
 def settings_key(generation: int) -> str:
@@ -162,4 +164,5 @@ def decode_report(value: bytes) -> NodeReport:
         connections=_field(found, "connections", int),
         since=_field(found, "since", int),
         workers=_field(found, "workers", int),
+        labels=tuple(map(str, _field(found, "labels", list))) if "labels" in found else (),
     )
