@@ -323,6 +323,7 @@ class Cluster:
             since=self._since,
             drain=drain,
             drain_revision=drain_revision,
+            labels=tuple(sorted(self.director.context.node.labels)),
         )
 
     def _report_regularly(self) -> Deferred[float]:

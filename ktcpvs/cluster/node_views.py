@@ -65,6 +65,7 @@ class NodeViews:
                     "version": report.version,
                     "connections": report.connections,
                     "since": report.since,
+                    "labels": list(report.labels),
                     "errors": list(report.errors),
                 }
             )

@@ -51,6 +51,7 @@ class NodeReport:
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
     line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
     process: `identity` of the process that reports; "": it is not known. drain, drain_revision: NodeDrains.state.
+    labels: of the node; a report of an older version has none.
     """
 
     instance: str
@@ -63,6 +64,7 @@ class NodeReport:
     process: str = ""
     drain: str = ""
     drain_revision: int = 0
+    labels: tuple[str, ...] = ()
 
 
 @frozen
@@ -200,6 +202,7 @@ def decode_report(value: bytes) -> NodeReport:
         process=_optional(found, "process", ""),
         drain=_optional(found, "drain", ""),
         drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
+        labels=tuple(map(str, _field(found, "labels", list))) if "labels" in found else (),
     )
 
 

@@ -11,7 +11,7 @@ from ktcpvs.model.server_words import MAINTENANCE
 Data = dict[str, Any]
 """Plain data of a view, as inspect/views.py makes it."""
 
-OF_SERVICE = ("ident", "running", "scheduler", "stats", "redirect", "redirect_stats")
+OF_SERVICE = ("ident", "running", "here", "scheduler", "stats", "redirect", "redirect_stats")
 OF_SERVER = ("address", "name", "stats", "health", "last_error")
 """The fields that differ from node to node, and those that name what they belong to."""
 
@@ -40,7 +40,8 @@ def stats_of_nodes(own: Data, answers: Mapping[str, Data]) -> Data:
 
     own: those of any node, which say what the table is; its counts are left out unless it is one of the answers too.
     answers: node -> its stats, or their `part_of_node`. Each server's health is the worst one, with the names of the
-    nodes that see it so in `nodes`; a service has in `not_running_on` those that do not run it, although `own` does.
+    nodes that see it so in `nodes`; a service has in `not_running_on` those that do not run it, although it is for them
+    and runs in `own`. It is `here` if it is for any of them.
     """
     without_counts = {**own, "services": [_zeroed_service(service) for service in own["services"]]}
     return _stats(without_counts, answers, _server_of_nodes, _service_of_nodes)
@@ -52,17 +53,16 @@ def connections_of_nodes(answers: Mapping[str, list[Data]]) -> list[Data]:
 
 
 def part_of_node(stats: Data) -> Data:
-    """Return what one node alone can say: counters and states, without the table, which is the same on all nodes."""
-    return {
-        "version": stats["version"],
-        "services": [
-            {
-                **_select(service, OF_SERVICE),
-                "servers": [_select(server, OF_SERVER) for server in service["servers"]],
-            }
-            for service in stats["services"]
-        ],
-    }
+    """Return what one node alone can say: counters and states, without the table, which is the same on all nodes. A
+    server's health is None where the node does not run the service."""
+    return {"version": stats["version"], "services": [_part_of_service(service) for service in stats["services"]]}
+
+
+def _part_of_service(service: Data) -> Data:
+    servers = [_select(server, OF_SERVER) for server in service["servers"]]
+    if not (service["running"] and service.get("here", True)):
+        servers = [{**server, "health": None} for server in servers]
+    return {**_select(service, OF_SERVICE), "servers": servers}
 
 
 def _select(row: Data, names: Sequence[str]) -> Data:
@@ -112,7 +112,9 @@ def _service(own: Data, answers: _Answers, of_server: _Merge) -> Data:
 
 
 def _service_of_nodes(own: Data, answers: _Answers) -> Data:
-    return {"not_running_on": [node for node, seen in answers.items() if own["running"] and not seen["running"]]}
+    here = {node: seen for node, seen in answers.items() if seen.get("here", True)}
+    stopped = [node for node, seen in here.items() if own["running"] and not seen["running"]]
+    return {"not_running_on": stopped, "here": bool(here)}
 
 
 def _server_of_workers(own: Data, answers: _Answers) -> Data:
@@ -133,7 +135,7 @@ def _health_of_workers(own: Data, seen: Sequence[Data]) -> Data:
 
 def _server_of_nodes(own: Data, answers: _Answers) -> Data:
     node, error = _last_error(answers)
-    health = _health_of_nodes(own["health"], {node: server["health"] for node, server in answers.items()})
+    health = _health_of_nodes(own["health"], {one: row["health"] for one, row in answers.items() if row["health"]})
     return {"health": health, "last_error": error and {**error, "node": node}}
 
 

@@ -202,6 +202,8 @@ class SupervisedWorkers:
                 index=worker.index,
                 descriptor=counts.descriptor,
                 is_accepting=self._context.is_accepting,
+                node=self._context.node.name,
+                labels=sorted(self._context.node.labels),
             )
         ]
         if self._is_withdrawn:  # before the edits, for whose services there are no sockets

@@ -19,7 +19,8 @@ MAX_WAIT = 30.0
 
 def format_nodes(answer: dict[str, Any]) -> str:
     """Format a line for each node, and then what it could not put in force."""
-    rows = [("Node", "State", "Revision", "Clients", "Version", "Since")]
+    has_labels = any(one.get("labels") for one in answer["nodes"])
+    rows = [("Node", "State", "Revision", "Clients", "Version", "Since", *(["Labels"] if has_labels else []))]
     wrong = []
     for one in answer["nodes"]:
         name = f"{one['node']}{' (this one)' if one['node'] == answer['node'] else ''}"
@@ -29,9 +30,11 @@ def format_nodes(answer: dict[str, Any]) -> str:
         if drain := one.get("drain"):
             progress = format_node_progress(one)
             state = progress if state == drain else f"{state}, {progress}"
-        rows.append((escape(name), state, *numbers, since))
+        labels = escape(", ".join(one.get("labels", ()))) or "-"
+        rows.append((escape(name), state, *numbers, since, *([labels] if has_labels else [])))
         wrong += [f"node {one['node']}: {error}" for error in one["errors"]]
-    text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n{align(rows, '<<>><<')}"
+    table = align(rows, "<<>><<" + "<" * has_labels)
+    text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n{table}"
     if not answer["connected"]:
         wrong.insert(0, f"this node does not follow the cluster: {answer['problem']}")
     return text + ("\n" + "".join(f"{escape(line)}\n" for line in wrong) if wrong else "")

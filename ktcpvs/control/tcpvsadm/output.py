@@ -39,6 +39,9 @@ _HEADINGS = {
 }
 
 
+NOT_HERE = "not on this node"
+"""The state of a service that runs on other nodes of a cluster only."""
+
 _OUTCOMES = {
     "server": "{}",
     "redirect": "redirect to {}",
@@ -59,7 +62,7 @@ def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     blocks = [format_heading(answer["version"]) + "\n" + _format_trial(answer) + format_nodes_line(answer)]
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
-        lines = [_format_state(service), *_format_differences(answer, service, show)]
+        lines = [format_state(service), *_format_differences(answer, service, show)]
         comments = "".join(f"    # {line}\n" for line in lines)
         blocks.append(f"{first}\n{comments}{rest}")
     return "\n".join(blocks)
@@ -71,7 +74,8 @@ def format_configuration(answer: dict[str, Any]) -> str:
 
 
 def format_stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
-    """Format counters: a line for each service; below it its relay, its rejected clients, its servers, its redirect."""
+    """Format counters: a line for each service; below it its relay, its rejected clients, its servers, its redirect. A
+    service of other nodes has only the line."""
     return _format_counters(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS)
 
 
@@ -159,7 +163,7 @@ def format_explanation(answer: dict[str, Any]) -> str:
     request = answer["request"]
     words = "a connection" if request["method"] is None else f"{request['method']} {request['target']}"
     lines = [
-        f"Service {answer['service']}, {_format_state(answer)}: scheduler {answer['scheduler']} ({unit})",
+        f"Service {answer['service']}, {format_state(answer)}: scheduler {answer['scheduler']} ({unit})",
         f"Request: {escape(words)}, from {request['client']}",
         *(f"  {header['name']}: {escape(header['value'])}" for header in request["headers"]),
     ]
@@ -197,8 +201,11 @@ def format_json(answer: Any) -> str:
     return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
 
 
-def _format_state(service: dict[str, Any]) -> str:
-    return "running" if service["running"] else "stopped"
+def format_state(service: dict[str, Any]) -> str:
+    """Return whether a service runs. A daemon of an older version does not say whether it is for this node."""
+    if not service["running"]:
+        return "stopped"
+    return "running" if service.get("here", True) else NOT_HERE
 
 
 def _format_limit(maxconn: int) -> str:
@@ -229,16 +236,17 @@ def _format_counters(
     ]
     for service in answer["services"]:
         rows.append(
-            (service["ident"], _format_state(service), service["scheduler"], *numbers(service[kind], of_service))
+            (service["ident"], format_state(service), service["scheduler"], *numbers(service[kind], of_service))
         )
-        if service["running"] and "relay" in service[kind]:
+        if service["running"] and service[kind].get("relay"):
             rows.append((_format_relay(service[kind]["relay"]),))
         if rejected := _format_rejected(service[kind]):
             rows.append((rejected,))
-        if stopped := service.get("not_running_on"):
-            rows.append((f"  not running on {escape(', '.join(stopped))}",))
+        rows += [(f"  {line}",) for line in _format_stopped(service)]
         rows += [(line,) for line in _format_own_responses(service[kind])]
         rows += [(line,) for line in _format_preambles(service[kind])]
+        if not service.get("here", True):
+            continue
         for server in service["servers"]:
             begin = f"  -> {format_server(server, show)}", str(server["weight"]), _format_limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))
@@ -259,11 +267,15 @@ def _format_counters(
     return head + align(rows, "<<<" + ">" * len(of_service))
 
 
+def _format_stopped(service: dict[str, Any]) -> list[str]:
+    """Return the line that names the nodes that do not run a service; no line for those that all nodes run."""
+    stopped = service.get("not_running_on")
+    return [f"not running on {escape(', '.join(stopped))}"] if stopped else []
+
+
 def _format_differences(answer: dict[str, Any], service: dict[str, Any], show: ShowAddress) -> list[str]:
     """Return what of a service differs from node to node, or is not as it should be; nothing of one daemon alone."""
-    lines = []
-    if stopped := service.get("not_running_on"):
-        lines.append(f"not running on {escape(', '.join(stopped))}")
+    lines = _format_stopped(service)
     for server in service["servers"] if "nodes" in answer else ():
         if state := _format_health(answer, server["health"]):
             lines.append(f"{format_server(server, show)} {state.lstrip()}")

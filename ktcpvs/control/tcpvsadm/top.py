@@ -8,7 +8,7 @@ from typing import Any
 from ktcpvs.control.tcpvsadm.all_nodes import comparable, describe_nodes, describe_place
 from ktcpvs.control.tcpvsadm.colours import paint
 from ktcpvs.control.tcpvsadm.columns import fit, text_width
-from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server
+from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server, format_state
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import described, within
@@ -114,7 +114,7 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
         own = _compute_increase(service["stats"], then["stats"] if then is not None else None)
         own["errors"] += sum(one["errors"] for one in gained)
         own["buckets"] = [sum(column) for column in zip(_NO_BUCKETS, *(one["buckets"] for one in gained), strict=True)]
-        state = "running" if service["running"] else "stopped"
+        state = format_state(service)
         yield (
             shorten(service["ident"], _MAX_NAME_LENGTH),
             state,
