@@ -20,7 +20,7 @@ from ktcpvs import __version__
 from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
-from ktcpvs.cluster.records import NodeReport
+from ktcpvs.cluster.records import DrainState, NodeReport
 from ktcpvs.cluster.table_store import TableStore
 from ktcpvs.errors import NoCluster, Refusal
 from ktcpvs.model.adopt import Adopt
@@ -43,7 +43,7 @@ RETRY_INTERVAL = 15.0
 
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
-    the table in force. errors: what is not in force here, a line each. drain_state: returns NodeDrains.state.
+    the table in force. errors: what is not in force here, a line each. drain_state: of this node.
     is_adopting: the director carries out now what comes from the cluster."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str) -> None:
@@ -59,7 +59,7 @@ class Cluster:
         self._since = int(time.time())
         self.errors: tuple[str, ...] = ()
         self.applied = 0
-        self.drain_state: Callable[[], tuple[str, int]] = lambda: ("", 0)
+        self.drain_state: Callable[[], DrainState] = DrainState
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
@@ -313,16 +313,16 @@ class Cluster:
     # Reports.
 
     def _report(self) -> NodeReport:
-        drain, drain_revision = self.drain_state()
+        drain = self.drain_state()
         return NodeReport(
             instance=self._instance,
             revision=self.applied,
-            errors=self.errors,
+            errors=(*self.errors, *drain.errors),
             version=__version__,
             connections=self.director.count_clients(),
             since=self._since,
-            drain=drain,
-            drain_revision=drain_revision,
+            drain=drain.state,
+            drain_revision=drain.revision,
             labels=tuple(sorted(self.director.context.node.labels)),
         )
 

@@ -14,8 +14,8 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from ktcpvs.cluster.etcd import Change, KeyValue
-from ktcpvs.cluster.records import DRAINS, BadRecord, Drain, decode_drain
-from ktcpvs.errors import Refusal
+from ktcpvs.cluster.records import DRAINS, BadRecord, Drain, DrainState, decode_drain
+from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
@@ -46,6 +46,7 @@ class NodeDrains:
         self._report = report
         self._director: Director | None = None
         self._job: PeriodicJob | None = None
+        self._errors: tuple[str, ...] = ()
 
     def start(self, director: Director) -> None:
         """Follow the drain of this node from now on. To be called before the node joins."""
@@ -60,25 +61,24 @@ class NodeDrains:
     # State.
 
     @property
-    def state(self) -> tuple[str, int]:
-        """The state of this node's drain, and the revision of its key; "" and 0: it is not drained."""
+    def state(self) -> DrainState:
+        """What this node does."""
         known, director = self.drains.get(self._node), self._director
-        if known is None or director is None:
-            return "", 0
-        if not director.is_withdrawn:
-            return LEAVING, known.revision
-        return DRAINING if director.count_clients() else DRAINED, known.revision
+        revision = known.revision if known is not None else 0
+        if director is not None and director.withdrawal.is_whole:
+            return DrainState(DRAINING if director.count_clients() else DRAINED, revision, self._errors)
+        return DrainState(LEAVING if known is not None else "", revision, self._errors)
 
     def why_not_ready(self) -> str:
         """Return why this node should get no clients; "": it should."""
-        return self.state[0]
+        return self.state.state
 
     def state_of(self, node: str, reported: str, revision: int) -> str:
         """Return the state of a node's drain; "": it is not drained. reported, revision: `state`, as it has reported
-        it. A report of before the last change of the key says nothing."""
+        it. A report of before the key's last change says nothing of it."""
         known = self.drains.get(node)
-        if known is None:
-            return ""
+        if known is None:  # it may still have to accept clients again
+            return reported
         return reported if reported and revision == known.revision else LEAVING
 
     # What etcd says.
@@ -129,20 +129,23 @@ class NodeDrains:
         director = self._director
         assert director is not None
         known = self.drains.get(self._node)
-        if known is not None and not director.is_withdrawn and (left := _seconds_left(known.drain)) > 0:
+        if known is not None and not director.withdrawal.is_whole and (left := _seconds_left(known.drain)) > 0:
             await self._report()
             return left
-        while director.is_withdrawn != (is_drained := self._node in self.drains):
-            try:
-                await director.withdraw(is_drained)
-            except Refusal as refusal:
-                what = "stop accepting" if is_drained else "accept clients again"
-                director.context.log.warn("this node cannot {what}: {why}", what=what, why=refusal)
+        while director.withdrawal != Withdrawal(is_whole=self._node in self.drains) and not director.is_ending:
+            is_drained = self._node in self.drains
+            errors = tuple(await director.withdraw(is_drained))
+            has_changed, self._errors = errors != self._errors, errors
+            if errors:
+                for error in errors if has_changed else ():
+                    director.context.log.warn("this node does not accept clients again: {error}", error=error)
+                await self._report()
                 return RETRY_INTERVAL
-            if director.is_withdrawn != is_drained:  # the daemon ends
+            if director.withdrawal != Withdrawal(is_whole=is_drained):  # another daemon takes over
                 return None
             form = "this node is drained: it accepts no clients" if is_drained else "this node accepts clients again"
             director.context.log.event(ANNOUNCE, form)
+        self._errors = ()
         await self._report()
         return None
 

@@ -50,7 +50,7 @@ class NodeReport:
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
     line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
-    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: NodeDrains.state.
+    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
     labels: of the node; a report of an older version has none.
     """
 
@@ -75,6 +75,16 @@ class Drain:
     delay: int = 0
     since: int = 0
     by: str = ""
+
+
+@frozen
+class DrainState:
+    """What a node says of its own drain. state: "": it is not drained. revision: of its key; 0: there is none. errors:
+    the services that do not accept clients again, a line each."""
+
+    state: str = ""
+    revision: int = 0
+    errors: tuple[str, ...] = ()
 
 
 @frozen

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock
 
-from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS
+from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS, Refusal
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
@@ -33,6 +33,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.tls_hosts import foreign_hosts
 from ktcpvs.model.warnings import warnings_about
+from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.confirmation import PendingConfirmation
@@ -99,7 +100,7 @@ class Director:
     table: as configured. resolution: the addresses of host names in it. expanded: the table that runs: the services and
     listeners that are for this node, with a server for each address of a name; other services are stopped in it.
     services: ident -> running service, including stopped ones that drain. draining: deleted services that drain.
-    confirmation: of a table on trial. files: those that TLS needs. is_withdrawn: see `withdraw`. is_ending: it
+    confirmation: of a table on trial. files: those that TLS needs. withdrawal: see `withdraw`. is_ending: it
     accepts neither edits nor clients any more.
     """
 
@@ -145,7 +146,7 @@ class Director:
         self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
         self._forward: CarryOut | None = None
         self.is_ending = False
-        self.is_withdrawn = False
+        self.withdrawal = Withdrawal()
         self._lock: DeferredLock = DeferredLock()
 
     def start(self) -> None:
@@ -282,8 +283,7 @@ class Director:
 
     def _running_table(self, table: Table, resolution: Resolution) -> Table:
         """Return what this node runs of a table."""
-        runs = expanded(placed(table, self.context.node), resolution)
-        return evolve(runs, running=frozenset()) if self.is_withdrawn else runs
+        return self.withdrawal.applied_to(expanded(placed(table, self.context.node), resolution))
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Start, change and stop services. Never raises. runs: the table that must run."""
@@ -412,22 +412,49 @@ class Director:
 
     # Services that accept no clients for a while.
 
-    def withdraw(self, is_withdrawn: bool) -> Deferred[None]:
-        """Stop all services without a change of the table, or start again those that it runs. Fires when that is done;
-        fails with a Refusal, and then nothing has changed."""
+    def withdraw(self, is_withdrawn: bool) -> Deferred[Sequence[str]]:
+        """Stop all services without a change of the table, or start again those that it runs. Fires with the reasons
+        why some cannot be started, a line each; they stay withdrawn."""
         return self.between_edits(lambda: self._withdraw(is_withdrawn))
 
-    async def _withdraw(self, is_withdrawn: bool) -> None:
-        if self.is_ending or self._forward is not None or is_withdrawn == self.is_withdrawn:
-            return
-        self.is_withdrawn = is_withdrawn
+    async def _withdraw(self, is_withdrawn: bool) -> Sequence[str]:
+        if self.is_ending or self._forward is not None:
+            return ()
+        if is_withdrawn:
+            await self._set_withdrawal(Withdrawal(is_whole=True))
+            return ()
+        running = self.table.running
+        held = running if self.withdrawal.is_whole else self.withdrawal.idents & running
+        if Withdrawal(idents=held) != self.withdrawal:
+            await self._set_withdrawal(Withdrawal(idents=held))  # which starts nothing
+        return await self._release([ident for ident in self.table.services if ident in held])
+
+    async def _release(self, idents: Sequence[str]) -> Sequence[str]:
+        """Start services that are withdrawn; if that is refused, all but those at fault. Returns the reasons."""
+        try:
+            await self._set_withdrawal(Withdrawal(idents=self.withdrawal.idents.difference(idents)))
+            return ()
+        except Refusal as refusal:
+            if len(idents) == 1:
+                named = f"service {idents[0]}: "
+                return [f"{named}{str(refusal).removeprefix(named)}"]
+        middle = len(idents) // 2
+        return [*await self._release(idents[:middle]), *await self._release(idents[middle:])]
+
+    def set_withdrawal(self, withdrawal: Withdrawal) -> Deferred[None]:
+        """Withdraw as the director of other processes has decided."""
+        return self.between_edits(lambda: self._set_withdrawal(withdrawal))
+
+    async def _set_withdrawal(self, withdrawal: Withdrawal) -> None:
+        """Raises a Refusal; then nothing has changed."""
+        former, self.withdrawal = self.withdrawal, withdrawal
         try:
             runs = self._running_table(self.table, self.resolution)
             preparation = await self._prepare(self.expanded, runs)
         except BaseException:
-            self.is_withdrawn = not is_withdrawn
+            self.withdrawal = former
             raise
-        preparation.commands = self.processes.commands_to_withdraw(is_withdrawn)
+        preparation.commands = self.processes.commands_to_withdraw(withdrawal)
         await self._put_in_force(runs, preparation)
 
     # Checks and preparation: all that can fail. Nothing is changed yet.

@@ -12,6 +12,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.table import Table
+from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.tls_file_store import Update
@@ -45,8 +46,8 @@ class ServingProcesses(Protocol):
     def commands_for_names(self, found: Resolution) -> Any:
         """Return the commands with which `send` has other processes use these addresses of names."""
 
-    def commands_to_withdraw(self, is_withdrawn: bool) -> Any:
-        """Return the commands with which `send` has other processes withdraw, see Director.withdraw."""
+    def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:
+        """Return the commands with which `send` has other processes withdraw services."""
 
     def pass_files(self, update: Update) -> None:
         """Have other processes use these files of TLS; `send` passes them, before the edit that needs them."""
@@ -132,7 +133,7 @@ class SingleProcess:
     def commands_for_names(self, found: Resolution) -> Any:
         return None
 
-    def commands_to_withdraw(self, is_withdrawn: bool) -> Any:
+    def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:
         return None
 
     def pass_files(self, update: Update) -> None:

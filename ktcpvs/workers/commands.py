@@ -39,9 +39,7 @@ class Adopt(amp.Command):
 
 
 class Withdraw(amp.Command):
-    """Stop all services without a change of the table, or start again those that it runs."""
-
-    arguments = [(b"is_withdrawn", amp.Boolean())]
+    """Stop services without a change of the table, or start them again; Upload has brought which."""
 
 
 class StartAccepting(amp.Command):

@@ -46,7 +46,7 @@ from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
-from ktcpvs.workers.adopt_commands import read_adopt
+from ktcpvs.workers.adopt_commands import read_adopt, read_withdrawal
 from ktcpvs.workers.commands import LINK_DESCRIPTOR
 from ktcpvs.workers.shared_counters import CounterKey, SharedCounters
 
@@ -107,8 +107,9 @@ class SupervisorLink(Administrator):
         return self.submit(lambda: read_adopt(bytes(upload or b"")))
 
     @commands.Withdraw.responder
-    def withdraw(self, is_withdrawn: bool) -> Deferred[dict[str, Any]]:
-        return self._worker.director.withdraw(is_withdrawn).addCallback(lambda _: {})
+    def withdraw(self) -> Deferred[dict[str, Any]]:
+        withdrawal = read_withdrawal(bytes(self.take_upload() or b""))
+        return self._worker.director.set_withdrawal(withdrawal).addCallback(lambda _: {})
 
     @commands.StartAccepting.responder
     def start_accepting(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -224,6 +225,25 @@ def test_a_drain_survives_a_restart_of_the_node_and_of_its_workers(nodes: Nodes,
     wait_for(lambda: nodes.accepts(name), "the node to accept", timeout=30)
     nodes.wait_for_state(name, "ok")
     assert nodes.get(name) == 200
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_a_service_that_cannot_listen_again_does_not_hold_up_the_others(nodes: Nodes, name: str) -> None:
+    port = free_port()
+    ident = f"other-{name}"
+    nodes["b"].call("add_service", ident, listen=f"{LOOPBACK}:{port} on {name}")
+    nodes["b"].call("start", ident)
+    nodes["b"].adm("--drain-node", name, "--wait")
+    with contextlib.closing(socket.create_server((LOOPBACK, port))):
+        nodes["b"].adm("--undrain-node", name)
+        wait_for(lambda: nodes.accepts(name), "the other service to accept", timeout=30)
+        nodes.wait_for_state(name, "refused")
+        assert nodes.get(name) == 200
+        assert nodes.ready(name) == (200, "ready\n")
+        assert f"node {name}: service {ident}: cannot listen on {LOOPBACK}:{port}" in nodes["b"].adm("--nodes").stdout
+    nodes.wait_for_state(name, "ok")
+    dial((LOOPBACK, port)).close()
+    nodes["b"].call("stop", ident)
 
 
 def test_nodes_that_cannot_be_drained_or_forgotten(nodes: Nodes) -> None:
