@@ -214,7 +214,7 @@ def test_a_drain_survives_a_restart_of_the_node_and_of_its_workers(nodes: Nodes,
     daemon.restart()
     daemon.wait_for_log("this node is drained: it accepts no clients")
     wait_for(lambda: nodes.row(name, "b")["state"] == "drained", lambda: str(nodes.row(name, "b")), timeout=30)
-    assert nodes.ready(name) == (503, "drained\n")
+    wait_for(lambda: nodes.ready(name) == (503, "drained\n"), lambda: str(nodes.ready(name)))
     if name == "a":
         daemon.wait_until_workers_serve()
         worker = daemon.workers()[0]
