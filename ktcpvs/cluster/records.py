@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from attrs import asdict, frozen
 
-from ktcpvs.errors import Refusal
+from ktcpvs.errors import Refusal, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
@@ -25,6 +25,10 @@ FORMAT = 1
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
 TRIAL_KEY = "trial"
+REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
+
+MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
+"""The most errors in a report, and the most characters of one; further ones are counted or cut."""
 
 
 class BadRecord(Exception):
@@ -56,8 +60,10 @@ class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
-    the edits that hold on it only. notes: what has become of such edits, the last lines.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
+    labels: of the node. local: the edits that hold on it only. notes: what has become of such edits, the last lines. A
+    report of an older version has none of these.
     """
 
     instance: str
@@ -67,8 +73,44 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+    process: str = ""
+    drain: str = ""
+    drain_revision: int = 0
+    labels: tuple[str, ...] = ()
     local: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@frozen
+class Drain:
+    """A node that is drained. delay: seconds for which it goes on accepting. since: seconds since 1970. by: the node
+    that was asked to drain it."""
+
+    delay: int = 0
+    since: int = 0
+    by: str = ""
+
+
+@frozen
+class DrainState:
+    """What a node says of its own drain. state: "": it is not drained. revision: of its key; 0: there is none. errors:
+    the services that do not accept clients again, a line each."""
+
+    state: str = ""
+    revision: int = 0
+    errors: tuple[str, ...] = ()
+
+
+@frozen
+class Request:
+    """A request of one node to others. what: its name. by: the node that asks. nodes: those that answer. lease: for the
+    keys of their answers."""
+
+    what: str
+    arguments: dict[str, Any]
+    by: str
+    nodes: tuple[str, ...]
+    lease: int
 
 
 def settings_key(generation: int) -> str:
@@ -180,21 +222,29 @@ def check_format(value: bytes) -> None:
 
 
 def encode_report(report: NodeReport) -> bytes:
-    return _encode(asdict(report))
+    errors = [shorten(error, MAX_ERROR_CHARACTERS) for error in report.errors[:MAX_REPORTED_ERRORS]]
+    more = len(report.errors) - len(errors)
+    if more > 0:
+        errors.append(f"and {more} more; see the log of that node")
+    return _encode({**asdict(report), "errors": errors})
 
 
 def decode_report(value: bytes) -> NodeReport:
     """Raises BadRecord."""
     found = _decode(value)
-    errors = _field(found, "errors", list)
+    errors = _field(found, "errors", list)[: MAX_REPORTED_ERRORS + 1]
     return NodeReport(
         instance=_field(found, "instance", str),
-        revision=_field(found, "revision", int),
-        errors=tuple(map(str, errors)),
-        version=_field(found, "version", str),
-        connections=_field(found, "connections", int),
-        since=_field(found, "since", int),
-        workers=_field(found, "workers", int),
+        revision=_count(found, "revision"),
+        errors=tuple(shorten(str(error), MAX_ERROR_CHARACTERS) for error in errors),
+        version=shorten(_field(found, "version", str)),
+        connections=_count(found, "connections"),
+        since=_count(found, "since"),
+        workers=_count(found, "workers"),
+        process=_optional(found, "process", ""),
+        drain=_optional(found, "drain", ""),
+        drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
+        labels=_texts(found, "labels"),
         local=_texts(found, "local"),
         notes=_texts(found, "notes"),
     )
@@ -203,3 +253,42 @@ def decode_report(value: bytes) -> NodeReport:
 def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
     """Return texts that older versions do not report."""
     return tuple(map(str, _field(found, name, list))) if name in found else ()
+
+
+def encode_drain(drain: Drain) -> bytes:
+    return _encode(asdict(drain))
+
+
+def decode_drain(value: bytes) -> Drain:
+    """Raises BadRecord."""
+    found = _decode(value)
+    return Drain(delay=_count(found, "delay"), since=_count(found, "since"), by=_field(found, "by", str))
+
+
+def encode_request(request: Request) -> bytes:
+    return _encode(asdict(request))
+
+
+def decode_request(value: bytes) -> Request:
+    """Raises BadRecord."""
+    found = _decode(value)
+    return Request(
+        what=_field(found, "what", str),
+        arguments=_field(found, "arguments", dict),
+        by=_field(found, "by", str),
+        nodes=tuple(map(str, _field(found, "nodes", list))),
+        lease=_count(found, "lease"),
+    )
+
+
+def _count(found: dict[str, Any], name: str) -> int:
+    value: int = _field(found, name, int)
+    if not 0 <= value < 1 << 63:
+        raise BadRecord(f"{name} is out of range")
+    return value
+
+
+def _optional(found: dict[str, Any], name: str, default: str) -> str:
+    """Return a field that reports of older versions do not have."""
+    value: str = _field(found, name, str) if name in found else default
+    return value

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from model.strategies import tables
 
 from ktcpvs.cluster.etcd import Change, Etcd, delete, put
-from ktcpvs.cluster.records import TABLES, encode_table, service_key, settings_key
+from ktcpvs.cluster.etcd_address import EtcdAddress
+from ktcpvs.cluster.records import FORMAT_KEY, TABLE_KEY, TABLES, encode_table, service_key, settings_key
 from ktcpvs.cluster.table_store import MAX_OPERATIONS, NotInForce, TableStore
 from ktcpvs.errors import BadValue
 from ktcpvs.model.address import Inet
@@ -216,6 +217,34 @@ def test_a_service_that_is_too_long(make_node: Any) -> None:
     rules = tuple(Rule(f"/{'x' * 200}{number}", (A,)) for number in range(5000))
     with pytest.raises(BadValue, match=r"service web: its text has [0-9]+ bytes; .* at most 1000000: split it"):
         one.change(Table.of([VirtualService("web", servers=(RealServer(A),), rules=rules)]))
+
+
+@pytest.mark.parametrize("key", [FORMAT_KEY, TABLE_KEY])
+@pytest.mark.parametrize("value", [b"", b"\xff", b"{}", b'{"format":99,"generation":5}'])
+def test_a_table_that_cannot_be_read_stays_as_it_is_until_it_can(
+    thread: ControlThread, etcd: Etcd, address: EtcdAddress, key: str, value: bytes
+) -> None:
+    node = Node(thread, etcd, address.prefix)
+    assert node.change(Table.of([WEB]))
+    found = {pair.key: pair for pair in thread.run(etcd.range, address.prefix)[1]}
+    good = found[f"{address.prefix}{key}"]
+
+    def put_and_follow(data: bytes) -> None:
+        _, revision = thread.run(etcd.transact, [], [put(good.key, data)])
+        node.store.apply(revision, [Change(good.key, data, good.create_revision, revision)])
+
+    put_and_follow(value)
+    assert node.store.problem.startswith(f"{address.prefix}{key}: it")
+    assert list(node.store.table(node.table).services) == ["web"]
+    with pytest.raises(NotInForce):
+        node.store.transaction(node.table, Table())
+    node.read()
+    assert node.store.unreadable == [node.store.problem]
+    assert list(node.table.services) == ["web"]
+    put_and_follow(good.value)
+    assert node.store.problem == ""
+    node.read()
+    assert list(node.table.services) == ["web"]
 
 
 # A table on trial.

@@ -475,6 +475,9 @@ EVERYWHERE: dict[str, Words] = {
 ON_ONE_NODE = {"Unload", "ReloadCertificates", "EndLocal"}
 """Edits of the node on which they are made."""
 
+OTHERS = {"Confirm", "DrainNode", "UndrainNode", "ForgetNode"}
+"""Edits of what nodes do with the table; they have tests of their own."""
+
 
 def configured(daemon: Daemon) -> str:
     """The table and which services run; `--save` leaves out the services' states."""
@@ -495,7 +498,7 @@ def test_every_edit_of_the_table_is_in_force_everywhere(nodes: Nodes, new: Path)
             continue
         assert name == "StopService" or configured(other) != before[0], f"{name} is not in force on the other node"
         assert configured(nodes.a) == configured(nodes.b), name
-    named = {name.partition(",")[0] for name in EVERYWHERE} | ON_ONE_NODE | {"Confirm"}  # which has tests above
+    named = {name.partition(",")[0] for name in EVERYWHERE} | ON_ONE_NODE | OTHERS
     assert named == {entry.edit for entry in EDIT_COMMANDS}
 
 
