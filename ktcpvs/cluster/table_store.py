@@ -447,7 +447,8 @@ class TableStore:
             self._retire_generation()
             self.generation, self._generation_revision = transaction.generation, revisions[-1]
             self._others = {}
-        self.revision = self.table_revision = max(self.revision, revisions[-1])
+        self.revision = max(self.revision, revisions[-1])
+        self.table_revision = max(self.table_revision, revisions[-1])  # a report may have come at a later revision
         for step, revision in zip(transaction.steps, revisions, strict=True):
             for ident, record in step.records.items():
                 if record is None:

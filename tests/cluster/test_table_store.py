@@ -247,6 +247,19 @@ def test_a_table_that_cannot_be_read_stays_as_it_is_until_it_can(
     assert list(node.table.services) == ["web"]
 
 
+def test_a_report_that_comes_before_the_end_of_a_transaction_is_no_revision_of_the_table(make_node: Any) -> None:
+    one, other = make_node("/early/"), make_node("/early/")
+    one.change(Table.of([WEB]))
+    transaction = one.store.transaction(one.table, Table.of([WEB, MAIL]))
+    (step,) = transaction.steps
+    _, revision = one._thread.run(one._etcd.transact, step.compares, step.operations)
+    one.store.apply(revision + 1, [])  # the watch is faster than the response
+    one.store.committed(transaction, [revision])
+    assert (one.store.revision, one.store.table_revision) == (revision + 1, revision)
+    other.read()
+    assert other.store.table_revision == revision
+
+
 # A table on trial.
 
 
