@@ -14,16 +14,19 @@ from ktcpvs.cluster.records import (
     BadRecord,
     NodeReport,
     ServiceRecord,
+    TrialRecord,
     check_format,
     decode_report,
     decode_service,
     decode_settings,
     decode_table,
+    decode_trial,
     encode_format,
     encode_report,
     encode_service,
     encode_settings,
     encode_table,
+    encode_trial,
     ident_of,
     service_key,
 )
@@ -58,7 +61,15 @@ def test_other_values_are_read_as_they_were_written() -> None:
     with pytest.raises(BadRecord, match="labels is missing, or not of its type"):
         decode_report(json.dumps({**older, "labels": "edge"}).encode())
     assert decode_table(encode_table(1 << 61)) == 1 << 61
+    trial = TrialRecord(1 << 61, 5, 60, "a")
+    assert decode_trial(encode_trial(trial)) == trial
     check_format(encode_format())
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1 << 40])
+def test_a_trial_of_impossible_length(seconds: int) -> None:
+    with pytest.raises(BadRecord, match=r"seconds is -?[0-9]+; expected 1\.\.86400"):
+        decode_trial(encode_trial(TrialRecord(2, 1, seconds, "a")))
 
 
 @pytest.mark.parametrize(
