@@ -46,6 +46,9 @@ MAX_ATTEMPTS = 10
 MAX_BACKOFF = 5.0
 """The most seconds between two attempts to reach etcd."""
 
+MIN_BACKOFF = 0.4
+"""The most seconds until the first attempt: all nodes notice it at once when etcd starts again."""
+
 RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
 
@@ -78,6 +81,7 @@ class Cluster:
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
+        self._logged: set[type[Exception]] = set()  # kinds of problems that the log has named in this outage
         self._has_more = False  # to follow
         self._is_adopting = False  # what is saved now comes from the cluster
         self._waiting: list[Deferred[None]] = []  # for any change
@@ -131,17 +135,21 @@ class Cluster:
         while not self._is_over:
             try:
                 await self._join()
-                delay = 0.0
-                await self._follow_watch()
+                joined = self._reactor.seconds()
+                try:
+                    await self._follow_watch()
+                finally:
+                    if self._reactor.seconds() - joined > MAX_BACKOFF:  # or else it fails again and again
+                        delay = 0.0
             except (EtcdError, NameTaken) as error:
-                self._disconnected(str(error))
+                self._disconnected(str(error), type(error))
             except CancelledError:
                 if self.is_connected:
-                    self._disconnected(f"the watch of {self.etcd.url} was silent for {SILENCE:g} seconds")
+                    self._disconnected(f"etcd's watch was silent for {SILENCE:g} seconds", Unreachable)
             except Exception:
                 self._log.failure("internal error: the cluster cannot be followed")
                 self._disconnected("internal error; see the log")
-            delay = min(MAX_BACKOFF, max(0.1, delay * 2))
+            delay = min(MAX_BACKOFF, max(MIN_BACKOFF, delay * 2))
             await self._sleep(uniform(delay / 2, delay))
 
     async def _sleep(self, seconds: float) -> None:
@@ -209,10 +217,14 @@ class Cluster:
         assert job is not None
         return job
 
-    def _disconnected(self, why: str) -> None:
+    def _disconnected(self, why: str, kind: type[Exception] = EtcdError) -> None:
+        """kind: of error; the log names one of each kind, since the members fail one after the other."""
         if self._is_over:
             return
-        if self.is_connected or self.problem != why:
+        if self.is_connected:
+            self._logged = set()
+        if kind not in self._logged:
+            self._logged.add(kind)
             self._log.warn(
                 "cluster: {why}; this node goes on with the table that it has, and refuses edits until etcd responds",
                 why=why,
@@ -229,10 +241,10 @@ class Cluster:
     def _received(self, revision: int, changes: Sequence[Change]) -> None:
         """The watch reports changes."""
         self._heard = self._reactor.seconds()
-        before = self.store.table_revision
+        before = self.store.table_revision, self.store.problem
         for follower in self.followers:
             follower.apply(revision, changes)
-        if self.store.table_revision != before:
+        if (self.store.table_revision, self.store.problem) != before:
             self._follow_soon()
         waiting, self._waiting = self._waiting, []
         for one in waiting:
@@ -337,12 +349,8 @@ class Cluster:
             await self.membership.report(self._report())
             if self.membership.lease != lease:  # the former one had ended, and with it the keys under it
                 await self._joined()
-        except EtcdError as error:
-            self._disconnected(str(error))
-            if self._watch is not None:
-                self._watch.cancel()
-        except NameTaken as taken:
-            self._disconnected(str(taken))
+        except (EtcdError, NameTaken) as error:
+            self._disconnected(str(error), type(error))
             if self._watch is not None:
                 self._watch.cancel()
 
