@@ -1,8 +1,8 @@
 """The records in etcd: a key for each service, for the settings, for each node and for the format.
 
 Below the cluster's prefix: `format`, `table` (the generation in use), `tables/GENERATION/settings`,
-`tables/GENERATION/services/IDENT`, `nodes/NAME` (with a lease) and `members/NAME`. Values are JSON objects. A load of
-many services writes a new generation, and then `table`, so that it is in force as a whole.
+`tables/GENERATION/services/IDENT`, `trial`, `nodes/NAME` (with a lease) and `members/NAME`. Values are JSON objects. A
+load of many services writes a new generation, and then `table`, so that it is in force as a whole.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DAY, Settings
 
 FORMAT = 1
 """Of all values. A node that reads a higher one keeps what it has."""
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
+TRIAL_KEY = "trial"
 
 
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
@@ -41,6 +42,17 @@ class ServiceRecord:
     service: VirtualService
     is_running: bool
     position: int
+
+
+@frozen
+class TrialRecord:
+    """A table on trial. generation: of it. former: of the table before, which comes back unless it is confirmed.
+    seconds: after which it does. node: on which it was loaded."""
+
+    generation: int
+    former: int
+    seconds: int
+    node: str
 
 
 @frozen
@@ -141,6 +153,24 @@ def decode_table(value: bytes) -> int:
     """Return the generation in use. Raises BadRecord."""
     generation: int = _field(_decode(value), "generation", int)
     return generation
+
+
+def encode_trial(trial: TrialRecord) -> bytes:
+    return _encode(asdict(trial))
+
+
+def decode_trial(value: bytes) -> TrialRecord:
+    """Raises BadRecord."""
+    found = _decode(value)
+    trial = TrialRecord(
+        generation=_field(found, "generation", int),
+        former=_field(found, "former", int),
+        seconds=_field(found, "seconds", int),
+        node=_field(found, "node", str),
+    )
+    if not 0 < trial.seconds <= DAY:
+        raise BadRecord(f"seconds is {trial.seconds}; expected 1..{DAY}")
+    return trial
 
 
 def encode_format() -> bytes:

@@ -34,7 +34,7 @@ from ktcpvs.model.tls_hosts import foreign_hosts
 from ktcpvs.model.warnings import warnings_about
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.confirmation import PendingConfirmation
+from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
@@ -97,7 +97,8 @@ class Director:
 
     table: as configured. resolution: the addresses of host names in it. expanded: the table that runs, with a server
     for each address of a name. services: ident -> running service, including stopped ones that drain. draining: deleted
-    services that drain. confirmation: of a table on trial. files: those that TLS needs.
+    services that drain. confirmation: of a table on trial; a node of a cluster puts the cluster's in its place. files:
+    those that TLS needs.
     """
 
     def __init__(
@@ -127,7 +128,8 @@ class Director:
         self.draining: set[RunningService] = set()
         self.processes = processes or SingleProcess(context)
         self.checks = checks(context)
-        self.confirmation = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
+        self._pending = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
+        self.confirmation: Confirmation = self._pending
         self._resolver = resolver(context, self.resolved)
         self._binder = SchedulerBinder(context, search)
         self._save = save
@@ -182,7 +184,7 @@ class Director:
         Fires with the warnings about it, a line each, when it is in force and saved. Fails with a Refusal; then nothing
         has changed.
         """
-        return self.between_edits(lambda: self._submit(edit))
+        return self.between_edits(lambda: self.carry_out(edit))
 
     def load_initial(
         self, initial: Sequence[Edit], *, is_strict: bool, resolution: Resolution | None = None
@@ -208,7 +210,8 @@ class Director:
 
         return self._lock.run(lambda: Deferred.fromCoroutine(awaited()))
 
-    async def _submit(self, edit: Edit) -> Sequence[str]:
+    async def carry_out(self, edit: Edit) -> Sequence[str]:
+        """As `submit`; to be called within `between_edits`."""
         if self._forward is not None:
             return await self._forward(edit)
         return await self._carry_out(edit, is_strict=self._is_strict)
@@ -222,7 +225,7 @@ class Director:
         async def carry_out(edit: Edit) -> Sequence[str]:
             return await self._carry_out(edit, is_strict=self._is_strict)
 
-        return self.between_edits(lambda: self.confirmation.undo(carry_out, lambda: self.table.running))
+        return self.between_edits(lambda: self._pending.undo(carry_out, lambda: self.table.running))
 
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
         if self._is_ending:

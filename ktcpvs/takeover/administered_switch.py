@@ -22,17 +22,25 @@ from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
     from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
+    from ktcpvs.cluster.editing import ClusterEdits
 
 
 class OwnSwitch:
     """This daemon's switch. Provides control.server.Switch."""
 
-    def __init__(self, director: Director, views: Views | MergedViews, cluster: Cluster | None = None) -> None:
-        """cluster: of which this daemon is a node; None: there is none."""
+    def __init__(
+        self,
+        director: Director,
+        views: Views | MergedViews,
+        cluster: Cluster | None = None,
+        shared_edits: ClusterEdits | None = None,
+    ) -> None:
+        """cluster: of which this daemon is a node; None: there is none. shared_edits: carries out edits in the whole
+        cluster; None: edits are this daemon's own."""
         self.context = director.context
         self.submit: Callable[[Edit], Deferred[Sequence[str]]] = director.submit
-        if cluster is not None:
-            self.submit = lambda edit: Deferred.fromCoroutine(cluster.submit(edit))
+        if shared_edits is not None:
+            self.submit = lambda edit: Deferred.fromCoroutine(shared_edits.submit(edit))
         self._views = views
         self._cluster = cluster
         self.explain = Explainer(director, views).explain

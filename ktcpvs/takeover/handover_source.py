@@ -47,10 +47,12 @@ class HandoverSource:
         committed: Callable[[str, int], object],
         tickets: Callable[[], SecretsRecord],
         reader: CertificateReader | None,
+        instance: str = "",
     ) -> None:
         """control: the listening socket of the control connection. watchdog: as in the inventory. committed: called
         when the new daemon serves, with the name of its pid file, and its process id, 0 if that is not known. tickets:
-        returns the secrets of session tickets. reader: reads certificates; None: this process does."""
+        returns the secrets of session tickets. reader: reads certificates; None: this process does. instance: as in
+        the inventory."""
         self.is_committed = False
         self._director = director
         self._sockets = sockets
@@ -59,6 +61,7 @@ class HandoverSource:
         self._committed = committed
         self._tickets = tickets
         self._reader = reader
+        self._instance = instance
         self._log: EventLog = director.context.log
         self._target: HandoverConnection | None = None
         self._timeout: Any = None
@@ -135,6 +138,7 @@ class HandoverSource:
             watchdog=self._watchdog,
             tickets=self._tickets(),
             has_reader=self._reader is not None,
+            instance=self._instance,
         )
 
     def page(self, number: int) -> bytes:

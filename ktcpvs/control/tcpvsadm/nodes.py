@@ -26,7 +26,11 @@ def format_nodes(answer: dict[str, Any]) -> str:
         numbers = [str(one.get(key, "-")) for key in ("revision", "connections", "version")]
         rows.append((escape(name), one["state"], *numbers, since))
         wrong += [f"node {one['node']}: {error}" for error in one["errors"]]
-    text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n{align(rows, '<<>><<')}"
+    trial = answer.get("trial")
+    text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n"
+    if trial is not None:
+        text += f"It is on trial: undone in {trial} s unless 'tcpvsadm --confirm' is run on any node\n"
+    text += align(rows, "<<>><<")
     if not answer["connected"]:
         wrong.insert(0, f"this node does not follow the cluster: {answer['problem']}")
     return text + ("\n" + "".join(f"{escape(line)}\n" for line in wrong) if wrong else "")
