@@ -218,9 +218,8 @@ def test_an_edit_waits_for_a_new_leader(cluster: Cluster) -> None:
     a, _, _ = cluster
     shop(a)
     frozen = leader(cluster.members)
-    node = next(node for node in cluster if member_of(cluster, node) is not frozen)
     frozen.freeze()
-    node.call("add_server", "shop", "127.0.0.1:82")
+    a.call("add_server", "shop", "127.0.0.1:82")
     frozen.thaw()
     wait_for(lambda: len(a.weights("shop")) == 2, "the edit")
 
