@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import uniform
 from secrets import token_hex
@@ -22,8 +23,11 @@ from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
 from ktcpvs.cluster.records import NodeReport
 from ktcpvs.cluster.table_store import TableStore
-from ktcpvs.errors import NoCluster, Refusal
+from ktcpvs.control.edit_commands import text_of_edit
+from ktcpvs.errors import NoCluster, Refusal, shorten
 from ktcpvs.model.adopt import Adopt
+from ktcpvs.model.difference import table_differences
+from ktcpvs.model.local_edits import LocalEdit, without_forced
 from ktcpvs.model.table import Table
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
@@ -45,11 +49,18 @@ RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
 
 
+MAX_NOTES = 20
+"""The most lines that a node tells of edits that held on it only."""
+
+MAX_NOTE_LENGTH = 300
+"""The most characters of such a line."""
+
+
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
     the table in force. errors: what is not in force here, a line each. has_left: it has ended, or another daemon has
     taken over. is_adopting: the director carries out now what comes from the cluster. choose_table: returns the table
-    that this node is to run, from the cluster's."""
+    that this node is to run, from the cluster's. notes: what has become of edits that held on this node only."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "") -> None:
         """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none."""
@@ -63,11 +74,13 @@ class Cluster:
         self.instance = instance or token_hex(8)
         self._since = int(time.time())
         self.errors: tuple[str, ...] = ()
+        self.notes: deque[str] = deque(maxlen=MAX_NOTES)
         self.applied = 0
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
         self._logged: set[type[Exception]] = set()  # kinds of problems that the log has named in this outage
+        self._ends_forced = False  # what was changed here without etcd
         self._has_more = False  # to follow
         self.is_adopting = False
         self._waiting: list[Deferred[None]] = []  # for any change
@@ -97,6 +110,7 @@ class Cluster:
         """Join the cluster, and follow it from now on. Fires when this node has its table, or knows that etcd does not
         respond."""
         self._director = director
+        director.local_dropped = self._local_dropped
         failed = self._log.failure
         self._reports = PeriodicJob(self._reactor, self._report_regularly, lambda why: failed("a report failed", why))
         self._retries = PeriodicJob(self._reactor, self._retry, lambda why: failed("following failed", why))
@@ -170,6 +184,7 @@ class Cluster:
         ended = await self.etcd.watch(prefix, revision + 1, self._watch_reported)
         self._watch = ended()
         self._heard = self._reactor.seconds()
+        self._ends_forced = True
         await self.follow()
         self.is_connected, self.problem = True, ""
         await self._joined()
@@ -225,7 +240,7 @@ class Cluster:
                 "cluster: {why}; this node goes on with the table that it has, and refuses edits until etcd responds",
                 why=why,
             )
-        self.is_connected, self.problem = False, why
+        self.is_connected, self.problem, self._ends_forced = False, why, False
         self._began()
 
     def _began(self) -> None:
@@ -273,7 +288,10 @@ class Cluster:
     def check_connected(self) -> None:
         """Raise NoCluster unless etcd responds."""
         if not self.is_connected:
-            raise NoCluster(f"etcd cannot be asked, and edits are refused until it responds: {self.problem}")
+            raise NoCluster(
+                f"etcd cannot be asked, and edits are refused until it responds: {self.problem}; "
+                "--force-local changes this node until then"
+            )
 
     def follow_soon(self) -> None:
         """Put the cluster's table in force, as `follow` does, as soon as possible."""
@@ -307,7 +325,9 @@ class Cluster:
         each."""
         director = self.director
         revision = self.store.table_revision
-        adopt = Adopt.between(director.table, self.choose_table(self.store.table(director.table)))
+        before, wanted = director.effective, self.choose_table(self.store.table(director.table))
+        is_forced = self._ends_forced and without_forced(wanted) != wanted
+        adopt = Adopt.between(director.table, without_forced(wanted) if is_forced else wanted)
         errors = list(self.store.unreadable)
         if adopt is not None:
             self.is_adopting = True
@@ -315,6 +335,8 @@ class Cluster:
                 await self._adopt_parts(adopt, errors)
             finally:
                 self.is_adopting = False
+        if is_forced:
+            self._forced_ended(before, director.effective)
         return revision, tuple(errors)
 
     async def _adopt_parts(self, adopt: Adopt, errors: list[str]) -> None:
@@ -334,6 +356,8 @@ class Cluster:
 
     def _halves(self, adopt: Adopt) -> list[Adopt]:
         """Return two parts of an edit; none if there is only one thing in it. Deleted services come first."""
+        if adopt.local is not None and (adopt.services or adopt.settings is not None):
+            return [evolve(adopt, local=None), Adopt({}, local=adopt.local)]
         if adopt.settings is not None and adopt.services:
             return [evolve(adopt, services={}, running=frozenset()), evolve(adopt, settings=None)]
         idents = sorted(adopt.services, key=lambda ident: adopt.services[ident] is not None)
@@ -341,6 +365,27 @@ class Cluster:
             return []
         middle = len(idents) // 2
         return [adopt.restricted_to(frozenset(part)) for part in (idents[:middle], idents[middle:])]
+
+    @property
+    def may_force(self) -> bool:
+        """Whether edits may hold on this node only until etcd responds."""
+        return not self.is_connected and not self._ends_forced
+
+    def _forced_ended(self, before: Table, after: Table) -> None:
+        """etcd responds again. before, after: what this node has run until now, and what it runs now."""
+        lines = table_differences(before, after)
+        more = [f"{len(lines) - MAX_NOTES + 1} more changes"] if len(lines) > MAX_NOTES else []
+        for line in [*lines[: MAX_NOTES - len(more)], *more]:
+            self._note(f"etcd responds again, and the cluster's table is in force: {line}")
+
+    def _local_dropped(self, dropped: Sequence[tuple[LocalEdit, str]]) -> None:
+        for one, why in dropped:
+            self._note(f"an edit does not hold on this node any more: {text_of_edit(one.edit)}: {why}")
+
+    def _note(self, line: str) -> None:
+        self._log.warn("cluster: {line}", line=line)
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self.notes.append(shorten(f"{at}: {line}", MAX_NOTE_LENGTH))
 
     def _retry(self) -> float | None:
         self.follow_soon()
@@ -358,6 +403,8 @@ class Cluster:
             version=__version__,
             connections=living,
             since=self._since,
+            local=tuple(text_of_edit(one.edit) for one in director.table.local),
+            notes=tuple(self.notes),
         )
 
     def _report_regularly(self) -> Deferred[float]:
@@ -390,6 +437,8 @@ class Cluster:
         rows: list[dict[str, Any]] = []
         for name in sorted({*members.members, *members.reports, *members.unreadable}):
             report = members.reports.get(name)
+            if report is not None and report.instance == self.instance:
+                report = self._report()  # etcd may not have it
             if report is None:
                 why = members.unreadable.get(name)
                 rows.append({"node": name, "state": "unknown" if why else "gone", "errors": [why] if why else []})
@@ -404,6 +453,8 @@ class Cluster:
                     "connections": report.connections,
                     "since": report.since,
                     "errors": list(report.errors),
+                    "local": list(report.local),
+                    "notes": list(report.notes),
                 }
             )
         return {

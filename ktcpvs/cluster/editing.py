@@ -7,20 +7,19 @@ what it changes has changed meanwhile, it is tried again on the new table, unles
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from attrs import evolve
 
 from ktcpvs.cluster.cluster import Cluster
-from ktcpvs.cluster.conflicts import changed_parts, conflicting_parts
 from ktcpvs.cluster.etcd import EtcdError, Unreachable
 from ktcpvs.cluster.table_store import NotInForce, Transaction
 from ktcpvs.cluster.trial import ClusterTrial
-from ktcpvs.errors import Busy, CannotSave, ChangedMeanwhile
-from ktcpvs.model.describe import describe_service
-from ktcpvs.model.difference import differences
-from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, Unload
+from ktcpvs.errors import BadValue, Busy, CannotSave, ChangedMeanwhile
+from ktcpvs.model.difference import table_differences
+from ktcpvs.model.edits import Confirm, Edit, EndLocal, Load, ReloadCertificates, Unload
+from ktcpvs.model.local_edits import Local
 from ktcpvs.model.table import Table
+from ktcpvs.model.table_parts import changed_parts, conflicting_parts
 
 MAX_ATTEMPTS = 10
 """How often an edit is tried when others change the table at the same time."""
@@ -51,6 +50,11 @@ class ClusterEdits:
         if isinstance(edit, ReloadCertificates | Unload):  # of this node alone
             return await director.between_edits(lambda: self._carry_out(edit))
         await self._node.wait_for_start()
+        if isinstance(edit, Local | EndLocal):
+            warnings = await director.between_edits(lambda: self._carry_out(edit))
+            if self._node.is_connected:
+                await self._node.report_now()
+            return warnings
         if isinstance(edit, Confirm):
             await self.trial.confirm()
             return ()
@@ -77,6 +81,11 @@ class ClusterEdits:
         director = self._node.director
         if self._node.has_left:  # the daemon that has taken over carries it out
             return await director.carry_out(edit)
+        if isinstance(edit, Local) and edit.is_forced and not self._node.may_force:
+            raise BadValue(
+                f"this node is connected to etcd at {self._node.etcd.url}: leave out --force-local, or use --local to "
+                "change this node only"
+            )
         self._edit = edit
         try:
             # Otherwise the director itself would undo it.
@@ -89,7 +98,7 @@ class ClusterEdits:
         _Conflict and CannotSave."""
         if isinstance(self._edit, Unload):  # this node ends, and the others go on
             return
-        if not self._node.is_adopting:
+        if not (self._node.is_adopting or isinstance(self._edit, Local | EndLocal)):
             await self._store(self._node.director.table, table)
         if not self.trial.holds_the_save:
             await self._save_here(table)
@@ -142,7 +151,7 @@ class ClusterEdits:
             return
         mine = changed_parts(base, edit.apply(base))
         if conflicting_parts(mine, others) or isinstance(edit, Load):
-            lines = _differences(base, now)
+            lines = table_differences(base, now)
             more = f"; and {len(lines) - MAX_CONFLICT_LINES} more" if len(lines) > MAX_CONFLICT_LINES else ""
             shown = "; ".join(lines[:MAX_CONFLICT_LINES])
             raise ChangedMeanwhile(f"another administrator has changed it at the same time: {shown}{more}")
@@ -174,10 +183,3 @@ class _Conflict(Exception):
     def __init__(self, why: str, revision: int) -> None:
         super().__init__(why)
         self.revision = revision
-
-
-def _differences(before: Table, after: Table) -> list[str]:
-    def described(table: Table) -> list[dict[str, Any]]:
-        return [{**describe_service(service), "running": service.ident in table.running} for service in table]
-
-    return differences(described(before), before.settings.described(), described(after), after.settings.described())

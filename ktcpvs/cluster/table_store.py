@@ -235,7 +235,8 @@ class TableStore:
         return [self.problem, *found] if self.problem else found
 
     def table(self, former: Table) -> Table:
-        """Return the cluster's table. former: the one in force, from which come the parts that cannot be read."""
+        """Return the cluster's table. former: the one in force, from which come the parts that cannot be read, and the
+        edits that hold on this node only."""
         if self.problem or self.generation is None:
             return former
         return self._made_of(self._services, self._settings, former)
@@ -273,6 +274,7 @@ class TableStore:
             {ident: service for _, ident, service, _ in rows},
             frozenset(ident for _, ident, _, is_running in rows if is_running),
             settings if isinstance(settings, Settings) else former.settings,
+            former.local,
         )
 
     # Changing it.

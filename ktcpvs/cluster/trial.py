@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import uniform
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from ktcpvs.cluster.cluster import Cluster
@@ -28,7 +29,8 @@ from ktcpvs.cluster.records import (
 )
 from ktcpvs.errors import Busy, CannotSave, Refusal
 from ktcpvs.model.adopt import Adopt
-from ktcpvs.model.edits import Edit
+from ktcpvs.model.edits import Edit, EndLocal
+from ktcpvs.model.local_edits import Local
 from ktcpvs.model.table import Table
 from ktcpvs.services.confirmation import NOT_PENDING, on_trial
 from ktcpvs.system.log import ANNOUNCE
@@ -82,6 +84,8 @@ class ClusterTrial:
     def admit(self, edit: Edit) -> None:
         """See Confirmation."""
         if isinstance(edit, Adopt):
+            return
+        if self._is_overdue and isinstance(edit, Local | EndLocal):
             return
         if self._why:
             raise Busy(f"the cluster's key {self._key} cannot be read, so edits are refused: {self._why}")
@@ -254,4 +258,6 @@ class ClusterTrial:
 
     def _chosen(self, stored: Table) -> Table:
         """Return the table that this node is to run. stored: the cluster's."""
-        return self._before if self._is_overdue and self._before is not None else stored
+        if not self._is_overdue or self._before is None:
+            return stored
+        return evolve(self._before, local=stored.local)

@@ -121,8 +121,9 @@ class HandoverSource:
         found = [(self._control, SocketRecord(CONTROL, file=file_of(self._control)))]
         found += [(sock, SocketRecord(ACTIVATED)) for sock in self._sockets.activated]
         addresses = []
-        for service in table:
-            for address, socks in director.sockets_of(service.ident).items() if service.ident in table.running else ():
+        runs = director.effective
+        for service in runs:
+            for address, socks in director.sockets_of(service.ident).items() if service.ident in runs.running else ():
                 if self._sockets.find_activated(address) is None:
                     at = "" if address == service.address else str(address)
                     found += [(sock, SocketRecord(SERVICE, service.ident, file_of(sock), at)) for sock in socks]

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import Factory, evolve, frozen
 
+from ktcpvs.control.edit_commands import decode_local, encode_local
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.describe import configuration
 from ktcpvs.model.language.parser import parse
@@ -71,6 +72,7 @@ class Inventory:
                 "tickets": None if self.tickets is None else self.tickets.described(),
                 "has_reader": self.has_reader,
                 "instance": self.instance,
+                "local": encode_local(self.table.local),
             }
         ).encode("utf-8")
 
@@ -86,7 +88,11 @@ def read_inventory(text: bytes, source: str) -> Inventory:
         table = parse(data["configuration"], "its table").apply(Table())
         sockets = [_read_record(*values) for values in data["sockets"]]
         return Inventory(
-            table=evolve(table, running=frozenset(data["running"]).intersection(table.services)),
+            table=evolve(
+                table,
+                running=frozenset(data["running"]).intersection(table.services),
+                local=decode_local(data.get("local", [])),
+            ),
             key=bytes.fromhex(data["key"]),
             sockets=sockets,
             down=[(str(ident), str(address), str(why)) for ident, address, why in data["down"]],

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import pytest
 from etcd_server import EtcdServer
-from servers import LOOPBACK, free_port, wait_for
+from servers import LOOPBACK, Nginx, free_port, wait_for
 
 from ktcpvs.errors import Busy
 
@@ -275,3 +278,136 @@ def test_sighup_does_not_load_the_file_of_one_node(nodes: Nodes, new: Path) -> N
         "SIGHUP: --config is not loaded, since the table is the cluster's; 'tcpvsadm -f FILE' loads it on all nodes"
     )
     assert idents(nodes.a) == ["shop"]
+
+
+# On one node only.
+
+
+@pytest.fixture
+def ends_local(nodes: Nodes) -> Iterator[None]:
+    yield
+    for daemon in (nodes.a, nodes.b):
+        daemon.adm("--end-local", check=False)
+
+
+local = pytest.mark.usefixtures("ends_local")
+
+
+@local
+def test_a_local_edit_holds_on_its_node_under_later_edits_of_the_cluster(nodes: Nodes) -> None:
+    nodes.a.adm("-e", "-i", "shop", "-r", "127.0.0.1:81", "-w", "0", "--local")
+    assert (weights(nodes.a), weights(nodes.b)) == (
+        {"127.0.0.1:81": 0, "127.0.0.1:82": 1},
+        {"127.0.0.1:81": 1, "127.0.0.1:82": 1},
+    )
+    nodes.b.adm("-e", "-i", "shop", "-r", "127.0.0.1:82", "-w", "7", "--wait-nodes")  # another part
+    nodes.a.adm(
+        "-e", "-i", "shop", "-r", "127.0.0.1:81", "-w", "5", "--wait-nodes"
+    )  # the same part, on the node itself
+    assert weights(nodes.a) == {"127.0.0.1:81": 0, "127.0.0.1:82": 7}
+    assert weights(nodes.b) == {"127.0.0.1:81": 5, "127.0.0.1:82": 7}
+    edit = "edit-server --ident shop --real-server 127.0.0.1:81 --weight 0"
+    assert nodes.rows(nodes.b)["a"]["local"] == [edit]
+    assert f"node a: on this node only: {edit}\n" in nodes.b.adm("--nodes").stdout
+    listed = nodes.a.adm("--list").stdout
+    assert f"# On this node only: {edit}\n" in listed
+    assert "    # on this node only: server 127.0.0.1:81\n" in listed
+    assert "on this node only" not in nodes.b.adm("--list").stdout
+    assert nodes.a.adm("--save").stdout == nodes.b.adm("--save").stdout
+    nodes.a.adm("--end-local", "-i", "shop")
+    assert weights(nodes.a) == weights(nodes.b)
+    again = nodes.a.adm("--end-local", check=False).stderr
+    assert again == "tcpvsadm: end-local: no edit holds on this node only; --list shows those that do\n"
+
+
+@local
+def test_workers_serve_by_local_edits(nodes: Nodes, web: list[Nginx]) -> None:
+    port = free_port()
+    nodes.a.call("add_service", "web", listen=f"{LOOPBACK}:{port}", scheduler="wlc")
+    for server in web[:2]:
+        nodes.a.call("add_server", "web", server.address)
+    nodes.a.adm("--start", "-i", "web", "--local")  # node b could not listen there too
+    assert fetch(port)
+    assert nodes.b.call("table", "web")["services"][0]["running"] is False
+    for server in web[:2]:
+        nodes.a.adm("--drain", "-r", server.address, "--local")
+    with pytest.raises((HTTPError, URLError, ConnectionError)):
+        fetch(port)
+    pid = nodes.a.workers()[0]
+    os.kill(pid, signal.SIGKILL)
+    nodes.a.wait_until_workers_serve(but=[pid])
+    nodes.a.adm("--ready", "-r", web[0].address, "--local")
+    assert all(fetch(port) for _ in range(4))
+    nodes.b.call("delete_service", "web")
+    wait_for(lambda: nodes.rows(nodes.b)["a"]["local"] == [], "the end of the local edits")
+    notes = nodes.a.adm("--nodes").stdout
+    assert "an edit does not hold on this node any more: start --ident web: no service web" in notes
+
+
+@local
+def test_local_edits_survive_a_restart_and_a_takeover(nodes: Nodes) -> None:
+    edits = [
+        "stop --ident shop",
+        "set read_timeout=77",
+        "edit-server --ident shop --real-server 127.0.0.1:82 --weight 3",
+    ]
+    nodes.a.call("start", "shop")
+    nodes.a.adm("--stop", "-i", "shop", "--local")
+    nodes.a.adm("--set", "read_timeout=77", "--local")
+    nodes.a.adm("-e", "-i", "shop", "-r", "127.0.0.1:82", "-w", "3", "--local")
+    assert "read_timeout = 77  # on this node only\n" in nodes.a.adm("--get").stdout
+
+    def check() -> None:
+        assert [one["edit"] for one in nodes.a.call("table")["local"]] == edits
+        (service,) = nodes.a.call("table")["services"]
+        assert (service["running"], service["local"]) == (False, ["running", "server 127.0.0.1:82"])
+
+    check()
+    nodes.a.finish()
+    nodes.start_again(nodes.a, "a")
+    check()
+    nodes.take_over()
+    nodes.a.wait_for_log("node a follows")
+    check()
+    nodes.b.call("stop")
+
+
+def test_local_edits_that_are_refused(nodes: Nodes, new: Path, new_daemon: Daemon) -> None:
+    def refusal(*words: object, daemon: Daemon = nodes.a) -> str:
+        return daemon.adm(*words, check=False).stderr
+
+    assert "change parts of it with --local" in refusal("-f", new, "--local")
+    assert "no service nothing" in refusal("--stop", "-i", "nothing", "--local")
+    assert "is connected to etcd at http" in refusal("--stop", "-i", "shop", "--force-local")
+    assert "in no cluster" in refusal("--set", "read_timeout=7", "--local", daemon=new_daemon)
+    assert nodes.a.call("table")["local"] == []
+
+
+# Without etcd.
+
+
+def test_a_forced_edit_holds_until_etcd_responds(nodes: Nodes) -> None:
+    nodes.cut_b()
+    wait_for(lambda: not nodes.b.call("nodes")["connected"], "node b to notice", timeout=TIMEOUT)
+    refused = nodes.b.adm("-e", "-i", "shop", "-r", "127.0.0.1:81", "-w", "0", check=False).stderr
+    assert "--force-local changes this node until then" in refused
+    nodes.b.adm("-e", "-i", "shop", "-r", "127.0.0.1:81", "-w", "0", "--force-local")
+    nodes.b.adm("--set", "read_timeout=66", "--force-local")
+    assert weights(nodes.b)["127.0.0.1:81"] == 0
+    assert "# On this node only, until etcd responds: edit-server" in nodes.b.adm("--list").stdout
+    nodes.a.call("edit_server", "shop", "127.0.0.1:82", weight=4)
+    nodes.connect_b()
+    wait_for(lambda: weights(nodes.b) == weights(nodes.a), "the cluster's table")
+    assert nodes.b.call("table")["local"] == []
+    lines = nodes.rows(nodes.b)["b"]["notes"]
+    assert [line.partition("the cluster's table is in force: ")[2] for line in lines[-3:]] == [
+        "setting read_timeout: 66 -> 180",
+        "service shop: server 127.0.0.1:81: weight 0 -> 1",
+        "service shop: server 127.0.0.1:82: weight 1 -> 4",
+    ]
+    wait_for(lambda: lines[-1] in nodes.a.adm("--nodes").stdout, "the notes of node b")
+
+
+def fetch(port: int) -> bytes:
+    with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/", timeout=10) as response:
+        return bytes(response.read())
