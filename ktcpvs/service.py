@@ -186,10 +186,13 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         opened.callback(control.close)
         reader = _take_reader(target, reader)
     state, saved = _read_state(options, reactor, target)
-    cluster, shared_edits = _cluster(options, reactor, state)
+    cluster, shared_edits = _cluster(options, reactor, state, target)
     save = state.save if shared_edits is None else shared_edits.save
-    built = _build_switch(options, reactor, log, sockets, state, save, target, reader, _known_nodes(options, cluster))
+    nodes = _known_nodes(options, cluster)
+    built = _build_switch(options, reactor, log, sockets, state, save, target, reader, nodes)
     director = built.director
+    if shared_edits is not None:
+        director.confirmation = shared_edits.trial
     opened.callback(director.end)
     readiness = Readiness()
     readiness.require(lambda: "ending" if director.is_ending else "")
@@ -222,14 +225,13 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             handover.complete,
             built.tickets.record,
             reader,
+            cluster.instance if cluster is not None else "",
         )
-    administration = _administration(cluster, built.views, reactor, log) if cluster is not None else None
-    if administration is not None:
-        readiness.require(administration.why_not_ready)
+    administration = _administration(cluster, built.views, reactor, log, readiness)
     switch.begin(OwnSwitch(director, built.views, shared_edits, administration), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
-    config = options.config if cluster is None else None  # the cluster has the table
-    reload = Reload(director, control, service_manager, config, options.state is not None)
+    has_state, is_in_cluster = options.state is not None, cluster is not None
+    reload = Reload(director, control, service_manager, options.config, has_state, is_in_cluster)
     upgrade = UpgradeLauncher(reactor, log, control.unix_address, notifier)
     takeover = None
     if target is not None:
@@ -238,9 +240,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     async def begin_to_serve() -> None:
         if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):
             return
-        if cluster is not None and administration is not None:
-            administration.start(director)
-            await cluster.start(director)
+        if administration is not None:
+            await administration.start(director)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         await service_manager.started()
         readiness.begin()
@@ -258,7 +259,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
 
 
 def _cluster(
-    options: DaemonOptions, reactor: Any, state: StateFile | _NoStateFile
+    options: DaemonOptions, reactor: Any, state: StateFile | _NoStateFile, target: HandoverTarget | None
 ) -> tuple[Cluster, ClusterEdits] | tuple[None, None]:
     """The node of a cluster that this daemon is, and the edits of its administrators; None: it is none. Raises NoTLS
     and NoConfiguration."""
@@ -269,15 +270,22 @@ def _cluster(
     from ktcpvs.cluster.options import make_etcd
 
     etcd = make_etcd(reactor, options.cluster)
-    cluster = Cluster(etcd, options.cluster.address.prefix, options.cluster.node)
+    instance = target.inventory.instance if target is not None else ""
+    cluster = Cluster(etcd, options.cluster.address.prefix, options.cluster.node, instance)
     return cluster, ClusterEdits(cluster, state.save)
 
 
-def _administration(cluster: Cluster, own: Views | MergedViews, reactor: Any, log: EventLog) -> ClusterAdministration:
-    """own: the views of this node."""
+def _administration(
+    cluster: Cluster | None, own: Views | MergedViews, reactor: Any, log: EventLog, readiness: Readiness
+) -> ClusterAdministration | None:
+    """own: the views of this node. readiness: gets the condition that the node is not drained."""
+    if cluster is None:
+        return None
     from ktcpvs.cluster.administration import ClusterAdministration
 
-    return ClusterAdministration(cluster, own.view, reactor, log)
+    administration = ClusterAdministration(cluster, own.view, reactor, log)
+    readiness.require(administration.why_not_ready)
+    return administration
 
 
 def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[], KnownNodes]:
@@ -289,7 +297,7 @@ def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[]
 
 
 def _leave(cluster: Cluster) -> None:
-    Deferred.fromCoroutine(cluster.stop())
+    Deferred.fromCoroutine(cluster.hand_over())
 
 
 def _give_up_root(options: DaemonOptions, control: ControlListeners, opened: ExitStack) -> CertificateReader | None:

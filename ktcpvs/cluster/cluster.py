@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import uniform
 from secrets import token_hex
@@ -17,13 +18,17 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from ktcpvs import __version__
-from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue
+from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
 from ktcpvs.cluster.records import DrainState, NodeReport
 from ktcpvs.cluster.table_store import TableStore
-from ktcpvs.errors import NoCluster, Refusal
+from ktcpvs.control.edit_commands import text_of_edit
+from ktcpvs.errors import NoCluster, Refusal, shorten
 from ktcpvs.model.adopt import Adopt
+from ktcpvs.model.difference import table_differences
+from ktcpvs.model.local_edits import LocalEdit, without_forced
+from ktcpvs.model.table import Table
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
@@ -37,17 +42,29 @@ SILENCE = 8.0
 MAX_BACKOFF = 5.0
 """The most seconds between two attempts to reach etcd."""
 
+MIN_BACKOFF = 0.4
+"""The most seconds until the first attempt: all nodes notice it at once when etcd starts again."""
+
 RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
 
 
+MAX_NOTES = 20
+"""The most lines that a node tells of edits that held on it only."""
+
+MAX_NOTE_LENGTH = 300
+"""The most characters of such a line."""
+
+
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
-    the table in force. errors: what is not in force here, a line each. drain_state: of this node.
-    is_adopting: the director carries out now what comes from the cluster."""
+    the table in force. errors: what is not in force here, a line each. drain_state: of this node. has_left: it has ended,
+    or another daemon has taken over. is_adopting: the director carries out now what comes from the cluster. choose_table:
+    returns the table that this node is to run, from the cluster's. notes: what has become of edits that held on this
+    node only."""
 
-    def __init__(self, etcd: Etcd, prefix: str, name: str) -> None:
-        """prefix: of all keys. name: of this node."""
+    def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "") -> None:
+        """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none."""
         self.etcd = etcd
         self.store = TableStore(prefix)
         self.membership = Membership(etcd, prefix, name)
@@ -55,20 +72,24 @@ class Cluster:
         self.is_connected = False
         self.problem = "this node has not reached it yet"
         self._director: Director | None = None
-        self._instance = token_hex(8)
+        self.instance = instance or token_hex(8)
         self._since = int(time.time())
         self.errors: tuple[str, ...] = ()
+        self.notes: deque[str] = deque(maxlen=MAX_NOTES)
         self.applied = 0
         self.drain_state: Callable[[], DrainState] = DrainState
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
+        self._logged: set[type[Exception]] = set()  # kinds of problems that the log has named in this outage
+        self._ends_forced = False  # what was changed here without etcd
         self._has_more = False  # to follow
         self.is_adopting = False
         self._waiting: list[Deferred[None]] = []  # for any change
         self._first: Deferred[None] = Deferred()
         self._pause: Deferred[None] | None = None
-        self._is_over = False
+        self.has_left = False
+        self.choose_table: Callable[[Table], Table] = lambda stored: stored
         self._reports: PeriodicJob | None = None
         self._retries: PeriodicJob | None = None
 
@@ -91,6 +112,7 @@ class Cluster:
         """Join the cluster, and follow it from now on. Fires when this node has its table, or knows that etcd does not
         respond."""
         self._director = director
+        director.local_dropped = self._local_dropped
         failed = self._log.failure
         self._reports = PeriodicJob(self._reactor, self._report_regularly, lambda why: failed("a report failed", why))
         self._retries = PeriodicJob(self._reactor, self._retry, lambda why: failed("following failed", why))
@@ -99,7 +121,19 @@ class Cluster:
 
     async def stop(self) -> None:
         """Leave the cluster."""
-        self._is_over = True
+        self._end()
+        with contextlib.suppress(EtcdError):  # the lease ends by itself
+            await self.membership.leave()
+        await self.etcd.close()
+
+    async def hand_over(self) -> None:
+        """Another daemon takes this one's place in the cluster."""
+        self._end()
+        self.membership.hand_over()
+        await self.etcd.close()
+
+    def _end(self) -> None:
+        self.has_left = True
         for job in (self._reports, self._retries):
             if job is not None:
                 job.stop()
@@ -107,30 +141,31 @@ class Cluster:
             self._watch.cancel()
         if self._pause is not None:
             self._pause.cancel()
-        with contextlib.suppress(EtcdError):  # the lease ends by itself
-            await self.membership.leave()
-        await self.etcd.close()
 
     async def _run(self) -> None:
         delay = 0.0
-        while not self._is_over:
+        while not self.has_left:
             try:
                 await self._join()
-                delay = 0.0
-                await self._follow_watch()
+                joined = self._reactor.seconds()
+                try:
+                    await self._follow_watch()
+                finally:
+                    if self._reactor.seconds() - joined > MAX_BACKOFF:  # or else it fails again and again
+                        delay = 0.0
             except (EtcdError, NameTaken) as error:
-                self._disconnected(str(error))
+                self._disconnected(str(error), type(error))
             except CancelledError:
                 if self.is_connected:
-                    self._disconnected(f"the watch of {self.etcd.url} was silent for {SILENCE:g} seconds")
+                    self._disconnected(f"etcd's watch was silent for {SILENCE:g} seconds", Unreachable)
             except Exception:
                 self._log.failure("internal error: the cluster cannot be followed")
                 self._disconnected("internal error; see the log")
-            delay = min(MAX_BACKOFF, max(0.1, delay * 2))
+            delay = min(MAX_BACKOFF, max(MIN_BACKOFF, delay * 2))
             await self._sleep(uniform(delay / 2, delay))
 
     async def _sleep(self, seconds: float) -> None:
-        if self._is_over:
+        if self.has_left:
             return
         pause: Deferred[None] = deferLater(self._reactor, seconds)
         self._pause = pause
@@ -147,10 +182,11 @@ class Cluster:
         if self.store.generation is None:
             await self._store_first()
             revision = self._replace_all(await self.etcd.range(prefix))
-        await self.membership.join(self._report())
-        ended = await self.etcd.watch(prefix, revision + 1, self._received)
+        await self.membership.join(self.report())
+        ended = await self.etcd.watch(prefix, revision + 1, self._watch_reported)
         self._watch = ended()
         self._heard = self._reactor.seconds()
+        self._ends_forced = True
         await self.follow()
         self.is_connected, self.problem = True, ""
         await self._joined()
@@ -194,31 +230,42 @@ class Cluster:
         assert job is not None
         return job
 
-    def _disconnected(self, why: str) -> None:
-        if self._is_over:
+    def _disconnected(self, why: str, kind: type[Exception] = EtcdError) -> None:
+        """kind: of error; the log names one of each kind, since the members fail one after the other."""
+        if self.has_left:
             return
-        if self.is_connected or self.problem != why:
+        if self.is_connected:
+            self._logged = set()
+        if kind not in self._logged:
+            self._logged.add(kind)
             self._log.warn(
                 "cluster: {why}; this node goes on with the table that it has, and refuses edits until etcd responds",
                 why=why,
             )
-        self.is_connected, self.problem = False, why
+        self.is_connected, self.problem, self._ends_forced = False, why, False
         self._began()
 
     def _began(self) -> None:
         if not self._first.called:
             self._first.callback(None)
+            self._wake_all()
 
     # Following the others.
 
-    def _received(self, revision: int, changes: Sequence[Change]) -> None:
-        """The watch reports changes."""
+    def _watch_reported(self, revision: int, changes: Sequence[Change]) -> None:
         self._heard = self._reactor.seconds()
-        before = self.store.table_revision
+        self.received(revision, changes)
+
+    def received(self, revision: int, changes: Sequence[Change]) -> None:
+        """Use changes: those that the watch reports, or that this node has just stored."""
+        before = self.store.table_revision, self.store.problem
         for follower in self.followers:
             follower.apply(revision, changes)
-        if self.store.table_revision != before:
-            self._follow_soon()
+        if (self.store.table_revision, self.store.problem) != before:
+            self.follow_soon()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.callback(None)
@@ -235,12 +282,21 @@ class Cluster:
             self._waiting.remove(change)
             change.callback(None)
 
+    async def wait_for_start(self) -> None:
+        """Return when this node has its table, or knows that etcd does not respond."""
+        while not self._first.called:
+            await self.next_change()
+
     def check_connected(self) -> None:
         """Raise NoCluster unless etcd responds."""
         if not self.is_connected:
-            raise NoCluster(f"etcd cannot be asked, and edits are refused until it responds: {self.problem}")
+            raise NoCluster(
+                f"etcd cannot be asked, and edits are refused until it responds: {self.problem}; "
+                "--force-local changes this node until then"
+            )
 
-    def _follow_soon(self) -> None:
+    def follow_soon(self) -> None:
+        """Put the cluster's table in force, as `follow` does, as soon as possible."""
         self._has_more = True
         if self._follower is None:
             self._follower = Deferred.fromCoroutine(self._follow_all())
@@ -271,7 +327,9 @@ class Cluster:
         each."""
         director = self.director
         revision = self.store.table_revision
-        adopt = Adopt.between(director.table, self.store.table(director.table))
+        before, wanted = director.effective, self.choose_table(self.store.table(director.table))
+        is_forced = self._ends_forced and without_forced(wanted) != wanted
+        adopt = Adopt.between(director.table, without_forced(wanted) if is_forced else wanted)
         errors = list(self.store.unreadable)
         if adopt is not None:
             self.is_adopting = True
@@ -279,6 +337,8 @@ class Cluster:
                 await self._adopt_parts(adopt, errors)
             finally:
                 self.is_adopting = False
+        if is_forced:
+            self._forced_ended(before, director.effective)
         return revision, tuple(errors)
 
     async def _adopt_parts(self, adopt: Adopt, errors: list[str]) -> None:
@@ -298,6 +358,8 @@ class Cluster:
 
     def _halves(self, adopt: Adopt) -> list[Adopt]:
         """Return two parts of an edit; none if there is only one thing in it. Deleted services come first."""
+        if adopt.local is not None and (adopt.services or adopt.settings is not None):
+            return [evolve(adopt, local=None), Adopt({}, local=adopt.local)]
         if adopt.settings is not None and adopt.services:
             return [evolve(adopt, services={}, running=frozenset()), evolve(adopt, settings=None)]
         idents = sorted(adopt.services, key=lambda ident: adopt.services[ident] is not None)
@@ -306,24 +368,48 @@ class Cluster:
         middle = len(idents) // 2
         return [adopt.restricted_to(frozenset(part)) for part in (idents[:middle], idents[middle:])]
 
+    @property
+    def may_force(self) -> bool:
+        """Whether edits may hold on this node only until etcd responds."""
+        return not self.is_connected and not self._ends_forced
+
+    def _forced_ended(self, before: Table, after: Table) -> None:
+        """etcd responds again. before, after: what this node has run until now, and what it runs now."""
+        lines = table_differences(before, after)
+        more = [f"{len(lines) - MAX_NOTES + 1} more changes"] if len(lines) > MAX_NOTES else []
+        for line in [*lines[: MAX_NOTES - len(more)], *more]:
+            self._note(f"etcd responds again, and the cluster's table is in force: {line}")
+
+    def _local_dropped(self, dropped: Sequence[tuple[LocalEdit, str]]) -> None:
+        for one, why in dropped:
+            self._note(f"an edit does not hold on this node any more: {text_of_edit(one.edit)}: {why}")
+
+    def _note(self, line: str) -> None:
+        self._log.warn("cluster: {line}", line=line)
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self.notes.append(shorten(f"{at}: {line}", MAX_NOTE_LENGTH))
+
     def _retry(self) -> float | None:
-        self._follow_soon()
+        self.follow_soon()
         return RETRY_INTERVAL if self.errors else None
 
     # Reports.
 
-    def _report(self) -> NodeReport:
-        drain = self.drain_state()
+    def report(self) -> NodeReport:
+        """Return what this node tells the others of itself."""
+        drain, director = self.drain_state(), self.director
         return NodeReport(
-            instance=self._instance,
+            instance=self.instance,
             revision=self.applied,
             errors=(*self.errors, *drain.errors),
             version=__version__,
-            connections=self.director.count_clients(),
+            connections=director.count_clients(),
             since=self._since,
             drain=drain.state,
             drain_revision=drain.revision,
-            labels=tuple(sorted(self.director.context.node.labels)),
+            labels=tuple(sorted(director.context.node.labels)),
+            local=tuple(text_of_edit(one.edit) for one in director.table.local),
+            notes=tuple(self.notes),
         )
 
     def _report_regularly(self) -> Deferred[float]:
@@ -337,16 +423,14 @@ class Cluster:
 
     async def report_now(self) -> None:
         """Tell the other nodes what this one runs."""
+        if self.has_left:
+            return
         lease = self.membership.lease
         try:
-            await self.membership.report(self._report())
+            await self.membership.report(self.report())
             if self.membership.lease != lease:  # the former one had ended, and with it the keys under it
                 await self._joined()
-        except EtcdError as error:
-            self._disconnected(str(error))
-            if self._watch is not None:
-                self._watch.cancel()
-        except NameTaken as taken:
-            self._disconnected(str(taken))
+        except (EtcdError, NameTaken) as error:
+            self._disconnected(str(error), type(error))
             if self._watch is not None:
                 self._watch.cancel()

@@ -50,6 +50,8 @@ class NodeViews:
         rows: list[dict[str, Any]] = []
         for name in sorted({*members.members, *members.reports, *members.unreadable}):
             report = members.reports.get(name)
+            if report is not None and report.instance == cluster.instance:
+                report = cluster.report()  # etcd may not have it
             if report is None:
                 why = members.unreadable.get(name)
                 rows.append({"node": name, "state": "unknown" if why else GONE, "errors": [why] if why else []})
@@ -67,6 +69,8 @@ class NodeViews:
                     "since": report.since,
                     "labels": list(report.labels),
                     "errors": list(report.errors),
+                    "local": list(report.local),
+                    "notes": list(report.notes),
                 }
             )
         return {
@@ -76,6 +80,7 @@ class NodeViews:
             "problem": cluster.problem,
             "revision": table_revision,
             "applied": cluster.applied,
+            "trial": cluster.director.confirmation.seconds_left,
             "requests": asdict(cluster.etcd.counts),
             "nodes": rows,
         }

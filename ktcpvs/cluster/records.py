@@ -1,13 +1,14 @@
 """The records in etcd: a key for each service, for the settings, for each node and for the format.
 
 Below the cluster's prefix: `format`, `table` (the generation in use), `tables/GENERATION/settings`,
-`tables/GENERATION/services/IDENT`, `nodes/NAME` (with a lease) and `members/NAME`. Values are JSON objects. A load of
-many services writes a new generation, and then `table`, so that it is in force as a whole.
+`tables/GENERATION/services/IDENT`, `trial`, `nodes/NAME` (with a lease) and `members/NAME`. Values are JSON objects. A
+load of many services writes a new generation, and then `table`, so that it is in force as a whole.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -18,17 +19,18 @@ from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DAY, Settings
 
 FORMAT = 1
 """Of all values. A node that reads a higher one keeps what it has."""
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
+TRIAL_KEY = "trial"
 REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
 
 
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
-"""The most errors in a report, and the most characters of one; further ones are counted or cut."""
+"""The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""
 
 
 class BadRecord(Exception):
@@ -45,13 +47,24 @@ class ServiceRecord:
 
 
 @frozen
+class TrialRecord:
+    """A table on trial. generation: of it. former: of the table before, which comes back unless it is confirmed.
+    seconds: after which it does. node: on which it was loaded."""
+
+    generation: int
+    former: int
+    seconds: int
+    node: str
+
+
+@frozen
 class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
-    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
-    labels: of the node; a report of an older version has none.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
+    the edits that hold on it only. notes: what has become of such edits, the last lines. labels: of the node. process:
+    `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
     """
 
     instance: str
@@ -61,10 +74,12 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
-    process: str = ""
+    local: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     drain: str = ""
     drain_revision: int = 0
     labels: tuple[str, ...] = ()
+    process: str = ""
 
 
 @frozen
@@ -180,6 +195,24 @@ def decode_table(value: bytes) -> int:
     return generation
 
 
+def encode_trial(trial: TrialRecord) -> bytes:
+    return _encode(asdict(trial))
+
+
+def decode_trial(value: bytes) -> TrialRecord:
+    """Raises BadRecord."""
+    found = _decode(value)
+    trial = TrialRecord(
+        generation=_field(found, "generation", int),
+        former=_field(found, "former", int),
+        seconds=_field(found, "seconds", int),
+        node=_field(found, "node", str),
+    )
+    if not 0 < trial.seconds <= DAY:
+        raise BadRecord(f"seconds is {trial.seconds}; expected 1..{DAY}")
+    return trial
+
+
 def encode_format() -> bytes:
     return _encode({})
 
@@ -190,29 +223,34 @@ def check_format(value: bytes) -> None:
 
 
 def encode_report(report: NodeReport) -> bytes:
-    errors = [shorten(error, MAX_ERROR_CHARACTERS) for error in report.errors[:MAX_REPORTED_ERRORS]]
-    more = len(report.errors) - len(errors)
-    if more > 0:
-        errors.append(f"and {more} more; see the log of that node")
-    return _encode({**asdict(report), "errors": errors})
+    texts = {name: _bounded(getattr(report, name)) for name in ("errors", "local", "notes")}
+    return _encode({**asdict(report), **texts})
+
+
+def _bounded(texts: Sequence[str]) -> list[str]:
+    """Return what of texts goes into a report."""
+    kept = [shorten(text, MAX_ERROR_CHARACTERS) for text in texts[:MAX_REPORTED_ERRORS]]
+    more = len(texts) - len(kept)
+    return [*kept, f"and {more} more; see the log of that node"] if more > 0 else kept
 
 
 def decode_report(value: bytes) -> NodeReport:
     """Raises BadRecord."""
     found = _decode(value)
-    errors = _field(found, "errors", list)[: MAX_REPORTED_ERRORS + 1]
     return NodeReport(
         instance=_field(found, "instance", str),
         revision=_count(found, "revision"),
-        errors=tuple(shorten(str(error), MAX_ERROR_CHARACTERS) for error in errors),
+        errors=_texts(found, "errors"),
         version=shorten(_field(found, "version", str)),
         connections=_count(found, "connections"),
         since=_count(found, "since"),
         workers=_count(found, "workers"),
         process=_optional(found, "process", ""),
+        local=_texts(found, "local"),
+        notes=_texts(found, "notes"),
+        labels=_texts(found, "labels"),
         drain=_optional(found, "drain", ""),
         drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
-        labels=tuple(map(str, _field(found, "labels", list))) if "labels" in found else (),
     )
 
 
@@ -253,3 +291,9 @@ def _optional(found: dict[str, Any], name: str, default: str) -> str:
     """Return a field that reports of older versions do not have."""
     value: str = _field(found, name, str) if name in found else default
     return value
+
+
+def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
+    """Return texts, as many as a report may have; older versions do not report all of them."""
+    texts = _field(found, name, list) if name in found or name == "errors" else []
+    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[: MAX_REPORTED_ERRORS + 1])

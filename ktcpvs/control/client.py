@@ -191,6 +191,7 @@ class Switch(SwitchBase):
     unload = _make_method("Unload")
     load = _make_method("Load")
     confirm = _make_method("Confirm")
+    end_local = _make_method("EndLocal")
     reload_certificates = _make_method("ReloadCertificates")
     drain_node = _make_method("DrainNode")
     undrain_node = _make_method("UndrainNode")

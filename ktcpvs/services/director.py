@@ -25,7 +25,8 @@ from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, StartSer
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
-from ktcpvs.model.placement import KnownNodes, first_conflict, is_here, placed
+from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
+from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
@@ -36,7 +37,7 @@ from ktcpvs.model.warnings import warnings_about
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.confirmation import PendingConfirmation
+from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
@@ -97,11 +98,13 @@ async def _save_nowhere(table: Table) -> None:
 class Director:
     """Owns the table, and makes the running services match it.
 
-    table: as configured. resolution: the addresses of host names in it. expanded: the table that runs: the services and
-    listeners that are for this node, with a server for each address of a name; other services are stopped in it.
-    services: ident -> running service, including stopped ones that drain. draining: deleted services that drain.
-    confirmation: of a table on trial. files: those that TLS needs. withdrawal: see `withdraw`. is_ending: it
-    accepts neither edits nor clients any more.
+    table: as configured. effective: the table after the edits that hold on this node of a cluster only. resolution: the
+    addresses of host names in it. expanded: the table that runs: the services and listeners that are for this node,
+    with a server for each address of a name; other services are stopped in it. services: ident -> running service,
+    including stopped ones that drain. draining: deleted services that drain. confirmation: of a table on trial; a node
+    of a cluster puts the cluster's in its place. files: those that TLS needs. local_dropped: called with edits that do
+    not hold on this node any more, and why. withdrawal: see `withdraw`. is_ending: it accepts neither edits nor clients
+    any more.
     """
 
     def __init__(
@@ -126,19 +129,22 @@ class Director:
         service's preamble. files: those that TLS needs; None: they are read with the rights of this process. search:
         finds all installed schedulers. nodes: returns what is known of the cluster; None: this switch is in none."""
         self.context = context
-        self.table = self.expanded = Table()
+        self.table = self.effective = self.expanded = Table()
+        self.local_dropped: Callable[[Sequence[tuple[LocalEdit, str]]], object] = lambda dropped: None
         self.resolution: Resolution = {}
         self.services: dict[str, RunningService] = {}
         self.draining: set[RunningService] = set()
         self.processes = processes or SingleProcess(context)
         self.checks = checks(context)
-        self.confirmation = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
+        self._pending = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
+        self.confirmation: Confirmation = self._pending
         self._resolver = resolver(context, self.resolved)
         self._binder = SchedulerBinder(context, search)
         self._save = save
         self._unload = unload
         self._is_strict = is_strict
         self._stages_of = stages_of
+        self._placer = Placer(context.node)
         self._nodes = nodes or (lambda: KnownNodes(context.node))
         self.files = files if files is not None else TLSFileStore(context)
         self.files.changed = self._files_changed
@@ -189,7 +195,7 @@ class Director:
         Fires with the warnings about it, a line each, when it is in force and saved. Fails with a Refusal; then nothing
         has changed.
         """
-        return self.between_edits(lambda: self._submit(edit))
+        return self.between_edits(lambda: self.carry_out(edit))
 
     def load_initial(
         self, initial: Sequence[Edit], *, is_strict: bool, resolution: Resolution | None = None
@@ -215,7 +221,8 @@ class Director:
 
         return self._lock.run(lambda: Deferred.fromCoroutine(awaited()))
 
-    async def _submit(self, edit: Edit) -> Sequence[str]:
+    async def carry_out(self, edit: Edit) -> Sequence[str]:
+        """As `submit`; to be called within `between_edits`."""
         if self._forward is not None:
             return await self._forward(edit)
         return await self._carry_out(edit, is_strict=self._is_strict)
@@ -229,7 +236,7 @@ class Director:
         async def carry_out(edit: Edit) -> Sequence[str]:
             return await self._carry_out(edit, is_strict=self._is_strict)
 
-        return self.between_edits(lambda: self.confirmation.undo(carry_out, lambda: self.table.running))
+        return self.between_edits(lambda: self._pending.undo(carry_out, lambda: self.table.running))
 
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
         if self.is_ending:
@@ -242,14 +249,16 @@ class Director:
             new = edit.apply(old)
         except NoSuchServer as refusal:
             raise NoSuchServer(f"{refusal}{self._hint_at_name(edit)}") from None
-        await self._check(old, new, is_strict)
+        new, dropped = settled(new)
+        effective = localized(new)
+        await self._check(self.effective, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
             self._check_addresses(old, new)
-        warnings = self.warnings(edit, new) if is_strict else ()
-        runs = self._running_table(new, self.resolution)
+        warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
+        runs = self._running_table(effective, self.resolution)
         preparation = await self._prepare(self.expanded, runs, is_strict)
         try:
-            preparation.commands = self.processes.commands_for(edit)
+            preparation.commands = self._commands_for(edit, old, new, effective)
             is_final = new != old and not getattr(edit, "confirm", 0)
             if is_saved and (is_final or isinstance(edit, Confirm)):
                 await self._save(new)
@@ -257,16 +266,26 @@ class Director:
             preparation.abandon()
             raise
         steps = self.context.steps
-        self.table = new
+        self.table, self.effective = new, effective
         await self._put_in_force(runs, preparation)
         steps.run("names", self._follow_names)
         steps.run("confirmation", self.confirmation.carried_out, edit, old)
+        if dropped:
+            steps.run("local edits", self.local_dropped, dropped)
         if isinstance(edit, Load):
             steps.run("files of responses", self._read_response_files)
         steps.run("log", lambda: self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit)))
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
         return [*warnings, *preparation.warnings]
+
+    def _commands_for(self, edit: Edit, old: Table, new: Table, effective: Table) -> Any:
+        """Return the commands with which other processes follow. They know nothing of local edits, and run the table
+        after them."""
+        if not (old.local or new.local):
+            return self.processes.commands_for(edit)
+        adopt = Adopt.between(self.effective, effective)
+        return None if adopt is None else self.processes.commands_for(adopt)
 
     def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
         """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
@@ -283,7 +302,7 @@ class Director:
 
     def _running_table(self, table: Table, resolution: Resolution) -> Table:
         """Return what this node runs of a table."""
-        return self.withdrawal.applied_to(expanded(placed(table, self.context.node), resolution))
+        return self.withdrawal.applied_to(expanded(self._placer.placed(table), resolution))
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Start, change and stop services. Never raises. runs: the table that must run."""
@@ -391,7 +410,7 @@ class Director:
 
     def _follow_names(self) -> None:
         """Look up the host names in the table, and forget all others."""
-        names = names_of(service for service in self.table if self.is_here(service))
+        names = names_of(service for service in self.effective if self.is_here(service))
         self.resolution = {host: addresses for host, addresses in self.resolution.items() if host in names}
         self._resolver.follow(names, self.resolution)
 
@@ -403,7 +422,7 @@ class Director:
         if self.is_ending or self._forward is not None:
             return
         resolution = {**self.resolution, **found}
-        runs = self._running_table(self.table, resolution)
+        runs = self._running_table(self.effective, resolution)
         commands = self.processes.commands_for_names(found)
         preparation = await self._prepare(self.expanded, runs)
         preparation.commands = commands
@@ -423,11 +442,11 @@ class Director:
         if is_withdrawn:
             await self._set_withdrawal(Withdrawal(is_whole=True))
             return ()
-        running = self.table.running
+        running = self.effective.running
         held = running if self.withdrawal.is_whole else self.withdrawal.idents & running
         if Withdrawal(idents=held) != self.withdrawal:
             await self._set_withdrawal(Withdrawal(idents=held))  # which starts nothing
-        return await self._release([ident for ident in self.table.services if ident in held])
+        return await self._release([ident for ident in self.effective.services if ident in held])
 
     async def _release(self, idents: Sequence[str]) -> Sequence[str]:
         """Start services that are withdrawn; if that is refused, all but those at fault. Returns the reasons."""
@@ -449,7 +468,7 @@ class Director:
         """Raises a Refusal; then nothing has changed."""
         former, self.withdrawal = self.withdrawal, withdrawal
         try:
-            runs = self._running_table(self.table, self.resolution)
+            runs = self._running_table(self.effective, self.resolution)
             preparation = await self._prepare(self.expanded, runs)
         except BaseException:
             self.withdrawal = former
@@ -461,7 +480,7 @@ class Director:
 
     async def _check(self, old: Table, new: Table, is_strict: bool) -> None:
         """Raise a Refusal if `new` needs something that this switch does not have."""
-        runs_before, runs_after = placed(old, self.context.node), placed(new, self.context.node)
+        runs_before, runs_after = self._placer.placed(old), self._placer.placed(new)
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):
@@ -675,6 +694,8 @@ class Director:
 
 def edits_for(table: Table) -> list[Edit]:
     """Return the edits that turn an empty table into `table`, including which services run."""
+    if table.local:  # in one step: some services may not run on this node
+        return [Adopt(dict(table.services), table.running, table.settings, local=table.local)]
     start = [StartService(ident) for ident in table.services if ident in table.running]
     return [Load(table.services, table.settings), *start]
 
@@ -687,4 +708,6 @@ def _scheduler_names(service: VirtualService) -> tuple[str, str, str, frozenset[
 def _described(edit: Edit) -> str:
     if isinstance(edit, Load | Adopt):
         return f"{edit.name}: {len(edit.services)} services"
+    if isinstance(edit, Local):
+        return f"{'force-local' if edit.is_forced else edit.name}: {_described(edit.edit)}"
     return f"{edit.name}: {edit}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from ktcpvs.control.server import Switch
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import NO_CLUSTER, DrainNode, Edit, ForgetNode, UndrainNode
+from ktcpvs.model.local_edits import Local
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
@@ -41,7 +43,7 @@ class OwnSwitch:
         """shared_edits: carries out edits in the whole cluster; None: edits are this daemon's own. administration:
         of the cluster's nodes; None: this daemon is in none."""
         self.context = director.context
-        self._submit: Callable[[Edit], Deferred[Sequence[str]]] = director.submit
+        self._submit: Callable[[Edit], Deferred[Sequence[str]]] = partial(_submit_alone, director)
         if shared_edits is not None:
             self._submit = lambda edit: Deferred.fromCoroutine(shared_edits.submit(edit))
         self._views = views
@@ -61,6 +63,15 @@ class OwnSwitch:
         if self._administration is None:
             raise BadValue(NO_CLUSTER)
         return self._administration.view(name, ident)
+
+
+def _submit_alone(director: Director, edit: Edit) -> Deferred[Sequence[str]]:
+    """Carry an edit out in a daemon that is in no cluster."""
+    if isinstance(edit, Local):
+        return fail(
+            BadValue("this daemon is in no cluster, where all edits hold on this node only: leave the option out")
+        )
+    return director.submit(edit)
 
 
 class AdministeredSwitch:

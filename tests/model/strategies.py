@@ -46,6 +46,7 @@ from ktcpvs.model.edits import (
     EditRule,
     EditServer,
     EditService,
+    EndLocal,
     Flush,
     ForgetNode,
     Load,
@@ -62,6 +63,7 @@ from ktcpvs.model.edits import (
 from ktcpvs.model.header_edits import HeaderEdit, header_edit_of
 from ktcpvs.model.language.lexer import word
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.local_edits import Local
 from ktcpvs.model.modifiers import Modifiers, Rate, Rewrite
 from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.nodes import Nodes
@@ -605,6 +607,8 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             lambda table: Adopt({**table.services, "gone": None}, table.running, table.settings), tables()
         ),
         ReloadCertificates: st.just(ReloadCertificates()),
+        EndLocal: st.builds(EndLocal, some),
+        Local: st.builds(Local, st.one_of(st.builds(Drain, server, some), st.builds(StopService, some)), st.booleans()),
         DrainNode: st.builds(DrainNode, st.sampled_from(("a", "b.c")), st.integers(0, 9)),
         UndrainNode: st.builds(UndrainNode, st.sampled_from(("a", "b.c"))),
         ForgetNode: st.builds(ForgetNode, st.sampled_from(("a", "b.c"))),

@@ -21,7 +21,8 @@ def format_nodes(answer: dict[str, Any]) -> str:
     """Format a line for each node, and then what it could not put in force."""
     has_labels = any(one.get("labels") for one in answer["nodes"])
     rows = [("Node", "State", "Revision", "Clients", "Version", "Since", *(["Labels"] if has_labels else []))]
-    wrong = []
+    wrong: list[str] = []
+    local: list[str] = []
     for one in answer["nodes"]:
         name = f"{one['node']}{' (this one)' if one['node'] == answer['node'] else ''}"
         since = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one["since"])) if "since" in one else "-"
@@ -33,11 +34,17 @@ def format_nodes(answer: dict[str, Any]) -> str:
         labels = escape(", ".join(one.get("labels", ()))) or "-"
         rows.append((escape(name), state, *numbers, since, *([labels] if has_labels else [])))
         wrong += [f"node {one['node']}: {error}" for error in one["errors"]]
-    table = align(rows, "<<>><<" + "<" * has_labels)
-    text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n{table}"
+        local += [f"node {one['node']}: on this node only: {edit}" for edit in one.get("local", ())]
+        local += [f"node {one['node']}: {note}" for note in one.get("notes", ())]
+    trial = answer.get("trial")
+    text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n"
+    if trial is not None:
+        text += f"It is on trial: undone in {trial} s unless 'tcpvsadm --confirm' is run on any node\n"
+    text += align(rows, "<<>><<" + "<" * has_labels)
     if not answer["connected"]:
         wrong.insert(0, f"this node does not follow the cluster: {answer['problem']}")
-    return text + ("\n" + "".join(f"{escape(line)}\n" for line in wrong) if wrong else "")
+    lines = [*wrong, *local]
+    return text + ("\n" + "".join(f"{escape(line)}\n" for line in lines) if lines else "")
 
 
 async def wait_for_nodes(

@@ -59,10 +59,12 @@ def format_heading(version: str) -> str:
 
 def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     """Format each service as a block of the configuration language, with a comment that says whether it runs."""
-    blocks = [format_heading(answer["version"]) + "\n" + _format_trial(answer) + format_nodes_line(answer)]
+    head = [format_heading(answer["version"]) + "\n", _format_trial(answer), _format_local(answer)]
+    blocks = ["".join([*head, format_nodes_line(answer)])]
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
-        lines = [format_state(service), *_format_differences(answer, service, show)]
+        local = [f"on this node only: {escape(part)}" for part in service.get("local", ())]
+        lines = [format_state(service), *local, *_format_differences(answer, service, show)]
         comments = "".join(f"    # {line}\n" for line in lines)
         blocks.append(f"{first}\n{comments}{rest}")
     return "\n".join(blocks)
@@ -263,8 +265,8 @@ def _format_counters(
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
             rows += [(line,) for line in _format_responses(service[f"redirect_{kind}"])]
-    head = f"{format_heading(answer['version'])}\n{_format_trial(answer)}{format_nodes_line(answer)}"
-    return head + align(rows, "<<<" + ">" * len(of_service))
+    above = f"{format_heading(answer['version'])}\n{_format_trial(answer)}{_format_local(answer)}"
+    return above + format_nodes_line(answer) + align(rows, "<<<" + ">" * len(of_service))
 
 
 def _format_stopped(service: dict[str, Any]) -> list[str]:
@@ -287,6 +289,14 @@ def _format_trial(answer: dict[str, Any]) -> str:
     --list can be loaded again."""
     left = answer.get("trial")
     return "" if left is None else f"# On trial: undone in {left} s unless 'tcpvsadm --confirm' is run.\n"
+
+
+def _format_local(answer: dict[str, Any]) -> str:
+    """Return a comment for each edit that holds on this node of a cluster only."""
+    return "".join(
+        f"# On this node only{', until etcd responds' if one['forced'] else ''}: {escape(one['edit'])}\n"
+        for one in answer.get("local", ())
+    )
 
 
 def _format_use(server: dict[str, Any]) -> str:
