@@ -58,10 +58,10 @@ MAX_NOTE_LENGTH = 300
 
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
-    the table in force. errors: what is not in force here, a line each. drain_state: of this node. has_left: it has ended,
-    or another daemon has taken over. is_adopting: the director carries out now what comes from the cluster. choose_table:
-    returns the table that this node is to run, from the cluster's. notes: what has become of edits that held on this
-    node only."""
+    the table in force. errors: what is not in force here, a line each. drain_state: of this node. has_left: it has
+    ended, or another daemon has taken over. is_adopting: the director carries out now what comes from the cluster.
+    choose_table: returns the table that this node is to run, from the cluster's. notes: what has become of edits that
+    held on this node only."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "") -> None:
         """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none."""
