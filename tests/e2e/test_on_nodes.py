@@ -242,6 +242,18 @@ def test_a_node_with_other_labels_runs_other_services(nodes: Nodes, web: list[Ng
     assert not connects(AT_B, edge)
 
 
+def test_an_edit_of_the_place_on_one_node_only(nodes: Nodes, web: list[Nginx]) -> None:
+    port = free_port()
+    nodes.a.call("add_service", "web", listen=[f"{AT_A}:{port} on a", f"{AT_B}:{port} on b"], scheduler="phttp")
+    nodes.a.call("add_server", "web", web[0].address)
+    nodes.a.adm("--start", "-i", "web", "--wait-nodes")
+    nodes.a.adm("-E", "-i", "web", "on=b", "--local")
+    assert (connects(AT_A, port), connects(AT_B, port)) == (False, True)
+    assert (service(nodes.a, "web")["here"], service(nodes.b, "web")["on"]) == (False, None)
+    nodes.a.adm("--end-local")
+    assert connects(AT_A, port)
+
+
 def test_a_worker_that_is_replaced_runs_the_same(nodes: Nodes, web: list[Nginx]) -> None:
     port = free_port()
     nodes.a.call("add_service", "web", listen=[f"{AT_A}:{port} on a", f"{AT_B}:{port} on b"], scheduler="phttp")
