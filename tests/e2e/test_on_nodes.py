@@ -178,7 +178,9 @@ def test_two_services_with_one_address(nodes: Nodes) -> None:
         nodes.b.call("start", "two")
     nodes.b.call("edit_service", "two", listen=f"{AT_A}:{port} on label:new")
     nodes.b.call("edit_service", "one", listen=f"{AT_A}:{port} on label:edge")
-    with pytest.raises(CannotListen, match=r"perhaps: no node that is alive has the label new: give one of them"):
+    with pytest.raises(
+        CannotListen, match=r"perhaps on the same node, since none that is alive has the label new: give one"
+    ):
         nodes.b.call("start", "two")
 
 
