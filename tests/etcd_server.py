@@ -109,7 +109,8 @@ class Proxy:
     """Passes connections on to a port of loopback, until it is told to fail.
 
     passes_requests, passes_responses: False: what comes is swallowed, and nobody is told; that is a half-open
-    connection. delay: seconds by which each piece is late.
+    connection. is_resetting: each connection is accepted and reset. delay: seconds by which each piece is late.
+    connections: accepted so far.
     """
 
     def __init__(self, to: int) -> None:
@@ -117,26 +118,40 @@ class Proxy:
         self.port = free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.passes_requests = self.passes_responses = True
+        self.is_resetting = False
         self.delay = 0.0
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._stalled: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.open()
 
     def open(self) -> None:
         """Accept connections (again), and pass everything on."""
         self.passes_requests = self.passes_responses = True
+        self.is_resetting = False
         if self._server is None:
             _proxy_thread().run(self._open())
+
+    def reset(self) -> None:
+        """Reset all connections, and each one that is accepted from now on."""
+        self.is_resetting = True
+        self.cut()
+
+    def half_open(self) -> None:
+        """Swallow what comes on the connections of now, and pass on that of new ones."""
+        self._stalled |= self._writers
 
     def swallow(self) -> None:
         """Pass nothing on any more, in both directions, of old and new connections."""
         self.passes_requests = self.passes_responses = False
 
     def mend(self) -> None:
-        """Cut the connections of which something is missing, and pass everything on from now on."""
-        self.cut()
+        """Pass everything on from now on, and cut the connections of which something is missing."""
+        is_incomplete = not (self.passes_requests and self.passes_responses) or self._stalled
         self.open()
+        if is_incomplete:
+            self.cut()
 
     def cut(self) -> None:
         """Reset all connections."""
@@ -161,6 +176,9 @@ class Proxy:
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.is_resetting:
+            writer.transport.abort()
+            return
         try:
             to_reader, to_writer = await asyncio.open_connection(LOOPBACK, self.to)
         except OSError:
@@ -174,6 +192,7 @@ class Proxy:
             )
         finally:
             self._writers -= {writer, to_writer}
+            self._stalled -= {writer, to_writer}
             writer.transport.abort()
             to_writer.transport.abort()
 
@@ -184,7 +203,7 @@ class Proxy:
             while data := await reader.read(1 << 16):
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if is_passed():
+                if is_passed() and writer not in self._stalled:
                     writer.write(data)
                     await writer.drain()
         if is_passed():
@@ -208,6 +227,14 @@ class Links:
     def swallow(self) -> None:
         for proxy in self.proxies:
             proxy.swallow()
+
+    def reset(self) -> None:
+        for proxy in self.proxies:
+            proxy.reset()
+
+    def half_open(self) -> None:
+        for proxy in self.proxies:
+            proxy.half_open()
 
     def mend(self) -> None:
         for proxy in self.proxies:

@@ -37,13 +37,13 @@ from zope.interface import implementer
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.errors import shorten
 
-REQUEST_TIMEOUT = 4.0
+REQUEST_TIMEOUT = 2.5
 """Seconds until a request, also one that begins a watch, counts as failed."""
 
 CONNECT_TIMEOUT = 2.0
 """Seconds."""
 
-REPEAT_SECONDS = 5.0
+REPEAT_SECONDS = 6.0
 """Seconds after which a request that has failed is not sent to a further member."""
 
 LEADER_PAUSE = 0.3

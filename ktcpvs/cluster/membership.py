@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import Deferred, DeferredLock
 
 from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, delete, is_unchanged, put
 from ktcpvs.cluster.records import MEMBERS, NODES, BadRecord, NodeReport, decode_report, encode_format, encode_report
@@ -38,6 +39,7 @@ class Membership:
         self._revision = 0  # at which this node has last written its key
         self._seen = 0  # at which its key, as it is known, has last changed; 0: there is none
         self._process = identity(os.getpid())
+        self._lock = DeferredLock()  # two reports at a time would take each other for another process
         self.name = name
         self.reports: dict[str, NodeReport] = {}
         self.unreadable: dict[str, str] = {}
@@ -95,16 +97,24 @@ class Membership:
 
     async def join(self, report: NodeReport) -> None:
         """Become the node of this name. Raises NameTaken and EtcdError."""
+        await self._lock.run(lambda: Deferred.fromCoroutine(self._join(report)))
+
+    async def report(self, report: NodeReport) -> None:
+        """Renew the lease, and report. Raises NameTaken if the lease has ended and another node has the name, and
+        EtcdError."""
+        await self._lock.run(lambda: Deferred.fromCoroutine(self._report(report)))
+
+    async def _join(self, report: NodeReport) -> None:
         report = evolve(report, process=self._process)
         for _ in range(JOIN_ATTEMPTS):
             self._check_name(report.instance)
             lease = await self._etcd.grant(LEASE_SECONDS)
+            if self._has_left:  # meanwhile
+                return
             operations = [
                 put(self._key, encode_report(report), lease),
                 put(f"{self._prefix}{MEMBERS}{self.name}", encode_format()),
             ]
-            if self._has_left:
-                return
             has_joined, revision = await self._etcd.transact([is_unchanged(self._key, self._seen)], operations)
             if has_joined:
                 self._lease, self._revision = lease, revision
@@ -138,13 +148,11 @@ class Membership:
             if pair.key == self._key:
                 self._change(pair.key, pair.value, pair.mod_revision)
 
-    async def report(self, report: NodeReport) -> None:
-        """Renew the lease, and report. Raises NameTaken if the lease has ended and another node has the name, and
-        EtcdError."""
+    async def _report(self, report: NodeReport) -> None:
         report = evolve(report, process=self._process)
         if not self._lease or not await self._etcd.keep_alive(self._lease):
             self._lease = 0
-            await self.join(report)
+            await self._join(report)
             return
         if self._has_left:  # meanwhile
             return
@@ -153,7 +161,7 @@ class Membership:
         )
         if not is_ours:  # it was deleted, or another process has written it
             self._lease = 0
-            await self.join(report)
+            await self._join(report)
             return
         self._revision = revision
 

@@ -8,6 +8,7 @@ load of many services writes a new generation, and then `table`, so that it is i
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -27,8 +28,9 @@ FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "n
 TRIAL_KEY = "trial"
 REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
 
+
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
-"""The most errors in a report, and the most characters of one; further ones are counted or cut."""
+"""The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""
 
 
 class BadRecord(Exception):
@@ -60,10 +62,9 @@ class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
-    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
-    labels: of the node. local: the edits that hold on it only. notes: what has become of such edits, the last lines. A
-    report of an older version has none of these.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
+    the edits that hold on it only. notes: what has become of such edits, the last lines. labels: of the node. process:
+    `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
     """
 
     instance: str
@@ -73,12 +74,12 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
-    process: str = ""
+    local: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     drain: str = ""
     drain_revision: int = 0
     labels: tuple[str, ...] = ()
-    local: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    process: str = ""
 
 
 @frozen
@@ -222,37 +223,35 @@ def check_format(value: bytes) -> None:
 
 
 def encode_report(report: NodeReport) -> bytes:
-    errors = [shorten(error, MAX_ERROR_CHARACTERS) for error in report.errors[:MAX_REPORTED_ERRORS]]
-    more = len(report.errors) - len(errors)
-    if more > 0:
-        errors.append(f"and {more} more; see the log of that node")
-    return _encode({**asdict(report), "errors": errors})
+    texts = {name: _bounded(getattr(report, name)) for name in ("errors", "local", "notes")}
+    return _encode({**asdict(report), **texts})
+
+
+def _bounded(texts: Sequence[str]) -> list[str]:
+    """Return what of texts goes into a report."""
+    kept = [shorten(text, MAX_ERROR_CHARACTERS) for text in texts[:MAX_REPORTED_ERRORS]]
+    more = len(texts) - len(kept)
+    return [*kept, f"and {more} more; see the log of that node"] if more > 0 else kept
 
 
 def decode_report(value: bytes) -> NodeReport:
     """Raises BadRecord."""
     found = _decode(value)
-    errors = _field(found, "errors", list)[: MAX_REPORTED_ERRORS + 1]
     return NodeReport(
         instance=_field(found, "instance", str),
         revision=_count(found, "revision"),
-        errors=tuple(shorten(str(error), MAX_ERROR_CHARACTERS) for error in errors),
+        errors=_texts(found, "errors"),
         version=shorten(_field(found, "version", str)),
         connections=_count(found, "connections"),
         since=_count(found, "since"),
         workers=_count(found, "workers"),
         process=_optional(found, "process", ""),
-        drain=_optional(found, "drain", ""),
-        drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
-        labels=_texts(found, "labels"),
         local=_texts(found, "local"),
         notes=_texts(found, "notes"),
+        labels=_texts(found, "labels"),
+        drain=_optional(found, "drain", ""),
+        drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
     )
-
-
-def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Return texts that older versions do not report."""
-    return tuple(map(str, _field(found, name, list))) if name in found else ()
 
 
 def encode_drain(drain: Drain) -> bytes:
@@ -292,3 +291,9 @@ def _optional(found: dict[str, Any], name: str, default: str) -> str:
     """Return a field that reports of older versions do not have."""
     value: str = _field(found, name, str) if name in found else default
     return value
+
+
+def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
+    """Return texts, as many as a report may have; older versions do not report all of them."""
+    texts = _field(found, name, list) if name in found or name == "errors" else []
+    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[: MAX_REPORTED_ERRORS + 1])

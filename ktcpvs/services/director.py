@@ -26,7 +26,7 @@ from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
-from ktcpvs.model.placement import KnownNodes, first_conflict, is_here, placed
+from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
@@ -144,6 +144,7 @@ class Director:
         self._unload = unload
         self._is_strict = is_strict
         self._stages_of = stages_of
+        self._placer = Placer(context.node)
         self._nodes = nodes or (lambda: KnownNodes(context.node))
         self.files = files if files is not None else TLSFileStore(context)
         self.files.changed = self._files_changed
@@ -314,7 +315,7 @@ class Director:
 
     def _running_table(self, table: Table, resolution: Resolution) -> Table:
         """Return what this node runs of a table."""
-        return self.withdrawal.applied_to(expanded(placed(table, self.context.node), resolution))
+        return self.withdrawal.applied_to(expanded(self._placer.placed(table), resolution))
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Start, change and stop services. Never raises. runs: the table that must run."""
@@ -454,11 +455,11 @@ class Director:
         if is_withdrawn:
             await self._set_withdrawal(Withdrawal(is_whole=True))
             return ()
-        running = self.table.running
+        running = self.effective.running
         held = running if self.withdrawal.is_whole else self.withdrawal.idents & running
         if Withdrawal(idents=held) != self.withdrawal:
             await self._set_withdrawal(Withdrawal(idents=held))  # which starts nothing
-        return await self._release([ident for ident in self.table.services if ident in held])
+        return await self._release([ident for ident in self.effective.services if ident in held])
 
     async def _release(self, idents: Sequence[str]) -> Sequence[str]:
         """Start services that are withdrawn; if that is refused, all but those at fault. Returns the reasons."""
@@ -480,7 +481,7 @@ class Director:
         """Raises a Refusal; then nothing has changed."""
         former, self.withdrawal = self.withdrawal, withdrawal
         try:
-            runs = self._running_table(self.table, self.resolution)
+            runs = self._running_table(self.effective, self.resolution)
             preparation = await self._prepare(self.expanded, runs)
         except BaseException:
             self.withdrawal = former
@@ -492,7 +493,7 @@ class Director:
 
     async def _check(self, old: Table, new: Table, is_strict: bool) -> None:
         """Raise a Refusal if `new` needs something that this switch does not have."""
-        runs_before, runs_after = placed(old, self.context.node), placed(new, self.context.node)
+        runs_before, runs_after = self._placer.placed(old), self._placer.placed(new)
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from e2e.harness import ControlThread
+from twisted.internet.defer import Deferred, gatherResults
 
 from ktcpvs.cluster.etcd import Etcd, put
 from ktcpvs.cluster.etcd_address import EtcdAddress
@@ -145,3 +146,17 @@ def test_names_that_no_node_can_have_are_kept_out(
     assert set(one.membership.reports) == one.membership.members == {"a"}
     assert all("this is no name of a node" in why for why in one.membership.unreadable.values())
     assert set(one.membership.unreadable) == {"", r"a\x1b[2J", "b/c"}
+
+
+def test_reports_at_the_same_time_keep_the_lease(one: Node, thread: ControlThread) -> None:
+    first = one.membership.lease
+
+    async def report_all() -> None:
+        await gatherResults(
+            [Deferred.fromCoroutine(one.membership.report(NodeReport("one", number))) for number in range(5)]
+        )
+
+    thread.run(report_all)
+    assert one.membership.lease == first
+    one.read()
+    assert one.membership.reports["a"].revision == 4
