@@ -70,6 +70,9 @@ class _Generation:
     settings: _Stored | None
 
 
+_NOTHING = _Stored(0, None)
+
+
 @frozen
 class Step:
     """Operations that etcd carries out together if all of `compares` hold. records: what they store, by ident; None: a
@@ -105,6 +108,7 @@ class TableStore:
         self._settings: _Stored | None = None
         self._former: _Generation | None = None  # the one before, until its keys are deleted
         self._others: dict[str, tuple[int, bytes]] = {}  # keys of other generations, which may become the one in use
+        self._running: Mapping[str, VirtualService] = {}
         self._problems: dict[str, str] = {}  # what is wrong with the keys on which all depends, by key
 
     def __repr__(self) -> str:
@@ -116,6 +120,10 @@ class TableStore:
     def problem(self) -> str:
         """Why this version cannot read the cluster's table at all; "": it can."""
         return next(iter(self._problems.values()), "")
+
+    def remember(self, services: Mapping[str, VirtualService]) -> None:
+        """Use these services where the cluster has the same, rather than parse them again."""
+        self._running = services
 
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
@@ -215,8 +223,10 @@ class TableStore:
         if ident in known and known[ident].mod_revision == revision:
             self._services[ident] = known[ident]
             return
+        former = (stored or known.get(ident, _NOTHING)).record
+        service = former.service if isinstance(former, ServiceRecord) else self._running.get(ident)
         try:
-            self._services[ident] = _Stored(revision, decode_service(ident, value))
+            self._services[ident] = _Stored(revision, decode_service(ident, value, service))
         except BadRecord as bad:
             self._services[ident] = _Stored(revision, None, str(bad))
 
