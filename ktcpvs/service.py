@@ -22,6 +22,8 @@ from ktcpvs.control.server import ControlFactory
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
+from ktcpvs.model.nodes import NodeIdentity
+from ktcpvs.model.placement import KnownNodes
 from ktcpvs.model.table import Table
 from ktcpvs.reload import Reload, log_warnings
 from ktcpvs.runtime.context import Context, new_key
@@ -80,6 +82,7 @@ class DaemonOptions:
     status page; None: none. status_hosts: its host names, besides IP addresses and localhost. user: the user to become;
     None: stay the same. control_group: the group whose members may administer too; None: none. nameservers: (IP
     address, port) of the name servers to ask; none: those of the system. cluster: None: this daemon is in no cluster.
+    node: the name and the labels of this switch.
     """
 
     control: tuple[ControlAddress, ...] = ()
@@ -94,6 +97,7 @@ class DaemonOptions:
     control_group: int | None = None
     nameservers: tuple[tuple[str, int], ...] = ()
     cluster: ClusterOptions | None = None
+    node: NodeIdentity = NodeIdentity()
 
 
 class NotStarted(SystemExit, Exception):
@@ -182,7 +186,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     state, saved = _read_state(options, reactor, target)
     cluster, shared_edits = _cluster(options, reactor, state, target)
     save = state.save if shared_edits is None else shared_edits.save
-    built = _build_switch(options, reactor, log, sockets, state, save, target, reader)
+    nodes = _known_nodes(options, cluster)
+    built = _build_switch(options, reactor, log, sockets, state, save, target, reader, nodes)
     director = built.director
     if shared_edits is not None:
         director.confirmation = shared_edits.trial
@@ -264,6 +269,14 @@ def _cluster(
     return cluster, ClusterEdits(cluster, state.save)
 
 
+def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[], KnownNodes]:
+    if cluster is None:
+        return lambda: KnownNodes(options.node)
+    from ktcpvs.cluster.known_nodes import known_nodes
+
+    return lambda: known_nodes(cluster, options.node)
+
+
 def _leave(cluster: Cluster) -> None:
     Deferred.fromCoroutine(cluster.hand_over())
 
@@ -339,8 +352,10 @@ def _build_switch(
     save: Callable[[Table], Awaitable[None]],
     target: HandoverTarget | None,
     reader: CertificateReader | None,
+    nodes: Callable[[], KnownNodes],
 ) -> _BuiltSwitch:
-    """save: saves each table that an edit makes. reader: reads the files of TLS; None: this process may read them."""
+    """save: saves each table that an edit makes. reader: reads the files of TLS; None: this process may read them.
+    nodes: as for a Director."""
     make_context = partial(
         Context,
         reactor,
@@ -348,6 +363,7 @@ def _build_switch(
         key=state.key,
         sockets=sockets,
         nameservers=options.nameservers,
+        node=options.node,
         is_accepting=target is None,
     )
     tickets = target.inventory.tickets if target is not None else None
@@ -357,14 +373,14 @@ def _build_switch(
         files = TLSFileStore(context, reader)
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
-        director = Director(context, save, reactor.stop, stages_of=stages, files=files)
+        director = Director(context, save, reactor.stop, stages_of=stages, files=files, nodes=nodes)
         secrets = TicketSecrets(context, profiles.use_tickets, tickets)
         return _BuiltSwitch(director, Views(director), secrets)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
     files = TLSFileStore(context, reader)
     stages = ListenerStages(context, TLSProfiles(files))
-    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files)
+    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files, nodes)
     secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
     return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers)
 

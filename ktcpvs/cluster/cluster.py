@@ -404,6 +404,7 @@ class Cluster:
             version=__version__,
             connections=living,
             since=self._since,
+            labels=tuple(sorted(director.context.node.labels)),
             local=tuple(text_of_edit(one.edit) for one in director.table.local),
             notes=tuple(self.notes),
         )
@@ -453,6 +454,7 @@ class Cluster:
                     "version": report.version,
                     "connections": report.connections,
                     "since": report.since,
+                    "labels": list(report.labels),
                     "errors": list(report.errors),
                     "local": list(report.local),
                     "notes": list(report.notes),

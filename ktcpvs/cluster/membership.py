@@ -10,9 +10,9 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
 
 from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, delete, is_unchanged, put
-from ktcpvs.cluster.options import NAME
 from ktcpvs.cluster.records import MEMBERS, NODES, BadRecord, NodeReport, decode_report, encode_format, encode_report
 from ktcpvs.errors import shorten
+from ktcpvs.model.nodes import NAME
 from ktcpvs.system.processes import has_ended, identity
 
 LEASE_SECONDS = 10

@@ -31,6 +31,9 @@ TRIAL_KEY = "trial"
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
 """The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""
 
+MAX_LABELS = 1000
+"""The most labels of a node that are read from its report."""
+
 
 class BadRecord(Exception):
     """A value cannot be read; str() says why, in one line."""
@@ -62,8 +65,8 @@ class NodeReport:
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
     line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
-    the edits that hold on it only. notes: what has become of such edits, the last lines.
-    process: `identity` of the process that reports; "": it is not known.
+    the edits that hold on it only. notes: what has become of such edits, the last lines. labels: of the node. process:
+    `identity` of the process that reports; "": it is not known.
     """
 
     instance: str
@@ -75,6 +78,7 @@ class NodeReport:
     workers: int = 1
     local: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     process: str = ""
 
 
@@ -217,6 +221,7 @@ def decode_report(value: bytes) -> NodeReport:
         process=_optional(found, "process", ""),
         local=_texts(found, "local"),
         notes=_texts(found, "notes"),
+        labels=_texts(found, "labels", MAX_LABELS),
     )
 
 
@@ -233,7 +238,7 @@ def _optional(found: dict[str, Any], name: str, default: str) -> str:
     return value
 
 
-def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Return texts, as many as a report may have; older versions do not report all of them."""
+def _texts(found: dict[str, Any], name: str, limit: int = MAX_REPORTED_ERRORS + 1) -> tuple[str, ...]:
+    """Return texts, `limit` at most; older versions do not report all of them."""
     texts = _field(found, name, list) if name in found or name == "errors" else []
-    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[: MAX_REPORTED_ERRORS + 1])
+    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[:limit])

@@ -160,6 +160,10 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
             _IDENT,
             _LISTEN,
             Argument("tls", ArgumentType.BOOLEAN, False, is_optional=True, help="True: clients speak TLS there."),
+            Argument(
+                "on", ArgumentType.TEXT, default=None, is_optional=True,
+                help='the nodes of a cluster that listen there, as "node-a, label:edge"; None: all.',
+            ),
         ),
     ),
     EditCommand(

@@ -16,6 +16,7 @@ from ktcpvs.errors import BadAddress, BadValue, Busy, NoSuchServer, ServiceExist
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.listen import ListenAddress, as_listen
 from ktcpvs.model.network import Networks
+from ktcpvs.model.nodes import parse_nodes
 from ktcpvs.model.options import in_range, one_of
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule_list import with_edited_rule, with_moved_rule, with_rule, without_rule
@@ -137,16 +138,20 @@ class Flush(Edit):
 
 @frozen
 class AddListener(Edit):
-    """Listen on one more address. tls: TLS ends there. An address without a port gets the service's port."""
+    """Listen on one more address. tls: TLS ends there. An address without a port gets the service's port. on: the nodes
+    that listen there, as `node-a, label:edge`; None: all."""
 
     name: ClassVar[str] = "add-listener"
     ident: str
     address: Address
     tls: bool = False
+    on: str | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        return table.with_service(service.with_listener(_complete(service, ListenAddress(self.address, self.tls))))
+        on = None if self.on is None else parse_nodes(self.on)
+        listener = ListenAddress(self.address, self.tls, on)
+        return table.with_service(service.with_listener(_complete(service, listener)))
 
 
 @frozen

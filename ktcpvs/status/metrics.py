@@ -116,8 +116,11 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
     yield from _format_metric(
         "ktcpvs_service_running",
         GAUGE,
-        "1: the service runs, 0: it is stopped.",
-        (f"{{{labels},{_format_labels(scheduler=row['scheduler'])}}} {int(row['running'])}\n" for labels, row in rows),
+        "1: the service runs on this node, 0: it is stopped, or only other nodes run it.",
+        (
+            f"{{{labels},{_format_labels(scheduler=row['scheduler'])}}} {int(row['running'] and row['here'])}\n"
+            for labels, row in rows
+        ),
     )
     yield from _format_metric(
         "ktcpvs_service_listener",
@@ -127,6 +130,7 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
             f"{{{labels},{_format_labels(address=one['listen'], tls='on' if one['tls'] else 'off')}}} 1\n"
             for labels, row in rows
             for one in (row["listeners"] if row["running"] else ())
+            if one["here"]
         ),
     )
     for metric, names, meaning, counts in _COUNTS_OF_SERVICE:

@@ -10,7 +10,7 @@ from typing import Any
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.system.processes import Usage
 
-_OF_SERVICE = ("ident", "running", "scheduler", "listen", "listeners", "maxclients", "stats")
+_OF_SERVICE = ("ident", "running", "here", "on", "scheduler", "listen", "listeners", "maxclients", "stats")
 _OF_SERVER = ("address", "name", "weight", "maxconn", "max_pending", "priority", "stats", "health")
 _OF_RULE = ("pattern", "match", "name", "servers", "weights", "action", "modifiers")
 _OF_CERTIFICATE = ("use", "file", "names", "subject", "kind", "not_after", "services", "error", "warning")
@@ -44,9 +44,9 @@ def summarize(
 
 def _summarize_service(service: dict[str, Any]) -> dict[str, Any]:
     data = _select(service, _OF_SERVICE)
-    data["servers"] = [_select(server, _OF_SERVER) for server in service["servers"]]
+    data["servers"] = [_select(server, _OF_SERVER) for server in service["servers"] if service["here"]]
     data["rules"] = [_select(rule, _OF_RULE) for rule in service["rules"]]
-    if service["redirect"] is not None:
+    if service["redirect"] is not None and service["here"]:
         data["redirect"] = {"address": service["redirect"], "stats": service["redirect_stats"]}
     return data
 

@@ -15,7 +15,8 @@ class Begin(amp.Command):
     """The first command after Ping: all that the worker needs to build its switch.
 
     key: the switch's own secret. processes: the number of processes that count in the shared table; index: this one's
-    among them; descriptor: the table's. is_accepting: False: accept no clients before StartAccepting.
+    among them; descriptor: the table's. is_accepting: False: accept no clients before StartAccepting. node, labels: the
+    name and the labels of this switch in its cluster.
     """
 
     arguments = [
@@ -24,6 +25,8 @@ class Begin(amp.Command):
         (b"index", amp.Integer()),
         (b"descriptor", amp.Descriptor()),
         (b"is_accepting", amp.Boolean()),
+        (b"node", amp.Unicode()),
+        (b"labels", amp.ListOf(amp.Unicode())),
     ]
 
 

@@ -197,6 +197,8 @@ class SupervisedWorkers:
                 index=worker.index,
                 descriptor=counts.descriptor,
                 is_accepting=self._context.is_accepting,
+                node=self._context.node.name,
+                labels=sorted(self._context.node.labels),
             )
         ]
         answers += self._send_slots(worker, self._slots.slots)

@@ -29,6 +29,7 @@ from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.edits import Edit
+from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.context import Context
@@ -89,8 +90,11 @@ class SupervisorLink(Administrator):
         amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
 
     @commands.Begin.responder
-    def begin(self, key: bytes, processes: int, index: int, descriptor: int, is_accepting: bool) -> dict[str, Any]:
-        self._worker.begin(key, SharedTable(processes, descriptor), index, is_accepting)
+    def begin(
+        self, key: bytes, processes: int, index: int, descriptor: int, is_accepting: bool, node: str, labels: list[str]
+    ) -> dict[str, Any]:
+        identity = NodeIdentity(node, frozenset(labels))
+        self._worker.begin(key, SharedTable(processes, descriptor), index, is_accepting, identity)
         return {}
 
     @commands.Ping.responder
@@ -204,12 +208,14 @@ class Worker:
         self._reactor.adoptStreamConnection(LINK_DESCRIPTOR, socket.AF_UNIX, _LinkFactory(self, self._log))
         os.close(LINK_DESCRIPTOR)
 
-    def begin(self, key: bytes, table: SharedTable, index: int, is_accepting: bool) -> None:
+    def begin(
+        self, key: bytes, table: SharedTable, index: int, is_accepting: bool, node: NodeIdentity | None = None
+    ) -> None:
         """Build the switch; arguments as for the command Begin."""
         counters = SharedCounters(table, index, self.slots)
         context = Context(
             self._reactor, self._log, key=key, counters=counters, sockets=self.sockets,
-            is_accepting=is_accepting or self._is_accepting,
+            is_accepting=is_accepting or self._is_accepting, node=node,
         )  # fmt: skip
         # The supervisor has checked that everything is supported. It also checks the servers and looks names up.
         self._director = Director(

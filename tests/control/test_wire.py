@@ -93,6 +93,11 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         [request_box(b"AddListener", ident=b"web", address=b"10.0.0.1:http", tls=b"True")],
         edits.AddListener("web", WEB, True),
     ),
+    "AddListener, on nodes": (
+        lambda switch: switch.add_listener("web", "10.0.0.1:http", on="a, label:b"),
+        [request_box(b"AddListener", ident=b"web", address=b"10.0.0.1:http", tls=b"False", on=b"a, label:b")],
+        edits.AddListener("web", WEB, False, "a, label:b"),
+    ),
     "AddListener, optional arguments left out": (
         lambda switch: switch.add_listener("web", "10.0.0.1:80"),
         [request_box(b"AddListener", ident=b"web", address=b"10.0.0.1:80", tls=b"False")],

@@ -18,14 +18,16 @@ MAX_WAIT = 30.0
 
 def format_nodes(answer: dict[str, Any]) -> str:
     """Format a line for each node, and then what it could not put in force."""
-    rows = [("Node", "State", "Revision", "Clients", "Version", "Since")]
+    has_labels = any(one.get("labels") for one in answer["nodes"])
+    rows = [("Node", "State", "Revision", "Clients", "Version", "Since", *(["Labels"] if has_labels else []))]
     wrong: list[str] = []
     local: list[str] = []
     for one in answer["nodes"]:
         name = f"{one['node']}{' (this one)' if one['node'] == answer['node'] else ''}"
         since = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one["since"])) if "since" in one else "-"
         numbers = [str(one.get(key, "-")) for key in ("revision", "connections", "version")]
-        rows.append((escape(name), one["state"], *numbers, since))
+        labels = escape(", ".join(one.get("labels", ()))) or "-"
+        rows.append((escape(name), one["state"], *numbers, since, *([labels] if has_labels else [])))
         wrong += [f"node {one['node']}: {error}" for error in one["errors"]]
         local += [f"node {one['node']}: on this node only: {edit}" for edit in one.get("local", ())]
         local += [f"node {one['node']}: {note}" for note in one.get("notes", ())]
@@ -33,7 +35,7 @@ def format_nodes(answer: dict[str, Any]) -> str:
     text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n"
     if trial is not None:
         text += f"It is on trial: undone in {trial} s unless 'tcpvsadm --confirm' is run on any node\n"
-    text += align(rows, "<<>><<")
+    text += align(rows, "<<>><<" + "<" * has_labels)
     if not answer["connected"]:
         wrong.insert(0, f"this node does not follow the cluster: {answer['problem']}")
     lines = [*wrong, *local]

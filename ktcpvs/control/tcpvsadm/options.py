@@ -104,7 +104,7 @@ COMMANDS: dict[str, Command] = {
         _edit_command("edit-service", "E", _SERVICE, words="[NAME=VALUE...]", max_words=None),
         _edit_command("delete-service", "D"),
         _edit_command("flush", "F"),
-        _edit_command("add-listener", words="[tls]", max_words=1),
+        _edit_command("add-listener", words="[tls] [on NODE[,NODE...]]", max_words=None),
         _edit_command("del-listener"),
         _edit_command("add-server", "a", words="[WORD...]", max_words=None),
         _edit_command("edit-server", "e", also=("wait",), words="[WORD...]", max_words=None),
@@ -446,8 +446,10 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
         raise UsageError(f"You need to supply the 'pattern' option or conditions for the '{command.name}' command")
     if command.name == "get" and words == [""]:
         raise UsageError("The name of a setting is empty")
-    if command.name == "add-listener" and words not in ([], ["tls"]):
-        raise UsageError(f"Unexpected argument '{shorten(words[0])}' with the 'add-listener' command: expected 'tls'")
+    if command.name == "add-listener" and words and words[0] not in ("tls", "on"):
+        raise UsageError(
+            f"Unexpected argument '{shorten(words[0])}' with the 'add-listener' command: expected 'tls' or 'on NODE'"
+        )
     if command.name == "explain" and words:
         request = " ".join(words)
         method, _, rest = request.partition(" ")

@@ -38,6 +38,9 @@ _HEADINGS = {
 }
 
 
+NOT_HERE = "not on this node"
+"""The state of a service that runs on other nodes of a cluster only."""
+
 _OUTCOMES = {
     "server": "{}",
     "redirect": "redirect to {}",
@@ -59,7 +62,7 @@ def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
         local = "".join(f"    # on this node only: {escape(part)}\n" for part in service.get("local", ()))
-        blocks.append(f"{first}\n    # {_format_state(service)}\n{local}{rest}")
+        blocks.append(f"{first}\n    # {format_state(service)}\n{local}{rest}")
     return "\n".join(blocks)
 
 
@@ -69,7 +72,8 @@ def format_configuration(answer: dict[str, Any]) -> str:
 
 
 def format_stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
-    """Format counters: a line for each service; below it its relay, its rejected clients, its servers, its redirect."""
+    """Format counters: a line for each service; below it its relay, its rejected clients, its servers, its redirect. A
+    service of other nodes has only the line."""
     return _format_counters(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS)
 
 
@@ -147,7 +151,7 @@ def format_explanation(answer: dict[str, Any]) -> str:
     request = answer["request"]
     words = "a connection" if request["method"] is None else f"{request['method']} {request['target']}"
     lines = [
-        f"Service {answer['service']}, {_format_state(answer)}: scheduler {answer['scheduler']} ({unit})",
+        f"Service {answer['service']}, {format_state(answer)}: scheduler {answer['scheduler']} ({unit})",
         f"Request: {escape(words)}, from {request['client']}",
         *(f"  {header['name']}: {escape(header['value'])}" for header in request["headers"]),
     ]
@@ -185,8 +189,11 @@ def format_json(answer: Any) -> str:
     return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
 
 
-def _format_state(service: dict[str, Any]) -> str:
-    return "running" if service["running"] else "stopped"
+def format_state(service: dict[str, Any]) -> str:
+    """Return whether a service runs. A daemon of an older version does not say whether it is for this node."""
+    if not service["running"]:
+        return "stopped"
+    return "running" if service.get("here", True) else NOT_HERE
 
 
 def _format_limit(maxconn: int) -> str:
@@ -217,14 +224,16 @@ def _format_counters(
     ]
     for service in answer["services"]:
         rows.append(
-            (service["ident"], _format_state(service), service["scheduler"], *numbers(service[kind], of_service))
+            (service["ident"], format_state(service), service["scheduler"], *numbers(service[kind], of_service))
         )
-        if service["running"] and "relay" in service[kind]:
+        if service["running"] and service[kind].get("relay"):
             rows.append((_format_relay(service[kind]["relay"]),))
         if rejected := _format_rejected(service[kind]):
             rows.append((rejected,))
         rows += [(line,) for line in _format_own_responses(service[kind])]
         rows += [(line,) for line in _format_preambles(service[kind])]
+        if not service.get("here", True):
+            continue
         for server in service["servers"]:
             begin = f"  -> {format_server(server, show)}", str(server["weight"]), _format_limit(server["maxconn"])
             rows.append((*begin, *numbers(server[kind], of_server)))

@@ -20,7 +20,7 @@ from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import SCOPES, Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
-from ktcpvs.errors import BadAddress, NoSuchSetting, Refusal, unknown
+from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal, unknown
 
 RATE_SECONDS = 1.0
 """Seconds between the two reads of the counters of --rate."""
@@ -104,7 +104,7 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
 
         arguments["options"] = " ".join(map(word, given.words)) or None
     if entry.edit == "AddListener":
-        arguments["tls"] = "tls" in given.words
+        arguments |= _listener_words(given.words)
     if entry.edit in ("AddRule", "EditRule", "DeleteRule"):
         arguments["pattern"], modifiers = _rule_texts(given)
         if entry.edit != "DeleteRule":
@@ -118,6 +118,19 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
         else:
             arguments["action"] = actions.text_of_words(given.action)
     return arguments
+
+
+def _listener_words(words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments that the words behind the address of a listener give. Raises UsageError."""
+    from ktcpvs.model.language.lexer import Place, Token
+    from ktcpvs.model.listen import read_listen_words
+
+    place = Place("add-listener", 1, 1)
+    try:
+        found = read_listen_words([Token(word, place) for word in words], lambda token, why: BadValue(why))
+    except BadValue as refusal:
+        raise UsageError(str(refusal)) from None
+    return {"tls": found.get("is_tls", False), "on": str(found["on"]) if "on" in found else None}
 
 
 def _rule_texts(given: Invocation) -> tuple[str | None, str | None]:

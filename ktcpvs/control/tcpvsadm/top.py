@@ -7,7 +7,7 @@ from typing import Any
 
 from ktcpvs.control.tcpvsadm.colours import paint
 from ktcpvs.control.tcpvsadm.columns import fit, text_width
-from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server
+from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server, format_state
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import described, within
@@ -91,6 +91,7 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
     known = {service["ident"]: service for service in before["services"]} if before is not None else {}
     for service in now["services"]:
         then = known.get(service["ident"])
+        is_here = service.get("here", True)
         of_servers = {server["address"]: server["stats"] for server in then["servers"]} if then is not None else {}
         servers = [
             (
@@ -100,8 +101,9 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
                 of_servers.get(server["address"]),
             )
             for server in service["servers"]
+            if is_here
         ]
-        if service["redirect"] is not None:
+        if service["redirect"] is not None and is_here:
             same = then is not None and then["redirect"] == service["redirect"]
             redirected = then["redirect_stats"] if same and then is not None else None
             servers.append((f"  -> {show(service['redirect'])}", "redirect", service["redirect_stats"], redirected))
@@ -109,7 +111,7 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
         own = _compute_increase(service["stats"], then["stats"] if then is not None else None)
         own["errors"] += sum(one["errors"] for one in gained)
         own["buckets"] = [sum(column) for column in zip(_NO_BUCKETS, *(one["buckets"] for one in gained), strict=True)]
-        state = "running" if service["running"] else "stopped"
+        state = format_state(service)
         yield (
             shorten(service["ident"], _MAX_NAME_LENGTH),
             state,

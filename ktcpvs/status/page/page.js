@@ -137,7 +137,7 @@ function serverRow(data, name, state, server, now) {
 }
 
 function listeners(one) {
-  return one.listeners.map((listener) => listener.listen + (listener.tls ? " tls" : "")).join(", ");
+  return one.listeners.map((listener) => listener.listen + (listener.tls ? " tls" : "") + (listener.on ? ` on ${listener.on}` : "")).join(", ");
 }
 
 function service(data, one, then, seconds) {
@@ -154,7 +154,7 @@ function service(data, one, then, seconds) {
   remember(`${ident} slow`, within(buckets, data.buckets, 0.99));
   remember(`${ident} active`, one.stats.active);
   remember(`${ident} queued`, one.stats.queued);
-  const state = one.running ? "running" : "stopped";
+  const state = !one.running ? "stopped" : one.here ? "running" : "elsewhere";
   const relay = one.stats.relay ? `, relay ${one.stats.relay.in_use}` : "";
   const refused = Object.entries(one.stats.refusals).map(([code, count]) => `${code}: ${short(count)}`).join(", ");
   const headings = ["Server", "State", "Weight", "Active", "Per second", "In", "Out", "99 % within", "Errors", "Retries"];
@@ -166,7 +166,7 @@ function service(data, one, then, seconds) {
   }
   const made = element("section", {},
     element("div", { class: "title" },
-      element("h2", {}, ident), element("span", { class: `state ${state}` }, state),
+      element("h2", {}, ident), element("span", { class: `state ${state}` }, state === "elsewhere" ? "not on this node" : state),
       element("span", { class: "faint" }, `${listeners(one)} · ${one.scheduler}${relay}${refused ? ` · refused ${refused}` : ""}`)),
     element("div", { class: "plots" },
       plot(`${ident} rate`, "per second · errors", short, `${ident} errors`),
