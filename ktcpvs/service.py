@@ -188,7 +188,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     state, saved = _read_state(options, reactor, target)
     cluster, shared_edits = _cluster(options, reactor, state, target)
     save = state.save if shared_edits is None else shared_edits.save
-    built = _build_switch(options, reactor, log, sockets, state, save, target, reader, _known_nodes(options, cluster))
+    nodes = _known_nodes(options, cluster)
+    built = _build_switch(options, reactor, log, sockets, state, save, target, reader, nodes)
     director = built.director
     opened.callback(director.end)
     readiness = Readiness()

@@ -185,6 +185,7 @@ class Cluster:
     async def _join(self) -> None:
         """Read everything, and become a member. Raises EtcdError and NameTaken."""
         prefix = self.store.prefix
+        self.store.remember(self.director.table.services)
         revision = self._replace_all(await self.etcd.range(prefix))
         if self.store.problem:
             raise EtcdError(self.store.problem)

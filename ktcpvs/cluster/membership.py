@@ -115,8 +115,6 @@ class Membership:
                 put(self._key, encode_report(report), lease),
                 put(f"{self._prefix}{MEMBERS}{self.name}", encode_format()),
             ]
-            if self._has_left:
-                return
             has_joined, revision = await self._etcd.transact([is_unchanged(self._key, self._seen)], operations)
             if has_joined:
                 self._lease, self._revision = lease, revision

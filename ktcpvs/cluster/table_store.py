@@ -63,12 +63,15 @@ class _Stored:
         record: ServiceRecord | Settings | None = None,
         read: Callable[[], ServiceRecord | Settings] | None = None,
         size: int = 0,
+        before: VirtualService | None = None,
     ) -> None:
-        """read: reads the value; raises BadRecord. None: `record` is the value."""
+        """read: reads the value; raises BadRecord. None: `record` is the value. before: the service until now; None:
+        there was none, or it is no service."""
         self.mod_revision = mod_revision
         self.size = size
         self._record = record
         self._read = read
+        self._before = before
         self._why = ""
 
     def read(self) -> None:
@@ -91,6 +94,11 @@ class _Stored:
     def why(self) -> str:
         self.read()
         return self._why
+
+    @property
+    def known(self) -> VirtualService | None:
+        """The service as it was last read; None: it was not."""
+        return self._record.service if isinstance(self._record, ServiceRecord) else self._before
 
     def reuse_rules(self, table: Table) -> None:
         """Have a service whose value is read share the rules that `table` has as well."""
@@ -144,6 +152,7 @@ class TableStore:
         self._settings: _Stored | None = None
         self._former: _Generation | None = None  # the one before, until its keys are deleted
         self._others: dict[str, tuple[int, bytes]] = {}  # keys of other generations, which may become the one in use
+        self._running: Mapping[str, VirtualService] = {}
         self._problems: dict[str, str] = {}  # what is wrong with the keys on which all depends, by key
 
     def __repr__(self) -> str:
@@ -155,6 +164,10 @@ class TableStore:
     def problem(self) -> str:
         """Why this version cannot read the cluster's table at all; "": it can."""
         return next(iter(self._problems.values()), "")
+
+    def remember(self, services: Mapping[str, VirtualService]) -> None:
+        """Use these services where the cluster has the same, rather than parse them again."""
+        self._running = services
 
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
@@ -251,7 +264,10 @@ class TableStore:
         if ident in known and known[ident].mod_revision == revision:
             self._services[ident] = known[ident]
             return
-        self._services[ident] = _Stored(revision, None, partial(decode_service, ident, value), len(value))
+        former = stored or known.get(ident)
+        before = (former and former.known) or self._running.get(ident)
+        read = partial(decode_service, ident, value, before)
+        self._services[ident] = _Stored(revision, None, read, len(value), before)
 
     # The table.
 

@@ -74,8 +74,8 @@ class Explainer:
         request = Request(parse_client(client))
         answer = {
             "service": ident,
-            "running": ident in director.table.running,
-            "here": director.is_here(director.table.service(ident)),
+            "running": ident in director.effective.running,
+            "here": director.is_here(director.effective.service(ident)),
             "scheduler": config.scheduler,
             "unit": prepared.factory.unit,
         }

@@ -42,22 +42,44 @@ def is_here(service: VirtualService, node: NodeIdentity) -> bool:
 
 
 def placed(table: Table, node: NodeIdentity) -> Table:
-    """Return the table that the node runs: services that are not for it stay in it as they are, and are stopped;
-    others have the listeners that are for it."""
-    changed: dict[str, VirtualService] = {}
-    elsewhere: set[str] = set()
-    for ident, service in table.services.items():
-        if service.on is None and all(one.on is None for one in service.listen):
-            continue
-        if not is_here(service, node):
-            elsewhere.add(ident)
-            continue
-        here = tuple(one for one in service.listen if is_for(node, one.on))
-        if len(here) < len(service.listen):
-            changed[ident] = evolve(service, listen=here)
-    if not (changed or elsewhere):
-        return table
-    return evolve(table, services={**table.services, **changed}, running=table.running - elsewhere)
+    """Return the table that the node runs; see Placer."""
+    return Placer(node).placed(table)
+
+
+class Placer:
+    """Finds what one node runs of each table. It keeps what it has found for the services of the last one: an edit of a
+    table with 10,000 services changes few of them."""
+
+    def __init__(self, node: NodeIdentity) -> None:
+        self._node = node
+        self._known: dict[str, tuple[VirtualService, VirtualService | None]] = {}
+
+    def placed(self, table: Table) -> Table:
+        """Return the table that the node runs: services that are not for it stay in it as they are, and are stopped;
+        others have the listeners that are for it."""
+        before, known = self._known, {}
+        changed: dict[str, VirtualService] = {}
+        elsewhere: list[str] = []
+        for ident, service in table.services.items():
+            found = before.get(ident)
+            if found is None or found[0] is not service:
+                found = service, self._place(service)
+            known[ident] = found
+            if found[1] is None:
+                elsewhere.append(ident)
+            elif found[1] is not service:
+                changed[ident] = found[1]
+        self._known = known
+        if not (changed or elsewhere):
+            return table
+        return evolve(table, services={**table.services, **changed}, running=table.running.difference(elsewhere))
+
+    def _place(self, service: VirtualService) -> VirtualService | None:
+        """Return the service as it runs on the node; None: it does not."""
+        if not is_here(service, self._node):
+            return None
+        here = tuple([one for one in service.listen if is_for(self._node, one.on)])
+        return service if len(here) == len(service.listen) else evolve(service, listen=here)
 
 
 # What is known of the other nodes.
@@ -104,26 +126,34 @@ def first_conflict(former: Table, table: Table, nodes: KnownNodes) -> str | None
 
     former: the table before, whose listeners are not compared with each other again.
     """
-    listeners: dict[Address, list[tuple[VirtualService, ListenAddress]]] = {}
+    changed = [table.services[ident] for ident in table.running if not _is_unchanged(table.services[ident], former)]
+    if not changed:
+        return None
+    listeners: dict[Address, list[tuple[VirtualService, ListenAddress]]] = {
+        one.address: [] for service in changed for one in service.listen
+    }
     for service in table:
         if service.ident in table.running:
             for listener in service.listen:
-                listeners.setdefault(listener.address, []).append((service, listener))
+                if listener.address in listeners:
+                    listeners[listener.address].append((service, listener))
     for address, several in listeners.items():
         for number, (other, listener_of_other) in enumerate(several):
             for service, listener in several[number + 1 :]:
-                if _is_unchanged(service, former, table) and _is_unchanged(other, former, table):
+                if _is_unchanged(service, former) and _is_unchanged(other, former):
                     continue
                 where = _meet((service.on, listener.on, other.on, listener_of_other.on), nodes)
                 if where is not None:
+                    others = "" if nodes.is_alone else f", or other nodes (example: listen = {address} on NODE)"
                     return (
                         f"service {service.ident}: service {other.ident} listens on {address} too, {where}: give one "
-                        f"of them another address, or other nodes (example: listen = {address} on NODE)"
+                        f"of them another address{others}"
                     )
     return None
 
 
-def _is_unchanged(service: VirtualService, former: Table, table: Table) -> bool:
+def _is_unchanged(service: VirtualService, former: Table) -> bool:
+    """Whether a running service has run until now, on the same addresses and for the same nodes."""
     before = former.services.get(service.ident)
     return (
         before is not None

@@ -26,7 +26,7 @@ from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
-from ktcpvs.model.placement import KnownNodes, first_conflict, is_here, placed
+from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
@@ -144,6 +144,7 @@ class Director:
         self._unload = unload
         self._is_strict = is_strict
         self._stages_of = stages_of
+        self._placer = Placer(context.node)
         self._nodes = nodes or (lambda: KnownNodes(context.node))
         self.files = files if files is not None else TLSFileStore(context)
         self.files.changed = self._files_changed
@@ -314,7 +315,7 @@ class Director:
 
     def _running_table(self, table: Table, resolution: Resolution) -> Table:
         """Return what this node runs of a table."""
-        return self.withdrawal.applied_to(expanded(placed(table, self.context.node), resolution))
+        return self.withdrawal.applied_to(expanded(self._placer.placed(table), resolution))
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Start, change and stop services. Never raises. runs: the table that must run."""
@@ -492,7 +493,7 @@ class Director:
 
     async def _check(self, old: Table, new: Table, is_strict: bool) -> None:
         """Raise a Refusal if `new` needs something that this switch does not have."""
-        runs_before, runs_after = placed(old, self.context.node), placed(new, self.context.node)
+        runs_before, runs_after = self._placer.placed(old), self._placer.placed(new)
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):

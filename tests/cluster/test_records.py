@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from model.strategies import idents, services, settings_values
@@ -55,8 +56,12 @@ def test_the_key_of_a_service(ident: str, generation: int) -> None:
 
 
 def test_other_values_are_read_as_they_were_written() -> None:
-    report = NodeReport("x", 7, ("cannot listen",), "1.0", 3, 5, 2)
+    report = NodeReport("x", 7, ("cannot listen",), "1.0", 3, 5, 2, ("edge", "eu"))
     assert decode_report(encode_report(report)) == report
+    older = {name: value for name, value in json.loads(encode_report(report)).items() if name != "labels"}
+    assert decode_report(json.dumps(older).encode()) == evolve(report, labels=())
+    with pytest.raises(BadRecord, match="labels is missing, or not of its type"):
+        decode_report(json.dumps({**older, "labels": "edge"}).encode())
     assert decode_table(encode_table(1 << 61)) == 1 << 61
     trial = TrialRecord(1 << 61, 5, 60, "a")
     assert decode_trial(encode_trial(trial)) == trial
@@ -126,3 +131,11 @@ def test_a_report_with_values_out_of_range_is_refused(name: str, value: object) 
     fields = {**json.loads(encode_report(NodeReport("i"))), name: value}
     with pytest.raises(BadRecord, match=name):
         decode_report(json.dumps(fields).encode())
+
+
+@given(services(), services())
+def test_a_service_that_is_known_is_not_parsed_again(one: VirtualService, other: VirtualService) -> None:
+    value = encode_service(ServiceRecord(one, True, 5))
+    same = decode_service(one.ident, value).service  # equal, and another object
+    assert decode_service(one.ident, value, same).service is same
+    assert decode_service(one.ident, value, other) == ServiceRecord(one, True, 5)

@@ -96,6 +96,7 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
     known = {service["ident"]: service for service in before["services"]} if before is not None else {}
     for service in now["services"]:
         then = known.get(service["ident"])
+        is_here = service.get("here", True)
         of_servers = {server["address"]: server["stats"] for server in then["servers"]} if then is not None else {}
         servers = [
             (
@@ -105,8 +106,9 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
                 of_servers.get(server["address"]),
             )
             for server in service["servers"]
+            if is_here
         ]
-        if service["redirect"] is not None:
+        if service["redirect"] is not None and is_here:
             same = then is not None and then["redirect"] == service["redirect"]
             redirected = then["redirect_stats"] if same and then is not None else None
             servers.append((f"  -> {show(service['redirect'])}", "redirect", service["redirect_stats"], redirected))
