@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import uniform
 from secrets import token_hex
 from typing import Any
@@ -33,6 +34,7 @@ from ktcpvs.services.confirmation import Confirmation
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.threads import run_beside
 
 REPORT_INTERVAL = 2.0
 """Seconds between two reports of a node."""
@@ -49,6 +51,9 @@ MIN_BACKOFF = 0.4
 RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
 
+
+MAX_READ_AT_ONCE = 16384
+"""The most bytes of the table that are read on the reactor's thread: more take too long beside clients."""
 
 MAX_NOTES = 20
 """The most lines that a node tells of edits that held on it only."""
@@ -180,6 +185,7 @@ class Cluster:
     async def _join(self) -> None:
         """Read everything, and become a member. Raises EtcdError and NameTaken."""
         prefix = self.store.prefix
+        self.store.remember(self.director.table.services)
         revision = self._replace_all(await self.etcd.range(prefix))
         if self.store.problem:
             raise EtcdError(self.store.problem)
@@ -330,6 +336,9 @@ class Cluster:
         """Adopt the cluster's table between two edits. Return its revision, and what cannot be put in force, a line
         each."""
         director = self.director
+        size, read = self.store.unread()
+        if size > MAX_READ_AT_ONCE:
+            await run_beside(partial(read, director.table))
         revision = self.store.table_revision
         before, wanted = director.effective, self.choose_table(self.store.table(director.table))
         is_forced = self._ends_forced and without_forced(wanted) != wanted

@@ -8,7 +8,7 @@ load of many services writes a new generation, and then `table`, so that it is i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -28,9 +28,11 @@ FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "n
 TRIAL_KEY = "trial"
 REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
 
-
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
 """The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""
+
+MAX_LABELS = 1000
+"""The most labels of a node that are read from its report."""
 
 
 class BadRecord(Exception):
@@ -62,9 +64,10 @@ class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
-    the edits that hold on it only. notes: what has become of such edits, the last lines. labels: of the node. process:
-    `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
+    labels: of the node. local: the edits that hold on it only. notes: what has become of such edits, the last lines. A
+    report of an older version has none of these.
     """
 
     instance: str
@@ -74,12 +77,12 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
-    local: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    process: str = ""
     drain: str = ""
     drain_revision: int = 0
     labels: tuple[str, ...] = ()
-    process: str = ""
+    local: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @frozen
@@ -161,11 +164,16 @@ def encode_service(record: ServiceRecord) -> bytes:
     return _encode({"service": text, "running": record.is_running, "position": record.position})
 
 
-def decode_service(ident: str, value: bytes) -> ServiceRecord:
-    """Raises BadRecord."""
+def decode_service(ident: str, value: bytes, known: VirtualService | None = None) -> ServiceRecord:
+    """known: the service as this node knows it, which is returned if it is the same: writing it costs a seventh of
+    parsing. Raises BadRecord."""
     found = _decode(value)
+    text = _field(found, "service", str)
     try:
-        services = parse(_field(found, "service", str), f"service {ident}").services
+        if known is not None and write_service(describe_service(known)) == text:
+            services: Mapping[str, VirtualService] = {known.ident: known}
+        else:
+            services = parse(text, f"service {ident}").services
     except Refusal as refusal:
         raise BadRecord(f"this version cannot read it: {refusal}") from None
     if list(services) != [ident]:
@@ -246,11 +254,11 @@ def decode_report(value: bytes) -> NodeReport:
         since=_count(found, "since"),
         workers=_count(found, "workers"),
         process=_optional(found, "process", ""),
-        local=_texts(found, "local"),
-        notes=_texts(found, "notes"),
-        labels=_texts(found, "labels"),
         drain=_optional(found, "drain", ""),
         drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
+        labels=_texts(found, "labels", MAX_LABELS),
+        local=_texts(found, "local"),
+        notes=_texts(found, "notes"),
     )
 
 
@@ -293,7 +301,7 @@ def _optional(found: dict[str, Any], name: str, default: str) -> str:
     return value
 
 
-def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Return texts, as many as a report may have; older versions do not report all of them."""
+def _texts(found: dict[str, Any], name: str, limit: int = MAX_REPORTED_ERRORS + 1) -> tuple[str, ...]:
+    """Return texts, `limit` at most; older versions do not report all of them."""
     texts = _field(found, name, list) if name in found or name == "errors" else []
-    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[: MAX_REPORTED_ERRORS + 1])
+    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[:limit])

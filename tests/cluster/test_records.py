@@ -131,3 +131,11 @@ def test_a_report_with_values_out_of_range_is_refused(name: str, value: object) 
     fields = {**json.loads(encode_report(NodeReport("i"))), name: value}
     with pytest.raises(BadRecord, match=name):
         decode_report(json.dumps(fields).encode())
+
+
+@given(services(), services())
+def test_a_service_that_is_known_is_not_parsed_again(one: VirtualService, other: VirtualService) -> None:
+    value = encode_service(ServiceRecord(one, True, 5))
+    same = decode_service(one.ident, value).service  # equal, and another object
+    assert decode_service(one.ident, value, same).service is same
+    assert decode_service(one.ident, value, other) == ServiceRecord(one, True, 5)
