@@ -56,7 +56,7 @@ MAX_READ_AT_ONCE = 16384
 """The most bytes of the table that are read on the reactor's thread: more take too long beside clients."""
 
 MAX_NOTES = 20
-"""The most lines that a node tells of edits that held on it only."""
+"""The most edits that hold on a node only which it tells the others, and the most lines on what has become of some."""
 
 MAX_NOTE_LENGTH = 300
 """The most characters of such a line."""
@@ -421,9 +421,15 @@ class Cluster:
             drain=drain.state,
             drain_revision=drain.revision,
             labels=tuple(sorted(director.context.node.labels)),
-            local=tuple(text_of_edit(one.edit) for one in director.table.local),
+            local=self._local_texts(),
             notes=tuple(self.notes),
         )
+
+    def _local_texts(self) -> tuple[str, ...]:
+        """Return the edits that hold on this node only, as far as others are told of them."""
+        texts = [text_of_edit(one.edit) for one in self.director.table.local]
+        more = [f"{len(texts) - MAX_NOTES + 1} more"] if len(texts) > MAX_NOTES else []
+        return (*texts[: MAX_NOTES - len(more)], *more)
 
     def _report_regularly(self) -> Deferred[float]:
         async def report() -> float:
