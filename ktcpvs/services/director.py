@@ -455,11 +455,11 @@ class Director:
         if is_withdrawn:
             await self._set_withdrawal(Withdrawal(is_whole=True))
             return ()
-        running = self.table.running
+        running = self.effective.running
         held = running if self.withdrawal.is_whole else self.withdrawal.idents & running
         if Withdrawal(idents=held) != self.withdrawal:
             await self._set_withdrawal(Withdrawal(idents=held))  # which starts nothing
-        return await self._release([ident for ident in self.table.services if ident in held])
+        return await self._release([ident for ident in self.effective.services if ident in held])
 
     async def _release(self, idents: Sequence[str]) -> Sequence[str]:
         """Start services that are withdrawn; if that is refused, all but those at fault. Returns the reasons."""
@@ -481,7 +481,7 @@ class Director:
         """Raises a Refusal; then nothing has changed."""
         former, self.withdrawal = self.withdrawal, withdrawal
         try:
-            runs = self._running_table(self.table, self.resolution)
+            runs = self._running_table(self.effective, self.resolution)
             preparation = await self._prepare(self.expanded, runs)
         except BaseException:
             self.withdrawal = former
