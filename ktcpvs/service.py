@@ -225,9 +225,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             reader,
             cluster.instance if cluster is not None else "",
         )
-    administration = _administration(cluster, built.views, reactor, log) if cluster is not None else None
-    if administration is not None:
-        readiness.require(administration.why_not_ready)
+    administration = _administration(cluster, built.views, reactor, log, readiness)
     switch.begin(OwnSwitch(director, built.views, shared_edits, administration), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     has_state, is_in_cluster = options.state is not None, cluster is not None
@@ -240,9 +238,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     async def begin_to_serve() -> None:
         if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):
             return
-        if cluster is not None and administration is not None:
-            administration.start(director)
-            await cluster.start(director)
+        if administration is not None:
+            await administration.start(director)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         await service_manager.started()
         readiness.begin()
@@ -276,11 +273,17 @@ def _cluster(
     return cluster, ClusterEdits(cluster, state.save)
 
 
-def _administration(cluster: Cluster, own: Views | MergedViews, reactor: Any, log: EventLog) -> ClusterAdministration:
-    """own: the views of this node."""
+def _administration(
+    cluster: Cluster | None, own: Views | MergedViews, reactor: Any, log: EventLog, readiness: Readiness
+) -> ClusterAdministration | None:
+    """own: the views of this node. readiness: gets the condition that the node is not drained."""
+    if cluster is None:
+        return None
     from ktcpvs.cluster.administration import ClusterAdministration
 
-    return ClusterAdministration(cluster, own.view, reactor, log)
+    administration = ClusterAdministration(cluster, own.view, reactor, log)
+    readiness.require(administration.why_not_ready)
+    return administration
 
 
 def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[], KnownNodes]:

@@ -28,9 +28,10 @@ class ClusterAdministration:
         cluster.followers += [requests, self._drains]
         cluster.drain_state = lambda: self._drains.state
 
-    def start(self, director: Director) -> None:
-        """To be called before the cluster is started."""
+    async def start(self, director: Director) -> None:
+        """Let this node join the cluster. Returns when it follows, or knows that etcd does not respond."""
         self._drains.start(director)
+        await self._cluster.start(director)
 
     async def _report(self) -> None:
         if self._cluster.is_connected:

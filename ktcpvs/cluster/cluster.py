@@ -192,7 +192,7 @@ class Cluster:
         if self.store.generation is None:
             await self._store_first()
             revision = self._replace_all(await self.etcd.range(prefix))
-        await self.membership.join(self.own_report())
+        await self.membership.join(self.report())
         ended = await self.etcd.watch(prefix, revision + 1, self._watch_reported)
         self._watch = ended()
         self._heard = self._reactor.seconds()
@@ -408,21 +408,21 @@ class Cluster:
 
     # Reports.
 
-    def own_report(self) -> NodeReport:
-        """Return the report of this node, as it is now."""
-        drain = self.drain_state()
+    def report(self) -> NodeReport:
+        """Return what this node tells the others of itself."""
+        drain, director = self.drain_state(), self.director
         return NodeReport(
             instance=self.instance,
             revision=self.applied,
             errors=(*self.errors, *drain.errors),
             version=__version__,
-            connections=self.director.count_clients(),
+            connections=director.count_clients(),
             since=self._since,
-            local=tuple(text_of_edit(one.edit) for one in self.director.table.local),
-            notes=tuple(self.notes),
             drain=drain.state,
             drain_revision=drain.revision,
-            labels=tuple(sorted(self.director.context.node.labels)),
+            labels=tuple(sorted(director.context.node.labels)),
+            local=tuple(text_of_edit(one.edit) for one in director.table.local),
+            notes=tuple(self.notes),
         )
 
     def _report_regularly(self) -> Deferred[float]:
@@ -440,7 +440,7 @@ class Cluster:
             return
         lease = self.membership.lease
         try:
-            await self.membership.report(self.own_report())
+            await self.membership.report(self.report())
             if self.membership.lease != lease:  # the former one had ended, and with it the keys under it
                 await self._joined()
         except (EtcdError, NameTaken) as error:

@@ -51,7 +51,7 @@ class NodeViews:
         for name in sorted({*members.members, *members.reports, *members.unreadable}):
             report = members.reports.get(name)
             if report is not None and report.instance == cluster.instance:
-                report = cluster.own_report()  # etcd may not have it
+                report = cluster.report()  # etcd may not have it
             if report is None:
                 why = members.unreadable.get(name)
                 rows.append({"node": name, "state": "unknown" if why else GONE, "errors": [why] if why else []})
@@ -79,8 +79,8 @@ class NodeViews:
             "connected": cluster.is_connected,
             "problem": cluster.problem,
             "revision": table_revision,
-            "trial": cluster.director.confirmation.seconds_left,
             "applied": cluster.applied,
+            "trial": cluster.director.confirmation.seconds_left,
             "requests": asdict(cluster.etcd.counts),
             "nodes": rows,
         }

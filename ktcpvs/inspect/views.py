@@ -96,6 +96,15 @@ class Views:
             "settings": table.settings.described(),
         }
 
+    def _service(self, service: VirtualService) -> dict[str, Any]:
+        """Describe a service, and where it is: `here`, of it and of each listener, says whether it is for this node."""
+        director = self._director
+        described = describe_service(service)
+        for listener, row in zip(service.listen, described["listeners"], strict=True):
+            row["here"] = listens_on(service, listener, director.context.node)
+        is_running = service.ident in director.effective.running
+        return {**described, "running": is_running, "here": director.is_here(service)}
+
     def _local_parts(self) -> dict[str, list[str]]:
         """Return the parts of services that differ on this node of a cluster, by ident."""
         director = self._director
@@ -105,15 +114,6 @@ class Views:
                 if kind == "service":
                     found.setdefault(names[0], []).append(" ".join(names[1:]).strip() or "service")
         return found
-
-    def _service(self, service: VirtualService) -> dict[str, Any]:
-        """Describe a service, and where it is: `here`, of it and of each listener, says whether it is for this node."""
-        director = self._director
-        described = describe_service(service)
-        for listener, row in zip(service.listen, described["listeners"], strict=True):
-            row["here"] = listens_on(service, listener, director.context.node)
-        is_running = service.ident in director.effective.running
-        return {**described, "running": is_running, "here": director.is_here(service)}
 
     def stats(self, ident: str | None) -> dict[str, Any]:
         answer = self.table(ident)

@@ -66,7 +66,7 @@ class Local(Edit):
         if isinstance(edit, Unload | ReloadCertificates | EndLocal):
             raise BadValue(f"{edit.name} concerns this node only: leave out {option}")
         if isinstance(edit, Confirm | DrainNode | UndrainNode | ForgetNode):
-            raise BadValue(f"{edit.name} concerns nodes as a whole: leave out {option}")
+            raise BadValue(f"{edit.name} concerns all nodes: leave out {option}")
 
 
 def localized(table: Table) -> Table:

@@ -117,7 +117,7 @@ def test_a_refused_edit_is_refused_here_too() -> None:
         (Unload(), "leave out --local"),
         (ReloadCertificates(), "leave out --local"),
         (EndLocal(), "leave out --local"),
-        (Confirm(), "concerns nodes as a whole: leave out --local"),
+        (Confirm(), "concerns all nodes: leave out --local"),
         (Load({}, confirm=60), "leave out --confirm"),
     ],
 )

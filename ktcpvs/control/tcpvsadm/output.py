@@ -59,7 +59,8 @@ def format_heading(version: str) -> str:
 
 def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     """Format each service as a block of the configuration language, with a comment that says whether it runs."""
-    blocks = [f"{format_heading(answer['version'])}\n{_format_head(answer)}"]
+    head = [format_heading(answer["version"]) + "\n", _format_trial(answer), _format_local(answer)]
+    blocks = ["".join([*head, format_nodes_line(answer)])]
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
         local = [f"on this node only: {escape(part)}" for part in service.get("local", ())]
@@ -264,8 +265,8 @@ def _format_counters(
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
             rows += [(line,) for line in _format_responses(service[f"redirect_{kind}"])]
-    head = f"{format_heading(answer['version'])}\n{_format_head(answer)}"
-    return head + align(rows, "<<<" + ">" * len(of_service))
+    above = f"{format_heading(answer['version'])}\n{_format_trial(answer)}{_format_local(answer)}"
+    return above + format_nodes_line(answer) + align(rows, "<<<" + ">" * len(of_service))
 
 
 def _format_stopped(service: dict[str, Any]) -> list[str]:
@@ -281,11 +282,6 @@ def _format_differences(answer: dict[str, Any], service: dict[str, Any], show: S
         if state := _format_health(answer, server["health"]):
             lines.append(f"{format_server(server, show)} {state.lstrip()}")
     return lines
-
-
-def _format_head(answer: dict[str, Any]) -> str:
-    """Return the lines below the heading, which are comments."""
-    return f"{_format_trial(answer)}{_format_local(answer)}{format_nodes_line(answer)}"
 
 
 def _format_trial(answer: dict[str, Any]) -> str:
