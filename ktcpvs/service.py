@@ -200,7 +200,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     # All that may still be refused.
     if target is not None:
         control.adopt(target.control)
-        result_of(restore(director, target))
+        result_of(restore(director, target, is_node=cluster is not None))
     else:
         control.open()
         status.open()

@@ -139,6 +139,7 @@ class HandoverSource:
             tickets=self._tickets(),
             has_reader=self._reader is not None,
             instance=self._instance,
+            is_drained=director.withdrawal.is_whole,
         )
 
     def page(self, number: int) -> bytes:
