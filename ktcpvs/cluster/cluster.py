@@ -23,6 +23,7 @@ from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
 from ktcpvs.cluster.records import NodeReport
+from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.table_store import NotInForce, TableStore
 from ktcpvs.errors import Busy, CannotSave, ChangedMeanwhile, NoCluster, Refusal
 from ktcpvs.model.adopt import Adopt
@@ -61,12 +62,15 @@ Save = Callable[[Table], Awaitable[None]]
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is."""
 
-    def __init__(self, etcd: Etcd, prefix: str, name: str, save: Save) -> None:
-        """save: writes the table to this node's own disk. Raises CannotSave."""
+    def __init__(self, etcd: Etcd, prefix: str, name: str, save: Save, sealer: Sealer | None = None) -> None:
+        """save: writes the table to this node's own disk. Raises CannotSave. sealer: seals secrets; None: this node has
+        no --cluster-secret."""
         self.etcd = etcd
-        self.store = TableStore(prefix)
+        self.sealer = sealer
+        self.store = TableStore(prefix, sealer)
         self.membership = Membership(etcd, prefix, name)
         self.followers: list[Follower] = [self.store, self.membership]
+        self.problems: list[Callable[[], Sequence[str]]] = []  # what else this node cannot do, for its reports
         self.is_connected = False
         self.problem = "this node has not reached it yet"
         self._save_here = save
@@ -190,7 +194,10 @@ class Cluster:
 
     async def _store_first(self) -> None:
         """Store this node's table, unless another node is first. Raises EtcdError."""
-        transaction = self.store.transaction(self.director.table, self.director.table)
+        try:
+            transaction = self.store.transaction(self.director.table, self.director.table)
+        except Refusal as refusal:
+            raise EtcdError(f"this node's table cannot be stored: {refusal}") from None
         assert transaction is not None
         for step in transaction.steps:
             await self.etcd.transact(step.compares, step.operations)
@@ -316,7 +323,7 @@ class Cluster:
         return NodeReport(
             instance=self._instance,
             revision=self._applied,
-            errors=self._errors,
+            errors=(*self._errors, *(line for found in self.problems for line in found())),
             version=__version__,
             connections=living,
             since=self._since,

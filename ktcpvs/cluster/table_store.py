@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from secrets import randbits
 from typing import Any
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from ktcpvs.cluster.etcd import Change, KeyValue, are_older, delete, delete_between, is_unchanged, put, size_of
 from ktcpvs.cluster.records import (
@@ -18,6 +18,7 @@ from ktcpvs.cluster.records import (
     TABLES,
     BadRecord,
     ServiceRecord,
+    SettingsRecord,
     check_format,
     decode_service,
     decode_settings,
@@ -30,6 +31,7 @@ from ktcpvs.cluster.records import (
     service_key,
     settings_key,
 )
+from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.errors import BadValue
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
@@ -54,7 +56,7 @@ class _Stored:
     """A key. record: its value, read; None: it cannot be read, and `why` says why."""
 
     mod_revision: int
-    record: ServiceRecord | Settings | None
+    record: ServiceRecord | SettingsRecord | None
     why: str = ""
 
 
@@ -82,8 +84,10 @@ class TableStore:
     """prefix: of all keys. revision: the last one that is known. generation: of the table in use; None: there is none
     yet."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, sealer: Sealer | None = None) -> None:
+        """sealer: seals secret settings; None: this node has no secret of the cluster, so that none can be stored."""
         self.prefix = prefix
+        self._sealer = sealer
         self.revision = 0
         self.generation: int | None = None
         self.table_revision = 0
@@ -161,9 +165,16 @@ class TableStore:
             self._settings = None
             return
         try:
-            self._settings = _Stored(revision, decode_settings(value))
+            record = decode_settings(value, self._settings_key, self._sealer)
+            self._settings = _Stored(revision, record, record.problem)
         except BadRecord as bad:
             self._settings = _Stored(revision, None, str(bad))
+
+    @property
+    def _settings_key(self) -> str:
+        """The key of the settings of the generation in use."""
+        assert self.generation is not None
+        return f"{self.prefix}{settings_key(self.generation)}"
 
     def _change_service(self, ident: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
         stored = self._services.get(ident)
@@ -187,7 +198,7 @@ class TableStore:
     def unreadable(self) -> list[str]:
         """The parts that this node cannot read, a line each."""
         found = [f"service {ident}: {stored.why}" for ident, stored in self._services.items() if stored.record is None]
-        if self._settings is not None and self._settings.record is None:
+        if self._settings is not None and self._settings.why:
             found.append(f"settings: {self._settings.why}")
         return [self.problem, *found] if self.problem else found
 
@@ -204,12 +215,20 @@ class TableStore:
             elif ident in former.services:
                 rows.append((former_places[ident], ident, former.services[ident], ident in former.running))
         rows.sort(key=lambda row: row[:2])
-        settings = self._settings.record if self._settings is not None else Settings()
         return Table(
             {ident: service for _, ident, service, _ in rows},
             frozenset(ident for _, ident, _, is_running in rows if is_running),
-            settings if isinstance(settings, Settings) else former.settings,
+            self._usable_settings(former.settings),
         )
+
+    def _usable_settings(self, former: Settings) -> Settings:
+        """Return the cluster's settings, of which those that cannot be read are as in `former`."""
+        if self._settings is None:
+            return Settings()
+        record = self._settings.record
+        if not isinstance(record, SettingsRecord):
+            return former
+        return evolve(record.settings, cookie_key=former.cookie_key) if record.problem else record.settings
 
     # Changing it.
 
@@ -237,7 +256,7 @@ class TableStore:
         for ident in changed:
             self._check_service(ident, old)
         if has_settings:
-            self._check_settings(old)
+            self._check_settings(old, new)
         if len(changed) >= MAX_OPERATIONS:
             return self._replace_all(new, old)
         positions = {ident: place for place, ident in enumerate(new.services)} if is_reordered else {}
@@ -260,9 +279,18 @@ class TableStore:
         if record.service != old.services.get(ident) or record.is_running != (ident in old.running):
             raise NotInForce(f"service {ident} has changed")
 
-    def _check_settings(self, old: Table) -> None:
-        if self._settings is not None and self._settings.record != old.settings:
-            raise NotInForce(self._settings.why or "the settings have changed")
+    def _check_settings(self, old: Table, new: Table) -> None:
+        """Raise NotInForce unless this node runs the settings as they are stored. A key that does not open may be
+        replaced, or a cluster whose secret is lost could never set another one."""
+        stored = self._settings
+        if stored is None:
+            return
+        if not isinstance(stored.record, SettingsRecord):
+            raise NotInForce(f"settings: {stored.why}")
+        if stored.record.problem and new.settings.cookie_key in ("", old.settings.cookie_key):
+            raise NotInForce(f"settings: {stored.why}")
+        if self._usable_settings(old.settings) != old.settings:
+            raise NotInForce("the settings have changed")
 
     def _records(
         self, new: Table, changed: Iterable[str], positions: Mapping[str, int]
@@ -297,7 +325,7 @@ class TableStore:
         if settings is not None:
             key = f"{self.prefix}{settings_key(self.generation)}"
             compares.append(is_unchanged(key, self._settings.mod_revision if self._settings is not None else 0))
-            operations.append(put(key, encode_settings(settings)))
+            operations.append(put(key, encode_settings(settings, key, self._sealer)))
         return Step(tuple(operations), tuple(compares), records, settings)
 
     def _replace_all(self, new: Table, old: Table) -> Transaction:
@@ -305,7 +333,7 @@ class TableStore:
         assert self.generation is not None
         for ident in self._services:
             self._check_service(ident, old)
-        self._check_settings(old)
+        self._check_settings(old, new)
         former = f"{self.prefix}{TABLES}{self.generation}/"
         compares = (
             is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision),
@@ -323,8 +351,8 @@ class TableStore:
         generation = randbits(62)
         prefix = f"{self.prefix}{TABLES}"
         records = self._records(new, new.services, {ident: place for place, ident in enumerate(new.services)})
-        settings = put(f"{self.prefix}{settings_key(generation)}", encode_settings(new.settings))
-        steps = [Step((settings,), settings=new.settings)]
+        key = f"{self.prefix}{settings_key(generation)}"
+        steps = [Step((put(key, encode_settings(new.settings, key, self._sealer)),), settings=new.settings)]
         batch: dict[str, ServiceRecord | None] = {}
         operations: list[Operation] = []
         size = 0
@@ -346,6 +374,17 @@ class TableStore:
         )
         return Transaction((*steps, Step((switch, *others, *also), compares)), generation)
 
+    def resealing(self) -> Transaction | None:
+        """Return what seals the secret settings with the newest secret of the cluster; None: they are, or cannot be
+        read."""
+        stored = self._settings
+        if self.problem or self.generation is None or stored is None or self._sealer is None:
+            return None
+        record = stored.record
+        if not isinstance(record, SettingsRecord) or record.is_current:
+            return None
+        return Transaction((self._edit({}, record.settings),), self.generation)
+
     def committed(self, transaction: Transaction, revisions: Sequence[int]) -> None:
         """All steps of a transaction are carried out. revisions: of each."""
         if transaction.generation != self.generation:
@@ -359,7 +398,7 @@ class TableStore:
                 else:
                     self._services[ident] = _Stored(revision, record)
             if step.settings is not None:
-                self._settings = _Stored(revision, step.settings)
+                self._settings = _Stored(revision, SettingsRecord(step.settings))
 
 
 def _encoded(ident: str, record: ServiceRecord) -> bytes:
