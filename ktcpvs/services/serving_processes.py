@@ -45,6 +45,9 @@ class ServingProcesses(Protocol):
     def commands_for_names(self, found: Resolution) -> Any:
         """Return the commands with which `send` has other processes use these addresses of names."""
 
+    def commands_for_cookie_secret(self, secret: bytes) -> Any:
+        """Return the commands with which `send` has other processes sign cookies with this secret."""
+
     def pass_files(self, update: Update) -> None:
         """Have other processes use these files of TLS; `send` passes them, before the edit that needs them."""
 
@@ -127,6 +130,9 @@ class SingleProcess:
         return None
 
     def commands_for_names(self, found: Resolution) -> Any:
+        return None
+
+    def commands_for_cookie_secret(self, secret: bytes) -> Any:
         return None
 
     def pass_files(self, update: Update) -> None:

@@ -14,12 +14,13 @@ LINK_DESCRIPTOR = 3
 class Begin(amp.Command):
     """The first command after Ping: all that the worker needs to build its switch.
 
-    key: the switch's own secret. processes: the number of processes that count in the shared table; index: this one's
-    among them; descriptor: the table's. is_accepting: False: accept no clients before StartAccepting.
-    """
+    key: the switch's own secret. cookie_secret: signs cookies, unless the settings have a secret. processes: the number
+    of processes that count in the shared table; index: this one's among them; descriptor: the table's. is_accepting:
+    False: accept no clients before StartAccepting."""
 
     arguments = [
         (b"key", amp.String()),
+        (b"cookie_secret", amp.String()),
         (b"processes", amp.Integer()),
         (b"index", amp.Integer()),
         (b"descriptor", amp.Descriptor()),
@@ -111,6 +112,12 @@ class UseTickets(amp.Command):
     """The secrets from which the keys of session tickets are derived. previous: empty: there is none."""
 
     arguments = [(b"current", amp.String()), (b"previous", amp.String())]
+
+
+class UseCookieSecret(amp.Command):
+    """The secret that signs cookies from now on, unless the settings have one."""
+
+    arguments = [(b"secret", amp.String())]
 
 
 class ReopenLogs(amp.Command):

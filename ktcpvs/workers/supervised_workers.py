@@ -90,6 +90,9 @@ class SupervisedWorkers:
             (commands.SetAddresses, {"host": host, "addresses": list(addresses)}) for host, addresses in found.items()
         ]
 
+    def commands_for_cookie_secret(self, secret: bytes) -> Sequence[CommandCall]:
+        return [(commands.UseCookieSecret, {"secret": secret})]
+
     def pass_files(self, update: Update) -> None:
         self._files |= update.contents
         self._new_files |= update.contents
@@ -193,6 +196,7 @@ class SupervisedWorkers:
             worker.call(
                 commands.Begin,
                 key=self._context.key,
+                cookie_secret=self._context.cookie_secret,
                 processes=counts.columns,
                 index=worker.index,
                 descriptor=counts.descriptor,

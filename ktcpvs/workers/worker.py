@@ -89,8 +89,10 @@ class SupervisorLink(Administrator):
         amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
 
     @commands.Begin.responder
-    def begin(self, key: bytes, processes: int, index: int, descriptor: int, is_accepting: bool) -> dict[str, Any]:
-        self._worker.begin(key, SharedTable(processes, descriptor), index, is_accepting)
+    def begin(
+        self, key: bytes, cookie_secret: bytes, processes: int, index: int, descriptor: int, is_accepting: bool
+    ) -> dict[str, Any]:
+        self._worker.begin(key, cookie_secret, SharedTable(processes, descriptor), index, is_accepting)
         return {}
 
     @commands.Ping.responder
@@ -146,6 +148,11 @@ class SupervisorLink(Administrator):
     def use_tickets(self, current: bytes, previous: bytes) -> dict[str, Any]:
         self._worker.profiles.use_tickets(current, previous or None)
         return {}
+
+    @commands.UseCookieSecret.responder
+    def use_cookie_secret(self, secret: bytes) -> Deferred[dict[str, Any]]:
+        director = self._worker.director
+        return director.between_edits(lambda: director.use_cookie_secret(secret)).addCallback(lambda _: {})
 
     @commands.ReopenLogs.responder
     def reopen_logs(self) -> dict[str, Any]:
@@ -204,13 +211,14 @@ class Worker:
         self._reactor.adoptStreamConnection(LINK_DESCRIPTOR, socket.AF_UNIX, _LinkFactory(self, self._log))
         os.close(LINK_DESCRIPTOR)
 
-    def begin(self, key: bytes, table: SharedTable, index: int, is_accepting: bool) -> None:
+    def begin(self, key: bytes, cookie_secret: bytes, table: SharedTable, index: int, is_accepting: bool) -> None:
         """Build the switch; arguments as for the command Begin."""
         counters = SharedCounters(table, index, self.slots)
         context = Context(
             self._reactor, self._log, key=key, counters=counters, sockets=self.sockets,
             is_accepting=is_accepting or self._is_accepting,
         )  # fmt: skip
+        context.cookie_secret = cookie_secret
         # The supervisor has checked that everything is supported. It also checks the servers and looks names up.
         self._director = Director(
             context,
