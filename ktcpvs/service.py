@@ -184,6 +184,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader)
     director = built.director
     opened.callback(director.end)
+    if cluster is not None:
+        _share_secrets(cluster, built, state)
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
     opened.callback(status.close)
 
@@ -249,9 +251,22 @@ def _cluster(options: DaemonOptions, reactor: Any, state: StateFile | _NoStateFi
         return None
     from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
     from ktcpvs.cluster.options import make_etcd
+    from ktcpvs.cluster.secret_file import read_secret_file
 
-    etcd = make_etcd(reactor, options.cluster)
-    return Cluster(etcd, options.cluster.address.prefix, options.cluster.node, state.save)
+    given = options.cluster
+    sealer = read_secret_file(given.secret) if given.secret is not None else None
+    return Cluster(make_etcd(reactor, given), given.address.prefix, given.node, state.save, sealer)
+
+
+def _share_secrets(cluster: Cluster, built: _BuiltSwitch, state: StateFile | _NoStateFile) -> None:
+    """Let the nodes of a cluster use the same secrets."""
+    from ktcpvs.cluster.shared_secrets import share_secrets
+
+    async def save_key(key: bytes) -> None:
+        state.key = key
+        await state.save(built.director.table)
+
+    share_secrets(cluster, built.director, built.tickets, save_key)
 
 
 def _leave(cluster: Cluster) -> None:

@@ -21,7 +21,7 @@ from ktcpvs.takeover.pid_file import PidFile
 
 MAX_WORKERS = 64
 
-_CLUSTER_FILES = ("cert", "key", "ca", "credentials")
+_CLUSTER_FILES = ("cert", "key", "ca", "credentials", "secret")
 
 
 class Options(usage.Options):
@@ -70,6 +70,13 @@ class Options(usage.Options):
         ["cluster-cert", None, None, "With --cluster: the certificate to show to etcd, a PEM file."],
         ["cluster-key", None, None, "With --cluster-cert: its key, a PEM file. [default: in the same file]"],
         ["cluster-credentials", None, None, "With --cluster: a file with USER:PASSWORD for etcd."],
+        [
+            "cluster-secret",
+            None,
+            None,
+            "With --cluster: a file with a secret that all nodes have; with it they share sessions, sealed in etcd. To "
+            "make one: (umask 077; head -c 32 /dev/urandom | base64 > FILE)",
+        ],
         ["control-group", None, None, "Also let members of this group administer, over a unix socket."],
     ]
 
@@ -128,7 +135,7 @@ class Options(usage.Options):
     def _read_cluster(self) -> None:
         """Raises UsageError and a Refusal."""
         if self["cluster"] is None:
-            for name in ("node", "cluster-ca", "cluster-cert", "cluster-key", "cluster-credentials"):
+            for name in ("node", *(f"cluster-{file}" for file in _CLUSTER_FILES)):
                 if self[name] is not None:
                     raise usage.UsageError(f"--{name} requires --cluster")
             return

@@ -20,7 +20,8 @@ NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62})")
 @frozen
 class ClusterOptions:
     """address: of etcd. node: the name of this node. cert, key, ca: files of TLS; None: none, or the system's CAs.
-    credentials: a file with USER:PASSWORD in its first line; None: etcd asks for none."""
+    credentials: a file with USER:PASSWORD in its first line; None: etcd asks for none. secret: a file with the secret
+    of the cluster; None: this node shares no secrets."""
 
     address: EtcdAddress
     node: str
@@ -28,6 +29,7 @@ class ClusterOptions:
     key: str | None = None
     ca: str | None = None
     credentials: str | None = None
+    secret: str | None = None
 
 
 def check_name(name: str) -> str:
