@@ -313,7 +313,11 @@ class TableStore:
         return records
 
     def _edit(self, records: Mapping[str, ServiceRecord | None], settings: Settings | None) -> Step:
-        """A step on the generation in use. settings: None: unchanged. Raises BadValue."""
+        """A step on the generation in use. settings: None: unchanged. Raises BadValue.
+
+        One that deletes writes `table` again: what is deleted has no revision from which a node that joins later could
+        tell that of the table.
+        """
         assert self.generation is not None
         compares = [is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision)]
         operations = []
@@ -326,6 +330,8 @@ class TableStore:
             key = f"{self.prefix}{settings_key(self.generation)}"
             compares.append(is_unchanged(key, self._settings.mod_revision if self._settings is not None else 0))
             operations.append(put(key, encode_settings(settings, key, self._sealer)))
+        if None in records.values():
+            operations.append(put(f"{self.prefix}{TABLE_KEY}", encode_table(self.generation)))
         return Step(tuple(operations), tuple(compares), records, settings)
 
     def _replace_all(self, new: Table, old: Table) -> Transaction:
@@ -390,6 +396,8 @@ class TableStore:
         if transaction.generation != self.generation:
             self.generation, self._generation_revision = transaction.generation, revisions[-1]
             self._services, self._settings, self._others = {}, None, {}
+        elif any(None in step.records.values() for step in transaction.steps):
+            self._generation_revision = revisions[-1]
         self.revision = self.table_revision = max(self.revision, revisions[-1])
         for step, revision in zip(transaction.steps, revisions, strict=True):
             for ident, record in step.records.items():
