@@ -15,6 +15,7 @@ from ktcpvs.cluster.etcd import Etcd, delete
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.shared_secrets import COOKIES, TICKETS, share_secrets
+from ktcpvs.model.edits import Set
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
@@ -187,8 +188,6 @@ def test_a_node_with_another_secret_is_named_and_goes_on(make_node: Callable[...
 
 
 async def _set(node: Node) -> Any:
-    from ktcpvs.model.edits import Set
-
     return await node.cluster.submit(Set({"read_timeout": "77"}))
 
 
@@ -216,3 +215,24 @@ def test_the_secret_of_a_cluster_is_exchanged(make_node: Callable[..., Node]) ->
     c = make_node("c", SECRET, OTHER)
     wait_for(lambda: agree(b, c) and b.tickets.current == a.first[1], "node c to seal for node b")
     assert b.context.cookie_secret == a.first[0]
+
+
+def test_the_steps_of_an_exchange_disturb_nobody(make_node: Callable[..., Node]) -> None:
+    nodes = {name: make_node(name, SECRET) for name in "ab"}
+    wait_for(lambda: agree(*nodes.values()), "both nodes to agree")
+    cookie_secret = nodes["a"].context.cookie_secret
+    nodes["a"].thread.run(_set_key, nodes["a"])
+    for secrets in ((SECRET, OTHER), (OTHER, SECRET), (OTHER,)):
+        for name in "ab":
+            nodes[name].stop()
+            nodes[name] = make_node(name, *secrets)
+            wait_for(lambda: agree(*nodes.values()), "both nodes to agree")
+            assert nodes[name].context.cookie_secret == cookie_secret
+            assert nodes[name].director.table.settings.cookie_key == "not-for-everyone"
+            for one in nodes.values():
+                assert not one.problems("a")
+                assert not one.problems("b")
+
+
+async def _set_key(node: Node) -> Any:
+    return await node.cluster.submit(Set({"cookie_key": "not-for-everyone"}))
