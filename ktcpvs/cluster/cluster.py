@@ -180,7 +180,8 @@ class Cluster:
             count=len(self.director.table.services),
         )  # fmt: skip
         self._began()
-        self._job(self._reports).start()
+        if not self._is_over:  # `stop` may have come meanwhile
+            self._job(self._reports).start()
 
     def _replace_all(self, found: tuple[int, Sequence[KeyValue]]) -> int:
         revision, pairs = found
@@ -190,7 +191,8 @@ class Cluster:
 
     async def _joined(self) -> None:
         for follower in self.followers:
-            await follower.joined()
+            if not self._is_over:  # a node that leaves writes nothing more
+                await follower.joined()
 
     async def _store_first(self) -> None:
         """Store this node's table, unless another node is first. Raises EtcdError."""
