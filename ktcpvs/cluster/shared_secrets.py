@@ -51,7 +51,7 @@ class SharedSecrets:
         self._log = director.context.log
         self._used: dict[str, SealedValue] = {}
         self._told: Sequence[str] = ()
-        self._is_joined = False
+        self._is_joined = self._is_storing = False
 
     # What etcd says.
 
@@ -85,10 +85,8 @@ class SharedSecrets:
                     use(value.value, is_new)
                 except (ValueError, KeyError, TypeError, RecursionError):
                     self._log.warn("cluster: secret {name}: this version cannot read it", name=name)
-        gone = [name for name in self._used if not self._store.has(name)]
-        for name in gone:  # somebody has deleted it
-            del self._used[name]
-        if gone:
+        is_missing = not (self._store.has(COOKIES) and self._store.has(TICKETS))
+        if is_new and is_missing and self._store.is_usable and not self._is_storing:  # somebody has deleted it
             self._run(self._store_missing())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -146,10 +144,14 @@ class SharedSecrets:
 
     async def _store_missing(self) -> None:
         """Store what no node has stored yet."""
-        if not self._store.has(COOKIES):
-            await self._put(COOKIES, self._director.context.cookie_secret, 0)
-        if not self._store.has(TICKETS):
-            await self._put(TICKETS, self._encoded_tickets(self._tickets.record()), 0)
+        self._is_storing = True
+        try:
+            if not self._store.has(COOKIES):
+                await self._put(COOKIES, self._director.context.cookie_secret, 0)
+            if not self._store.has(TICKETS):
+                await self._put(TICKETS, self._encoded_tickets(self._tickets.record()), 0)
+        finally:
+            self._is_storing = False
 
     async def _put(self, name: str, value: bytes, revision: int) -> None:
         try:

@@ -13,6 +13,7 @@ from servers import wait_for
 from ktcpvs.cluster.cluster import Cluster
 from ktcpvs.cluster.etcd import Etcd, delete
 from ktcpvs.cluster.etcd_address import EtcdAddress
+from ktcpvs.cluster.membership import LEASE_SECONDS
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.shared_secrets import COOKIES, TICKETS, share_secrets
 from ktcpvs.model.edits import Set
@@ -58,7 +59,7 @@ class Node:
             await self.cluster.start(self.director)
 
         self.thread.run(start)
-        wait_for(lambda: self.cluster.is_connected, lambda: f"the node to follow: {self.log}")
+        wait_for(lambda: self.cluster.is_connected, lambda: f"the node to follow: {self.log}", 3 * LEASE_SECONDS)
 
     def stop(self) -> None:
         self.thread.run(self.cluster.stop)
@@ -222,17 +223,30 @@ def test_the_steps_of_an_exchange_disturb_nobody(make_node: Callable[..., Node])
     wait_for(lambda: agree(*nodes.values()), "both nodes to agree")
     cookie_secret = nodes["a"].context.cookie_secret
     nodes["a"].thread.run(_set_key, nodes["a"])
-    for secrets in ((SECRET, OTHER), (OTHER, SECRET), (OTHER,)):
+    for number, secrets in enumerate(((SECRET, OTHER), (OTHER, SECRET), (OTHER,))):
         for name in "ab":
             nodes[name].stop()
-            nodes[name] = make_node(name, *secrets)
+            nodes[name] = make_node(f"{name}{number}", *secrets)
             wait_for(lambda: agree(*nodes.values()), "both nodes to agree")
             assert nodes[name].context.cookie_secret == cookie_secret
             assert nodes[name].director.table.settings.cookie_key == "not-for-everyone"
             for one in nodes.values():
-                assert not one.problems("a")
-                assert not one.problems("b")
+                assert not [line for row in one.cluster.nodes()["nodes"] for line in row.get("errors", ())]
 
 
 async def _set_key(node: Node) -> Any:
     return await node.cluster.submit(Set({"cookie_key": "not-for-everyone"}))
+
+
+def test_a_cluster_whose_secret_is_lost_begins_anew(
+    make_node: Callable[..., Node], thread: ControlThread, etcd: Etcd, address: EtcdAddress
+) -> None:
+    former = make_node("former", SECRET)
+    former.stop()
+    a, b = make_node("a", OTHER), make_node("b", OTHER)
+    wait_for(lambda: a.problems("b") and b.problems("a"), "both nodes to be named")
+    keys = [f"{address.prefix}secrets/{name}" for name in (COOKIES, TICKETS)]
+    assert thread.run(etcd.transact, [], [delete(key) for key in keys])[0]
+    wait_for(lambda: agree(a, b), "both nodes to agree on what one of them has")
+    wait_for(lambda: not a.problems("b") and not b.problems("a"), "both nodes to be well")
+    assert former.context.cookie_secret != a.context.cookie_secret
