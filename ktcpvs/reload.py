@@ -32,13 +32,15 @@ class Reload:
         service_manager: ServiceManager,
         config: str | None,
         has_state_file: bool,
+        is_in_cluster: bool = False,
     ) -> None:
         """config: the configuration file; None: there is none. has_state_file: services that were stopped by hand stay
-        stopped."""
+        stopped. is_in_cluster: the table is the cluster's, so `config` is not loaded."""
         self._director = director
         self._control = control
         self._service_manager = service_manager
-        self._config = config
+        self._config = None if is_in_cluster else config
+        self._has_no_effect = is_in_cluster and config is not None
         self._start = edits.START_NEW if has_state_file else edits.START_ALL
         self._log: EventLog = director.context.log
 
@@ -49,8 +51,14 @@ class Reload:
             return
         self._control.reload_certificates()
         has_certificates = self._control.has_tls() or self._director.has_files
-        if self._config is None and not has_certificates:
+        if self._has_no_effect:
+            self._log.warn(
+                "SIGHUP: --config is not loaded, since the table is the cluster's; 'tcpvsadm -f FILE' loads it on all "
+                "nodes"
+            )
+        elif self._config is None and not has_certificates:
             self._log.warn("SIGHUP: there is no --config to load again")
+        if self._config is None and not has_certificates:
             return
         Deferred.fromCoroutine(self._reload(self._config))
 

@@ -61,6 +61,7 @@ from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
     from ktcpvs.cluster.cluster import Cluster
+    from ktcpvs.cluster.editing import ClusterEdits
     from ktcpvs.cluster.options import ClusterOptions
 
 NO_PROC = (
@@ -179,13 +180,14 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         opened.callback(control.close)
         reader = _take_reader(target, reader)
     state, saved = _read_state(options, reactor, target)
-    cluster = _cluster(options, reactor, state)
-    save = state.save if cluster is None else cluster.save
+    cluster, shared_edits = _cluster(options, reactor, state, target)
+    save = state.save if shared_edits is None else shared_edits.save
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader)
     director = built.director
     opened.callback(director.end)
-    if cluster is not None:
-        _share_secrets(cluster, built, state)
+    if cluster is not None and shared_edits is not None:
+        director.confirmation = shared_edits.trial
+        _share_secrets(cluster, shared_edits, built, state)
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
     opened.callback(status.close)
 
@@ -215,11 +217,12 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             handover.complete,
             built.tickets.record,
             reader,
+            cluster.instance if cluster is not None else "",
         )
-    switch.begin(OwnSwitch(director, built.views, cluster), built.workers, source)
+    switch.begin(OwnSwitch(director, built.views, cluster, shared_edits), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
-    config = options.config if cluster is None else None  # the cluster has the table
-    reload = Reload(director, control, service_manager, config, options.state is not None)
+    has_state, is_in_cluster = options.state is not None, cluster is not None
+    reload = Reload(director, control, service_manager, options.config, has_state, is_in_cluster)
     upgrade = UpgradeLauncher(reactor, log, control.unix_address, notifier)
     takeover = None
     if target is not None:
@@ -245,32 +248,41 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     return Daemon(director, shutdown, target, cluster)
 
 
-def _cluster(options: DaemonOptions, reactor: Any, state: StateFile | _NoStateFile) -> Cluster | None:
-    """The node of a cluster that this daemon is; None: it is none. Raises NoTLS and NoConfiguration."""
+def _cluster(
+    options: DaemonOptions, reactor: Any, state: StateFile | _NoStateFile, target: HandoverTarget | None
+) -> tuple[Cluster, ClusterEdits] | tuple[None, None]:
+    """The node of a cluster that this daemon is, and the edits of its administrators; None: it is none. Raises NoTLS
+    and NoConfiguration."""
     if options.cluster is None:
-        return None
+        return None, None
     from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
+    from ktcpvs.cluster.editing import ClusterEdits
     from ktcpvs.cluster.options import make_etcd
     from ktcpvs.cluster.secret_file import read_secret_file
 
     given = options.cluster
     sealer = read_secret_file(given.secret) if given.secret is not None else None
-    return Cluster(make_etcd(reactor, given), given.address.prefix, given.node, state.save, sealer)
+    instance = target.inventory.instance if target is not None else ""
+    cluster = Cluster(make_etcd(reactor, given), given.address.prefix, given.node, instance, sealer)
+    return cluster, ClusterEdits(cluster, state.save)
 
 
-def _share_secrets(cluster: Cluster, built: _BuiltSwitch, state: StateFile | _NoStateFile) -> None:
+def _share_secrets(
+    cluster: Cluster, shared_edits: ClusterEdits, built: _BuiltSwitch, state: StateFile | _NoStateFile
+) -> None:
     """Let the nodes of a cluster use the same secrets."""
     from ktcpvs.cluster.shared_secrets import share_secrets
 
     async def save_key(key: bytes) -> None:
         state.key = key
-        await state.save(built.director.table)
+        if not shared_edits.trial.holds_the_save:  # or else it is saved with the table, when the trial has ended
+            await state.save(built.director.table)
 
     share_secrets(cluster, built.director, built.tickets, save_key)
 
 
 def _leave(cluster: Cluster) -> None:
-    Deferred.fromCoroutine(cluster.stop())
+    Deferred.fromCoroutine(cluster.hand_over())
 
 
 def _give_up_root(options: DaemonOptions, control: ControlListeners, opened: ExitStack) -> CertificateReader | None:

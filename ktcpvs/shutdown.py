@@ -58,7 +58,7 @@ class Shutdown:
         self.has_begun = True
         run = self._director.context.steps.run
         run("end: listeners", self._director.end)
-        drain_time = self._director.table.drain_timeout + self._director.processes.extra_drain_time
+        drain_time = self._director.effective.drain_timeout + self._director.processes.extra_drain_time
         self._deadline = self._reactor.seconds() + drain_time
         run("end: service manager", self._service_manager.stopping, drain_time + 2 * CLOSE_TIMEOUT)
         drained = self._wait_until(self._has_drained)

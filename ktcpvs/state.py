@@ -1,8 +1,8 @@
 """The state file: the table as of the last change that has been acknowledged to an administrator.
 
 Each save writes a whole new file beside the old one, and renames it over the old one. The file is a JSON object with
-format (1), running (idents), configuration (text in the configuration language), and key (the secret of this switch, in
-hexadecimal).
+format (1), running (idents), configuration (text in the configuration language), key (the secret of this switch, in
+hexadecimal), and local (the edits that hold on this node of a cluster only).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 
 from attrs import evolve
 
-from ktcpvs.errors import CannotSave, NoConfiguration
+from ktcpvs.control.edit_commands import decode_local, encode_local
+from ktcpvs.errors import CannotSave, NoConfiguration, Refusal
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.edits import Load
 from ktcpvs.model.language.includes import expand_includes
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
+from ktcpvs.model.local_edits import LocalEdit
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.system.files import read_file, replace_file
@@ -59,7 +61,14 @@ class StateFile:
         with contextlib.suppress(ValueError):
             self.key = bytes.fromhex(str(state.get("key", ""))) or self.key
         table = parse(str(state.get("configuration", "")), self._path).apply(Table())
-        return evolve(table, running=frozenset(running).intersection(table.services))
+        local = self._read_local(state.get("local", []))
+        return evolve(table, running=frozenset(running).intersection(table.services), local=local)
+
+    def _read_local(self, data: Any) -> tuple[LocalEdit, ...]:
+        try:
+            return decode_local(data)
+        except Refusal as refusal:
+            raise NoConfiguration(f"the state file {self._path} cannot be read: local: {refusal}") from None
 
     async def save(self, table: Table) -> None:
         """Write `table`, and return when it is on the disk. Raises CannotSave."""
@@ -80,7 +89,8 @@ class StateFile:
         self._written = written
         configuration = write_settings(table.settings.described()) + "".join(text for _, text in written.values())
         running = [ident for ident in table.services if ident in table.running]
-        return json.dumps({"format": FORMAT, "running": running, "configuration": configuration, "key": self.key.hex()})
+        state = {"format": FORMAT, "running": running, "configuration": configuration, "key": self.key.hex()}
+        return json.dumps({**state, "local": encode_local(table.local)} if table.local else state)
 
     def _write(self, text: str) -> None:
         try:

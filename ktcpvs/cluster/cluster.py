@@ -1,14 +1,14 @@
-"""One node of a cluster: it stores its administrators' edits in etcd, and follows the edits of the others.
+"""One node of a cluster: it joins, puts in force what the others have stored, and reports what it runs.
 
-An edit is prepared here, stored by one transaction, and then put in force (`Director` calls `save` between the two). If
-what it changes has changed meanwhile, it is tried again on the new table, unless both change the same part.
+It never changes the table; `editing` stores the edits of this node's administrators.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from random import uniform
 from secrets import token_hex
 from typing import Any
@@ -18,18 +18,17 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from ktcpvs import __version__
-from ktcpvs.cluster.conflicts import changed_parts, conflicting_parts
-from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
+from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
 from ktcpvs.cluster.records import NodeReport
 from ktcpvs.cluster.sealing import Sealer
-from ktcpvs.cluster.table_store import NotInForce, TableStore
-from ktcpvs.errors import Busy, CannotSave, ChangedMeanwhile, NoCluster, Refusal
+from ktcpvs.cluster.table_store import TableStore
+from ktcpvs.control.edit_commands import text_of_edit
+from ktcpvs.errors import NoCluster, Refusal, shorten
 from ktcpvs.model.adopt import Adopt
-from ktcpvs.model.describe import describe_service
-from ktcpvs.model.difference import differences
-from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, Unload
+from ktcpvs.model.difference import table_differences
+from ktcpvs.model.local_edits import LocalEdit, without_forced
 from ktcpvs.model.table import Table
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
@@ -41,30 +40,29 @@ REPORT_INTERVAL = 2.0
 SILENCE = 8.0
 """Seconds without any message of the watch after which it counts as cut: the reports of this node come on it."""
 
-MAX_ATTEMPTS = 10
-"""How often an edit is tried when others change the table at the same time."""
-
 MAX_BACKOFF = 5.0
 """The most seconds between two attempts to reach etcd."""
 
 RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
 
-HEAR_SECONDS = 1.5
-"""The most seconds for which an edit waits for the reports of other nodes."""
 
-MAX_CONFLICT_LINES = 5
-"""The changes of another administrator that a refused edit names."""
+MAX_NOTES = 20
+"""The most lines that a node tells of edits that held on it only."""
 
-Save = Callable[[Table], Awaitable[None]]
+MAX_NOTE_LENGTH = 300
+"""The most characters of such a line."""
 
 
 class Cluster:
-    """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is."""
+    """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
+    the table in force. errors: what is not in force here, a line each. has_left: it has ended, or another daemon has
+    taken over. is_adopting: the director carries out now what comes from the cluster. choose_table: returns the table
+    that this node is to run, from the cluster's. notes: what has become of edits that held on this node only."""
 
-    def __init__(self, etcd: Etcd, prefix: str, name: str, save: Save, sealer: Sealer | None = None) -> None:
-        """save: writes the table to this node's own disk. Raises CannotSave. sealer: seals secrets; None: this node has
-        no --cluster-secret."""
+    def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "", sealer: Sealer | None = None) -> None:
+        """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none.
+        sealer: seals secrets; None: this node has no --cluster-secret."""
         self.etcd = etcd
         self.sealer = sealer
         self.store = TableStore(prefix, sealer)
@@ -73,21 +71,23 @@ class Cluster:
         self.problems: list[Callable[[], Sequence[str]]] = []  # what else this node cannot do, for its reports
         self.is_connected = False
         self.problem = "this node has not reached it yet"
-        self._save_here = save
         self._director: Director | None = None
-        self._instance = token_hex(8)
+        self.instance = instance or token_hex(8)
         self._since = int(time.time())
-        self._errors: tuple[str, ...] = ()  # what is not in force here
-        self._applied = 0  # the revision of the table in force
+        self.errors: tuple[str, ...] = ()
+        self.notes: deque[str] = deque(maxlen=MAX_NOTES)
+        self.applied = 0
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
+        self._ends_forced = False  # what was changed here without etcd
         self._has_more = False  # to follow
-        self._is_adopting = False  # what is saved now comes from the cluster
+        self.is_adopting = False
         self._waiting: list[Deferred[None]] = []  # for any change
         self._first: Deferred[None] = Deferred()
         self._pause: Deferred[None] | None = None
-        self._is_over = False
+        self.has_left = False
+        self.choose_table: Callable[[Table], Table] = lambda stored: stored
         self._reports: PeriodicJob | None = None
         self._retries: PeriodicJob | None = None
 
@@ -110,15 +110,28 @@ class Cluster:
         """Join the cluster, and follow it from now on. Fires when this node has its table, or knows that etcd does not
         respond."""
         self._director = director
+        director.local_dropped = self._local_dropped
         failed = self._log.failure
-        self._reports = PeriodicJob(self._reactor, self._report_now, lambda why: failed("a report failed", why))
+        self._reports = PeriodicJob(self._reactor, self._report_regularly, lambda why: failed("a report failed", why))
         self._retries = PeriodicJob(self._reactor, self._retry, lambda why: failed("following failed", why))
         Deferred.fromCoroutine(self._run()).addErrback(lambda why: failed("internal error: the cluster is left", why))
         return self._first
 
     async def stop(self) -> None:
         """Leave the cluster."""
-        self._is_over = True
+        self._end()
+        with contextlib.suppress(EtcdError):  # the lease ends by itself
+            await self.membership.leave()
+        await self.etcd.close()
+
+    async def hand_over(self) -> None:
+        """Another daemon takes this one's place in the cluster."""
+        self._end()
+        self.membership.hand_over()
+        await self.etcd.close()
+
+    def _end(self) -> None:
+        self.has_left = True
         for job in (self._reports, self._retries):
             if job is not None:
                 job.stop()
@@ -126,13 +139,10 @@ class Cluster:
             self._watch.cancel()
         if self._pause is not None:
             self._pause.cancel()
-        with contextlib.suppress(EtcdError):  # the lease ends by itself
-            await self.membership.leave()
-        await self.etcd.close()
 
     async def _run(self) -> None:
         delay = 0.0
-        while not self._is_over:
+        while not self.has_left:
             try:
                 await self._join()
                 delay = 0.0
@@ -149,7 +159,7 @@ class Cluster:
             await self._sleep(uniform(delay / 2, delay))
 
     async def _sleep(self, seconds: float) -> None:
-        if self._is_over:
+        if self.has_left:
             return
         pause: Deferred[None] = deferLater(self._reactor, seconds)
         self._pause = pause
@@ -167,10 +177,11 @@ class Cluster:
             await self._store_first()
             revision = self._replace_all(await self.etcd.range(prefix))
         await self.membership.join(self._report())
-        ended = await self.etcd.watch(prefix, revision + 1, self._received)
+        ended = await self.etcd.watch(prefix, revision + 1, self._watch_reported)
         self._watch = ended()
         self._heard = self._reactor.seconds()
-        await self._follow()
+        self._ends_forced = True
+        await self.follow()
         self.is_connected, self.problem = True, ""
         await self._joined()
         self._log.event(
@@ -180,7 +191,7 @@ class Cluster:
             count=len(self.director.table.services),
         )  # fmt: skip
         self._began()
-        if not self._is_over:  # `stop` may have come meanwhile
+        if not self.has_left:  # `stop` may have come meanwhile
             self._job(self._reports).start()
 
     def _replace_all(self, found: tuple[int, Sequence[KeyValue]]) -> int:
@@ -191,7 +202,7 @@ class Cluster:
 
     async def _joined(self) -> None:
         for follower in self.followers:
-            if not self._is_over:  # a node that leaves writes nothing more
+            if not self.has_left:  # a node that leaves writes nothing more
                 await follower.joined()
 
     async def _store_first(self) -> None:
@@ -219,35 +230,68 @@ class Cluster:
         return job
 
     def _disconnected(self, why: str) -> None:
-        if self._is_over:
+        if self.has_left:
             return
         if self.is_connected or self.problem != why:
             self._log.warn(
                 "cluster: {why}; this node goes on with the table that it has, and refuses edits until etcd responds",
                 why=why,
             )
-        self.is_connected, self.problem = False, why
+        self.is_connected, self.problem, self._ends_forced = False, why, False
         self._began()
 
     def _began(self) -> None:
         if not self._first.called:
             self._first.callback(None)
+            self._wake_all()
 
     # Following the others.
 
-    def _received(self, revision: int, changes: Sequence[Change]) -> None:
-        """The watch reports changes."""
+    def _watch_reported(self, revision: int, changes: Sequence[Change]) -> None:
         self._heard = self._reactor.seconds()
+        self.received(revision, changes)
+
+    def received(self, revision: int, changes: Sequence[Change]) -> None:
+        """Use changes: those that the watch reports, or that this node has just stored."""
         before = self.store.table_revision
         for follower in self.followers:
             follower.apply(revision, changes)
         if self.store.table_revision != before:
-            self._follow_soon()
+            self.follow_soon()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.callback(None)
 
-    def _follow_soon(self) -> None:
+    def next_change(self) -> Deferred[None]:
+        """Fires when the watch reports anything, or after a second."""
+        change: Deferred[None] = Deferred()
+        self._waiting.append(change)
+        call = self._reactor.callLater(1, self._wake, change)
+        return change.addBoth(lambda _: call.cancel() if call.active() else None)
+
+    def _wake(self, change: Deferred[None]) -> None:
+        if change in self._waiting:
+            self._waiting.remove(change)
+            change.callback(None)
+
+    async def wait_for_start(self) -> None:
+        """Return when this node has its table, or knows that etcd does not respond."""
+        while not self._first.called:
+            await self.next_change()
+
+    def check_connected(self) -> None:
+        """Raise NoCluster unless etcd responds."""
+        if not self.is_connected:
+            raise NoCluster(
+                f"etcd cannot be asked, and edits are refused until it responds: {self.problem}; "
+                "--force-local changes this node until then"
+            )
+
+    def follow_soon(self) -> None:
+        """Put the cluster's table in force, as `follow` does, as soon as possible."""
         self._has_more = True
         if self._follower is None:
             self._follower = Deferred.fromCoroutine(self._follow_all())
@@ -257,35 +301,39 @@ class Cluster:
     async def _follow_all(self) -> None:
         while self._has_more:
             self._has_more = False
-            await self._follow()
+            await self.follow()
 
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
         """Put the cluster's table in force, as far as this node can."""
         revision, errors = await self.director.between_edits(self._adopt)
-        has_changed = errors != self._errors or revision != self._applied
-        if errors and errors != self._errors:
+        has_changed = errors != self.errors or revision != self.applied
+        if errors and errors != self.errors:
             for error in errors:
                 self._log.warn("cluster: not in force on this node: {error}", error=error)
-        self._errors, self._applied = errors, revision
+        self.errors, self.applied = errors, revision
         retries = self._job(self._retries)
         if errors and not retries.is_scheduled:
             retries.start(RETRY_INTERVAL)
         if has_changed and self.is_connected:
-            await self._try_to_report()
+            await self.report_now()
 
     async def _adopt(self) -> tuple[int, tuple[str, ...]]:
         """Adopt the cluster's table between two edits. Return its revision, and what cannot be put in force, a line
         each."""
         director = self.director
         revision = self.store.table_revision
-        adopt = Adopt.between(director.table, self.store.table(director.table))
+        before, wanted = director.effective, self.choose_table(self.store.table(director.table))
+        is_forced = self._ends_forced and without_forced(wanted) != wanted
+        adopt = Adopt.between(director.table, without_forced(wanted) if is_forced else wanted)
         errors = list(self.store.unreadable)
         if adopt is not None:
-            self._is_adopting = True
+            self.is_adopting = True
             try:
                 await self._adopt_parts(adopt, errors)
             finally:
-                self._is_adopting = False
+                self.is_adopting = False
+        if is_forced:
+            self._forced_ended(before, director.effective)
         return revision, tuple(errors)
 
     async def _adopt_parts(self, adopt: Adopt, errors: list[str]) -> None:
@@ -305,6 +353,8 @@ class Cluster:
 
     def _halves(self, adopt: Adopt) -> list[Adopt]:
         """Return two parts of an edit; none if there is only one thing in it. Deleted services come first."""
+        if adopt.local is not None and (adopt.services or adopt.settings is not None):
+            return [evolve(adopt, local=None), Adopt({}, local=adopt.local)]
         if adopt.settings is not None and adopt.services:
             return [evolve(adopt, services={}, running=frozenset()), evolve(adopt, settings=None)]
         idents = sorted(adopt.services, key=lambda ident: adopt.services[ident] is not None)
@@ -313,9 +363,30 @@ class Cluster:
         middle = len(idents) // 2
         return [adopt.restricted_to(frozenset(part)) for part in (idents[:middle], idents[middle:])]
 
+    @property
+    def may_force(self) -> bool:
+        """Whether edits may hold on this node only until etcd responds."""
+        return not self.is_connected and not self._ends_forced
+
+    def _forced_ended(self, before: Table, after: Table) -> None:
+        """etcd responds again. before, after: what this node has run until now, and what it runs now."""
+        lines = table_differences(before, after)
+        more = [f"{len(lines) - MAX_NOTES + 1} more changes"] if len(lines) > MAX_NOTES else []
+        for line in [*lines[: MAX_NOTES - len(more)], *more]:
+            self._note(f"etcd responds again, and the cluster's table is in force: {line}")
+
+    def _local_dropped(self, dropped: Sequence[tuple[LocalEdit, str]]) -> None:
+        for one, why in dropped:
+            self._note(f"an edit does not hold on this node any more: {text_of_edit(one.edit)}: {why}")
+
+    def _note(self, line: str) -> None:
+        self._log.warn("cluster: {line}", line=line)
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self.notes.append(shorten(f"{at}: {line}", MAX_NOTE_LENGTH))
+
     def _retry(self) -> float | None:
-        self._follow_soon()
-        return RETRY_INTERVAL if self._errors else None
+        self.follow_soon()
+        return RETRY_INTERVAL if self.errors else None
 
     # Reports.
 
@@ -323,24 +394,29 @@ class Cluster:
         director = self.director
         living = sum(service.living for service in director.services.values())
         return NodeReport(
-            instance=self._instance,
-            revision=self._applied,
-            errors=(*self._errors, *(line for found in self.problems for line in found())),
+            instance=self.instance,
+            revision=self.applied,
+            errors=(*self.errors, *(line for found in self.problems for line in found())),
             version=__version__,
             connections=living,
             since=self._since,
+            local=tuple(text_of_edit(one.edit) for one in director.table.local),
+            notes=tuple(self.notes),
         )
 
-    def _report_now(self) -> Deferred[float]:
+    def _report_regularly(self) -> Deferred[float]:
         async def report() -> float:
             if self._reactor.seconds() - self._heard > SILENCE and self._watch is not None:
                 self._watch.cancel()
-            await self._try_to_report()
+            await self.report_now()
             return REPORT_INTERVAL
 
         return Deferred.fromCoroutine(report())
 
-    async def _try_to_report(self) -> None:
+    async def report_now(self) -> None:
+        """Tell the other nodes what this one runs."""
+        if self.has_left:
+            return
         lease = self.membership.lease
         try:
             await self.membership.report(self._report())
@@ -362,6 +438,8 @@ class Cluster:
         rows: list[dict[str, Any]] = []
         for name in sorted({*members.members, *members.reports, *members.unreadable}):
             report = members.reports.get(name)
+            if report is not None and report.instance == self.instance:
+                report = self._report()  # etcd may not have it
             if report is None:
                 why = members.unreadable.get(name)
                 rows.append({"node": name, "state": "unknown" if why else "gone", "errors": [why] if why else []})
@@ -376,6 +454,8 @@ class Cluster:
                     "connections": report.connections,
                     "since": report.since,
                     "errors": list(report.errors),
+                    "local": list(report.local),
+                    "notes": list(report.notes),
                 }
             )
         return {
@@ -384,138 +464,6 @@ class Cluster:
             "connected": self.is_connected,
             "problem": self.problem,
             "revision": table_revision,
+            "trial": self.director.confirmation.seconds_left,
             "nodes": rows,
         }
-
-    # Edits of administrators.
-
-    async def submit(self, edit: Edit) -> Sequence[str]:
-        """Carry an edit out in the whole cluster. Returns warnings, a line each. Raises a Refusal; then nothing has
-        changed."""
-        director = self.director
-        if isinstance(edit, ReloadCertificates | Unload):
-            return await director.submit(edit)
-        if isinstance(edit, Confirm) or (isinstance(edit, Load) and edit.confirm):
-            raise Refusal(
-                "a load on trial (--confirm) is not possible in a cluster: load it without, and load the former file "
-                "to undo it"
-            )
-        for _ in range(MAX_ATTEMPTS):
-            self._check_connected()
-            base = director.table
-            try:
-                warnings = await director.submit(edit)
-            except _Conflict as conflict:
-                await self._catch_up(conflict.revision)
-                self._check_commuting(edit, base, director.table)
-                continue
-            revision = self.store.table_revision
-            await self._try_to_report()
-            return [*warnings, *await self._hear_others(revision)]
-        raise Busy(f"others change the table all the time; {edit.name} was tried {MAX_ATTEMPTS} times")
-
-    def _check_connected(self) -> None:
-        if not self.is_connected:
-            raise NoCluster(f"etcd cannot be asked, and edits are refused until it responds: {self.problem}")
-
-    async def save(self, table: Table) -> None:
-        """Store the table in the cluster and on this node's disk; the director calls it for each edit. Raises
-        _Conflict and CannotSave."""
-        director = self._director
-        if director is not None and not self._is_adopting:
-            await self._store(director.table, table)
-        await self._save_here(table)
-
-    async def _store(self, old: Table, new: Table) -> None:
-        try:
-            transaction = self.store.transaction(old, new)
-        except NotInForce as why:
-            raise _Conflict(str(why), 0) from None
-        if transaction is None:
-            return
-        self._check_connected()
-        is_up_to_date = self._applied == self.store.table_revision
-        revisions = []
-        try:
-            for step in transaction.steps:
-                is_done, revision = await self.etcd.transact(step.compares, step.operations)
-                if not is_done:
-                    raise _Conflict("the table has changed meanwhile", revision)
-                revisions.append(revision)
-        except Unreachable as error:
-            raise CannotSave(
-                f"etcd did not respond; whether the edit is stored is not known, see --list: {error}"
-            ) from None
-        except EtcdError as error:
-            raise CannotSave(f"etcd refuses it: {error}") from None
-        self.store.committed(transaction, revisions)
-        if is_up_to_date:  # or else _follow comes soon
-            self._applied = self.store.table_revision
-
-    async def _catch_up(self, revision: int) -> None:
-        """Return when this node follows the cluster up to a revision; 0: up to what it knows."""
-        while self.is_connected and self.store.revision < revision:
-            await self._change()
-        await self._follow()
-
-    def _change(self) -> Deferred[None]:
-        """Fires when the watch reports anything, or after a second."""
-        change: Deferred[None] = Deferred()
-        self._waiting.append(change)
-        call = self._reactor.callLater(1, self._wake, change)
-        return change.addBoth(lambda _: call.cancel() if call.active() else None)
-
-    def _wake(self, change: Deferred[None]) -> None:
-        if change in self._waiting:
-            self._waiting.remove(change)
-            change.callback(None)
-
-    def _check_commuting(self, edit: Edit, base: Table, now: Table) -> None:
-        """Raise ChangedMeanwhile if somebody else has changed what the edit changes."""
-        others = changed_parts(base, now)
-        if not others:
-            if self._errors:
-                raise Busy(
-                    f"this node does not run the cluster's table: {self._errors[0]}; make this edit on another node"
-                )
-            return
-        mine = changed_parts(base, edit.apply(base))
-        if conflicting_parts(mine, others) or isinstance(edit, Load):
-            lines = _differences(base, now)
-            more = f"; and {len(lines) - MAX_CONFLICT_LINES} more" if len(lines) > MAX_CONFLICT_LINES else ""
-            shown = "; ".join(lines[:MAX_CONFLICT_LINES])
-            raise ChangedMeanwhile(f"another administrator has changed it at the same time: {shown}{more}")
-
-    async def _hear_others(self, revision: int) -> Sequence[str]:
-        """Wait a little for the reports of the other nodes. Return their refusals, a line each."""
-        until = self._reactor.seconds() + HEAR_SECONDS
-        while self.is_connected and self._behind(revision) and self._reactor.seconds() < until:
-            await self._change()
-        return [
-            f"node {name}: {error}"
-            for name, report in self.membership.reports.items()
-            for error in report.errors
-            if name != self.membership.name
-        ]
-
-    def _behind(self, revision: int) -> bool:
-        return any(
-            report.revision < revision
-            for name, report in self.membership.reports.items()
-            if name != self.membership.name
-        )
-
-
-class _Conflict(Exception):
-    """The table that an edit was prepared for is not the cluster's any more. revision: at which this was seen."""
-
-    def __init__(self, why: str, revision: int) -> None:
-        super().__init__(why)
-        self.revision = revision
-
-
-def _differences(before: Table, after: Table) -> list[str]:
-    def described(table: Table) -> list[dict[str, Any]]:
-        return [{**describe_service(service), "running": service.ident in table.running} for service in table]
-
-    return differences(described(before), before.settings.described(), described(after), after.settings.described())

@@ -24,6 +24,7 @@ class Membership:
         self._etcd = etcd
         self._prefix = prefix
         self._lease = 0
+        self._has_left = False
         self._revision = 0  # at which this node's key has last changed
         self.name = name
         self.reports: dict[str, NodeReport] = {}
@@ -83,6 +84,8 @@ class Membership:
         lease = await self._etcd.grant(LEASE_SECONDS)
         name = put(f"{self._prefix}{MEMBERS}{self.name}", encode_format())
         compares: list[dict[str, Any]] = [is_unchanged(self._key, 0)] if known is None else []
+        if self._has_left:
+            return
         has_joined, revision = await self._etcd.transact(compares, [put(self._key, encode_report(report), lease), name])
         if not has_joined:
             await self._etcd.revoke(lease)
@@ -96,6 +99,8 @@ class Membership:
             self._lease = 0
             await self.join(report)
             return
+        if self._has_left:  # meanwhile
+            return
         is_ours, revision = await self._etcd.transact(
             [is_unchanged(self._key, self._revision)], [put(self._key, encode_report(report), self._lease)]
         )
@@ -107,9 +112,14 @@ class Membership:
 
     async def leave(self) -> None:
         """Give the name free. Raises EtcdError."""
+        self._has_left = True
         lease, self._lease = self._lease, 0
         if lease:
             await self._etcd.revoke(lease)
+
+    def hand_over(self) -> None:
+        """Another process is this node from now on. Its key goes on; the former lease ends by itself."""
+        self._has_left, self._lease = True, 0
 
     async def forget(self, name: str) -> None:
         """Forget a node that is gone. Raises EtcdError."""

@@ -1,8 +1,9 @@
 """The records in etcd: a key for each service, for the settings, for each node and for the format.
 
 Below the cluster's prefix: `format`, `table` (the generation in use), `tables/GENERATION/settings`,
-`tables/GENERATION/services/IDENT`, `nodes/NAME` (with a lease), `members/NAME` and `secrets/NAME` (sealed). Values are
-JSON objects. A load of many services writes a new generation, and then `table`, so that it is in force as a whole.
+`tables/GENERATION/services/IDENT`, `trial`, `nodes/NAME` (with a lease), `members/NAME` and `secrets/NAME` (sealed).
+Values are JSON objects. A load of many services writes a new generation, and then `table`, so that it is in force as a
+whole.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DAY, Settings
 
 FORMAT = 1
 """Of all values. A node that reads a higher one keeps what it has."""
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
 SECRETS = "secrets/"
+TRIAL_KEY = "trial"
 
 
 class BadRecord(Exception):
@@ -52,11 +54,23 @@ class SettingsRecord:
 
 
 @frozen
+class TrialRecord:
+    """A table on trial. generation: of it. former: of the table before, which comes back unless it is confirmed.
+    seconds: after which it does. node: on which it was loaded."""
+
+    generation: int
+    former: int
+    seconds: int
+    node: str
+
+
+@frozen
 class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
+    the edits that hold on it only. notes: what has become of such edits, the last lines.
     """
 
     instance: str
@@ -66,6 +80,8 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+    local: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def settings_key(generation: int) -> str:
@@ -171,6 +187,24 @@ def decode_table(value: bytes) -> int:
     return generation
 
 
+def encode_trial(trial: TrialRecord) -> bytes:
+    return _encode(asdict(trial))
+
+
+def decode_trial(value: bytes) -> TrialRecord:
+    """Raises BadRecord."""
+    found = _decode(value)
+    trial = TrialRecord(
+        generation=_field(found, "generation", int),
+        former=_field(found, "former", int),
+        seconds=_field(found, "seconds", int),
+        node=_field(found, "node", str),
+    )
+    if not 0 < trial.seconds <= DAY:
+        raise BadRecord(f"seconds is {trial.seconds}; expected 1..{DAY}")
+    return trial
+
+
 def encode_format() -> bytes:
     return _encode({})
 
@@ -196,7 +230,14 @@ def decode_report(value: bytes) -> NodeReport:
         connections=_field(found, "connections", int),
         since=_field(found, "since", int),
         workers=_field(found, "workers", int),
+        local=_texts(found, "local"),
+        notes=_texts(found, "notes"),
     )
+
+
+def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
+    """Return texts that older versions do not report."""
+    return tuple(map(str, _field(found, name, list))) if name in found else ()
 
 
 def encode_sealed(sealed: str) -> bytes:

@@ -16,9 +16,11 @@ from ktcpvs.cluster.records import (
     FORMAT_KEY,
     TABLE_KEY,
     TABLES,
+    TRIAL_KEY,
     BadRecord,
     ServiceRecord,
     SettingsRecord,
+    TrialRecord,
     check_format,
     decode_service,
     decode_settings,
@@ -27,6 +29,7 @@ from ktcpvs.cluster.records import (
     encode_service,
     encode_settings,
     encode_table,
+    encode_trial,
     ident_of,
     service_key,
     settings_key,
@@ -60,6 +63,15 @@ class _Stored:
     why: str = ""
 
 
+@define
+class _Generation:
+    """The keys of a generation that was in use."""
+
+    number: int
+    services: dict[str, _Stored]
+    settings: _Stored | None
+
+
 @frozen
 class Step:
     """Operations that etcd carries out together if all of `compares` hold. records: what they store, by ident; None: a
@@ -74,10 +86,11 @@ class Step:
 @frozen
 class Transaction:
     """A change of the table. steps: one after the other; the last one puts them in force. generation: that is in use
-    then."""
+    then. trial: on which it is then; None: it stays."""
 
     steps: tuple[Step, ...]
     generation: int
+    trial: TrialRecord | None = None
 
 
 class TableStore:
@@ -94,6 +107,7 @@ class TableStore:
         self._generation_revision = 0
         self._services: dict[str, _Stored] = {}
         self._settings: _Stored | None = None
+        self._former: _Generation | None = None  # the one before, until its keys are deleted
         self._others: dict[str, tuple[int, bytes]] = {}  # keys of other generations, which may become the one in use
         self.problem = ""
 
@@ -105,7 +119,7 @@ class TableStore:
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
         known = self._services
-        self._services, self._settings, self._others = {}, None, {}
+        self._services, self._settings, self._others, self._former = {}, None, {}, None
         self.generation, self._generation_revision, self.problem = None, 0, ""
         self.revision, self.table_revision = revision, 0
         pairs = sorted(pairs, key=lambda pair: pair.key.removeprefix(self.prefix) != TABLE_KEY)
@@ -136,9 +150,15 @@ class TableStore:
             elif self.generation is not None and (ident := ident_of(key, self.generation)) is not None:
                 self._change_service(ident, value, revision, known)
             elif value is None:
-                self._others.pop(key, None)
+                self._forget(key)
             else:
                 self._others[key] = revision, value
+
+    def _forget(self, key: str) -> None:
+        self._others.pop(key, None)
+        former = self._former
+        if former is not None and key == settings_key(former.number):
+            self._former = None  # it goes as a whole
 
     def _use_generation(self, value: bytes | None, revision: int) -> None:
         if revision <= self._generation_revision:
@@ -151,11 +171,21 @@ class TableStore:
         self._generation_revision = self.table_revision = revision
         if generation == self.generation:
             return
+        known, former = self._services, self._former
+        self._retire_generation()
         self.generation = generation
-        known, self._services, self._settings = self._services, {}, None
+        if former is not None and former.number == generation:
+            self._services, self._settings = former.services, former.settings
+            return
         others, self._others = self._others, {}
         for key, (at, data) in others.items():
             self._change(key, data, at, known)
+
+    def _retire_generation(self) -> None:
+        """Another generation is in use from now on."""
+        if self.generation is not None:
+            self._former = _Generation(self.generation, self._services, self._settings)
+        self._services, self._settings = {}, None
 
     def _change_settings(self, value: bytes | None, revision: int) -> None:
         if self._settings is not None and revision <= self._settings.mod_revision:
@@ -203,12 +233,34 @@ class TableStore:
         return [self.problem, *found] if self.problem else found
 
     def table(self, former: Table) -> Table:
-        """Return the cluster's table. former: the one in force, from which come the parts that cannot be read."""
+        """Return the cluster's table. former: the one in force, from which come the parts that cannot be read, and the
+        edits that hold on this node only."""
         if self.problem or self.generation is None:
             return former
+        return self._made_of(self._services, self._settings, former)
+
+    def table_of(self, generation: int, former: Table) -> Table | None:
+        """Return the table of another generation than the one in use; None: it is not known. former: as for `table`."""
+        if self._former is not None and self._former.number == generation:
+            return self._made_of(self._former.services, self._former.settings, former)
+        prefix = f"{TABLES}{generation}/"
+        keys = {key: value for key, value in self._others.items() if key.startswith(prefix)}
+        if settings_key(generation) not in keys:
+            return None
+        other = TableStore(self.prefix, self._sealer)
+        other.generation = generation
+        for key, (revision, value) in keys.items():
+            other.change(key, value, revision)
+        return other.table(former)
+
+    def change(self, key: str, value: bytes | None, revision: int) -> None:
+        """Use the value of one key, which is without the prefix. value: None: it is deleted."""
+        self._change(key, value, revision, {})
+
+    def _made_of(self, services: Mapping[str, _Stored], stored_settings: _Stored | None, former: Table) -> Table:
         rows: list[tuple[int, str, VirtualService, bool]] = []
         former_places = {ident: place for place, ident in enumerate(former.services)}
-        for ident, stored in self._services.items():
+        for ident, stored in services.items():
             record = stored.record
             if isinstance(record, ServiceRecord):
                 rows.append((record.position, ident, record.service, record.is_running))
@@ -218,14 +270,16 @@ class TableStore:
         return Table(
             {ident: service for _, ident, service, _ in rows},
             frozenset(ident for _, ident, _, is_running in rows if is_running),
-            self._usable_settings(former.settings),
+            self._usable(stored_settings, former.settings),
+            former.local,
         )
 
-    def _usable_settings(self, former: Settings) -> Settings:
-        """Return the cluster's settings, of which those that cannot be read are as in `former`."""
-        if self._settings is None:
+    @staticmethod
+    def _usable(stored: _Stored | None, former: Settings) -> Settings:
+        """Return settings that are stored; those of them that cannot be read are as in `former`."""
+        if stored is None:
             return Settings()
-        record = self._settings.record
+        record = stored.record
         if not isinstance(record, SettingsRecord):
             return former
         return evolve(record.settings, cookie_key=former.cookie_key) if record.problem else record.settings
@@ -289,7 +343,7 @@ class TableStore:
             raise NotInForce(f"settings: {stored.why}")
         if stored.record.problem and new.settings.cookie_key in ("", old.settings.cookie_key):
             raise NotInForce(f"settings: {stored.why}")
-        if self._usable_settings(old.settings) != old.settings:
+        if self._usable(stored, old.settings) != old.settings:
             raise NotInForce("the settings have changed")
 
     def _records(
@@ -319,7 +373,7 @@ class TableStore:
         tell that of the table.
         """
         assert self.generation is not None
-        compares = [is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision)]
+        compares = [is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision), self._is_not_on_trial]
         operations = []
         for ident, record in records.items():
             stored = self._services.get(ident)
@@ -334,8 +388,22 @@ class TableStore:
             operations.append(put(f"{self.prefix}{TABLE_KEY}", encode_table(self.generation)))
         return Step(tuple(operations), tuple(compares), records, settings)
 
-    def _replace_all(self, new: Table, old: Table) -> Transaction:
-        """A transaction that makes a new generation. It holds only if no key of the former one changes meanwhile."""
+    @property
+    def _is_not_on_trial(self) -> Operation:
+        return is_unchanged(f"{self.prefix}{TRIAL_KEY}", 0)
+
+    def trial(self, old: Table, new: Table, seconds: int, node: str) -> Transaction:
+        """Return what stores `new` on trial: the generation that is in use now stays, until the trial has ended.
+
+        old: the table in force. seconds: until it is undone. node: that asks for it. Raises NotInForce and BadValue.
+        """
+        if self.problem or self.generation is None:
+            raise NotInForce(self.problem or "the cluster has no table yet")
+        return self._replace_all(new, old, TrialRecord(0, self.generation, seconds, node))
+
+    def _replace_all(self, new: Table, old: Table, trial: TrialRecord | None = None) -> Transaction:
+        """A transaction that makes a new generation. It holds only if no key of the former one changes meanwhile.
+        trial: None: it stays in use."""
         assert self.generation is not None
         for ident in self._services:
             self._check_service(ident, old)
@@ -344,18 +412,24 @@ class TableStore:
         compares = (
             is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision),
             are_older(former, self.table_revision),
+            self._is_not_on_trial,
         )
-        return self._generation(new, compares, ())
+        return self._generation(new, compares, (), trial)
 
     def _first(self, new: Table) -> Transaction:
         """The transaction that makes the cluster's first table."""
         compares = (is_unchanged(f"{self.prefix}{TABLE_KEY}", 0),)
         return self._generation(new, compares, (put(f"{self.prefix}{FORMAT_KEY}", encode_format()),))
 
-    def _generation(self, new: Table, compares: tuple[Operation, ...], also: tuple[Operation, ...]) -> Transaction:
+    def _generation(
+        self,
+        new: Table,
+        compares: tuple[Operation, ...],
+        also: tuple[Operation, ...],
+        trial: TrialRecord | None = None,
+    ) -> Transaction:
         """The last step deletes what others have begun to write, which their last step notices."""
         generation = randbits(62)
-        prefix = f"{self.prefix}{TABLES}"
         records = self._records(new, new.services, {ident: place for place, ident in enumerate(new.services)})
         key = f"{self.prefix}{settings_key(generation)}"
         steps = [Step((put(key, encode_settings(new.settings, key, self._sealer)),), settings=new.settings)]
@@ -374,11 +448,20 @@ class TableStore:
         if batch:
             steps.append(Step(tuple(operations), (), batch))
         switch = put(f"{self.prefix}{TABLE_KEY}", encode_table(generation))
-        others = (
-            delete_between(prefix, f"{prefix}{generation}/"),
-            delete_between(f"{prefix}{generation}0", f"{self.prefix}tables0"),
-        )
-        return Transaction((*steps, Step((switch, *others, *also), compares)), generation)
+        kept = [generation]
+        if trial is not None:
+            kept.append(trial.former)
+            trial = evolve(trial, generation=generation)
+            also = (*also, put(f"{self.prefix}{TRIAL_KEY}", encode_trial(trial)))
+        return Transaction((*steps, Step((switch, *self.delete_others(*kept), *also), compares)), generation, trial)
+
+    def delete_others(self, *generations: int) -> list[Operation]:
+        """Return the operations that delete all generations but these."""
+        prefix = f"{self.prefix}{TABLES}"
+        ends = sorted(f"{prefix}{generation}" for generation in generations)
+        first = [prefix, *(f"{end}0" for end in ends)]  # "0" follows "/"
+        behind = [*(f"{end}/" for end in ends), f"{self.prefix}tables0"]
+        return [delete_between(*pair) for pair in zip(first, behind, strict=True)]
 
     def resealing(self) -> Transaction | None:
         """Return what seals the secret settings with the newest secret of the cluster; None: they are, or cannot be
@@ -394,8 +477,9 @@ class TableStore:
     def committed(self, transaction: Transaction, revisions: Sequence[int]) -> None:
         """All steps of a transaction are carried out. revisions: of each."""
         if transaction.generation != self.generation:
+            self._retire_generation()
             self.generation, self._generation_revision = transaction.generation, revisions[-1]
-            self._services, self._settings, self._others = {}, None, {}
+            self._others = {}
         elif any(None in step.records.values() for step in transaction.steps):
             self._generation_revision = revisions[-1]
         self.revision = self.table_revision = max(self.revision, revisions[-1])

@@ -191,4 +191,5 @@ class Switch(SwitchBase):
     unload = _make_method("Unload")
     load = _make_method("Load")
     confirm = _make_method("Confirm")
+    end_local = _make_method("EndLocal")
     reload_certificates = _make_method("ReloadCertificates")

@@ -244,6 +244,9 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
         "DeleteNetwork", "del-network", "delete_network", "remove networks from the allow and deny lists",
         (_IDENT, _NETWORKS),
     ),
+    EditCommand(
+        "EndLocal", "end-local", "end_local", "in a cluster: end the edits that hold on this node only", (_ANY_IDENT,)
+    ),
     EditCommand("StartService", "start", "start", "start one virtual service, or all", (_ANY_IDENT,)),
     EditCommand("StopService", "stop", "stop", "stop one virtual service, or all; connections drain", (_ANY_IDENT,)),
     EditCommand(

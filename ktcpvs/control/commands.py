@@ -72,11 +72,19 @@ class Upload(_Command):
     arguments = [(b"page", amp.String()), (b"first", amp.Boolean())]
 
 
+class Scope(_Command):
+    """Where the next edit on this connection holds. scope: "local": on this node of the cluster only; "force-local":
+    on this node, until etcd responds again. A daemon that does not know it carries out nothing."""
+
+    arguments = [(b"scope", amp.Unicode())]
+
+
 class Read(_Command):
     """Read a view and return its first page.
 
-    view: table, stats, connections, schedulers, settings or certificates. ident: only this service; left out: all of
-    them. The pages together are one JSON document in UTF-8, which describes one moment; `pages` is their number.
+    view: table, configured, stats, connections, schedulers, settings or certificates. ident: only this service; left
+    out: all of them. The pages together are one JSON document in UTF-8, which describes one moment; `pages` is their
+    number.
     """
 
     arguments = [(b"view", amp.Unicode()), (b"ident", amp.Unicode(optional=True))]
@@ -110,6 +118,6 @@ class ReadPage(_Command):
 
 BY_NAME: dict[str, type[amp.Command]] = {
     **OF_EDIT,
-    **{command.__name__: command for command in (Upload, Read, ReadPage, Explain)},
+    **{command.__name__: command for command in (Upload, Scope, Read, ReadPage, Explain)},
 }
 """The name of a command on the wire -> the command."""

@@ -5,23 +5,32 @@ A supervisor sends its edits to its workers in this way, and a daemon that was t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import evolve
 
 from ktcpvs.control import commands
 from ktcpvs.control.arguments import READERS, WRITERS, decode
-from ktcpvs.control.command_table import COMMAND_OF_EDIT, EditCommand
+from ktcpvs.control.command_table import COMMAND_OF_EDIT, ArgumentType, EditCommand
 from ktcpvs.control.pages import split_pages
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model import edits
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
+from ktcpvs.model.local_edits import Local, LocalEdit
+from ktcpvs.model.settings import SECRETS
 from ktcpvs.system.names import service_port
 
 SOURCE_LENGTH = 255
 """The most characters of a configuration's name that its errors repeat."""
+
+EDIT_LENGTH = 200
+"""The most characters of an edit's text."""
+
+LOCAL, FORCED = SCOPES = ("local", "force-local")
+"""Where an edit holds, if not in the whole cluster: on this node only; or that, and only until etcd responds."""
 
 CommandCall = tuple[type[Any], dict[str, Any]]
 """A class of `control.commands`, and the arguments to call it with."""
@@ -29,6 +38,8 @@ CommandCall = tuple[type[Any], dict[str, Any]]
 
 def commands_for(edit: edits.Edit) -> list[CommandCall]:
     """Return the commands that ask for `edit`, in their order: uploads first, where it needs some, then its own."""
+    if isinstance(edit, Local):
+        return [(commands.Scope, {"scope": FORCED if edit.is_forced else LOCAL}), *commands_for(edit.edit)]
     entry = COMMAND_OF_EDIT[type(edit).__name__]
     values = _load_values(edit) if isinstance(edit, edits.Load) else _values(edit, entry)
     written = {argument.name: WRITERS[argument.type](values[argument.name]) for argument in entry.arguments}
@@ -47,6 +58,55 @@ def edit_for(entry: EditCommand, arguments: dict[str, Any], upload: bytearray | 
     make: Any = _MAKERS.get(entry.edit) or getattr(edits, entry.edit)
     edit: edits.Edit = make(**values)
     return edit
+
+
+def encode_edit(edit: edits.Edit) -> dict[str, Any]:
+    """Return an edit as plain data for JSON, which `decode_edit` reads."""
+    entry = COMMAND_OF_EDIT[type(edit).__name__]
+    (*_, (_, arguments)), upload = commands_for(edit), None
+    if entry.uploaded is not None:
+        values = _load_values(edit) if isinstance(edit, edits.Load) else _values(edit, entry)
+        upload = WRITERS[entry.uploaded.type](values[entry.uploaded.name])
+    return {"command": entry.edit, "arguments": arguments, "upload": upload}
+
+
+def decode_edit(data: Any) -> edits.Edit:
+    """Return the edit that `encode_edit` has written. Raises a Refusal, or KeyError, TypeError or ValueError for data
+    that it has not written."""
+    entry = COMMAND_OF_EDIT[data["command"]]
+    arguments = {argument.name: data["arguments"].get(argument.name) for argument in entry.on_the_wire}
+    upload = data.get("upload")
+    return edit_for(entry, arguments, None if upload is None else bytearray(str(upload), "utf-8"))
+
+
+def encode_local(local: Iterable[LocalEdit]) -> list[dict[str, Any]]:
+    """Return local edits as plain data for JSON, which `decode_local` reads."""
+    return [{**encode_edit(one.edit), "forced": one.is_forced} for one in local]
+
+
+def decode_local(data: Any) -> tuple[LocalEdit, ...]:
+    """Return the local edits that `encode_local` has written. Raises a Refusal."""
+    try:
+        return tuple(LocalEdit(decode_edit(one), bool(one.get("forced"))) for one in data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadValue(f"an edit cannot be read: {error!r}") from None
+
+
+def text_of_edit(edit: edits.Edit) -> str:
+    """Return an edit in the words of tcpvsadm, in one line, without secrets."""
+    entry = COMMAND_OF_EDIT[type(edit).__name__]
+    if isinstance(edit, edits.Load):
+        return f"{entry.name}: {len(edit.services)} services"
+    words = [entry.name]
+    for argument in entry.arguments:
+        value = WRITERS[argument.type](getattr(edit, argument.name))
+        if argument.type in (ArgumentType.SERVICE_OPTIONS, ArgumentType.SETTINGS):
+            words += [f"{one['name']}={'...' if one['name'] in SECRETS else one['value']}" for one in value]
+        elif argument.type is ArgumentType.BOOLEAN:
+            words += [f"--{argument.option or argument.name}"] if value else []
+        elif value is not None:
+            words += [f"--{argument.option}", str(value)] if argument.option else [str(value)]
+    return shorten(" ".join(words), EDIT_LENGTH)
 
 
 def _values(edit: edits.Edit, entry: EditCommand) -> dict[str, Any]:

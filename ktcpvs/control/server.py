@@ -18,12 +18,13 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
 from ktcpvs.control.command_table import EDIT_COMMANDS, EditCommand
-from ktcpvs.control.edit_commands import edit_for
+from ktcpvs.control.edit_commands import FORCED, SCOPES, edit_for
 from ktcpvs.control.guarded_amp import INTERNAL_ERROR, GuardedAMP
 from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.control.permissions import Permissions
-from ktcpvs.errors import BadValue, NoConfiguration, Refusal
+from ktcpvs.errors import BadValue, NoConfiguration, Refusal, unknown
 from ktcpvs.model import edits
+from ktcpvs.model.local_edits import Local
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
 
@@ -79,6 +80,7 @@ class Administrator(GuardedAMP):
         self._switch = switch
         self._upload = bytearray()
         self._has_upload = False
+        self._scope = ""
         self._pages: list[bytes] = []
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
@@ -98,10 +100,13 @@ class Administrator(GuardedAMP):
 
     def submit(self, make: Callable[[], edits.Edit]) -> Deferred[dict[str, Any]]:
         """Make an edit and carry it out; fires with the response. Fails with a Refusal."""
-        return self.respond(self._submit(make))
+        scope, self._scope = self._scope, ""
+        return self.respond(self._submit(make, scope))
 
-    async def _submit(self, make: Callable[[], edits.Edit]) -> dict[str, Any]:
+    async def _submit(self, make: Callable[[], edits.Edit], scope: str) -> dict[str, Any]:
         edit = make()
+        if scope:
+            edit = Local(edit, is_forced=scope == FORCED)
         if self.peer_name:
             self._log.event(levels.CONFIGURATION, "{peer} asks for {name}", peer=self.peer_name, name=edit.name)
         warnings = await self._switch.submit(edit)
@@ -121,6 +126,13 @@ class Administrator(GuardedAMP):
         except Exception:
             self._log.failure("a control command failed")
             raise Refusal(INTERNAL_ERROR) from None
+
+    @commands.Scope.responder
+    def set_scope(self, scope: str) -> dict[str, Any]:
+        if scope not in SCOPES:
+            raise BadValue(f"no scope {unknown(scope, SCOPES, 40)}")
+        self._scope = scope
+        return {}
 
     # Uploads.
 

@@ -39,7 +39,13 @@ def may_be_refused(sock: socket.socket | None) -> bool:
 
 
 class SwitchBase(ABC):
-    """A connection to a running switch. Methods are coroutines; addresses and options are text, as in tcpvsadm."""
+    """A connection to a running switch. Methods are coroutines; addresses and options are text, as in tcpvsadm.
+
+    scope: where the edits that follow hold: "": on all nodes of the cluster; "local": on this node only; "force-local":
+    on this node only, until etcd responds again.
+    """
+
+    scope = ""
 
     @abstractmethod
     async def send(self, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,6 +59,8 @@ class SwitchBase(ABC):
     async def submit(self, entry: EditCommand, arguments: Mapping[str, Any]) -> list[str]:
         """Send a command of the table. arguments: all of them by name, as the client's method takes them. Returns the
         warnings about the edit, one per line."""
+        if self.scope:
+            await self.send("Scope", {"scope": self.scope})
         if entry.uploaded is not None:
             for number, page in enumerate(split_pages(arguments[entry.uploaded.name])):
                 await self.send("Upload", {"page": page, "first": number == 0})

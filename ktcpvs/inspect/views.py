@@ -8,6 +8,7 @@ from typing import Any
 from attrs import fields
 
 from ktcpvs import __version__
+from ktcpvs.control.edit_commands import text_of_edit
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
@@ -20,6 +21,7 @@ from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.table_parts import changed_parts
 from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 from ktcpvs.system import tls_tickets
@@ -40,6 +42,9 @@ COUNTS_OF_SERVICE = (
 COUNTS_OF_SERVER = ("active", "pending", "total", "failures", "retries", "kept", "reused", "bytes_in", "bytes_out")
 
 
+ON_THIS_NODE = "on this node only"
+
+
 class Views:
     """A method for each view, by name. ident: only this service; None: all."""
 
@@ -50,6 +55,7 @@ class Views:
         """Return the named view. Raises BadValue for an unknown name, or NoSuchService."""
         views = {
             "table": self.table,
+            "configured": self.configured,
             "stats": self.stats,
             "connections": self.connections,
             "schedulers": self.schedulers,
@@ -61,20 +67,48 @@ class Views:
         return views[name](ident)
 
     def _chosen(self, ident: str | None) -> list[VirtualService]:
-        table = self._director.table
+        table = self._director.effective
         return list(table) if ident is None else [table.service(ident)]
 
     def table(self, ident: str | None) -> dict[str, Any]:
+        table = self._director.effective
+        local = self._local_parts()
+        return {
+            "version": __version__,
+            "services": [
+                {
+                    **describe_service(service),
+                    "running": service.ident in table.running,
+                    "local": local.get(service.ident, []),
+                }
+                for service in self._chosen(ident)
+            ],
+            "settings": table.settings.described(),
+            "trial": self._director.confirmation.seconds_left,
+            "local": [{"edit": text_of_edit(one.edit), "forced": one.is_forced} for one in self._director.table.local],
+        }
+
+    def configured(self, ident: str | None) -> dict[str, Any]:
+        """As `table`, without the edits that hold on this node of a cluster only."""
         table = self._director.table
         return {
             "version": __version__,
             "services": [
                 {**describe_service(service), "running": service.ident in table.running}
-                for service in self._chosen(ident)
+                for service in (table if ident is None else [table.service(ident)])
             ],
             "settings": table.settings.described(),
-            "trial": self._director.confirmation.seconds_left,
         }
+
+    def _local_parts(self) -> dict[str, list[str]]:
+        """Return the parts of services that differ on this node of a cluster, by ident."""
+        director = self._director
+        found: dict[str, list[str]] = {}
+        if director.table.local:
+            for kind, *names in sorted(changed_parts(director.table, director.effective)):
+                if kind == "service":
+                    found.setdefault(names[0], []).append(" ".join(names[1:]).strip() or "service")
+        return found
 
     def stats(self, ident: str | None) -> dict[str, Any]:
         answer = self.table(ident)
@@ -98,7 +132,7 @@ class Views:
     def connections(self, ident: str | None) -> list[dict[str, Any]]:
         director = self._director
         if ident is not None:
-            director.table.service(ident)
+            director.effective.service(ident)
         now = director.context.wheel.now
         return [
             _connection(live, connection, now)
@@ -109,7 +143,7 @@ class Views:
 
     def schedulers(self, ident: str | None) -> dict[str, Any]:
         found = self._director.schedulers()
-        used = [service.scheduler for service in self._director.table]
+        used = [service.scheduler for service in self._director.effective]
         return {
             "schedulers": [
                 {
@@ -128,7 +162,7 @@ class Views:
         return describe_certificates(self._director, ident)
 
     def settings(self, ident: str | None) -> list[dict[str, Any]]:
-        settings = self._director.table.settings
+        settings, configured = self._director.effective.settings, self._director.table.settings
         return [
             {
                 "name": attribute.name,
@@ -138,7 +172,8 @@ class Views:
                 "highest": (attribute.metadata["range"] or (None, None))[1],
                 "unit": attribute.metadata["unit"],
                 "meaning": attribute.metadata["meaning"],
-                "note": _note(attribute.name),
+                "note": _note(attribute.name)
+                or ("" if getattr(settings, attribute.name) == getattr(configured, attribute.name) else ON_THIS_NODE),
             }
             for attribute in fields(Settings)
         ] + [

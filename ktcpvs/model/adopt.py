@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from attrs import evolve, frozen
 
@@ -18,7 +18,8 @@ class Adopt(Edit):
     """Replace some services, as a whole. No administrator asks for it.
 
     services: ident -> the service as it is from now on; None: it is deleted. running: those of them that run. settings:
-    None: unchanged. order: of all services; those that it does not name come last, in their order until now.
+    None: unchanged. order: of all services; those that it does not name come last, in their order until now. local: the
+    edits that hold on this node only; None: unchanged.
     """
 
     name: ClassVar[str] = "adopt"
@@ -26,6 +27,7 @@ class Adopt(Edit):
     running: frozenset[str] = frozenset()
     settings: Settings | None = None
     order: tuple[str, ...] = ()
+    local: tuple[Any, ...] | None = None
 
     @classmethod
     def between(cls, old: Table, new: Table) -> Adopt | None:
@@ -39,10 +41,12 @@ class Adopt(Edit):
         adopt = cls(changed, new.running.intersection(changed), settings)
         if list(adopt.apply(old).services) != list(new.services):
             adopt = evolve(adopt, order=tuple(new.services))
-        return adopt if changed or settings is not None or adopt.order else None
+        if new.local != old.local:
+            adopt = evolve(adopt, local=new.local)
+        return adopt if changed or settings is not None or adopt.order or adopt.local is not None else None
 
     def restricted_to(self, idents: frozenset[str]) -> Adopt:
-        """Return the part about some services, without the settings."""
+        """Return the part about some services, without the settings and the local edits."""
         some = {ident: service for ident, service in self.services.items() if ident in idents}
         return Adopt(some, self.running.intersection(some), None, self.order)
 
@@ -56,4 +60,5 @@ class Adopt(Edit):
         if self.order:
             services = {ident: services[ident] for ident in (*self.order, *services) if ident in services}
         running = table.running.difference(self.services).union(self.running).intersection(services)
-        return Table(services, running, self.settings or table.settings)
+        local = table.local if self.local is None else self.local
+        return Table(services, running, self.settings or table.settings, local)

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from ktcpvs.errors import Refusal, shorten
+from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.writer import write_listeners
 from ktcpvs.model.modifiers import REQUEST_HEADER, RESPONSE_HEADER, modifiers_of
 from ktcpvs.model.options import OFF, read_address
 from ktcpvs.model.server_words import READY, write_connection_words, write_priority, write_words
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
+from ktcpvs.model.table import Table
 
 MAX_NETWORKS = 20
 """The most networks that a difference names."""
@@ -43,6 +45,21 @@ def differences(
             lines.append(f"+ service {ident}: {service['scheduler']} at {where}, {counts}, stopped")
     if not lines and list(old) != list(new):
         lines.append("the order of the services changes")
+    return lines
+
+
+def table_differences(before: Table, after: Table) -> list[str]:
+    """Return the differences between two tables; empty if they are equal."""
+
+    def described(table: Table) -> list[Described]:
+        return [{**describe_service(service), "running": service.ident in table.running} for service in table]
+
+    lines = differences(described(before), before.settings.described(), described(after), after.settings.described())
+    for ident in before.services:
+        if ident in after.services and (ident in before.running) != (ident in after.running):
+            lines.append(
+                f"service {ident}: {'running -> stopped' if ident in before.running else 'stopped -> running'}"
+            )
     return lines
 
 

@@ -478,6 +478,26 @@ class ReloadCertificates(Edit):
         return table
 
 
+@frozen
+class EndLocal(Edit):
+    """Follow the cluster again, where edits hold on this node only. ident: end those of this service; None: all."""
+
+    name: ClassVar[str] = "end-local"
+    ident: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        kept = () if self.ident is None else [one for one in table.local if self.ident != _ident_of(one.edit)]
+        if len(kept) == len(table.local):
+            where = "" if self.ident is None else f" of service {self.ident}"
+            raise BadValue(f"no edit{where} holds on this node only; --list shows those that do")
+        return evolve(table, local=tuple(kept))
+
+
+def _ident_of(edit: Edit) -> str | None:
+    """Return the ident of the service that an edit concerns; None: it concerns no certain one."""
+    return getattr(edit, "ident", None)
+
+
 START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
 """The services that a Load starts: none, those that were not in the table before, or all that it names."""
 
@@ -503,4 +523,4 @@ class Load(Edit):
             running = running.union(ident for ident in services if ident not in table.services)
         elif self.start == START_ALL:
             running = frozenset(services)
-        return Table(services, running, self.settings)
+        return Table(services, running, self.settings, table.local)

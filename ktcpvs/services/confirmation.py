@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
@@ -16,6 +16,31 @@ from ktcpvs.errors import Busy
 from ktcpvs.model.edits import Confirm, Edit, Load, StartService, StopService
 from ktcpvs.model.table import Table
 from ktcpvs.system.log import ANNOUNCE, EventLog
+
+
+class Confirmation(Protocol):
+    """A confirmation that can be pending, as the director and those who ask it need it."""
+
+    @property
+    def seconds_left(self) -> int | None:
+        """Seconds until the table is undone; None: no confirmation is pending."""
+
+    def admit(self, edit: Edit) -> None:
+        """Raise Busy unless `edit` may be carried out now."""
+
+    def carried_out(self, edit: Edit, old: Table) -> None:
+        """`edit` is in force now. old: the table before it."""
+
+    def end(self) -> None:
+        """Stop waiting: the daemon ends."""
+
+
+def on_trial(seconds_left: int | None) -> Busy:
+    """Return the refusal of an edit while the table is on trial."""
+    return Busy(f"the table is on trial, and undone in {seconds_left} s: 'tcpvsadm --confirm' keeps it")
+
+
+NOT_PENDING = "no change is waiting for confirmation"
 
 
 class PendingConfirmation:
@@ -40,9 +65,9 @@ class PendingConfirmation:
         """Raise Busy unless `edit` may be carried out now."""
         if self.before is None:
             if isinstance(edit, Confirm):
-                raise Busy("no change is waiting for confirmation")
+                raise Busy(NOT_PENDING)
         elif not (self._is_undoing or isinstance(edit, Confirm)):
-            raise Busy(f"the table is on trial, and undone in {self.seconds_left} s: 'tcpvsadm --confirm' keeps it")
+            raise on_trial(self.seconds_left)
 
     def carried_out(self, edit: Edit, old: Table) -> None:
         """Start or end the wait if `edit`, which is now in force, says so. old: the table before it."""

@@ -25,6 +25,7 @@ from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, StartSer
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
@@ -34,7 +35,7 @@ from ktcpvs.model.tls_hosts import foreign_hosts
 from ktcpvs.model.warnings import warnings_about
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.confirmation import PendingConfirmation
+from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
@@ -95,9 +96,11 @@ async def _save_nowhere(table: Table) -> None:
 class Director:
     """Owns the table, and makes the running services match it.
 
-    table: as configured. resolution: the addresses of host names in it. expanded: the table that runs, with a server
-    for each address of a name. services: ident -> running service, including stopped ones that drain. draining: deleted
-    services that drain. confirmation: of a table on trial. files: those that TLS needs.
+    table: as configured. effective: the table after the edits that hold on this node of a cluster only. resolution: the
+    addresses of host names in it. expanded: the table that runs, with a server for each address of a name. services:
+    ident -> running service, including stopped ones that drain. draining: deleted services that drain. confirmation: of
+    a table on trial; a node of a cluster puts the cluster's in its place. files: those that TLS needs. local_dropped:
+    called with edits that do not hold on this node any more, and why.
     """
 
     def __init__(
@@ -121,13 +124,15 @@ class Director:
         service's preamble. files: those that TLS needs; None: they are read with the rights of this process. search:
         finds all installed schedulers."""
         self.context = context
-        self.table = self.expanded = Table()
+        self.table = self.effective = self.expanded = Table()
+        self.local_dropped: Callable[[Sequence[tuple[LocalEdit, str]]], object] = lambda dropped: None
         self.resolution: Resolution = {}
         self.services: dict[str, RunningService] = {}
         self.draining: set[RunningService] = set()
         self.processes = processes or SingleProcess(context)
         self.checks = checks(context)
-        self.confirmation = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
+        self._pending = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
+        self.confirmation: Confirmation = self._pending
         self._resolver = resolver(context, self.resolved)
         self._binder = SchedulerBinder(context, search)
         self._save = save
@@ -182,7 +187,7 @@ class Director:
         Fires with the warnings about it, a line each, when it is in force and saved. Fails with a Refusal; then nothing
         has changed.
         """
-        return self.between_edits(lambda: self._submit(edit))
+        return self.between_edits(lambda: self.carry_out(edit))
 
     def load_initial(
         self, initial: Sequence[Edit], *, is_strict: bool, resolution: Resolution | None = None
@@ -208,7 +213,8 @@ class Director:
 
         return self._lock.run(lambda: Deferred.fromCoroutine(awaited()))
 
-    async def _submit(self, edit: Edit) -> Sequence[str]:
+    async def carry_out(self, edit: Edit) -> Sequence[str]:
+        """As `submit`; to be called within `between_edits`."""
         if self._forward is not None:
             return await self._forward(edit)
         return await self._carry_out(edit, is_strict=self._is_strict)
@@ -222,7 +228,7 @@ class Director:
         async def carry_out(edit: Edit) -> Sequence[str]:
             return await self._carry_out(edit, is_strict=self._is_strict)
 
-        return self.between_edits(lambda: self.confirmation.undo(carry_out, lambda: self.table.running))
+        return self.between_edits(lambda: self._pending.undo(carry_out, lambda: self.table.running))
 
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
         if self._is_ending:
@@ -235,12 +241,14 @@ class Director:
             new = edit.apply(old)
         except NoSuchServer as refusal:
             raise NoSuchServer(f"{refusal}{self._hint_at_name(edit)}") from None
-        await self._check(old, new, is_strict)
-        warnings = self.warnings(edit, new) if is_strict else ()
-        runs = expanded(new, self.resolution)
+        new, dropped = settled(new)
+        effective = localized(new)
+        await self._check(self.effective, effective, is_strict)
+        warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
+        runs = expanded(effective, self.resolution)
         preparation = await self._prepare(self.expanded, runs, is_strict)
         try:
-            preparation.commands = self.processes.commands_for(edit)
+            preparation.commands = self._commands_for(edit, old, new, effective)
             is_final = new != old and not getattr(edit, "confirm", 0)
             if is_saved and (is_final or isinstance(edit, Confirm)):
                 await self._save(new)
@@ -248,16 +256,26 @@ class Director:
             preparation.abandon()
             raise
         steps = self.context.steps
-        self.table = new
+        self.table, self.effective = new, effective
         await self._put_in_force(runs, preparation)
         steps.run("names", self._follow_names)
         steps.run("confirmation", self.confirmation.carried_out, edit, old)
+        if dropped:
+            steps.run("local edits", self.local_dropped, dropped)
         if isinstance(edit, Load):
             steps.run("files of responses", self._read_response_files)
         steps.run("log", lambda: self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit)))
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
         return [*warnings, *preparation.warnings]
+
+    def _commands_for(self, edit: Edit, old: Table, new: Table, effective: Table) -> Any:
+        """Return the commands with which other processes follow. They know nothing of local edits, and run the table
+        after them."""
+        if not (old.local or new.local):
+            return self.processes.commands_for(edit)
+        adopt = Adopt.between(self.effective, effective)
+        return None if adopt is None else self.processes.commands_for(adopt)
 
     def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
         """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
@@ -374,7 +392,7 @@ class Director:
 
     def _follow_names(self) -> None:
         """Look up the host names in the table, and forget all others."""
-        names = names_of(self.table)
+        names = names_of(self.effective)
         self.resolution = {host: addresses for host, addresses in self.resolution.items() if host in names}
         self._resolver.follow(names, self.resolution)
 
@@ -386,7 +404,7 @@ class Director:
         if self._is_ending or self._forward is not None:
             return
         resolution = {**self.resolution, **found}
-        runs = expanded(self.table, resolution)
+        runs = expanded(self.effective, resolution)
         commands = self.processes.commands_for_names(found)
         preparation = await self._prepare(self.expanded, runs)
         preparation.commands = commands
@@ -512,7 +530,7 @@ class Director:
                 await retired
 
     def _follow_checks(self) -> None:
-        self.checks.follow(self.services[ident] for ident in self.table.services if ident in self.table.running)
+        self.checks.follow(self.services[ident] for ident in self.expanded.services if ident in self.expanded.running)
 
     # Results of checks that another process makes.
 
@@ -609,6 +627,8 @@ class Director:
 
 def edits_for(table: Table) -> list[Edit]:
     """Return the edits that turn an empty table into `table`, including which services run."""
+    if table.local:  # in one step: some services may not run on this node
+        return [Adopt(dict(table.services), table.running, table.settings, local=table.local)]
     start = [StartService(ident) for ident in table.services if ident in table.running]
     return [Load(table.services, table.settings), *start]
 
@@ -621,4 +641,6 @@ def _scheduler_names(service: VirtualService) -> tuple[str, str, str, frozenset[
 def _described(edit: Edit) -> str:
     if isinstance(edit, Load | Adopt):
         return f"{edit.name}: {len(edit.services)} services"
+    if isinstance(edit, Local):
+        return f"{'force-local' if edit.is_forced else edit.name}: {_described(edit.edit)}"
     return f"{edit.name}: {edit}"

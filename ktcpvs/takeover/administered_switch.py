@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from ktcpvs.control.server import Switch
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import Edit
+from ktcpvs.model.local_edits import Local
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
@@ -22,17 +24,25 @@ from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
     from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
+    from ktcpvs.cluster.editing import ClusterEdits
 
 
 class OwnSwitch:
     """This daemon's switch. Provides control.server.Switch."""
 
-    def __init__(self, director: Director, views: Views | MergedViews, cluster: Cluster | None = None) -> None:
-        """cluster: of which this daemon is a node; None: there is none."""
+    def __init__(
+        self,
+        director: Director,
+        views: Views | MergedViews,
+        cluster: Cluster | None = None,
+        shared_edits: ClusterEdits | None = None,
+    ) -> None:
+        """cluster: of which this daemon is a node; None: there is none. shared_edits: carries out edits in the whole
+        cluster; None: edits are this daemon's own."""
         self.context = director.context
-        self.submit: Callable[[Edit], Deferred[Sequence[str]]] = director.submit
-        if cluster is not None:
-            self.submit = lambda edit: Deferred.fromCoroutine(cluster.submit(edit))
+        self.submit: Callable[[Edit], Deferred[Sequence[str]]] = partial(_submit_alone, director)
+        if shared_edits is not None:
+            self.submit = lambda edit: Deferred.fromCoroutine(shared_edits.submit(edit))
         self._views = views
         self._cluster = cluster
         self.explain = Explainer(director, views).explain
@@ -44,6 +54,15 @@ class OwnSwitch:
         if self._cluster is None:
             raise BadValue("this daemon is in no cluster; --cluster and --node make it a node of one")
         return self._cluster.nodes()
+
+
+def _submit_alone(director: Director, edit: Edit) -> Deferred[Sequence[str]]:
+    """Carry an edit out in a daemon that is in no cluster."""
+    if isinstance(edit, Local):
+        return fail(
+            BadValue("this daemon is in no cluster, where all edits hold on this node only: leave the option out")
+        )
+    return director.submit(edit)
 
 
 class AdministeredSwitch:

@@ -47,10 +47,12 @@ class HandoverSource:
         committed: Callable[[str, int], object],
         tickets: Callable[[], SecretsRecord],
         reader: CertificateReader | None,
+        instance: str = "",
     ) -> None:
         """control: the listening socket of the control connection. watchdog: as in the inventory. committed: called
         when the new daemon serves, with the name of its pid file, and its process id, 0 if that is not known. tickets:
-        returns the secrets of session tickets. reader: reads certificates; None: this process does."""
+        returns the secrets of session tickets. reader: reads certificates; None: this process does. instance: as in
+        the inventory."""
         self.is_committed = False
         self._director = director
         self._sockets = sockets
@@ -59,6 +61,7 @@ class HandoverSource:
         self._committed = committed
         self._tickets = tickets
         self._reader = reader
+        self._instance = instance
         self._log: EventLog = director.context.log
         self._target: HandoverConnection | None = None
         self._timeout: Any = None
@@ -118,8 +121,9 @@ class HandoverSource:
         found = [(self._control, SocketRecord(CONTROL, file=file_of(self._control)))]
         found += [(sock, SocketRecord(ACTIVATED)) for sock in self._sockets.activated]
         addresses = []
-        for service in table:
-            for address, socks in director.sockets_of(service.ident).items() if service.ident in table.running else ():
+        runs = director.effective
+        for service in runs:
+            for address, socks in director.sockets_of(service.ident).items() if service.ident in runs.running else ():
                 if self._sockets.find_activated(address) is None:
                     at = "" if address == service.address else str(address)
                     found += [(sock, SocketRecord(SERVICE, service.ident, file_of(sock), at)) for sock in socks]
@@ -135,6 +139,7 @@ class HandoverSource:
             watchdog=self._watchdog,
             tickets=self._tickets(),
             has_reader=self._reader is not None,
+            instance=self._instance,
         )
 
     def page(self, number: int) -> bytes:

@@ -23,6 +23,7 @@ from ktcpvs.control.client import QuietAMP
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.address import parse_address
+from ktcpvs.model.local_edits import localized
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.peer import peer_user
 from ktcpvs.system.process import process_of
@@ -130,7 +131,7 @@ class HandoverTarget:
         return inventory
 
     def _sort_in(self, sock: socket.socket, record: SocketRecord, inventory: Inventory) -> None:
-        service = inventory.table.services.get(record.ident)
+        service = localized(inventory.table).services.get(record.ident)
         self._fetched.append((sock, record))
         if record.use == CONTROL:
             self.control = sock

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import Factory, evolve, frozen
 
+from ktcpvs.control.edit_commands import decode_local, encode_local
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.describe import configuration
 from ktcpvs.model.language.parser import parse
@@ -44,7 +45,8 @@ class Inventory:
     fetched. down: servers that checks have found down: ident, address, reason. resolution: the addresses of host names.
     watchdog: the microseconds within which the service manager expects a sign of life; 0: it expects none. tickets: the
     secrets of session tickets; None: an older version has none. has_reader: a process reads certificates for the
-    daemon, and TakeReader hands it over."""
+    daemon, and TakeReader hands it over.
+    instance: as which the daemon is a node of its cluster, so that the new one takes its place; "": it is in none."""
 
     table: Table
     key: bytes
@@ -54,6 +56,7 @@ class Inventory:
     watchdog: int = 0
     tickets: SecretsRecord | None = None
     has_reader: bool = False
+    instance: str = ""
 
     def text(self) -> bytes:
         """The inventory as one JSON document. Two versions exchange it, so its names stay."""
@@ -69,6 +72,8 @@ class Inventory:
                 "watchdog": self.watchdog,
                 "tickets": None if self.tickets is None else self.tickets.described(),
                 "has_reader": self.has_reader,
+                "instance": self.instance,
+                "local": encode_local(self.table.local),
             }
         ).encode("utf-8")
 
@@ -84,7 +89,11 @@ def read_inventory(text: bytes, source: str) -> Inventory:
         table = parse(data["configuration"], "its table").apply(Table())
         sockets = [_read_record(*values) for values in data["sockets"]]
         return Inventory(
-            table=evolve(table, running=frozenset(data["running"]).intersection(table.services)),
+            table=evolve(
+                table,
+                running=frozenset(data["running"]).intersection(table.services),
+                local=decode_local(data.get("local", [])),
+            ),
             key=bytes.fromhex(data["key"]),
             sockets=sockets,
             down=[(str(ident), str(address), str(why)) for ident, address, why in data["down"]],
@@ -95,6 +104,7 @@ def read_inventory(text: bytes, source: str) -> Inventory:
             watchdog=int(data["watchdog"]),
             tickets=SecretsRecord.read(data["tickets"]) if data.get("tickets") is not None else None,
             has_reader=bool(data.get("has_reader")),
+            instance=str(data.get("instance", "")),
         )
     except Refusal as refusal:
         raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it continues") from None

@@ -83,7 +83,7 @@ class Supervisor:
             return  # it has ended meanwhile; its replacement has a turn of its own
         director = self.director
         introduced = self._processes.introduce(
-            worker, director.table, director.resolution, director.servers_down(), director.servers_weighed()
+            worker, director.effective, director.resolution, director.servers_down(), director.servers_weighed()
         )
         if await introduced and worker.pid == pid:
             worker.mark_ready()

@@ -13,18 +13,21 @@ from ktcpvs.cluster.records import (
     NodeReport,
     ServiceRecord,
     SettingsRecord,
+    TrialRecord,
     check_format,
     decode_report,
     decode_sealed,
     decode_service,
     decode_settings,
     decode_table,
+    decode_trial,
     encode_format,
     encode_report,
     encode_sealed,
     encode_service,
     encode_settings,
     encode_table,
+    encode_trial,
     ident_of,
     service_key,
 )
@@ -119,7 +122,15 @@ def test_other_values_are_read_as_they_were_written() -> None:
     report = NodeReport("x", 7, ("cannot listen",), "1.0", 3, 5, 2)
     assert decode_report(encode_report(report)) == report
     assert decode_table(encode_table(1 << 61)) == 1 << 61
+    trial = TrialRecord(1 << 61, 5, 60, "a")
+    assert decode_trial(encode_trial(trial)) == trial
     check_format(encode_format())
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1 << 40])
+def test_a_trial_of_impossible_length(seconds: int) -> None:
+    with pytest.raises(BadRecord, match=r"seconds is -?[0-9]+; expected 1\.\.86400"):
+        decode_trial(encode_trial(TrialRecord(2, 1, seconds, "a")))
 
 
 @pytest.mark.parametrize(

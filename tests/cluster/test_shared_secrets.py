@@ -11,6 +11,7 @@ from memory import log_into
 from servers import wait_for
 
 from ktcpvs.cluster.cluster import Cluster
+from ktcpvs.cluster.editing import ClusterEdits
 from ktcpvs.cluster.etcd import Etcd, delete
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.cluster.membership import LEASE_SECONDS
@@ -48,8 +49,10 @@ class Node:
         reactor = self.thread.reactor
         self.context = Context(reactor, log_into(self.log), Descriptors(100))
         sealer = Sealer(secrets) if secrets else None
-        self.cluster = Cluster(Etcd(reactor, address), address.prefix, name, save, sealer)
-        self.director = Director(self.context, self.cluster.save)
+        self.cluster = Cluster(Etcd(reactor, address), address.prefix, name, sealer=sealer)
+        self.edits = ClusterEdits(self.cluster, save)
+        self.director = Director(self.context, self.edits.save)
+        self.director.confirmation = self.edits.trial
         self.tickets = TicketSecrets(self.context, lambda *secrets: self.used.append(secrets))
         self.first = self.context.cookie_secret, self.tickets.current
         self.shared = share_secrets(self.cluster, self.director, self.tickets, save_key)
@@ -189,7 +192,7 @@ def test_a_node_with_another_secret_is_named_and_goes_on(make_node: Callable[...
 
 
 async def _set(node: Node) -> Any:
-    return await node.cluster.submit(Set({"read_timeout": "77"}))
+    return await node.edits.submit(Set({"read_timeout": "77"}))
 
 
 def test_secrets_that_are_deleted_are_stored_again(
@@ -235,7 +238,7 @@ def test_the_steps_of_an_exchange_disturb_nobody(make_node: Callable[..., Node])
 
 
 async def _set_key(node: Node) -> Any:
-    return await node.cluster.submit(Set({"cookie_key": "not-for-everyone"}))
+    return await node.edits.submit(Set({"cookie_key": "not-for-everyone"}))
 
 
 def test_a_cluster_whose_secret_is_lost_begins_anew(

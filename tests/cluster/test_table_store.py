@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from itertools import count
 from typing import Any
 
@@ -11,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model.strategies import tables
 
-from ktcpvs.cluster.etcd import Change, Etcd, put
-from ktcpvs.cluster.records import TABLES
+from ktcpvs.cluster.etcd import Change, Etcd, delete, put
+from ktcpvs.cluster.records import TABLES, encode_table, service_key, settings_key
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.table_store import MAX_OPERATIONS, NotInForce, TableStore
 from ktcpvs.errors import BadValue
@@ -219,6 +220,64 @@ def test_a_service_that_is_too_long(make_node: Any) -> None:
     rules = tuple(Rule(f"/{'x' * 200}{number}", (A,)) for number in range(5000))
     with pytest.raises(BadValue, match=r"service web: its text has [0-9]+ bytes; .* at most 1000000: split it"):
         one.change(Table.of([VirtualService("web", servers=(RealServer(A),), rules=rules)]))
+
+
+# A table on trial.
+
+
+def try_out(node: Node, new: Table) -> Any:
+    """Store a table on trial; return its record."""
+    transaction = node.store.trial(node.table, new, 60, "a")
+    done = [node._thread.run(node._etcd.transact, step.compares, step.operations) for step in transaction.steps]
+    assert all(is_done for is_done, _ in done)
+    node.store.committed(transaction, [revision for _, revision in done])
+    node.table = new
+    return transaction.trial
+
+
+@FEW
+@given(before=tables(), after=tables())
+def test_the_table_before_a_trial_is_known_and_comes_back(make_node: Any, before: Table, after: Table) -> None:
+    prefix = f"/trial{next(_prefixes)}/"
+    one, other = make_node(prefix), make_node(prefix)
+    one.change(before)
+    trial = try_out(one, after)
+    other.read()  # it has seen only the one on trial in use
+    for node in (one, other):
+        assert node.store.table(Table()) == after
+        assert node.store.table_of(trial.former, Table()) == before
+    revision = one.store.revision + 1
+    for node in (one, other):
+        node.store.apply(revision, [Change(f"{prefix}table", encode_table(trial.former), 0, revision)])
+        assert node.store.table(Table()) == before
+        assert node.store.table_of(trial.generation, Table()) == after
+
+
+def test_nothing_is_stored_while_a_table_is_on_trial(make_node: Any) -> None:
+    one, other = make_node("/blocked/"), make_node("/blocked/")
+    one.change(Table.of([WEB]))
+    try_out(one, Table.of([WEB, MAIL]))
+    other.read()
+    assert not other.change(EditServer("web", A, 5).apply(other.table))
+    assert not other.change(many(2 * MAX_OPERATIONS))
+    with pytest.raises(AssertionError):
+        try_out(other, Table())
+    one._thread.run(one._etcd.transact, [], [delete("/blocked/trial")])
+    assert other.change(EditServer("web", A, 5).apply(other.table))
+
+
+@given(st.sets(st.integers(0, 1 << 62), min_size=1, max_size=3), st.integers(0, 1 << 62))
+def test_other_generations_are_deleted_and_no_more(kept: set[int], other: int) -> None:
+    asked = [one["request_delete_range"] for one in TableStore("/p/").delete_others(*kept)]
+    ranges = [(b64decode(one["key"]).decode(), b64decode(one["range_end"]).decode()) for one in asked]
+
+    def is_deleted(key: str) -> bool:
+        return any(first <= key < end for first, end in ranges)
+
+    for generation in kept | {other}:
+        for key in (f"/p/{settings_key(generation)}", f"/p/{service_key(generation, 'web')}"):
+            assert is_deleted(key) == (generation not in kept)
+    assert not any(map(is_deleted, ("/p/table", "/p/trial", "/p/format", "/p/nodes/a")))
 
 
 # Secret settings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import given, settings
 from twisted.internet.defer import succeed
 from twisted.protocols import amp
 
-from ktcpvs.control.edit_commands import commands_for
+from ktcpvs.control.edit_commands import commands_for, decode_local, encode_local, text_of_edit
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
+from ktcpvs.model.address import parse_address
 from ktcpvs.model.adopt import Adopt
+from ktcpvs.model.local_edits import Local, LocalEdit
 from ktcpvs.model.table import Table
 from ktcpvs.system.log import EventLog
 from tests.model.strategies import EDITS
@@ -47,7 +50,7 @@ def received(edit: edits.Edit) -> list[edits.Edit]:
     return recorder.edits
 
 
-@pytest.mark.parametrize("kind", sorted(EDITS.keys() - {Adopt}, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(EDITS.keys() - {Adopt, Local}, key=lambda kind: kind.__name__))
 def test_round_trip(kind: type[edits.Edit]) -> None:
     @settings(max_examples=40)
     @given(EDITS[kind])
@@ -58,6 +61,11 @@ def test_round_trip(kind: type[edits.Edit]) -> None:
             edit = type(edit)(edit.ident, good)
         (found,) = received(edit)
         assert found == edit
+        for local in (Local(edit), Local(edit, is_forced=True)):
+            assert received(local) == [local]
+            kept = LocalEdit(edit, local.is_forced)
+            assert decode_local(json.loads(json.dumps(encode_local([kept])))) == (kept,)
+        assert len(text_of_edit(edit).splitlines()) == 1
 
     check()
 
@@ -68,3 +76,19 @@ def _is_good(edit: edits.Edit) -> bool:
     except Refusal:
         return False
     return True
+
+
+@pytest.mark.parametrize("data", [None, 7, [7], [{}], [{"command": "x"}], [{"command": "Drain", "arguments": {}}]])
+def test_local_edits_that_cannot_be_read(data: object) -> None:
+    with pytest.raises(Refusal):
+        decode_local(data)
+
+
+def test_the_text_of_an_edit() -> None:
+    address = parse_address("10.0.0.1:80")
+    assert (
+        text_of_edit(edits.EditServer("web", address, 0))
+        == "edit-server --ident web --real-server 10.0.0.1:80 --weight 0"
+    )
+    assert text_of_edit(edits.Set({"cookie_key": "0123456789"})) == "set cookie_key=..."
+    assert text_of_edit(edits.Load({})) == "load-configfile: 0 services"

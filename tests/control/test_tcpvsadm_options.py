@@ -17,8 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktcpvs import __version__
+from ktcpvs.control.command_table import COMMAND_OF_NAME
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, Command, Invocation, read_arguments
+from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, SCOPES, Command, Invocation, read_arguments
 from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (
@@ -64,6 +65,7 @@ del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  
 load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
 restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
 confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
 diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
@@ -83,7 +85,7 @@ version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  
 
 ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
-FLAGS = ("allow-empty", "wait", "wait-nodes", "only", "numeric", *VIEWS, "json")
+FLAGS = (*SCOPES, "allow-empty", "wait", "wait-nodes", "only", "numeric", *VIEWS, "json")
 VALUES = {
     "weight": "2",
     "match": "1",
@@ -135,7 +137,7 @@ def complaint(argv: list[str]) -> str:
 
 def test_the_matrix_has_every_command_and_option() -> None:
     assert list(USES) == sorted(COMMANDS, key=list(USES).index)
-    assert {*USES["list"], *GLOBAL} == set(OPTIONS)
+    assert {*USES["list"], *GLOBAL, *SCOPES} == set(OPTIONS)
 
 
 @pytest.mark.parametrize(("command", "option"), [(c, o) for c, o, use in CELLS if use != "."])
@@ -166,6 +168,19 @@ def test_every_command_goes_with_control(command: str) -> None:
     said = read_arguments([*line(command, *required(command)), "--control", "unix:/x", "--wait-nodes"])
     assert said.values["control"] == "unix:/x"
     assert "wait-nodes" in said.values
+
+
+@pytest.mark.parametrize("command", USES)
+def test_local_goes_with_every_command_that_edits_and_no_other(command: str) -> None:
+    is_edit = command in COMMAND_OF_NAME or command == "restore"
+    for option in SCOPES:
+        words = [*line(command, *required(command)), f"--{option}"]
+        if is_edit:
+            assert option in read_arguments(words).values
+        else:
+            assert complaint(words) == f"Illegal '{option}' option with the '{command}' command"
+    if is_edit:
+        assert complaint([*words, "--local"]) == "Illegal 'local' option with the 'force-local' option"
 
 
 @pytest.mark.parametrize("command", USES)

@@ -24,6 +24,7 @@ from ktcpvs.control.server import Administrator
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.local_edits import Local
 from ktcpvs.model.network import parse_networks
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls import ServerTLS
@@ -230,11 +231,17 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         ],
         edits.DeleteNetwork("web", parse_networks(NETWORKS)),
     ),
+    "EndLocal": (
+        lambda switch: switch.end_local("web"),
+        [request_box(b"EndLocal", ident=b"web")],
+        edits.EndLocal("web"),
+    ),
     "StartService": (
         lambda switch: switch.start("web"),
         [request_box(b"StartService", ident=b"web")],
         edits.StartService("web"),
     ),
+    "EndLocal, all": (lambda switch: switch.end_local(), [request_box(b"EndLocal")], edits.EndLocal()),
     "StartService, all": (lambda switch: switch.start(), [request_box(b"StartService")], edits.StartService(None)),
     "StopService": (
         lambda switch: switch.stop("web"),
@@ -460,6 +467,24 @@ def test_the_server_answers_an_explanation_in_pages() -> None:
     assert run_server(READS["Explain, a connection"][1][:1], [])[0] == [connection]
 
 
+@pytest.mark.parametrize("scope", ["local", "force-local"])
+def test_a_client_says_first_that_an_edit_is_local(scope: str) -> None:
+    async def stop(switch: Switch) -> None:
+        switch.scope = scope
+        await switch.stop("web")
+
+    said = [request_box(b"Scope", scope=scope.encode()), request_box(b"StopService", b"2", ident=b"web")]
+    assert run_client(stop, {})[0] == said
+
+
+def test_the_server_makes_one_edit_local() -> None:
+    stop = [request_box(b"StopService", tag, ident=b"web") for tag in (b"2", b"4")]
+    boxes = [request_box(b"Scope", scope=b"local"), stop[0], request_box(b"Scope", b"3", scope=b"all"), stop[1]]
+    edits_made, answers = run_server(boxes, [])
+    assert edits_made == [Local(edits.StopService("web")), edits.StopService("web")]
+    assert b"no scope 'all'; there are: local, force-local" in answers[2]
+
+
 def test_every_command_is_pinned() -> None:
-    pinned = {name.partition(",")[0] for name in (*EDITS, *READS)} | {"Upload", "ReadPage"}
+    pinned = {name.partition(",")[0] for name in (*EDITS, *READS)} | {"Upload", "Scope", "ReadPage"}
     assert {name.decode() for name in Administrator._commandDispatch} - {"StartTLS"} == pinned

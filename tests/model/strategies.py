@@ -45,6 +45,7 @@ from ktcpvs.model.edits import (
     EditRule,
     EditServer,
     EditService,
+    EndLocal,
     Flush,
     Load,
     Maintenance,
@@ -59,6 +60,7 @@ from ktcpvs.model.edits import (
 from ktcpvs.model.header_edits import HeaderEdit, header_edit_of
 from ktcpvs.model.language.lexer import word
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.local_edits import Local
 from ktcpvs.model.modifiers import Modifiers, Rate, Rewrite
 from ktcpvs.model.network import Network, Networks, parse_networks
 from ktcpvs.model.options import MAX_COUNT, MAX_WEIGHT
@@ -586,6 +588,8 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             lambda table: Adopt({**table.services, "gone": None}, table.running, table.settings), tables()
         ),
         ReloadCertificates: st.just(ReloadCertificates()),
+        EndLocal: st.builds(EndLocal, some),
+        Local: st.builds(Local, st.one_of(st.builds(Drain, server, some), st.builds(StopService, some)), st.booleans()),
         Load: st.builds(
             lambda table, start: Load(table.services, table.settings, start=start),
             tables(max_services=2),

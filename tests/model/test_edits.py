@@ -49,6 +49,7 @@ from ktcpvs.model.edits import (
     EditRule,
     EditServer,
     EditService,
+    EndLocal,
     Flush,
     Load,
     Maintenance,
@@ -63,6 +64,7 @@ from ktcpvs.model.edits import (
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.local_edits import Local, LocalEdit
 from ktcpvs.model.network import parse_networks
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
@@ -90,7 +92,7 @@ MAIL = VirtualService(
     scheduler="wlc",
     servers=(RealServer(R3, 0), RealServer(Inet("r4", 25), mode="drain")),
 )
-IDLE = Table.of([WEB, MAIL])
+IDLE = Table.of([WEB, MAIL], local=(LocalEdit(EditServer("web", R1, 9)),))
 TABLE = evolve(IDLE, running=frozenset(("web",)), settings=Settings(debug_level=3))
 
 
@@ -146,6 +148,8 @@ SAMPLES = {
     Set: [Set({"debug_level": "0"}), Set({"read_timeout": "0", "max_backlog": "1"})],
     Unload: [Unload()],
     Confirm: [Confirm()],
+    Local: [Local(EditServer("web", R1, 0)), Local(Load({}), is_forced=True)],
+    EndLocal: [EndLocal(), EndLocal("web")],
     Adopt: [Adopt({"mail": None, "web": CHANGED}, frozenset({"web"})), Adopt({}, settings=Settings(debug_level=1))],
     ReloadCertificates: [ReloadCertificates()],
     Load: [Load({}), Load({"mail": MAIL, "web": CHANGED}, Settings(debug_level=1))],
@@ -374,7 +378,9 @@ def test_flush_names_what_runs():
 
 
 def test_flush_keeps_the_settings():
-    assert Flush().apply(evolve(IDLE, settings=Settings(debug_level=3))) == Table(settings=Settings(debug_level=3))
+    assert Flush().apply(evolve(IDLE, settings=Settings(debug_level=3))) == Table(
+        settings=Settings(debug_level=3), local=IDLE.local
+    )
 
 
 def test_a_port_for_a_unix_socket_is_refused():
@@ -483,7 +489,10 @@ def test_starting_and_stopping_one_and_all_and_twice():
 def test_load_keeps_what_runs_and_is_still_there():
     loaded = Load({"new": VirtualService("new"), "web": CHANGED}, Settings(debug_level=1)).apply(TABLE)
     assert loaded == Table.of(
-        [VirtualService("new"), CHANGED], running=frozenset(("web",)), settings=Settings(debug_level=1)
+        [VirtualService("new"), CHANGED],
+        running=frozenset(("web",)),
+        settings=Settings(debug_level=1),
+        local=TABLE.local,
     )
     assert Load({"mail": MAIL}).apply(TABLE) == Table.of([MAIL])
 

@@ -19,17 +19,25 @@ MAX_WAIT = 30.0
 def format_nodes(answer: dict[str, Any]) -> str:
     """Format a line for each node, and then what it could not put in force."""
     rows = [("Node", "State", "Revision", "Clients", "Version", "Since")]
-    wrong = []
+    wrong: list[str] = []
+    local: list[str] = []
     for one in answer["nodes"]:
         name = f"{one['node']}{' (this one)' if one['node'] == answer['node'] else ''}"
         since = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one["since"])) if "since" in one else "-"
         numbers = [str(one.get(key, "-")) for key in ("revision", "connections", "version")]
         rows.append((escape(name), one["state"], *numbers, since))
         wrong += [f"node {one['node']}: {error}" for error in one["errors"]]
-    text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n{align(rows, '<<>><<')}"
+        local += [f"node {one['node']}: on this node only: {edit}" for edit in one.get("local", ())]
+        local += [f"node {one['node']}: {note}" for note in one.get("notes", ())]
+    trial = answer.get("trial")
+    text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n"
+    if trial is not None:
+        text += f"It is on trial: undone in {trial} s unless 'tcpvsadm --confirm' is run on any node\n"
+    text += align(rows, "<<>><<")
     if not answer["connected"]:
         wrong.insert(0, f"this node does not follow the cluster: {answer['problem']}")
-    return text + ("\n" + "".join(f"{escape(line)}\n" for line in wrong) if wrong else "")
+    lines = [*wrong, *local]
+    return text + ("\n" + "".join(f"{escape(line)}\n" for line in lines) if lines else "")
 
 
 async def wait_for_nodes(

@@ -122,6 +122,7 @@ COMMANDS: dict[str, Command] = {
         _edit_command("load-configfile", "f", _LOAD, words="FILE", min_words=1, max_words=1, first_is_value=True),
         Command("restore", None, "like load-configfile, from standard input", (), _LOAD),
         _edit_command("confirm"),
+        _edit_command("end-local"),
         Command(
             "check", None, "check a configuration file without a daemon, and run its tests",
             (), ("allow-empty",), words="FILE", min_words=1, max_words=1, first_is_value=True,
@@ -178,6 +179,8 @@ OPTIONS: dict[str, Option] = {
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),
+        Option("local", None, None, "in a cluster: change this node only, until --end-local"),
+        Option("force-local", None, None, "while etcd fails: change this node only, until it responds"),
         Option("wait-nodes", None, None, "in a cluster: wait until all nodes have the change in force"),
         Option("control", None, "ENDPOINT", "address of the daemon (default: $KTCPVS_CONTROL)"),
     )
@@ -186,6 +189,9 @@ OPTIONS: dict[str, Option] = {
 
 GLOBAL = ("control", "wait-nodes")
 """Options that go with every command."""
+
+SCOPES = ("local", "force-local")
+"""Options that go with every command that edits; the daemon refuses them with some."""
 
 NUMBERS = ("weight", "match", "maxclients", "maxconn")
 """Options whose value is a whole number."""
@@ -409,14 +415,16 @@ def _is_from_bytes(word: str) -> bool:
 
 def _check_options(command: Command, values: Mapping[str, str]) -> None:
     for name in values:
-        if name not in (*command.required, *command.optional, *GLOBAL):
+        is_scope = name in SCOPES and (command.name in COMMAND_OF_NAME or command.name == "restore")
+        if not is_scope and name not in (*command.required, *command.optional, *GLOBAL):
             raise UsageError(f"Illegal '{name}' option with the '{command.name}' command")
     for name in command.required:
         if name not in values:
             raise UsageError(f"You need to supply the '{name}' option for the '{command.name}' command")
-    views = [name for name in values if name in VIEWS]
-    if len(views) > 1:
-        raise UsageError(f"Illegal '{views[1]}' option with the '{views[0]}' option")
+    for names in (VIEWS, SCOPES):
+        given = [name for name in values if name in names]
+        if len(given) > 1:
+            raise UsageError(f"Illegal '{given[1]}' option with the '{given[0]}' option")
     for name in NUMBERS:
         if name in values and not _NUMBER.fullmatch(values[name]):
             raise UsageError(f"{name} '{shorten(values[name], 40)}': not a whole number of at most 9 digits")

@@ -55,10 +55,11 @@ def format_heading(version: str) -> str:
 
 def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     """Format each service as a block of the configuration language, with a comment that says whether it runs."""
-    blocks = [format_heading(answer["version"]) + "\n" + _format_trial(answer)]
+    blocks = [format_heading(answer["version"]) + "\n" + _format_trial(answer) + _format_local(answer)]
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
-        blocks.append(f"{first}\n    # {_format_state(service)}\n{rest}")
+        local = "".join(f"    # on this node only: {escape(part)}\n" for part in service.get("local", ()))
+        blocks.append(f"{first}\n    # {_format_state(service)}\n{local}{rest}")
     return "\n".join(blocks)
 
 
@@ -240,7 +241,8 @@ def _format_counters(
             begin = f"  -> {show(service['redirect'])}", "redirect", ""
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
             rows += [(line,) for line in _format_responses(service[f"redirect_{kind}"])]
-    return f"{format_heading(answer['version'])}\n{_format_trial(answer)}{align(rows, '<<<' + '>' * len(of_service))}"
+    above = f"{format_heading(answer['version'])}\n{_format_trial(answer)}{_format_local(answer)}"
+    return above + align(rows, "<<<" + ">" * len(of_service))
 
 
 def _format_trial(answer: dict[str, Any]) -> str:
@@ -248,6 +250,14 @@ def _format_trial(answer: dict[str, Any]) -> str:
     --list can be loaded again."""
     left = answer.get("trial")
     return "" if left is None else f"# On trial: undone in {left} s unless 'tcpvsadm --confirm' is run.\n"
+
+
+def _format_local(answer: dict[str, Any]) -> str:
+    """Return a comment for each edit that holds on this node of a cluster only."""
+    return "".join(
+        f"# On this node only{', until etcd responds' if one['forced'] else ''}: {escape(one['edit'])}\n"
+        for one in answer.get("local", ())
+    )
 
 
 def _format_use(server: dict[str, Any]) -> str:

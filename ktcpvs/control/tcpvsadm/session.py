@@ -18,7 +18,7 @@ from ktcpvs.control.command_table import COMMAND_OF_NAME, Argument, ArgumentType
 from ktcpvs.control.switch_base import SwitchBase, find_address
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
-from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.options import SCOPES, Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
 from ktcpvs.errors import BadAddress, NoSuchSetting, Refusal, unknown
 
@@ -76,6 +76,7 @@ async def _run_session(io: SessionIO, given: Invocation, text: str, source: str,
     try:
         if entry is not None:
             wait = await _prepare_wait(io, switch, given) if "wait" in given.values else None
+            switch.scope = next((name for name in SCOPES if name in given.values), "")
             for line in await switch.submit(entry, _edit_arguments(entry, given, text, source)):
                 warn(line)
             if "wait-nodes" in given.values:
@@ -173,8 +174,14 @@ async def _find_differences(switch: SwitchBase, text: str, source: str) -> list[
     from ktcpvs.system.names import service_port
 
     after = configuration(parse(text, source, service_port).apply(Table()))
-    table = await switch.table()
+    table = await _configured(switch)
     return differences(table["services"], table["settings"], *after)
+
+
+async def _configured(switch: SwitchBase) -> dict[str, Any]:
+    """Return the table without the edits that hold on the daemon's node only."""
+    table = await switch.table()
+    return dict(await switch.read("configured")) if table.get("local") else table
 
 
 async def _prepare_wait(
@@ -204,6 +211,8 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
         client = given.values.get("from", "127.0.0.1")
         port = int(given.values["port"]) if "port" in given.values else None
         return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
+    if name == "save":
+        return await _configured(switch)
     if name == "get":
         return _select_settings(await switch.settings(), given.words)
     if "connections" in given.values:

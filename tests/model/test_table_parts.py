@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from model.strategies import tables
 
-from ktcpvs.cluster.conflicts import changed_parts, conflicting_parts
 from ktcpvs.model.address import Inet
 from ktcpvs.model.edits import (
     AddRule,
@@ -26,6 +25,7 @@ from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
+from ktcpvs.model.table_parts import changed_parts, conflicting_parts
 
 A, B, C = Inet("a", 1), Inet("b", 1), Inet("c", 1)
 BASE = Table.of(
