@@ -2,9 +2,10 @@
 
 h2spec (github.com/summerwind/h2spec) is not packaged by Debian. Its source builds there with the packages golang-go,
 golang-golang-x-net-dev, golang-github-fatih-color-dev and golang-github-spf13-cobra-dev. `H2SPEC` names the program, if
-it is not in the PATH. Both listeners of a daemon with default settings are examined, one by TLS and one without, each
-with the strict cases too. A case that fails is a failure, except those that say nothing about the switch. Exits with 1
-then. Options of h2spec choose cases, for example `http2/6.5`.
+it is not in the PATH. Three listeners of a daemon with default settings are examined, with the strict cases too: one by
+TLS, one without, and one without whose clients must speak HTTP/2 (`http2 = only`). A case that fails is a failure,
+except those that say nothing about the switch. Exits with 1 then. Options of h2spec choose cases, for example
+`http2/6.5`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PATIENCE = 300
 """Seconds that h2spec may take."""
 
 NOT_OURS = {
-    # Without TLS, a client speaks HTTP/1 until the preface has come, so its bad request gets 400 in HTTP/1.
+    # Where a client may speak HTTP/1 too, it does until the preface has come: its bad request gets 400 in HTTP/1.
     ("without TLS", "http2/3.5", "Sends invalid connection preface"),
 }
 """Cases that may fail, by listener, section and title."""
@@ -88,7 +89,7 @@ def main() -> int:
         print("h2spec is not installed; H2SPEC=/PATH/h2spec names it (tests/h2spec.py says how to build it)")
         return 1
     with tempfile.TemporaryDirectory(prefix="ktcpvs-h2spec-") as name, ExitStack() as stack:
-        folder, port, tls_port = Path(name), free_port(), free_port()
+        folder, port, tls_port, only = Path(name), free_port(), free_port(), free_port()
         pem = Authority(folder).issue("site", NAME, purposes=(SERVER,))
         nginx = Nginx("behind", folder)
         stack.callback(nginx.stop)
@@ -97,12 +98,15 @@ def main() -> int:
         config = folder / "site.conf"
         listen = f"listen = {LOOPBACK}:{port} listen = {LOOPBACK}:{tls_port} tls certificate = {pem}"
         serve = f'server = {nginx.address} rule = pattern ".*" use server {nginx.address}'
-        config.write_text(f"Virtual site {{ {listen} scheduler = phttp {serve} }}\n")
+        services = [f"Virtual site {{ {listen} scheduler = phttp {serve} }}\n"]
+        services += [f"Virtual only {{ listen = {LOOPBACK}:{only} scheduler = phttp http2 = only {serve} }}\n"]
+        config.write_text("".join(services))
         daemon = Daemon(thread, folder, "--config", config, tls=True)
         stack.callback(daemon.finish)
         daemon.start()
         report, options = folder / "report.xml", sys.argv[1:]
         cases = examine(program, "without TLS", port, report, *options)
+        cases += examine(program, "without TLS, http2 = only", only, report, *options)
         cases += examine(program, "by TLS", tls_port, report, "--tls", "--insecure", *options)
     wrong = failures(cases)
     for line in wrong:

@@ -644,4 +644,14 @@ class HTTPClientConnection(ClientConnection):
         return False
 
 
-__all__ = ["CONNECTING", "HTTPClientConnection"]
+class HTTP2OnlyClientConnection(HTTPClientConnection):
+    """A client that must speak HTTP/2 (`http2 = only`): its first bytes are those of an HTTP/2 connection."""
+
+    __slots__ = ()
+
+    def _opened(self) -> None:
+        super()._opened()
+        self.client.dataReceived = self._begin_http2
+
+
+__all__ = ["CONNECTING", "HTTP2OnlyClientConnection", "HTTPClientConnection"]

@@ -47,6 +47,11 @@ SLICE_SIZE = 8192
 """The most bytes of a client that are handled without a look at the number of events in them."""
 
 
+MIN_CONDENSED_EVENTS = 16
+"""The number of events in a slice from which on requests that are reset among them are not begun, and neighbouring
+pieces of a body are passed on as one."""
+
+
 class StreamCounter(Protocol):
     """Counts the client connections of streams."""
 
@@ -148,7 +153,7 @@ class HTTP2ClientConnection:
                 end = begin + SLICE_SIZE
                 events = self.protocol.receive(data[begin:end], now)
                 handled += len(events)
-                for event in events:
+                for event in http2.condense(events) if len(events) >= MIN_CONDENSED_EVENTS else events:
                     if isinstance(event, http2.RequestReceived):
                         self._request_received(event)
                         begun += 1

@@ -296,8 +296,8 @@ class VirtualService:
     http2: str = option(
         read_word,
         "on",
-        "off: clients may speak HTTP/1 only, for schedulers that decide per request",
-        check=one_of("on", "off"),
+        "off: clients may speak HTTP/1 only; only: they must speak HTTP/2; for schedulers that decide per request",
+        check=one_of("on", "off", "only"),
     )
     read_timeout: int | None = _own("read_timeout")
     keepalive_timeout: int | None = _own("keepalive_timeout")

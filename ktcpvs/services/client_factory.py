@@ -14,7 +14,7 @@ import ktcpvs.http.compiled
 import ktcpvs.tcp.compiled  # noqa: F401 - these replace methods of connections by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits, ProxiedClientLimits
-from ktcpvs.http.client_connection import HTTPClientConnection
+from ktcpvs.http.client_connection import HTTP2OnlyClientConnection, HTTPClientConnection
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import EACH_REQUEST
@@ -104,7 +104,8 @@ class ClientFactory:
         connection: ClientConnection
         if service.unit == EACH_REQUEST:
             has_tls = stream is not None and stream.tls is not None
-            connection = HTTPClientConnection(self._https if has_tls else self._http, name, host)
+            kind = HTTPClientConnection if service.config.http2 != "only" else HTTP2OnlyClientConnection
+            connection = kind(self._https if has_tls else self._http, name, host)
         else:
             connection = TCPClientConnection(service, name, host)
         if slot != NOWHERE:

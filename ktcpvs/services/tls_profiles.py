@@ -93,8 +93,8 @@ class TLSOptions:
 
 
 def _protocols(config: VirtualService, unit: str) -> tuple[str, ...]:
-    if unit == EACH_REQUEST and config.http2 == "on":
-        return HTTP2_PROTOCOLS
+    if unit == EACH_REQUEST and config.http2 != "off":
+        return HTTP2_PROTOCOLS[:1] if config.http2 == "only" else HTTP2_PROTOCOLS
     return HTTP_PROTOCOLS if unit in (EACH_REQUEST, FIRST_REQUEST) else ()
 
 

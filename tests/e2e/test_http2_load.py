@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +99,17 @@ def test_long_bodies_with_slow_readers_take_little_memory(
     assert daemon.memory() - before < MAX_GROWTH
     assert upload(f"{url}/upload", ca, SIZE) == expected
     assert daemon.memory() - before < MAX_GROWTH
+
+
+def test_attacks_hold_up_nobody() -> None:
+    """The program has a process of its own for the clients that it times. Its output shows their latency and the
+    daemon's memory during each attack."""
+    soak = Path(__file__).parents[1] / "soak" / "http2.py"
+    command = [sys.executable, str(soak), "--mebibytes", "0", "--edits", "0", "--seconds", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    print(result.stdout)
+    assert result.stdout.endswith("all as it must be\n"), result.stdout + result.stderr
+    assert result.returncode == 0
+    attacks = [line.partition(":")[0] for line in result.stdout.splitlines() if "good requests" in line]
+    assert "no attack" in attacks
+    assert len(attacks) == 13

@@ -600,6 +600,23 @@ def test_over_tls_there_is_no_prior_knowledge(make: Make, alpn: str | None) -> N
     assert peer.heard().startswith(b"HTTP/1.1 505 ")
 
 
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_clients_must_speak_http2_where_nothing_else_is_spoken(make: Make, is_tls: bool) -> None:
+    world = make(*LINES, "http2 = only")
+    good, bad = (over_tls(world, None) if is_tls else world.client() for _ in range(2))
+    client = h2_client()
+    client.send_headers(1, request_fields(), end_stream=True)
+    good.says(client.data_to_send())
+    world.accepts(A).says(answer(b"hello"))
+    world.turns(1)
+    assert frames(good.heard())[-1] == (0, b"hello")
+    bad.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+    last, payload = frames(bad.heard())[-1]
+    assert (last, payload[:8]) == (7, bytes(7) + b"\1")  # GOAWAY: PROTOCOL_ERROR
+    assert bad.line.ended
+    assert world.called() == []
+
+
 @pytest.mark.parametrize("lines", [(*LINES, "http2 = off"), ("scheduler = http", *LINES[1:])], ids=["off", "http"])
 def test_the_preface_is_refused_where_clients_speak_http1_only(make: Make, lines: tuple[str, ...]) -> None:
     """With an error that says so."""
@@ -673,6 +690,37 @@ def test_requests_that_the_switch_answers_itself_take_turns(make: Make) -> None:
             world.turns(1)
         peer.says(client.data_to_send())
     assert statuses == ["503"] * 240
+
+
+def test_a_body_in_frames_of_one_byte_goes_on_in_larger_pieces(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a", "POST", end=False)
+    server = world.accepts(A)
+    for begin in range(0, 4000, 500):
+        for number in range(begin, begin + 500):
+            client.h2.send_data(1, b"%d" % (number % 10), end_stream=number == 3999)
+        client.talks()
+    chunks = server.heard().partition(b"\r\n\r\n")[2].split(b"\r\n")
+    assert b"".join(chunks[1::2]) == b"0123456789" * 400
+    assert len(chunks) < 2 * 20
+    server.says(answer(b"ok"))
+    assert client.got(1) == ("200", b"ok", True)
+
+
+def test_requests_that_are_reset_at_once_reach_no_server(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    for number in range(40):
+        client.h2.send_headers(1 + 2 * number, request_fields(), end_stream=number % 2 == 0)
+        if number % 2:
+            client.h2.send_data(1 + 2 * number, b"body")
+        client.h2.reset_stream(1 + 2 * number, h2.errors.ErrorCodes.CANCEL)
+    client.h2.send_headers(81, request_fields(), end_stream=True)
+    client.talks()
+    server = world.accepts(A)
+    server.says(answer(b"ok"))
+    assert client.got(81) == ("200", b"ok", True)
 
 
 def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) -> None:

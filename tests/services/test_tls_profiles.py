@@ -104,6 +104,8 @@ def test_http2_is_offered_where_requests_are_chosen_for(process: Process, site: 
     assert process.choice(config, EACH_REQUEST).contexts.profile.alpn == HTTP2_PROTOCOLS == ("h2", *HTTP_PROTOCOLS)
     assert process.choice(config, FIRST_REQUEST).contexts.profile.alpn == HTTP_PROTOCOLS
     assert process.choice(config, CONNECTION).contexts.profile.alpn == ()
+    config = service(f"certificate = {site}", "http2 = only")
+    assert process.choice(config, EACH_REQUEST).contexts.profile.alpn == ("h2",)
 
 
 def test_the_default_is_for_unknown_names(process: Process, site: Path) -> None:

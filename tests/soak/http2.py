@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -31,10 +31,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from authority import SERVER, Authority  # noqa: E402
 from e2e.harness import ControlThread, Daemon  # noqa: E402
 from hostile_http2 import HTTP2_KINDS  # noqa: E402
-from http2_client import HTTP2Client, http2_context  # noqa: E402
+from http2_attackers import Kind, attack  # noqa: E402
+from http2_client import http2_context  # noqa: E402
 from http2_load import BulkServer, H2Load, StreamLoad, body, download, upload  # noqa: E402
-from peer import LOST, Peer  # noqa: E402
 from servers import LOOPBACK, Nginx, free_port, wait_for  # noqa: E402
+from timed_clients import TimedClients  # noqa: E402
 from world import memory, print_outcome  # noqa: E402
 
 NAME = "localhost"
@@ -50,9 +51,6 @@ MAX_GROWTH = 32 << 20
 """Bytes by which the daemon may grow while it passes long bodies on, or is attacked."""
 
 EDITS_PER_TAKEOVER = 50
-
-ATTACKERS = 4
-"""Hostile clients of one kind at once."""
 
 MAX_LATENCY = 30.0
 """Seconds that a request of a well-behaved client may take: generous, since attackers and daemon share the cores."""
@@ -185,49 +183,31 @@ class Run:
 
     def attack(self, seconds: float) -> None:
         """Each kind of attack for so long, after as much time without any."""
-        asyncio.run(self._attacked("no attack", None, seconds))
+        clients = TimedClients(self.ports["web"])
+        self._attacked("no attack", None, seconds, clients)
         for kind in HTTP2_KINDS:
-            asyncio.run(self._attacked(kind.__name__.replace("_", " "), kind, seconds))
+            self._attacked(kind.__name__.replace("_", " "), kind, seconds, clients)
+        clients.stop()
 
-    async def _attacked(self, name: str, kind: Kind | None, seconds: float) -> None:
-        sampler, latencies, enough = Memory(self.daemon.pid), Counter[str](), asyncio.Event()
-        took: list[float] = []
-        good = [asyncio.ensure_future(self._ask(name, took, enough)) for _ in range(3)]
-        attackers = [Attacker(n, self.ports) for n in range(ATTACKERS if kind is not None else 0)]
-        bad = [asyncio.ensure_future(one.run(kind)) for one in attackers if kind is not None]
-        await asyncio.sleep(seconds)
-        enough.set()
-        await asyncio.gather(*good)
-        for task in bad:
-            task.cancel()
-        await asyncio.gather(*bad, return_exceptions=True)
-        sent = sum((one.counts for one in attackers), latencies)
-        grown = sampler.stop()
-        if not took or max(took) > MAX_LATENCY:
-            self.wrong.append(f"{name}: a request took {max(took, default=0):.1f} s")
+    def _attacked(self, name: str, kind: Kind | None, seconds: float, clients: TimedClients) -> None:
+        sampler, sent = Memory(self.daemon.pid), Counter[str]()
+        if kind is None:
+            time.sleep(seconds)
+        else:
+            sent = asyncio.run(attack(kind, [self.ports["web"]], [self.ports["web tls"]], seconds))
+        times, grown = clients.lap(), sampler.stop()
+        self.wrong += [f"{name}: {line}" for line in times.wrong]
         if grown > MAX_GROWTH:
             self.wrong.append(f"{name}: the daemon has grown by {grown >> 20} MiB")
-        found = sorted(took)
+        if not times.took or max(times.took) > MAX_LATENCY:
+            self.wrong.append(f"{name}: a request took {max(times.took, default=0):.1f} s")
+            return
+        found = sorted(times.took)
         print(
             f"{name}: {sent['connections']} connections; {len(found)} good requests, median "
             f"{statistics.median(found) * 1000:.1f} ms, 99 % within {found[int(len(found) * 0.99)] * 1000:.0f} ms; "
             f"the daemon at most {grown / 2**20:.1f} MiB larger"
         )
-
-    async def _ask(self, name: str, took: list[float], enough: asyncio.Event) -> None:
-        """Send requests, one after the other, on one connection. name: of the attack."""
-        client = await HTTP2Client.connect(self.ports["web"])
-        try:
-            while not enough.is_set():
-                began = time.monotonic()
-                response = await asyncio.wait_for(client.request("GET", "/hello"), TIMEOUT)
-                took.append(time.monotonic() - began)
-                if response.status != 200 or not response.body.endswith(b" GET /hello\n"):
-                    self.wrong.append(f"{name}: status {response.status}: {response.body[:100]!r}")
-                await asyncio.sleep(0.005)
-        except (OSError, EOFError, TimeoutError) as error:
-            self.wrong.append(f"{name}: a well-behaved client: {error!r}")
-        await client.close()
 
 
 class Memory:
@@ -249,42 +229,6 @@ class Memory:
         self._enough.set()
         self._looking.join()
         return self._most - self._before
-
-
-class Attacker:
-    """A hostile client of one kind, as `hostile_http2` wants it."""
-
-    def __init__(self, number: int, ports: dict[str, int]) -> None:
-        self.chance = random.Random(number)
-        self.http = [ports["web"]]
-        self.tls = [ports["web tls"]]
-        self.counts: Counter[str] = Counter()
-        self._peers: list[Peer] = []
-
-    async def connect(self, ports: list[int], receive_buffer: int = 0) -> Peer:
-        peer = await Peer.connect(self.chance.choice(ports), receive_buffer)
-        self._peers.append(peer)
-        self.counts["connections"] += 1
-        return peer
-
-    async def run(self, kind: Kind) -> None:
-        """Act until it is cancelled."""
-        try:
-            while True:
-                with contextlib.suppress(*LOST):
-                    async with asyncio.timeout(2):
-                        await kind(self)
-                self._leave()
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        for peer in self._peers:
-            peer.reset()
-        self._peers.clear()
-
-
-Kind = Callable[[Attacker], Awaitable[None]]
 
 
 def main() -> int:

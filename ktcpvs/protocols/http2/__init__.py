@@ -29,6 +29,7 @@ from ktcpvs.protocols.http2.events import StreamReset as StreamReset
 from ktcpvs.protocols.http2.events import TrailersReceived as TrailersReceived
 from ktcpvs.protocols.http2.events import WholeResponse as WholeResponse
 from ktcpvs.protocols.http2.events import WindowOpened as WindowOpened
+from ktcpvs.protocols.http2.events import condense as condense
 from ktcpvs.protocols.http2.header_list import HeaderList as HeaderList
 from ktcpvs.protocols.http2.header_list import request_list as request_list
 from ktcpvs.protocols.http2.header_list import response_list as response_list

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from attrs import define
 
 from ktcpvs.protocols.http2.request import Request
@@ -160,3 +162,30 @@ Event = (
     | PriorityUpdated
     | ConnectionEnded
 )
+
+
+def condense(events: list[Event]) -> list[Event]:
+    """Return the events without the requests that are reset among them, and with neighbouring pieces of a body as one.
+
+    A peer may reset thousands of requests as soon as it has sent them, and may send a body in frames of one byte.
+    """
+    reset = {event.stream_id for event in events if isinstance(event, StreamReset)}
+    if reset:
+        begun = {event.stream_id for event in events if isinstance(event, RequestReceived | RequestRefused)}
+        if unwanted := reset & begun:
+            events = [event for event in events if _stream_of(event) not in unwanted]
+    condensed: list[Event] = []
+    for stream_id, group in groupby(events, lambda event: event.stream_id if isinstance(event, DataReceived) else None):
+        if stream_id is None:
+            condensed += group
+            continue
+        pieces = [event for event in group if isinstance(event, DataReceived)]
+        body = pieces[0].data if len(pieces) == 1 else b"".join([piece.data for piece in pieces])
+        condensed.append(DataReceived(stream_id, body, pieces[-1].end_stream))
+    return condensed
+
+
+def _stream_of(event: Event) -> int:
+    """Return the stream that an event is about; 0: it is about the connection."""
+    stream_id: int = getattr(event, "stream_id", 0)
+    return stream_id

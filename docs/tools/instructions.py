@@ -1,0 +1,261 @@
+"""instructions.py TREE BASELINE [--only A,U]: the instructions of the daemon for each request, in two checkouts.
+
+The processor's time of the same work scatters by a tenth and more on a shared machine. The number of instructions in
+user space does not: valgrind counts them. What the kernel does is not among them; `strace -c` counts its calls.
+Both checkouts need their own environment (`make compiled`), and valgrind, nginx and openssl must be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOPBACK, NAME = "127.0.0.1", "site.example"
+START_SECONDS = 300.0
+"""A daemon starts fifty times slower in valgrind."""
+
+TIMEOUT = 120.0
+BODY = b"x" * 65536
+HEAD = (
+    "GET {path} HTTP/1.1\r\nHost: site.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html\r\n"
+    "Accept-Language: en\r\nAccept-Encoding: gzip\r\n{more}\r\n"
+)
+
+NGINX = """daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1;
+events {{ worker_connections 256; }}
+http {{
+    access_log off; keepalive_requests 1000000; client_body_temp_path {folder}; proxy_temp_path {folder};
+    fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+    server {{
+        listen {host}:{port}; listen {host}:{tls} ssl; root {folder};
+        ssl_certificate {folder}/pem; ssl_certificate_key {folder}/pem;
+        location / {{ return 200 "hello, this is the server\\n"; }}
+        location = /large {{ }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """letter: of the scenario of the benchmark. lines: of the service. path: {n}: the number of the request. closes: a
+    connection for each request. count: of requests."""
+
+    letter: str
+    work: str
+    scheduler: str
+    lines: tuple[str, ...] = ()
+    path: str = "/"
+    closes: bool = False
+    is_tls: bool = False
+    is_passed: bool = False
+    count: int = 1000
+
+
+CASES = (
+    Case("A", "HTTP, request by request", "phttp"),
+    Case("B", "HTTP, decided once for a connection", "http"),
+    Case("C", "connections by load", "wlc"),
+    Case("E", "a connection for each request", "phttp", closes=True, count=400),
+    Case("F", "64 KiB", "phttp", path="/large", count=200),
+    Case("L", "requests over TLS", "phttp", path="/{n}", is_tls=True),
+    Case("M", "TLS connections", "phttp", closes=True, is_tls=True, count=100),
+    Case("P", "TLS passed through", "sni", is_tls=True, is_passed=True),
+    Case("U", "a connection for each request, relayed", "wlc", closes=True, count=400),
+    Case("X", "requests that vary", "phttp", path="/{n}"),
+    Case(
+        "Y", "the same, with X-Forwarded-For and a log", "phttp", ("x_forwarded_for = append", "access_log = {log}"),
+        path="/{n}",
+    ),
+)  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((LOOPBACK, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that listens on a port. It is ended."""
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+        try:
+            until = time.monotonic() + START_SECONDS
+            while not is_open(port):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise SystemExit(f"{command[0]} does not start: {log.read_text()}")
+                time.sleep(0.1)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port)):
+        return True
+    return False
+
+
+class Client:
+    """Sends requests, one after the other, and reads the responses."""
+
+    def __init__(self, port: int, case: Case) -> None:
+        self._port = port
+        self._case = case
+        self._context = ssl._create_unverified_context()
+        self._sent = 0
+
+    def ask(self, count: int) -> None:
+        """Send so many requests."""
+        connection = None
+        for _ in range(count):
+            if connection is None:
+                connection = self._connect()
+            self._ask(connection)
+            if self._case.closes:
+                connection.close()
+                connection = None
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection((LOOPBACK, self._port), timeout=TIMEOUT)
+        if self._case.is_tls:
+            return self._context.wrap_socket(connection, server_hostname=NAME)
+        return connection
+
+    def _ask(self, connection: socket.socket) -> None:
+        self._sent += 1
+        more = "Connection: close\r\n" if self._case.closes else ""
+        connection.sendall(HEAD.format(path=self._case.path.format(n=self._sent), more=more).encode())
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += self._read(connection)
+        head, _, body = data.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise SystemExit(f"{self._case.letter}: {head.decode('latin-1')}")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        assert length is not None
+        left = int(length[1]) - len(body)
+        while left > 0:
+            left -= len(self._read(connection))
+
+    def _read(self, connection: socket.socket) -> bytes:
+        data = connection.recv(1 << 17)
+        if not data:
+            raise SystemExit(f"{self._case.letter}: the connection was closed")
+        return data
+
+
+def configuration(folder: Path, ports: dict[str, int], server: int, tls_server: int) -> str:
+    """The configuration with a service for each case."""
+    lines = []
+    for case in CASES:
+        ends_tls = case.is_tls and not case.is_passed
+        address = f"{LOOPBACK}:{tls_server if case.is_passed else server}"
+        lines += [f"Virtual {case.letter.lower()} {{", f"    scheduler = {case.scheduler}"]
+        lines += [
+            f"    listen = {LOOPBACK}:{ports[case.letter]}{' tls' if ends_tls else ''}",
+            f"    server = {address}",
+        ]
+        lines += [f"    certificate = {folder}/pem"] if ends_tls else []
+        lines += [f"    {line.format(log=folder / 'access.log')}" for line in case.lines]
+        if case.scheduler in ("http", "phttp"):
+            lines.append(f'    rule = pattern "^/" use server {address}')
+        if case.scheduler == "sni":
+            lines.append(f"    rule = host {NAME} use server {address}")
+        lines.append("}")
+    return "\n".join(lines) + "\n"
+
+
+def count_all(tree: Path, cases: list[Case]) -> dict[str, float]:
+    """Letter -> instructions of the daemon of a checkout for each request."""
+    with tempfile.TemporaryDirectory(prefix="ktcpvs-instructions-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        ports = {case.letter: free_port() for case in CASES}
+        server, tls_server = free_port(), free_port()
+        (folder / "large").write_bytes(BODY)
+        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={NAME}"]
+        request += ["-addext", f"subjectAltName=DNS:{NAME}", "-keyout"]
+        subprocess.run([*request, f"{folder}/key", "-out", f"{folder}/crt"], check=True, capture_output=True)
+        (folder / "pem").write_bytes((folder / "crt").read_bytes() + (folder / "key").read_bytes())
+        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, host=LOOPBACK, port=server, tls=tls_server))
+        (folder / "ktcpvs.conf").write_text(configuration(folder, ports, server, tls_server))
+        python, program = (str(tree / ".venv/bin" / name) for name in ("python", "ktcpvs"))
+        daemon = [
+            "valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/counts", python, program, "--workers", "0",
+            "--config", f"{folder}/ktcpvs.conf", "--control", f"unix:{folder}/control",
+        ]  # fmt: skip
+        os.environ["PYTHONHASHSEED"] = "0"
+        nginx = ["nginx", "-c", f"{folder}/nginx.conf"]
+        with running(nginx, folder / "nginx.log", server), running(daemon, folder / "log", ports["A"]) as process:
+            return {case.letter: count(folder, process.pid, Client(ports[case.letter], case), case) for case in cases}
+
+
+def count(folder: Path, pid: int, client: Client, case: Case) -> float:
+    """Return the instructions for each request of a case, once its caches are warm."""
+    client.ask(max(case.count // 4, 50))
+    control("--zero", pid)
+    client.ask(case.count)
+    known = set(folder.glob("counts.*"))
+    control("--dump", pid)
+    until = time.monotonic() + TIMEOUT
+    while True:
+        for path in set(folder.glob("counts.*")) - known:
+            found = re.search(r"(?m)^totals: *(\d+)", path.read_text(errors="replace"))
+            if found is not None:
+                return int(found[1]) / case.count
+        if time.monotonic() > until:
+            raise SystemExit(f"{case.letter}: valgrind has written no counts")
+        time.sleep(0.2)
+
+
+def control(what: str, pid: int) -> None:
+    subprocess.run(["callgrind_control", what, str(pid)], check=True, capture_output=True)
+
+
+def letters(text: str) -> list[Case]:
+    wanted = text.upper().split(",")
+    return [case for case in CASES if case.letter in wanted]
+
+
+def report(write: Callable[[str], object], cases: list[Case], ours: dict[str, float], before: dict[str, float]) -> None:
+    write("| | work | before | now | |\n|---|---|---:|---:|---:|\n")
+    for case in cases:
+        old, new = before[case.letter], ours[case.letter]
+        write(f"| {case.letter} | {case.work} | {old:,.0f} | {new:,.0f} | {new / old - 1:+.1%} |\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tree", type=Path)
+    parser.add_argument("baseline", type=Path)
+    parser.add_argument("--only", type=letters, default=list(CASES), metavar="A,U", help="these scenarios")
+    options = parser.parse_args()
+    before = count_all(options.baseline.resolve(), options.only)
+    ours = count_all(options.tree.resolve(), options.only)
+    report(sys.stdout.write, options.only, ours, before)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
