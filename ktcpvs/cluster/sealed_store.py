@@ -9,13 +9,16 @@ from attrs import field, frozen
 from ktcpvs.cluster.etcd import Change, Etcd, KeyValue, is_unchanged, put
 from ktcpvs.cluster.records import SECRETS, BadRecord, decode_sealed, encode_sealed
 from ktcpvs.cluster.sealing import CannotOpen, Sealer
-from ktcpvs.errors import BadValue
+from ktcpvs.errors import BadValue, shorten
 
 MAX_VALUE_BYTES = 256 << 10
 """The most bytes of one value."""
 
 MAX_STORED_BYTES = 2 * MAX_VALUE_BYTES
 """The most bytes of one value as it is stored, sealed and in base64; a longer one is not read."""
+
+MAX_NAMES, MAX_NAME_LENGTH = 5, 40
+"""The most names, and the most characters of one, in a line about values that do not open."""
 
 
 @frozen
@@ -63,8 +66,8 @@ class SealedStore:
             return ("the cluster's secrets are sealed, and this node has no --cluster-secret",)
         reasons: dict[str, list[str]] = {}
         for name in sorted(self._unopened):
-            reasons.setdefault(self._unopened[name][1], []).append(name)
-        return [f"the cluster's secrets {', '.join(names)}: {why}" for why, names in reasons.items()]
+            reasons.setdefault(self._unopened[name][1], []).append(shorten(name, MAX_NAME_LENGTH))
+        return [f"the cluster's secrets {_listed(names)}: {why}" for why, names in reasons.items()]
 
     # What etcd says.
 
@@ -135,3 +138,8 @@ class SealedStore:
             self._unopened.pop(name, None)
             self._values[name] = SealedValue(value, at)
         return has_stored
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

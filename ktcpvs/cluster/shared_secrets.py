@@ -39,14 +39,16 @@ class SharedSecrets:
         director: Director,
         tickets: TicketSecrets,
         save_key: Callable[[bytes], Awaitable[None]],
+        is_member: Callable[[], bool],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """save_key: writes the secret for cookies to this node's own disk. Raises CannotSave. wall: seconds since
-        1970."""
+        """save_key: writes the secret for cookies to this node's own disk. Raises CannotSave. is_member: returns
+        whether this node may write to etcd. wall: seconds since 1970."""
         self._store = store
         self._director = director
         self._tickets = tickets
         self._save_key = save_key
+        self._is_member = is_member
         self._wall = wall
         self._log = director.context.log
         self._used: dict[str, SealedValue] = {}
@@ -132,7 +134,7 @@ class SharedSecrets:
 
     def propose(self, due: SecretsRecord) -> None:
         """It is time for other secrets of tickets: have all nodes use `due`, unless another one is faster."""
-        if self._is_joined:
+        if self._is_joined and self._is_member():
             self._run(self._rotate(due))
 
     async def _rotate(self, due: SecretsRecord) -> None:
@@ -167,7 +169,7 @@ def share_secrets(
     """Let this node share the secrets of its cluster, if it has a --cluster-secret; else it only says that there are
     some. save_key: as for SharedSecrets."""
     store = SealedStore(cluster.etcd, cluster.store.prefix, cluster.sealer)
-    shared = SharedSecrets(store, director, tickets, save_key)
+    shared = SharedSecrets(store, director, tickets, save_key, lambda: cluster.is_connected and not cluster.has_left)
     if store.is_usable:
         tickets.share(shared.propose)
     cluster.followers += [store, SealedSettings(cluster.etcd, cluster.store), shared]

@@ -129,6 +129,16 @@ def test_garbage_and_moved_values_are_kept_out_and_named(nodes: Nodes) -> None:
     assert not a.problems
 
 
+def test_the_line_about_many_values_is_short(nodes: Nodes) -> None:
+    a = nodes.make(OLD)
+    nodes.write(*(put(f"{nodes.prefix}secrets/{number}{'x' * 100}\n", b"") for number in range(50)))
+    nodes.read(a)
+    (line,) = a.problems
+    assert line.endswith("x... and 45 more: it is not JSON")
+    assert len(line) < 400
+    assert "\n" not in line
+
+
 def test_the_longest_value(nodes: Nodes) -> None:
     a, b = nodes.make(OLD), nodes.make(OLD)
     assert nodes.put(a, "one", b"x" * MAX_VALUE_BYTES)

@@ -146,10 +146,10 @@ def dump(etcd: EtcdServer) -> dict[str, bytes]:
     return {b64decode(pair["key"]).decode(): b64decode(pair.get("value", "")) for pair in found}
 
 
-def ticket_secrets(etcd: EtcdServer) -> dict[str, str]:
-    """The secrets of session tickets, by who has the secret."""
+def ticket_secrets(etcd: EtcdServer, secret: bytes = SECRET) -> dict[str, str]:
+    """The secrets of session tickets, as a node with that secret of the cluster reads them."""
     key = f"{PREFIX}secrets/ticket-secrets"
-    return dict(json.loads(Sealer([SECRET]).open(key, json.loads(dump(etcd)[key])["sealed"])))
+    return dict(json.loads(Sealer([secret]).open(key, json.loads(dump(etcd)[key])["sealed"])))
 
 
 def test_a_session_that_one_node_began_goes_on_at_the_other(nodes: list[Daemon], web: list[Nginx]) -> None:
@@ -307,3 +307,36 @@ def test_files_that_are_refused(etcd: EtcdServer, make_daemon: Make, tmp_path: P
     alone.run()
     assert alone.wait() != 0
     assert "--cluster-secret requires --cluster" in alone.log()
+
+
+# The last test: all others need the first secret.
+
+
+def upgrade(control_thread: ControlThread, etcd: EtcdServer, nodes: list[Daemon], place: int) -> None:
+    """Let a new daemon take over a node; it reads the file of the secret again."""
+    old, name = nodes[place], "ab"[place]
+    words = [*options(etcd, name, old.folder / "secret"), "--state", old.folder / "state", "--takeover", old.control]
+    old.forget_log()
+    new = Daemon(control_thread, old.folder, *words, control=old.control, workers=2, tls=True)
+    new.run()
+    old.wait_for_log("taken over from", timeout=TIMEOUT)
+    assert old.wait() == 0
+    old.wait_for_log(f"node {name} follows")
+    nodes[place] = new
+
+
+def test_the_secret_is_exchanged_node_by_node_without_an_end_of_sessions(
+    control_thread: ControlThread, nodes: list[Daemon], web: list[Nginx], etcd: EtcdServer
+) -> None:
+    here, there = serve(nodes[0], "here", web), serve(nodes[1], "there", web)
+    sessions = begin_sessions(here)
+    nodes[0].call("set", {"cookie_key": COOKIE_KEY})
+    nodes[0].call("set", {"cookie_key": ""})
+    for secrets in ((SECRET, OTHER), (OTHER, SECRET), (OTHER,)):
+        for place in range(2):
+            write_secret(nodes[place].folder / "secret", *secrets)
+            upgrade(control_thread, etcd, nodes, place)
+            assert not [error for name in "ab" for error in errors(nodes[0], name) if "sealed" in error]
+        assert have_sessions(here, sessions)
+        assert have_sessions(there, sessions)
+    assert ticket_secrets(etcd, OTHER)
