@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from ktcpvs import __version__
-from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue
+from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
 from ktcpvs.cluster.records import NodeReport
@@ -42,6 +42,9 @@ SILENCE = 8.0
 
 MAX_BACKOFF = 5.0
 """The most seconds between two attempts to reach etcd."""
+
+MIN_BACKOFF = 0.4
+"""The most seconds until the first attempt: all nodes notice it at once when etcd starts again."""
 
 RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
@@ -80,6 +83,7 @@ class Cluster:
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
+        self._logged: set[type[Exception]] = set()  # kinds of problems that the log has named in this outage
         self._ends_forced = False  # what was changed here without etcd
         self._has_more = False  # to follow
         self.is_adopting = False
@@ -145,17 +149,21 @@ class Cluster:
         while not self.has_left:
             try:
                 await self._join()
-                delay = 0.0
-                await self._follow_watch()
+                joined = self._reactor.seconds()
+                try:
+                    await self._follow_watch()
+                finally:
+                    if self._reactor.seconds() - joined > MAX_BACKOFF:  # or else it fails again and again
+                        delay = 0.0
             except (EtcdError, NameTaken) as error:
-                self._disconnected(str(error))
+                self._disconnected(str(error), type(error))
             except CancelledError:
                 if self.is_connected:
-                    self._disconnected(f"the watch of {self.etcd.url} was silent for {SILENCE:g} seconds")
+                    self._disconnected(f"etcd's watch was silent for {SILENCE:g} seconds", Unreachable)
             except Exception:
                 self._log.failure("internal error: the cluster cannot be followed")
                 self._disconnected("internal error; see the log")
-            delay = min(MAX_BACKOFF, max(0.1, delay * 2))
+            delay = min(MAX_BACKOFF, max(MIN_BACKOFF, delay * 2))
             await self._sleep(uniform(delay / 2, delay))
 
     async def _sleep(self, seconds: float) -> None:
@@ -170,6 +178,7 @@ class Cluster:
     async def _join(self) -> None:
         """Read everything, and become a member. Raises EtcdError and NameTaken."""
         prefix = self.store.prefix
+        self.store.remember(self.director.table.services)
         revision = self._replace_all(await self.etcd.range(prefix))
         if self.store.problem:
             raise EtcdError(self.store.problem)
@@ -229,10 +238,14 @@ class Cluster:
         assert job is not None
         return job
 
-    def _disconnected(self, why: str) -> None:
+    def _disconnected(self, why: str, kind: type[Exception] = EtcdError) -> None:
+        """kind: of error; the log names one of each kind, since the members fail one after the other."""
         if self.has_left:
             return
-        if self.is_connected or self.problem != why:
+        if self.is_connected:
+            self._logged = set()
+        if kind not in self._logged:
+            self._logged.add(kind)
             self._log.warn(
                 "cluster: {why}; this node goes on with the table that it has, and refuses edits until etcd responds",
                 why=why,
@@ -253,10 +266,10 @@ class Cluster:
 
     def received(self, revision: int, changes: Sequence[Change]) -> None:
         """Use changes: those that the watch reports, or that this node has just stored."""
-        before = self.store.table_revision
+        before = self.store.table_revision, self.store.problem
         for follower in self.followers:
             follower.apply(revision, changes)
-        if self.store.table_revision != before:
+        if (self.store.table_revision, self.store.problem) != before:
             self.follow_soon()
         self._wake_all()
 
@@ -422,12 +435,8 @@ class Cluster:
             await self.membership.report(self._report())
             if self.membership.lease != lease:  # the former one had ended, and with it the keys under it
                 await self._joined()
-        except EtcdError as error:
-            self._disconnected(str(error))
-            if self._watch is not None:
-                self._watch.cancel()
-        except NameTaken as taken:
-            self._disconnected(str(taken))
+        except (EtcdError, NameTaken) as error:
+            self._disconnected(str(error), type(error))
             if self._watch is not None:
                 self._watch.cancel()
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Any
+from contextlib import suppress
 
-from ktcpvs.cluster.etcd import Change, Etcd, KeyValue, delete, is_unchanged, put
+from attrs import evolve
+from twisted.internet.defer import Deferred, DeferredLock
+
+from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, delete, is_unchanged, put
+from ktcpvs.cluster.options import NAME
 from ktcpvs.cluster.records import MEMBERS, NODES, BadRecord, NodeReport, decode_report, encode_format, encode_report
+from ktcpvs.errors import shorten
+from ktcpvs.system.processes import has_ended, identity
 
 LEASE_SECONDS = 10
 """The seconds after which a node that has died counts as gone."""
+
+JOIN_ATTEMPTS = 3
+"""How often a node tries to join when its key changes meanwhile."""
 
 
 class NameTaken(Exception):
@@ -25,7 +35,10 @@ class Membership:
         self._prefix = prefix
         self._lease = 0
         self._has_left = False
-        self._revision = 0  # at which this node's key has last changed
+        self._revision = 0  # at which this node has last written its key
+        self._seen = 0  # at which its key, as it is known, has last changed; 0: there is none
+        self._process = identity(os.getpid())
+        self._lock = DeferredLock()  # two reports at a time would take each other for another process
         self.name = name
         self.reports: dict[str, NodeReport] = {}
         self.unreadable: dict[str, str] = {}
@@ -39,22 +52,30 @@ class Membership:
 
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
-        self.reports, self.unreadable, self.members = {}, {}, set()
+        self.reports, self.unreadable, self.members, self._seen = {}, {}, set(), 0
         for pair in pairs:
-            self._change(pair.key, pair.value)
+            self._change(pair.key, pair.value, pair.mod_revision)
 
     def apply(self, revision: int, changes: Iterable[Change]) -> None:
         """See Follower."""
         for change in changes:
-            self._change(change.key, change.value)
+            self._change(change.key, change.value, change.mod_revision)
 
-    def _change(self, key: str, value: bytes | None) -> None:
+    def _change(self, key: str, value: bytes | None, revision: int) -> None:
         key = key.removeprefix(self._prefix)
-        if key.startswith(MEMBERS):
-            name = key.removeprefix(MEMBERS)
+        kind, _, name = key.partition("/")
+        if f"{kind}/" not in (MEMBERS, NODES):
+            return
+        if not NAME.fullmatch(name):
+            name = shorten(name)
+            self.unreadable.pop(name, None)
+            if value is not None:
+                self.unreadable[name] = f"{self._prefix}{kind}/{name}: this is no name of a node"
+        elif key.startswith(MEMBERS):
             self.members.discard(name) if value is None else self.members.add(name)
-        elif key.startswith(NODES):
-            name = key.removeprefix(NODES)
+        else:
+            if name == self.name:
+                self._seen = revision if value is not None else 0
             self.reports.pop(name, None)
             self.unreadable.pop(name, None)
             if value is not None:
@@ -75,29 +96,62 @@ class Membership:
 
     async def join(self, report: NodeReport) -> None:
         """Become the node of this name. Raises NameTaken and EtcdError."""
-        known = self.reports.get(self.name)
-        if known is not None and known.instance != report.instance:
-            raise NameTaken(
-                f"a node named {self.name} is in the cluster already: give this one another --node; if that one has "
-                f"died, its name is free after {LEASE_SECONDS} seconds"
-            )
-        lease = await self._etcd.grant(LEASE_SECONDS)
-        name = put(f"{self._prefix}{MEMBERS}{self.name}", encode_format())
-        compares: list[dict[str, Any]] = [is_unchanged(self._key, 0)] if known is None else []
-        if self._has_left:
-            return
-        has_joined, revision = await self._etcd.transact(compares, [put(self._key, encode_report(report), lease), name])
-        if not has_joined:
-            await self._etcd.revoke(lease)
-            raise NameTaken(f"another node named {self.name} has just joined the cluster")
-        self._lease, self._revision = lease, revision
+        await self._lock.run(lambda: Deferred.fromCoroutine(self._join(report)))
 
     async def report(self, report: NodeReport) -> None:
         """Renew the lease, and report. Raises NameTaken if the lease has ended and another node has the name, and
         EtcdError."""
+        await self._lock.run(lambda: Deferred.fromCoroutine(self._report(report)))
+
+    async def _join(self, report: NodeReport) -> None:
+        report = evolve(report, process=self._process)
+        for _ in range(JOIN_ATTEMPTS):
+            self._check_name(report.instance)
+            lease = await self._etcd.grant(LEASE_SECONDS)
+            if self._has_left:  # meanwhile
+                return
+            operations = [
+                put(self._key, encode_report(report), lease),
+                put(f"{self._prefix}{MEMBERS}{self.name}", encode_format()),
+            ]
+            has_joined, revision = await self._etcd.transact([is_unchanged(self._key, self._seen)], operations)
+            if has_joined:
+                self._lease, self._revision = lease, revision
+                return
+            with suppress(EtcdError):  # the lease ends by itself
+                await self._etcd.revoke(lease)
+            await self._read_key()
+        raise EtcdError(f"{self._key} changes all the time")
+
+    def _check_name(self, instance: str) -> None:
+        """Raise NameTaken if another process is the node of this name, unless it is known to have ended: it ran on this
+        machine, and its lease still lasts for a moment."""
+        if self.name in self.unreadable:
+            raise NameTaken(
+                f"{self._key} cannot be read: {self.unreadable[self.name]}; give this node another --node, or delete "
+                "that key if no node of this name runs"
+            )
+        known = self.reports.get(self.name)
+        if known is not None and known.instance != instance and not has_ended(known.process):
+            raise NameTaken(
+                f"a node named {self.name} is in the cluster already: give this one another --node; if that one has "
+                f"died, its name is free after {LEASE_SECONDS} seconds"
+            )
+
+    async def _read_key(self) -> None:
+        """Read this node's key, which is not as the watch has reported it. Raises EtcdError."""
+        self.reports.pop(self.name, None)
+        self.unreadable.pop(self.name, None)
+        self._seen = 0
+        for pair in (await self._etcd.range(self._key))[1]:
+            if pair.key == self._key:
+                self._change(pair.key, pair.value, pair.mod_revision)
+
+    async def _report(self, report: NodeReport) -> None:
+        report = evolve(report, process=self._process)
         if not self._lease or not await self._etcd.keep_alive(self._lease):
             self._lease = 0
-            await self.join(report)
+            await self._join(report)
             return
         if self._has_left:  # meanwhile
             return
@@ -106,7 +160,7 @@ class Membership:
         )
         if not is_ours:  # it was deleted, or another process has written it
             self._lease = 0
-            await self.join(report)
+            await self._join(report)
             return
         self._revision = revision
 

@@ -9,13 +9,14 @@ whole.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
 from attrs import asdict, evolve, frozen
 
 from ktcpvs.cluster.sealing import CannotOpen, Sealer
-from ktcpvs.errors import BadValue, Refusal
+from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
@@ -28,6 +29,10 @@ FORMAT = 1
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
 SECRETS = "secrets/"
 TRIAL_KEY = "trial"
+
+
+MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
+"""The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""
 
 
 class BadRecord(Exception):
@@ -71,6 +76,7 @@ class NodeReport:
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
     line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
     the edits that hold on it only. notes: what has become of such edits, the last lines.
+    process: `identity` of the process that reports; "": it is not known.
     """
 
     instance: str
@@ -82,6 +88,7 @@ class NodeReport:
     workers: int = 1
     local: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    process: str = ""
 
 
 def settings_key(generation: int) -> str:
@@ -131,11 +138,16 @@ def encode_service(record: ServiceRecord) -> bytes:
     return _encode({"service": text, "running": record.is_running, "position": record.position})
 
 
-def decode_service(ident: str, value: bytes) -> ServiceRecord:
-    """Raises BadRecord."""
+def decode_service(ident: str, value: bytes, known: VirtualService | None = None) -> ServiceRecord:
+    """known: the service as this node knows it, which is returned if it is the same: writing it costs a seventh of
+    parsing. Raises BadRecord."""
     found = _decode(value)
+    text = _field(found, "service", str)
     try:
-        services = parse(_field(found, "service", str), f"service {ident}").services
+        if known is not None and write_service(describe_service(known)) == text:
+            services: Mapping[str, VirtualService] = {known.ident: known}
+        else:
+            services = parse(text, f"service {ident}").services
     except Refusal as refusal:
         raise BadRecord(f"this version cannot read it: {refusal}") from None
     if list(services) != [ident]:
@@ -215,29 +227,51 @@ def check_format(value: bytes) -> None:
 
 
 def encode_report(report: NodeReport) -> bytes:
-    return _encode(asdict(report))
+    texts = {name: _bounded(getattr(report, name)) for name in ("errors", "local", "notes")}
+    return _encode({**asdict(report), **texts})
+
+
+def _bounded(texts: Sequence[str]) -> list[str]:
+    """Return what of texts goes into a report."""
+    kept = [shorten(text, MAX_ERROR_CHARACTERS) for text in texts[:MAX_REPORTED_ERRORS]]
+    more = len(texts) - len(kept)
+    return [*kept, f"and {more} more; see the log of that node"] if more > 0 else kept
 
 
 def decode_report(value: bytes) -> NodeReport:
     """Raises BadRecord."""
     found = _decode(value)
-    errors = _field(found, "errors", list)
     return NodeReport(
         instance=_field(found, "instance", str),
-        revision=_field(found, "revision", int),
-        errors=tuple(map(str, errors)),
-        version=_field(found, "version", str),
-        connections=_field(found, "connections", int),
-        since=_field(found, "since", int),
-        workers=_field(found, "workers", int),
+        revision=_count(found, "revision"),
+        errors=_texts(found, "errors"),
+        version=shorten(_field(found, "version", str)),
+        connections=_count(found, "connections"),
+        since=_count(found, "since"),
+        workers=_count(found, "workers"),
+        process=_optional(found, "process", ""),
         local=_texts(found, "local"),
         notes=_texts(found, "notes"),
     )
 
 
+def _count(found: dict[str, Any], name: str) -> int:
+    value: int = _field(found, name, int)
+    if not 0 <= value < 1 << 63:
+        raise BadRecord(f"{name} is out of range")
+    return value
+
+
+def _optional(found: dict[str, Any], name: str, default: str) -> str:
+    """Return a field that reports of older versions do not have."""
+    value: str = _field(found, name, str) if name in found else default
+    return value
+
+
 def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Return texts that older versions do not report."""
-    return tuple(map(str, _field(found, name, list))) if name in found else ()
+    """Return texts, as many as a report may have; older versions do not report all of them."""
+    texts = _field(found, name, list) if name in found or name == "errors" else []
+    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[: MAX_REPORTED_ERRORS + 1])
 
 
 def encode_sealed(sealed: str) -> bytes:

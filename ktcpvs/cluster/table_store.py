@@ -35,7 +35,7 @@ from ktcpvs.cluster.records import (
     settings_key,
 )
 from ktcpvs.cluster.sealing import Sealer
-from ktcpvs.errors import BadValue
+from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
@@ -70,6 +70,9 @@ class _Generation:
     number: int
     services: dict[str, _Stored]
     settings: _Stored | None
+
+
+_NOTHING = _Stored(0, None)
 
 
 @frozen
@@ -109,18 +112,29 @@ class TableStore:
         self._settings: _Stored | None = None
         self._former: _Generation | None = None  # the one before, until its keys are deleted
         self._others: dict[str, tuple[int, bytes]] = {}  # keys of other generations, which may become the one in use
-        self.problem = ""
+        self._running: Mapping[str, VirtualService] = {}
+        self._problems: dict[str, str] = {}  # what is wrong with the keys on which all depends, by key
 
     def __repr__(self) -> str:
         return f"<TableStore generation {self.generation}, revision {self.revision}>"
 
     # What etcd says.
 
+    @property
+    def problem(self) -> str:
+        """Why this version cannot read the cluster's table at all; "": it can."""
+        return next(iter(self._problems.values()), "")
+
+    def remember(self, services: Mapping[str, VirtualService]) -> None:
+        """Use these services where the cluster has the same, rather than parse them again."""
+        self._running = services
+
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
         known = self._services
         self._services, self._settings, self._others, self._former = {}, None, {}, None
-        self.generation, self._generation_revision, self.problem = None, 0, ""
+        self.generation, self._generation_revision = None, 0
+        self._problems = {}
         self.revision, self.table_revision = revision, 0
         pairs = sorted(pairs, key=lambda pair: pair.key.removeprefix(self.prefix) != TABLE_KEY)
         for pair in pairs:
@@ -137,11 +151,13 @@ class TableStore:
 
     def _change(self, key: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
         """known: services that are read already."""
-        if key == FORMAT_KEY and value is not None:
+        if key == FORMAT_KEY:
+            self._problems.pop(key, None)
             try:
-                check_format(value)
+                if value is not None:
+                    check_format(value)
             except BadRecord as bad:
-                self.problem = f"{self.prefix}{key}: {bad}"
+                self._problems[key] = f"{self.prefix}{key}: {bad}"
         elif key == TABLE_KEY:
             self._use_generation(value, revision)
         elif key.startswith(TABLES):
@@ -163,10 +179,11 @@ class TableStore:
     def _use_generation(self, value: bytes | None, revision: int) -> None:
         if revision <= self._generation_revision:
             return
+        self._problems.pop(TABLE_KEY, None)
         try:
             generation = decode_table(value) if value is not None else None
         except BadRecord as bad:
-            self.problem = f"{self.prefix}{TABLE_KEY}: {bad}"
+            self._problems[TABLE_KEY] = f"{self.prefix}{TABLE_KEY}: {bad}"
             return
         self._generation_revision = self.table_revision = revision
         if generation == self.generation:
@@ -217,8 +234,10 @@ class TableStore:
         if ident in known and known[ident].mod_revision == revision:
             self._services[ident] = known[ident]
             return
+        former = (stored or known.get(ident, _NOTHING)).record
+        service = former.service if isinstance(former, ServiceRecord) else self._running.get(ident)
         try:
-            self._services[ident] = _Stored(revision, decode_service(ident, value))
+            self._services[ident] = _Stored(revision, decode_service(ident, value, service))
         except BadRecord as bad:
             self._services[ident] = _Stored(revision, None, str(bad))
 
@@ -227,7 +246,11 @@ class TableStore:
     @property
     def unreadable(self) -> list[str]:
         """The parts that this node cannot read, a line each."""
-        found = [f"service {ident}: {stored.why}" for ident, stored in self._services.items() if stored.record is None]
+        found = [
+            f"service {shorten(ident)}: {stored.why}"
+            for ident, stored in self._services.items()
+            if stored.record is None
+        ]
         if self._settings is not None and self._settings.why:
             found.append(f"settings: {self._settings.why}")
         return [self.problem, *found] if self.problem else found
@@ -482,7 +505,8 @@ class TableStore:
             self._others = {}
         elif any(None in step.records.values() for step in transaction.steps):
             self._generation_revision = revisions[-1]
-        self.revision = self.table_revision = max(self.revision, revisions[-1])
+        self.revision = max(self.revision, revisions[-1])
+        self.table_revision = max(self.table_revision, revisions[-1])  # a report may have come at a later revision
         for step, revision in zip(transaction.steps, revisions, strict=True):
             for ident, record in step.records.items():
                 if record is None:

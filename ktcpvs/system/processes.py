@@ -1,4 +1,4 @@
-"""The resource usage of processes, from /proc (proc(5))."""
+"""Processes, from /proc (proc(5)): their resource usage, and whether one has ended."""
 
 from __future__ import annotations
 
@@ -36,3 +36,28 @@ def usage(pid: int) -> Usage | None:
         )
     except (OSError, IndexError, ValueError):
         return None
+
+
+def identity(pid: int) -> str:
+    """Return a text that names a process of this machine and no other one, ever; "": /proc does not tell it.
+
+    It holds the boot, the namespace of process numbers, the number, and the time at which the process began.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] in (b"Z", b"X"):
+            return ""
+        return f"{boot} {os.readlink('/proc/self/ns/pid')} {pid} {int(fields[19])}"
+    except (OSError, IndexError, ValueError):
+        return ""
+
+
+def has_ended(text: str) -> bool:
+    """Whether the process that `identity` has named has ended. False also if it ran on another machine, in another
+    container, or before the machine was started again: then nothing is known of it."""
+    *place, number, _ = text.split() if text.count(" ") == 3 else ["", "", "", ""]
+    own = identity(os.getpid())
+    return bool(own) and number.isdecimal() and own.split()[:2] == place and identity(int(number)) != text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from e2e.harness import ControlThread
-from etcd_server import EtcdServer
+from etcd_server import EtcdServer, Proxy
 from servers import LOOPBACK, SocketServer, free_port, wait_for
 from twisted.internet.defer import Deferred
 
@@ -121,9 +122,103 @@ def test_another_member_is_asked_after_one_has_failed(
 ) -> None:
     nobody = f"http://{LOOPBACK}:{free_port()}"
     etcd = Etcd(thread.reactor, EtcdAddress((nobody, etcd_server.url), address.prefix))
-    with pytest.raises(Unreachable, match=f"{nobody} does not respond: .*refused"):
-        thread.run(etcd.range, address.prefix)
     assert thread.run(etcd.range, address.prefix)[1] == []
+    assert etcd.url == etcd_server.url
+    thread.run(etcd.close)
+
+
+def test_a_request_fails_when_no_member_responds(thread: ControlThread) -> None:
+    urls = tuple(f"http://{LOOPBACK}:{free_port()}" for _ in range(3))
+    etcd = Etcd(thread.reactor, EtcdAddress(urls, "/x/"))
+    with pytest.raises(Unreachable, match=r"does not respond: .*refused") as failed:
+        thread.run(etcd.range, "/x/")
+    assert not failed.value.is_sent
+    thread.run(etcd.close)
+
+
+class Unanswered:
+    """Two members, of which the first one carries requests out and loses its responses."""
+
+    def __init__(self, thread: ControlThread, etcd_server: EtcdServer, address: EtcdAddress) -> None:
+        self.proxy = Proxy(etcd_server.port)
+        self.proxy.passes_responses = False
+        self.etcd = Etcd(thread.reactor, EtcdAddress((self.proxy.url, etcd_server.url), address.prefix))
+
+
+@pytest.fixture
+def unanswered(
+    thread: ControlThread, etcd_server: EtcdServer, address: EtcdAddress, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Unanswered]:
+    monkeypatch.setattr("ktcpvs.cluster.etcd.REQUEST_TIMEOUT", 1.0)
+    made = Unanswered(thread, etcd_server, address)
+    yield made
+    thread.run(made.etcd.close)
+    made.proxy.close()
+
+
+def test_a_transaction_without_a_response_is_found_to_be_carried_out(
+    thread: ControlThread, unanswered: Unanswered, address: EtcdAddress
+) -> None:
+    one, two = f"{address.prefix}one", f"{address.prefix}two"
+    done, revision = thread.run(
+        unanswered.etcd.transact, [is_unchanged(one, 0)], [put(one, b"1"), put(two, b""), delete("/none")]
+    )
+    assert done
+    found = thread.run(unanswered.etcd.range, address.prefix)[1]
+    assert [(pair.key, pair.value, pair.mod_revision) for pair in found] == [
+        (one, b"1", revision),
+        (two, b"", revision),
+    ]
+
+
+def test_a_transaction_that_never_arrived_is_carried_out_by_the_next_member(
+    thread: ControlThread, unanswered: Unanswered, address: EtcdAddress
+) -> None:
+    unanswered.proxy.swallow()
+    one = f"{address.prefix}one"
+    assert thread.run(unanswered.etcd.transact, [is_unchanged(one, 0)], [put(one, b"1")])[0]
+    assert [pair.value for pair in thread.run(unanswered.etcd.range, address.prefix)[1]] == [b"1"]
+
+
+def test_a_transaction_is_in_doubt_if_its_effect_cannot_be_seen(
+    thread: ControlThread, unanswered: Unanswered, etcd: Etcd, address: EtcdAddress
+) -> None:
+    """A deleted key may have been deleted by somebody else."""
+    one = f"{address.prefix}one"
+    _, revision = thread.run(etcd.transact, [], [put(one, b"1")])
+    with pytest.raises(Unreachable, match="no response within 1 seconds"):
+        thread.run(unanswered.etcd.transact, [is_unchanged(one, revision)], [delete(one)])
+    assert thread.run(etcd.range, address.prefix)[1] == []
+
+
+def test_a_transaction_that_did_not_hold_is_told_from_one_in_doubt(
+    thread: ControlThread, etcd_server: EtcdServer, address: EtcdAddress
+) -> None:
+    """Nothing can have been carried out by a member that refuses connections."""
+    nobody = f"http://{LOOPBACK}:{free_port()}"
+    etcd = Etcd(thread.reactor, EtcdAddress((nobody, etcd_server.url), address.prefix))
+    one = f"{address.prefix}one"
+    assert thread.run(etcd.transact, [is_unchanged(one, 5)], [put(one, b"1")])[0] is False
+    thread.run(etcd.close)
+
+
+def test_keys_that_are_no_text_do_not_stop_the_pages(thread: ControlThread, etcd: Etcd, address: EtcdAddress) -> None:
+    for number in range(2 * PAGE_SIZE):
+        key = b64encode(address.prefix.encode() + b"\xff" + number.to_bytes(2, "big")).decode()
+        thread.run(etcd._ask, "kv/put", {"key": key, "value": ""})
+    assert len(thread.run(etcd.range, address.prefix)[1]) == 2 * PAGE_SIZE
+
+
+def test_a_stalled_watch_is_closed_without_choosing_another_member(
+    thread: ControlThread, etcd_server: EtcdServer, address: EtcdAddress
+) -> None:
+    nobody = f"http://{LOOPBACK}:{free_port()}"
+    etcd = Etcd(thread.reactor, EtcdAddress((etcd_server.url, nobody), address.prefix))
+    watched = Watched(thread, etcd, address.prefix, 1)
+    thread.reactor.callFromThread(watched.ended.cancel)
+    wait_for(lambda: watched.error, "the end")
+    thread.run(etcd.range, address.prefix)
+    assert etcd.url == etcd_server.url
     thread.run(etcd.close)
 
 
@@ -143,11 +238,20 @@ def answer(text: bytes) -> SocketServer:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", Unreachable, "does not respond"),
         (b'HTTP/1.1 503 No\r\nContent-Length: 21\r\n\r\n{"error":"no leader"}', Unreachable, "no leader"),
         (b'HTTP/1.1 400 No\r\nContent-Length: 15\r\n\r\n{"error":"bad"}', EtcdError, "bad"),
+        (
+            b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"ID":"x"}',
+            EtcdError,
+            "the response is not etcd's: {'ID': 'x'}",
+        ),
+        (b"HTTP/1.1 502 No\r\nContent-Length: 6\r\n\r\n<html>", Unreachable, "status 502"),
         (b"", Unreachable, "does not respond"),
         (b"SSH-2.0\r\n", Unreachable, "does not respond"),
     ],
 )
-def test_what_is_not_etcd(thread: ControlThread, text: bytes, kind: type[EtcdError], why: str) -> None:
+def test_what_is_not_etcd(
+    thread: ControlThread, text: bytes, kind: type[EtcdError], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktcpvs.cluster.etcd.REPEAT_SECONDS", 0.5)
     server = answer(text)
     etcd = Etcd(thread.reactor, EtcdAddress((f"http://{LOOPBACK}:{server.port}",), "/x/"))
     with pytest.raises(EtcdError) as failed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from attrs import evolve
 from hypothesis import given
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from model.strategies import idents, services, settings_values
 
 from ktcpvs.cluster.records import (
+    MAX_ERROR_CHARACTERS,
+    MAX_REPORTED_ERRORS,
     BadRecord,
     NodeReport,
     ServiceRecord,
@@ -162,3 +166,39 @@ def test_what_cannot_be_read(value: bytes, why: str) -> None:
         decode_service("web", value)
     assert why in str(bad.value)
     assert "\n" not in str(bad.value)
+
+
+def test_a_report_is_bounded() -> None:
+    report = decode_report(encode_report(NodeReport("i", errors=tuple("x" * 1000 for _ in range(1000)))))
+    assert len(report.errors) == MAX_REPORTED_ERRORS + 1
+    assert report.errors[-1] == "and 980 more; see the log of that node"
+    assert {len(error) for error in report.errors[:-1]} == {MAX_ERROR_CHARACTERS + len("...")}
+
+
+def test_a_report_cannot_write_to_terminals() -> None:
+    value = json.dumps({**json.loads(encode_report(NodeReport("i"))), "errors": ["\x1b[2J"], "version": "\r1"})
+    report = decode_report(value.encode())
+    assert (report.errors, report.version) == ((r"\x1b[2J",), r"\r1")
+
+
+def test_a_report_of_before_processes_were_reported_is_read() -> None:
+    fields = json.loads(encode_report(NodeReport("i", process="p")))
+    del fields["process"]
+    assert decode_report(json.dumps(fields).encode()) == NodeReport("i")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("since", 1 << 70), ("connections", -1), ("workers", True), ("process", 5)]
+)
+def test_a_report_with_values_out_of_range_is_refused(name: str, value: object) -> None:
+    fields = {**json.loads(encode_report(NodeReport("i"))), name: value}
+    with pytest.raises(BadRecord, match=name):
+        decode_report(json.dumps(fields).encode())
+
+
+@given(services(), services())
+def test_a_service_that_is_known_is_not_parsed_again(one: VirtualService, other: VirtualService) -> None:
+    value = encode_service(ServiceRecord(one, True, 5))
+    same = decode_service(one.ident, value).service  # equal, and another object
+    assert decode_service(one.ident, value, same).service is same
+    assert decode_service(one.ident, value, other) == ServiceRecord(one, True, 5)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from model.strategies import tables
 
 from ktcpvs.cluster.etcd import Change, Etcd, delete, put
-from ktcpvs.cluster.records import TABLES, encode_table, service_key, settings_key
+from ktcpvs.cluster.etcd_address import EtcdAddress
+from ktcpvs.cluster.records import FORMAT_KEY, TABLE_KEY, TABLES, encode_table, service_key, settings_key
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.table_store import MAX_OPERATIONS, NotInForce, TableStore
 from ktcpvs.errors import BadValue
@@ -222,6 +223,34 @@ def test_a_service_that_is_too_long(make_node: Any) -> None:
         one.change(Table.of([VirtualService("web", servers=(RealServer(A),), rules=rules)]))
 
 
+@pytest.mark.parametrize("key", [FORMAT_KEY, TABLE_KEY])
+@pytest.mark.parametrize("value", [b"", b"\xff", b"{}", b'{"format":99,"generation":5}'])
+def test_a_table_that_cannot_be_read_stays_as_it_is_until_it_can(
+    thread: ControlThread, etcd: Etcd, address: EtcdAddress, key: str, value: bytes
+) -> None:
+    node = Node(thread, etcd, address.prefix)
+    assert node.change(Table.of([WEB]))
+    found = {pair.key: pair for pair in thread.run(etcd.range, address.prefix)[1]}
+    good = found[f"{address.prefix}{key}"]
+
+    def put_and_follow(data: bytes) -> None:
+        _, revision = thread.run(etcd.transact, [], [put(good.key, data)])
+        node.store.apply(revision, [Change(good.key, data, good.create_revision, revision)])
+
+    put_and_follow(value)
+    assert node.store.problem.startswith(f"{address.prefix}{key}: it")
+    assert list(node.store.table(node.table).services) == ["web"]
+    with pytest.raises(NotInForce):
+        node.store.transaction(node.table, Table())
+    node.read()
+    assert node.store.unreadable == [node.store.problem]
+    assert list(node.table.services) == ["web"]
+    put_and_follow(good.value)
+    assert node.store.problem == ""
+    node.read()
+    assert list(node.table.services) == ["web"]
+
+
 # A table on trial.
 
 
@@ -278,6 +307,19 @@ def test_other_generations_are_deleted_and_no_more(kept: set[int], other: int) -
         for key in (f"/p/{settings_key(generation)}", f"/p/{service_key(generation, 'web')}"):
             assert is_deleted(key) == (generation not in kept)
     assert not any(map(is_deleted, ("/p/table", "/p/trial", "/p/format", "/p/nodes/a")))
+
+
+def test_what_is_no_part_of_the_table_does_not_change_its_revision(make_node: Any) -> None:
+    """A report of another node comes before the response to an edit that was stored earlier."""
+    one, other = make_node("/reports/"), make_node("/reports/")
+    transaction = one.store.transaction(Table(), Table.of([WEB]))
+    done = [one._thread.run(one._etcd.transact, step.compares, step.operations) for step in transaction.steps]
+    _, later = one._thread.run(one._etcd.transact, [], [put("/reports/nodes/b", b"{}")])
+    one.store.apply(later, [Change("/reports/nodes/b", b"{}", later, later)])
+    one.store.committed(transaction, [revision for _, revision in done])
+    other.read()
+    assert one.store.table_revision == other.store.table_revision == done[-1][1]
+    assert one.store.revision == later
 
 
 # Secret settings.
