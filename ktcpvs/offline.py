@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.placement import UNKNOWN_NODES
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import files_of
@@ -40,7 +41,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         edit = parse(text, source, service_port, allow_empty=allow_empty)
         table = edit.apply(Table())
         context = Context(reactor, EventLog())
-        director = Director(context)
+        director = Director(context, nodes=lambda: UNKNOWN_NODES)
         warnings: list[str] = []
         for service in table:
             prepared = await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)

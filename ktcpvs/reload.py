@@ -81,13 +81,13 @@ class Reload:
         """Load the configuration file again. Returns the outcome in one line, and logs it."""
         try:
             edit = read_configuration(config, service_port, allow_empty=False)
-            running = self._director.table.running
+            running = self._director.expanded.running
             warnings = await self._director.submit(evolve(edit, start=self._start))
         except Exception as error:
             outcome = f"nothing is changed: {error}"
             self._log.warn("SIGHUP: {outcome}", outcome=outcome)
         else:
-            outcome = f"{config} is loaded{_started(self._director.table, running)}"
+            outcome = f"{config} is loaded{_started(self._director.expanded, running)}"
             self._log.event(ANNOUNCE, "SIGHUP: {outcome}", outcome=outcome)
             log_warnings(self._log, warnings)
         return outcome

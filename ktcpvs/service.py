@@ -22,6 +22,8 @@ from ktcpvs.control.server import ControlFactory
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
+from ktcpvs.model.nodes import NodeIdentity
+from ktcpvs.model.placement import KnownNodes
 from ktcpvs.model.table import Table
 from ktcpvs.reload import Reload, log_warnings
 from ktcpvs.runtime.context import Context, new_key
@@ -36,6 +38,7 @@ from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
 from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.status.address import StatusAddress
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system.activation import handed_in
@@ -60,6 +63,7 @@ from ktcpvs.workers.supervisor import Supervisor
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
+    from ktcpvs.cluster.administration import ClusterAdministration
     from ktcpvs.cluster.cluster import Cluster
     from ktcpvs.cluster.editing import ClusterEdits
     from ktcpvs.cluster.options import ClusterOptions
@@ -80,6 +84,7 @@ class DaemonOptions:
     status page; None: none. status_hosts: its host names, besides IP addresses and localhost. user: the user to become;
     None: stay the same. control_group: the group whose members may administer too; None: none. nameservers: (IP
     address, port) of the name servers to ask; none: those of the system. cluster: None: this daemon is in no cluster.
+    node: the name and the labels of this switch.
     """
 
     control: tuple[ControlAddress, ...] = ()
@@ -94,6 +99,7 @@ class DaemonOptions:
     control_group: int | None = None
     nameservers: tuple[tuple[str, int], ...] = ()
     cluster: ClusterOptions | None = None
+    node: NodeIdentity = NodeIdentity()
 
 
 class NotStarted(SystemExit, Exception):
@@ -182,13 +188,16 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     state, saved = _read_state(options, reactor, target)
     cluster, shared_edits = _cluster(options, reactor, state, target)
     save = state.save if shared_edits is None else shared_edits.save
-    built = _build_switch(options, reactor, log, sockets, state, save, target, reader)
+    nodes = _known_nodes(options, cluster)
+    built = _build_switch(options, reactor, log, sockets, state, save, target, reader, nodes)
     director = built.director
     opened.callback(director.end)
     if cluster is not None and shared_edits is not None:
         director.confirmation = shared_edits.trial
         _share_secrets(cluster, shared_edits, built, state)
-    status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
+    readiness = Readiness()
+    readiness.require(lambda: "ending" if director.is_ending else "")
+    status = StatusListener(options.status, options.status_hosts, switch, log, reactor, readiness)
     opened.callback(status.close)
 
     # All that may still be refused.
@@ -219,7 +228,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             reader,
             cluster.instance if cluster is not None else "",
         )
-    switch.begin(OwnSwitch(director, built.views, cluster, shared_edits), built.workers, source)
+    administration = _administration(cluster, built.views, reactor, log, readiness)
+    switch.begin(OwnSwitch(director, built.views, shared_edits, administration), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     has_state, is_in_cluster = options.state is not None, cluster is not None
     reload = Reload(director, control, service_manager, options.config, has_state, is_in_cluster)
@@ -231,10 +241,11 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     async def begin_to_serve() -> None:
         if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):
             return
-        if cluster is not None:
-            await cluster.start(director)
+        if administration is not None:
+            await administration.start(director)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         await service_manager.started()
+        readiness.begin()
 
     def begin() -> None:
         failed = partial(log.failure, "internal error: the service manager does not know that the daemon has started")
@@ -279,6 +290,27 @@ def _share_secrets(
             await state.save(built.director.table)
 
     share_secrets(cluster, built.director, built.tickets, save_key)
+
+
+def _administration(
+    cluster: Cluster | None, own: Views | MergedViews, reactor: Any, log: EventLog, readiness: Readiness
+) -> ClusterAdministration | None:
+    """own: the views of this node. readiness: gets the condition that the node is not drained."""
+    if cluster is None:
+        return None
+    from ktcpvs.cluster.administration import ClusterAdministration
+
+    administration = ClusterAdministration(cluster, own.view, reactor, log)
+    readiness.require(administration.why_not_ready)
+    return administration
+
+
+def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[], KnownNodes]:
+    if cluster is None:
+        return lambda: KnownNodes(options.node)
+    from ktcpvs.cluster.known_nodes import known_nodes
+
+    return lambda: known_nodes(cluster, options.node)
 
 
 def _leave(cluster: Cluster) -> None:
@@ -356,8 +388,10 @@ def _build_switch(
     save: Callable[[Table], Awaitable[None]],
     target: HandoverTarget | None,
     reader: CertificateReader | None,
+    nodes: Callable[[], KnownNodes],
 ) -> _BuiltSwitch:
-    """save: saves each table that an edit makes. reader: reads the files of TLS; None: this process may read them."""
+    """save: saves each table that an edit makes. reader: reads the files of TLS; None: this process may read them.
+    nodes: as for a Director."""
     make_context = partial(
         Context,
         reactor,
@@ -365,6 +399,7 @@ def _build_switch(
         key=state.key,
         sockets=sockets,
         nameservers=options.nameservers,
+        node=options.node,
         is_accepting=target is None,
     )
     tickets = target.inventory.tickets if target is not None else None
@@ -374,14 +409,14 @@ def _build_switch(
         files = TLSFileStore(context, reader)
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
-        director = Director(context, save, reactor.stop, stages_of=stages, files=files)
+        director = Director(context, save, reactor.stop, stages_of=stages, files=files, nodes=nodes)
         secrets = TicketSecrets(context, profiles.use_tickets, tickets)
         return _BuiltSwitch(director, Views(director), secrets)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
     files = TLSFileStore(context, reader)
     stages = ListenerStages(context, TLSProfiles(files))
-    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files)
+    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files, nodes)
     secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
     return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers)
 

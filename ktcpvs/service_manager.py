@@ -35,7 +35,7 @@ class ServiceManager:
             self._notifier.tell(*assignments)
 
     def _status(self) -> str:
-        table = self._director.effective
+        table = self._director.expanded
         running = f"{len(table.running)} of {len(table.services)} services run"
         return f"STATUS={running}, {self._director.processes.describe()}"
 

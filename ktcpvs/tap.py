@@ -13,6 +13,7 @@ from ktcpvs.cluster.etcd_address import parse_etcd_address
 from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control, parse_listen_address
 from ktcpvs.errors import BadAddress, Refusal
 from ktcpvs.model.expansion import parse_nameserver
+from ktcpvs.model.nodes import NodeIdentity, check_name, parse_labels
 from ktcpvs.status.address import parse_status
 from ktcpvs.status.host_names import parse_host_name
 from ktcpvs.system.limits import uncollected
@@ -65,7 +66,8 @@ class Options(usage.Options):
             "Be a node of the cluster whose table is in etcd: etcd:URL[,URL...]/PREFIX, for example "
             "etcd:http://127.0.0.1:2379/ktcpvs.",
         ],
-        ["node", None, None, "With --cluster: the name of this node. [default: the host name]"],
+        ["node", None, None, "The name of this node, in a cluster and for `on` in a table. [default: the host name]"],
+        ["node-labels", None, None, "Labels of this node, LABEL[,LABEL...], for `on = label:LABEL`. [default: none]"],
         ["cluster-ca", None, None, "With --cluster: the CA of etcd's members, a PEM file. [default: the system's]"],
         ["cluster-cert", None, None, "With --cluster: the certificate to show to etcd, a PEM file."],
         ["cluster-key", None, None, "With --cluster-cert: its key, a PEM file. [default: in the same file]"],
@@ -134,8 +136,12 @@ class Options(usage.Options):
 
     def _read_cluster(self) -> None:
         """Raises UsageError and a Refusal."""
+        # The name of a machine may be none that a table can name: then nothing is for this node alone.
+        node = check_name("--node", self["node"]) if self["node"] is not None else gethostname()
+        labels = parse_labels("--node-labels", self["node-labels"]) if self["node-labels"] is not None else frozenset()
+        self["identity"] = NodeIdentity(node, labels)
         if self["cluster"] is None:
-            for name in ("node", *(f"cluster-{file}" for file in _CLUSTER_FILES)):
+            for name in (f"cluster-{file}" for file in _CLUSTER_FILES):
                 if self[name] is not None:
                     raise usage.UsageError(f"--{name} requires --cluster")
             return
@@ -146,10 +152,10 @@ class Options(usage.Options):
             if self[name] is not None and not address.is_tls:
                 raise usage.UsageError(f"--{name} requires members with https:// in --cluster")
         try:
-            from ktcpvs.cluster.options import ClusterOptions, check_name
+            from ktcpvs.cluster.options import ClusterOptions
         except ImportError:
             raise usage.UsageError("--cluster requires the package treq: pip install 'ktcpvs[cluster]'") from None
-        node = check_name(self["node"] if self["node"] is not None else gethostname())
+        node = check_name("--node", self["identity"].name)
         files = [
             os.path.abspath(self[f"cluster-{name}"]) if self[f"cluster-{name}"] else None for name in _CLUSTER_FILES
         ]
@@ -223,6 +229,7 @@ def makeService(options: Options) -> IService:
             takeover=options["takeover"],
             pid_file=options["pid_file"],
             cluster=options["cluster"],
+            node=options["identity"],
         ),
         reactor,
     )

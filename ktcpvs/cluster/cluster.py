@@ -21,7 +21,7 @@ from ktcpvs import __version__
 from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
-from ktcpvs.cluster.records import NodeReport
+from ktcpvs.cluster.records import DrainState, NodeReport
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.table_store import TableStore
 from ktcpvs.control.edit_commands import text_of_edit
@@ -59,9 +59,10 @@ MAX_NOTE_LENGTH = 300
 
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
-    the table in force. errors: what is not in force here, a line each. has_left: it has ended, or another daemon has
-    taken over. is_adopting: the director carries out now what comes from the cluster. choose_table: returns the table
-    that this node is to run, from the cluster's. notes: what has become of edits that held on this node only."""
+    the table in force. errors: what is not in force here, a line each. drain_state: of this node. has_left: it has
+    ended, or another daemon has taken over. is_adopting: the director carries out now what comes from the cluster.
+    choose_table: returns the table that this node is to run, from the cluster's. notes: what has become of edits that
+    held on this node only."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "", sealer: Sealer | None = None) -> None:
         """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none.
@@ -80,6 +81,7 @@ class Cluster:
         self.errors: tuple[str, ...] = ()
         self.notes: deque[str] = deque(maxlen=MAX_NOTES)
         self.applied = 0
+        self.drain_state: Callable[[], DrainState] = DrainState
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
@@ -185,7 +187,7 @@ class Cluster:
         if self.store.generation is None:
             await self._store_first()
             revision = self._replace_all(await self.etcd.range(prefix))
-        await self.membership.join(self._report())
+        await self.membership.join(self.report())
         ended = await self.etcd.watch(prefix, revision + 1, self._watch_reported)
         self._watch = ended()
         self._heard = self._reactor.seconds()
@@ -403,16 +405,19 @@ class Cluster:
 
     # Reports.
 
-    def _report(self) -> NodeReport:
-        director = self.director
-        living = sum(service.living for service in director.services.values())
+    def report(self) -> NodeReport:
+        """Return what this node tells the others of itself."""
+        drain, director = self.drain_state(), self.director
         return NodeReport(
             instance=self.instance,
             revision=self.applied,
-            errors=(*self.errors, *(line for found in self.problems for line in found())),
+            errors=(*self.errors, *drain.errors, *(line for found in self.problems for line in found())),
             version=__version__,
-            connections=living,
+            connections=director.count_clients(),
             since=self._since,
+            drain=drain.state,
+            drain_revision=drain.revision,
+            labels=tuple(sorted(director.context.node.labels)),
             local=tuple(text_of_edit(one.edit) for one in director.table.local),
             notes=tuple(self.notes),
         )
@@ -432,47 +437,10 @@ class Cluster:
             return
         lease = self.membership.lease
         try:
-            await self.membership.report(self._report())
+            await self.membership.report(self.report())
             if self.membership.lease != lease:  # the former one had ended, and with it the keys under it
                 await self._joined()
         except (EtcdError, NameTaken) as error:
             self._disconnected(str(error), type(error))
             if self._watch is not None:
                 self._watch.cancel()
-
-    def nodes(self) -> dict[str, Any]:
-        """Return what is known of all nodes, as plain data."""
-        members = self.membership
-        table_revision = self.store.table_revision
-        rows: list[dict[str, Any]] = []
-        for name in sorted({*members.members, *members.reports, *members.unreadable}):
-            report = members.reports.get(name)
-            if report is not None and report.instance == self.instance:
-                report = self._report()  # etcd may not have it
-            if report is None:
-                why = members.unreadable.get(name)
-                rows.append({"node": name, "state": "unknown" if why else "gone", "errors": [why] if why else []})
-                continue
-            is_behind = report.revision < table_revision
-            rows.append(
-                {
-                    "node": name,
-                    "state": "refused" if report.errors else "behind" if is_behind else "ok",
-                    "revision": report.revision,
-                    "version": report.version,
-                    "connections": report.connections,
-                    "since": report.since,
-                    "errors": list(report.errors),
-                    "local": list(report.local),
-                    "notes": list(report.notes),
-                }
-            )
-        return {
-            "node": members.name,
-            "etcd": self.etcd.url,
-            "connected": self.is_connected,
-            "problem": self.problem,
-            "revision": table_revision,
-            "trial": self.director.confirmation.seconds_left,
-            "nodes": rows,
-        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from attrs import frozen
@@ -11,10 +10,8 @@ from zope.interface import implementer
 
 from ktcpvs.cluster.etcd import Credentials, Etcd
 from ktcpvs.cluster.etcd_address import EtcdAddress
-from ktcpvs.errors import BadValue, NoConfiguration, NoTLS, shorten
+from ktcpvs.errors import NoConfiguration, NoTLS
 from ktcpvs.system.files import read_file
-
-NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62})")
 
 
 @frozen
@@ -30,16 +27,6 @@ class ClusterOptions:
     ca: str | None = None
     credentials: str | None = None
     secret: str | None = None
-
-
-def check_name(name: str) -> str:
-    """Return the name of a node. Raises BadValue."""
-    if not NAME.fullmatch(name):
-        raise BadValue(
-            f"--node {shorten(name, 80)}: expected 1 to 63 letters, digits, '.', '_' and '-', of which the first is a "
-            "letter or a digit"
-        )
-    return name
 
 
 def make_etcd(reactor: Any, options: ClusterOptions) -> Etcd:

@@ -66,7 +66,7 @@ class Explainer:
         running = ident in table.running
         live = director.services[ident] if running else RunningService(context, config)
         prepared = await director.bind(live, config, table.settings, is_dry_run=True)
-        notes = [] if running else [f"service {ident} is stopped: this is what it would do"]
+        notes = [] if running else [self._why_not_running(config)]
         if not running and ident in director.services:
             _copy_loads(prepared, director.services[ident])
         modes = {server.address: server.mode for server in config.servers}
@@ -74,7 +74,8 @@ class Explainer:
         request = Request(parse_client(client))
         answer = {
             "service": ident,
-            "running": running,
+            "running": ident in director.effective.running,
+            "here": director.is_here(director.effective.service(ident)),
             "scheduler": config.scheduler,
             "unit": prepared.factory.unit,
         }
@@ -103,6 +104,10 @@ class Explainer:
             "notes": [*considered.notes, *notes],
             "answer": outcome,
         }
+
+    def _why_not_running(self, config: VirtualService) -> str:
+        why = "is stopped" if self._director.is_here(config) else "does not run on this node"
+        return f"service {config.ident} {why}: this is what it would do"
 
     async def _last_errors(self, ident: str) -> Mapping[str, str]:
         """Address -> why that server has failed the last connection or request, in any process; without the others."""

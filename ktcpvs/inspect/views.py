@@ -17,6 +17,7 @@ from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DRAINING, STANDBY, Health
 from ktcpvs.model.latency import described as latencies
+from ktcpvs.model.placement import listens_on
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
@@ -76,12 +77,7 @@ class Views:
         return {
             "version": __version__,
             "services": [
-                {
-                    **describe_service(service),
-                    "running": service.ident in table.running,
-                    "local": local.get(service.ident, []),
-                }
-                for service in self._chosen(ident)
+                {**self._service(service), "local": local.get(service.ident, [])} for service in self._chosen(ident)
             ],
             "settings": table.settings.described(),
             "trial": self._director.confirmation.seconds_left,
@@ -100,6 +96,15 @@ class Views:
             "settings": table.settings.described(),
         }
 
+    def _service(self, service: VirtualService) -> dict[str, Any]:
+        """Describe a service, and where it is: `here`, of it and of each listener, says whether it is for this node."""
+        director = self._director
+        described = describe_service(service)
+        for listener, row in zip(service.listen, described["listeners"], strict=True):
+            row["here"] = listens_on(service, listener, director.context.node)
+        is_running = service.ident in director.effective.running
+        return {**described, "running": is_running, "here": director.is_here(service)}
+
     def _local_parts(self) -> dict[str, list[str]]:
         """Return the parts of services that differ on this node of a cluster, by ident."""
         director = self._director
@@ -116,7 +121,8 @@ class Views:
             config = self._director.expanded.services[described["ident"]]
             described["servers"] = [{**describe_server(server), "name": server.name} for server in config.servers]
             live = self._director.services.get(config.ident)
-            described["stats"] = {**_service_stats(live), "relay": _relay(live if described["running"] else None)}
+            is_running = config.ident in self._director.expanded.running
+            described["stats"] = {**_service_stats(live), "relay": _relay(live if is_running else None)}
             passed = _passed(live)
             for server, row in zip(config.servers, described["servers"], strict=True):
                 destination = live.destinations.get(server.address) if live is not None else None

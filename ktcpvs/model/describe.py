@@ -8,6 +8,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.language.writer import write_test
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import Networks
+from ktcpvs.model.nodes import Nodes
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.service import OPTIONS, VirtualService
@@ -15,16 +16,18 @@ from ktcpvs.model.table import Table
 
 
 def describe_value(value: Any) -> Any:
-    """Return an option's value as plain data: an address as text, networks as a list of texts, a tuple as a list."""
+    """Return an option's value as plain data: an address and nodes as text, networks as a list of texts, a tuple as a
+    list."""
     if isinstance(value, Networks):
         return list(value.texts)
     if isinstance(value, tuple):
         return [describe_value(item) for item in value]
-    return str(value) if isinstance(value, Address) else value
+    return str(value) if isinstance(value, Address | Nodes) else value
 
 
 def describe_listener(listener: ListenAddress) -> dict[str, Any]:
-    return {"listen": str(listener.address), "tls": listener.is_tls}
+    """on: the nodes that listen there, as a configuration names them; None: all."""
+    return {"listen": str(listener.address), "tls": listener.is_tls, "on": describe_value(listener.on)}
 
 
 def describe_server(server: RealServer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ktcpvs.errors import Refusal, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.writer import write_listeners
 from ktcpvs.model.modifiers import REQUEST_HEADER, RESPONSE_HEADER, modifiers_of
-from ktcpvs.model.options import OFF, read_address
+from ktcpvs.model.options import OFF
 from ktcpvs.model.server_words import READY, write_connection_words, write_priority, write_words
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
@@ -17,6 +17,9 @@ from ktcpvs.model.table import Table
 
 MAX_NETWORKS = 20
 """The most networks that a difference names."""
+
+_ABSENT = {"redirect": "none", "on": "all nodes"}
+"""Option -> what a difference says where it is not given; for others their default."""
 
 Described = dict[str, Any]
 """A service as model.describe returns it, perhaps with `running`."""
@@ -84,7 +87,7 @@ def _service(before: Described, after: Described) -> Iterator[str]:
         elif isinstance(new, list):
             yield from _networks(name, old or [], new)
         elif old != new:
-            none = "none" if option.read is read_address else option.default
+            none = _ABSENT.get(name, option.default)
             yield f"{name}: {none if old is None else old} -> {none if new is None else new}"
     yield from _servers(before["servers"], after["servers"])
     yield from _rules(before["rules"], after["rules"])

@@ -16,6 +16,7 @@ from ktcpvs.errors import BadAddress, BadValue, Busy, NoSuchServer, ServiceExist
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.listen import ListenAddress, as_listen
 from ktcpvs.model.network import Networks
+from ktcpvs.model.nodes import parse_nodes
 from ktcpvs.model.options import in_range, one_of
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule_list import with_edited_rule, with_moved_rule, with_rule, without_rule
@@ -137,16 +138,20 @@ class Flush(Edit):
 
 @frozen
 class AddListener(Edit):
-    """Listen on one more address. tls: TLS ends there. An address without a port gets the service's port."""
+    """Listen on one more address. tls: TLS ends there. An address without a port gets the service's port. on: the nodes
+    that listen there, as `node-a, label:edge`; None: all."""
 
     name: ClassVar[str] = "add-listener"
     ident: str
     address: Address
     tls: bool = False
+    on: str | None = None
 
     def apply(self, table: Table) -> Table:
         service = table.service(self.ident)
-        return table.with_service(service.with_listener(_complete(service, ListenAddress(self.address, self.tls))))
+        on = None if self.on is None else parse_nodes(self.on)
+        listener = ListenAddress(self.address, self.tls, on)
+        return table.with_service(service.with_listener(_complete(service, listener)))
 
 
 @frozen
@@ -496,6 +501,46 @@ class EndLocal(Edit):
 def _ident_of(edit: Edit) -> str | None:
     """Return the ident of the service that an edit concerns; None: it concerns no certain one."""
     return getattr(edit, "ident", None)
+
+
+NO_CLUSTER = "this daemon is in no cluster; --cluster and --node make it a node of one"
+
+
+@frozen
+class DrainNode(Edit):
+    """Let a node of the cluster get no more clients, and drain. The table stays as it is.
+
+    delay: seconds for which it goes on accepting, while it says already that it is not ready.
+    """
+
+    name: ClassVar[str] = "drain-node"
+    node: str
+    delay: int = field(default=0, validator=in_range(0, DAY))
+
+    def apply(self, table: Table) -> Table:
+        raise BadValue(NO_CLUSTER)
+
+
+@frozen
+class UndrainNode(Edit):
+    """Let a node of the cluster accept clients again. The table stays as it is."""
+
+    name: ClassVar[str] = "undrain-node"
+    node: str
+
+    def apply(self, table: Table) -> Table:
+        raise BadValue(NO_CLUSTER)
+
+
+@frozen
+class ForgetNode(Edit):
+    """Forget a node of the cluster that is gone. The table stays as it is."""
+
+    name: ClassVar[str] = "forget-node"
+    node: str
+
+    def apply(self, table: Table) -> Table:
+        raise BadValue(NO_CLUSTER)
 
 
 START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")

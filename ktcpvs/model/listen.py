@@ -1,18 +1,18 @@
-"""The addresses on which a service listens, and their form in texts: `ADDRESS [tls]`."""
+"""The addresses on which a service listens, and their form in texts: `ADDRESS [tls] [on NODE[, NODE...]]`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from attrs import Attribute, evolve, frozen
 
-from ktcpvs.errors import BadAddress, BadValue, ListenerExists, unknown
+from ktcpvs.errors import BadAddress, BadValue, ListenerExists, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, Inet, PortNamed, Unix, parse_address
-from ktcpvs.model.language.lexer import quoted, tokens, word
+from ktcpvs.model.language.lexer import Token, quoted, tokens, word
+from ktcpvs.model.nodes import EXAMPLE, Nodes, parse_nodes
 
-TLS = "tls"
-LISTEN_WORDS = (TLS,)
+TLS, ON = LISTEN_WORDS = ("tls", "on")
 """The words that may follow the address."""
 
 
@@ -24,16 +24,19 @@ def check_complete(address: Address | None) -> None:
 
 @frozen
 class ListenAddress:
-    """An address where clients connect. is_tls: they speak TLS, which ends here."""
+    """An address where clients connect. is_tls: they speak TLS, which ends here. on: the nodes of a cluster that listen
+    there; None: all."""
 
     address: Address
     is_tls: bool = False
+    on: Nodes | None = None
 
     def __str__(self) -> str:
-        if not self.is_tls:
+        if not self.is_tls and self.on is None:
             return str(self.address)
         text = str(self.address)
-        return f"{quoted(text) if isinstance(self.address, Unix) else word(text)} {TLS}"
+        text = quoted(text) if isinstance(self.address, Unix) else word(text)
+        return f"{text}{write_listen_words(self.is_tls, self.on)}"
 
     def with_port(self, port: int | None) -> ListenAddress:
         """Return the same with `port`, if its own was left out."""
@@ -71,24 +74,61 @@ def first_repeated(addresses: Iterable[Address]) -> Address | None:
 
 
 def read_listen(name: str, text: str, port_named: PortNamed) -> ListenAddress:
-    """Read `ADDRESS [tls]`, perhaps without the port. Raises BadAddress or BadValue.
+    """Read `ADDRESS [tls] [on NODE[, NODE...]]`, perhaps without the port. Raises BadAddress or BadValue.
 
-    The path of a unix socket may contain white space: quote it where `tls` follows.
+    The path of a unix socket may contain white space: quote it where words follow.
     """
     if text.startswith("unix:"):
         return ListenAddress(parse_address(text, port_named))
     found = tokens(text.replace("\n", " "), name)
     if not found:
         return ListenAddress(parse_address(text, port_named))
-    address = parse_address(found[0].text, port_named)
-    for token in found[1:]:
-        check_word(token.text.lower() if not token.quoted else "")
-    if len(found) > 2:
-        raise BadValue(f"'{TLS}' appears a second time")
-    return ListenAddress(address, len(found) == 2)
+    words = read_listen_words(found[1:], lambda token, why: BadValue(why))
+    return ListenAddress(parse_address(found[0].text, port_named), **words)
 
 
-def check_word(text: str) -> None:
-    """Raise BadValue if no such word may follow the address of a listener."""
-    if text not in LISTEN_WORDS:
-        raise BadValue(f"after the address: unknown word {unknown(text, LISTEN_WORDS)}")
+def read_listen_words(found: Sequence[Token], error: Callable[[Token, str], Refusal]) -> dict[str, Any]:
+    """Return the fields of a ListenAddress that the words behind its address give. error: makes the refusal of a
+    token. Raises what it makes."""
+    fields: dict[str, Any] = {}
+    position = 0
+    while position < len(found):
+        token = found[position]
+        text = token.text.lower()
+        if token.quoted and text in LISTEN_WORDS:
+            raise error(token, f"after the address: unknown word '{text}'; write it without quotes")
+        if token.quoted or text not in LISTEN_WORDS:
+            raise error(token, f"after the address: unknown word {unknown(text, LISTEN_WORDS)}")
+        field = "is_tls" if text == TLS else ON
+        if field in fields:
+            raise error(token, f"'{text}' appears a second time")
+        position += 1
+        if text == TLS:
+            fields[field] = True
+            continue
+        end = _end_of_list(found, position)
+        if end == position:
+            raise error(token, f"after the address: missing nodes behind 'on' (example: on {EXAMPLE})")
+        if (wrong := next((one for one in found[position:end] if one.quoted), None)) is not None:
+            raise error(wrong, f"on '{shorten(wrong.text)}': write nodes without quotes")
+        try:
+            fields[field] = parse_nodes(" ".join(one.text for one in found[position:end]))
+        except BadValue as refusal:
+            raise error(found[position], str(refusal)) from None
+        position = end
+    return fields
+
+
+def _end_of_list(found: Sequence[Token], position: int) -> int:
+    """Return the position behind a list with commas that begins there."""
+    while position < len(found):
+        position += 1
+        is_ended = not found[position - 1].text.endswith(",")
+        if is_ended and not (position < len(found) and found[position].text.startswith(",")):
+            break
+    return position
+
+
+def write_listen_words(is_tls: bool, on: Nodes | str | None) -> str:
+    """Return the words behind an address, each behind a space; "": there are none."""
+    return f" {TLS}" * is_tls + (f" {ON} {on}" if on is not None else "")

@@ -28,6 +28,7 @@ from ktcpvs.model.header_edits import header_edits, read_header_edit
 from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
 from ktcpvs.model.network import Network, Networks, read_networks
+from ktcpvs.model.nodes import Nodes, read_nodes
 from ktcpvs.model.options import (
     OFF,
     Read,
@@ -148,6 +149,12 @@ class VirtualService:
         check=well_formed_listen,
         repeats=True,
         converter=as_listen,
+    )
+    on: Nodes | None = option(
+        read_nodes,
+        None,
+        "the nodes of a cluster on which the service runs, by name or by label:NAME; not given: all",
+        is_phrase=True,
     )
     certificate: tuple[str, ...] = _several(
         read_word,

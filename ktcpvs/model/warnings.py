@@ -19,6 +19,7 @@ from ktcpvs.model.check import OFF, parse_check
 from ktcpvs.model.conditions import TLS, Condition
 from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
+from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
@@ -94,7 +95,7 @@ _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualSe
 @frozen
 class ServiceWarning:
     """A warning. ident: of the service. text: what has no effect, and why. about: the options that it concerns, or
-    RULES, MATCH, WEIGHT, MODE, H2 or WHOLE."""
+    RULES, MATCH, WEIGHT, MODE, H2, PLACE or WHOLE."""
 
     ident: str
     text: str
@@ -108,6 +109,7 @@ _ABOUT_ALL = (edits.Load, edits.StartService)
 _ABOUT_ONE = (
     edits.AddService,
     edits.EditService,
+    edits.AddListener,
     edits.DeleteListener,
     edits.AddRule,
     edits.EditRule,
@@ -130,14 +132,22 @@ Installed = Callable[[], Iterable[ISchedulerFactory]]
 
 
 def warnings_about(
-    edit: edits.Edit, services: Mapping[str, VirtualService], plugins: Plugins, installed: Installed
+    edit: edits.Edit,
+    services: Mapping[str, VirtualService],
+    plugins: Plugins,
+    installed: Installed,
+    nodes: KnownNodes | None = None,
 ) -> list[str]:
-    """Return the warnings that are due after `edit`, a line each. services: after the edit."""
+    """Return the warnings that are due after `edit`, a line each. services: after the edit. nodes: of the cluster;
+    None: nothing is known of where services run."""
     is_whole = isinstance(edit, _ABOUT_ALL)
     found: list[str] = []
     for service in _concerned(edit, services):
         scheduler, balance, _, of_rules = plugins(service)
         about = warnings_of(service, scheduler, balance, installed, of_rules=of_rules, is_whole=is_whole)
+        if nodes is not None:
+            placement = placement_warnings(service, nodes)
+            about += [ServiceWarning(service.ident, text, frozenset(subjects)) for text, subjects in placement]
         found += [str(warning) for warning in about if is_due(warning, edit)]
     return found
 
@@ -175,6 +185,8 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
         return False
     if isinstance(edit, edits.AddService):
         return True
+    if isinstance(edit, edits.AddListener):
+        return {PLACE, "listen"} <= warning.about
     if isinstance(edit, edits.DeleteListener):
         return "listen" in warning.about
     if isinstance(edit, edits.EditService):

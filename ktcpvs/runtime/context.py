@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay.engines import Relays
 from ktcpvs.runtime.counters import Counters
@@ -34,7 +35,9 @@ class Context:
     nodes of a cluster share. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set and
     that all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
     nameservers: (IP address, port) of the name servers to ask; none: those of the system. is_accepting: False while
-    another daemon still accepts from the same listening sockets."""
+    another daemon still accepts from the same listening sockets. node: the name and the labels of this switch, by which
+    the table says what runs where.
+    """
 
     def __init__(
         self,
@@ -48,13 +51,14 @@ class Context:
         nameservers: tuple[tuple[str, int], ...] = (),
         settings: Settings | None = None,
         is_accepting: bool = True,
+        node: NodeIdentity | None = None,
         steps: Steps | None = None,
         relays: Relays | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """None means the default of a single process: its descriptor limit, a new random key, its own counters, sockets
-        that it opens itself, the default settings, every relay that the machine supports."""
+        that it opens itself, the default settings, every relay that the machine supports, no name."""
         self.reactor = reactor
         self.log = log
         self.settings = settings or Settings()
@@ -67,6 +71,7 @@ class Context:
         self.sockets = sockets or ListeningSockets()
         self.is_accepting = is_accepting
         self.nameservers = nameservers
+        self.node = node or NodeIdentity()
         self.wall = wall
         self.monotonic = monotonic
         self.key = self.cookie_secret = key or new_key()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock
 
-from ktcpvs.errors import BadValue, Busy, NoSuchServer, NoTLS
+from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS, Refusal
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
@@ -26,6 +26,7 @@ from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
+from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
@@ -33,6 +34,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.tls_hosts import foreign_hosts
 from ktcpvs.model.warnings import warnings_about
+from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
@@ -97,10 +99,12 @@ class Director:
     """Owns the table, and makes the running services match it.
 
     table: as configured. effective: the table after the edits that hold on this node of a cluster only. resolution: the
-    addresses of host names in it. expanded: the table that runs, with a server for each address of a name. services:
-    ident -> running service, including stopped ones that drain. draining: deleted services that drain. confirmation: of
-    a table on trial; a node of a cluster puts the cluster's in its place. files: those that TLS needs. local_dropped:
-    called with edits that do not hold on this node any more, and why.
+    addresses of host names in it. expanded: the table that runs: the services and listeners that are for this node,
+    with a server for each address of a name; other services are stopped in it. services: ident -> running service,
+    including stopped ones that drain. draining: deleted services that drain. confirmation: of a table on trial; a node
+    of a cluster puts the cluster's in its place. files: those that TLS needs. local_dropped: called with edits that do
+    not hold on this node any more, and why. withdrawal: see `withdraw`. is_ending: it accepts neither edits nor clients
+    any more.
     """
 
     def __init__(
@@ -116,13 +120,14 @@ class Director:
         stages_of: StagesOf = no_stages,
         files: TLSFiles | None = None,
         search: Callable[[], Schedulers] = find_schedulers,
+        nodes: Callable[[], KnownNodes] | None = None,
     ) -> None:
         """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
         serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
         NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
         with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
         service's preamble. files: those that TLS needs; None: they are read with the rights of this process. search:
-        finds all installed schedulers."""
+        finds all installed schedulers. nodes: returns what is known of the cluster; None: this switch is in none."""
         self.context = context
         self.table = self.effective = self.expanded = Table()
         self.local_dropped: Callable[[Sequence[tuple[LocalEdit, str]]], object] = lambda dropped: None
@@ -139,12 +144,15 @@ class Director:
         self._unload = unload
         self._is_strict = is_strict
         self._stages_of = stages_of
+        self._placer = Placer(context.node)
+        self._nodes = nodes or (lambda: KnownNodes(context.node))
         self.files = files if files is not None else TLSFileStore(context)
         self.files.changed = self._files_changed
         self.files.observe(self._files_replaced)
         self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
         self._forward: CarryOut | None = None
-        self._is_ending = False
+        self.is_ending = False
+        self.withdrawal = Withdrawal()
         self._lock: DeferredLock = DeferredLock()
 
     def start(self) -> None:
@@ -231,7 +239,7 @@ class Director:
         return self.between_edits(lambda: self._pending.undo(carry_out, lambda: self.table.running))
 
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
-        if self._is_ending:
+        if self.is_ending:
             raise Busy("the daemon is ending")
         if isinstance(edit, ReloadCertificates):
             return await self._reload_certificates(edit)
@@ -244,8 +252,10 @@ class Director:
         new, dropped = settled(new)
         effective = localized(new)
         await self._check(self.effective, effective, is_strict)
+        if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
+            self._check_addresses(old, new)
         warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
-        runs = expanded(effective, self.resolution)
+        runs = self._running_table(effective, self.resolution)
         preparation = await self._prepare(self.expanded, runs, is_strict)
         try:
             preparation.commands = self._commands_for(edit, old, new, effective)
@@ -281,10 +291,18 @@ class Director:
         """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
         raises."""
         try:
-            return warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed)
+            return warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
         except Exception:  # a plugin raises, or has wrong attributes
             self.context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
+
+    def is_here(self, service: VirtualService) -> bool:
+        """Whether a service is for this node."""
+        return is_here(service, self.context.node)
+
+    def _running_table(self, table: Table, resolution: Resolution) -> Table:
+        """Return what this node runs of a table."""
+        return self.withdrawal.applied_to(expanded(self._placer.placed(table), resolution))
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Start, change and stop services. Never raises. runs: the table that must run."""
@@ -292,7 +310,7 @@ class Director:
         self._commit(runs, preparation)
         await steps.wait("listeners before", self._wait_for_retired_listeners, preparation)
         is_sent = await steps.wait("other processes", self.processes.send, preparation.commands)
-        if not is_sent and not self._is_ending:
+        if not is_sent and not self.is_ending:
             steps.run("replace other processes", self.processes.replace_all)
 
     # Files of responses.
@@ -333,7 +351,7 @@ class Director:
         """Read files again that have changed, between two edits."""
 
         async def reload() -> None:
-            if not self._is_ending:
+            if not self.is_ending:
                 await self._reload_files(files)
 
         return self.between_edits(reload)
@@ -392,7 +410,7 @@ class Director:
 
     def _follow_names(self) -> None:
         """Look up the host names in the table, and forget all others."""
-        names = names_of(self.effective)
+        names = names_of(service for service in self.effective if self.is_here(service))
         self.resolution = {host: addresses for host, addresses in self.resolution.items() if host in names}
         self._resolver.follow(names, self.resolution)
 
@@ -401,10 +419,10 @@ class Director:
         return self.between_edits(lambda: self._resolve(found))
 
     async def _resolve(self, found: Resolution) -> None:
-        if self._is_ending or self._forward is not None:
+        if self.is_ending or self._forward is not None:
             return
         resolution = {**self.resolution, **found}
-        runs = expanded(self.effective, resolution)
+        runs = self._running_table(self.effective, resolution)
         commands = self.processes.commands_for_names(found)
         preparation = await self._prepare(self.expanded, runs)
         preparation.commands = commands
@@ -417,7 +435,7 @@ class Director:
         """Sign cookies with another secret, unless the settings have one. To be called within `between_edits`. Raises a
         Refusal; then nothing has changed."""
         former = self.context.cookie_secret
-        if self._is_ending or self._forward is not None or secret == former:
+        if self.is_ending or self._forward is not None or secret == former:
             return
         self.context.cookie_secret = secret
         try:
@@ -428,24 +446,86 @@ class Director:
         preparation.commands = self.processes.commands_for_cookie_secret(secret)
         await self._put_in_force(self.expanded, preparation)
 
+    # Services that accept no clients for a while.
+
+    def withdraw(self, is_withdrawn: bool) -> Deferred[Sequence[str]]:
+        """Stop all services without a change of the table, or start again those that it runs. Fires with the reasons
+        why some cannot be started, a line each; they stay withdrawn."""
+        return self.between_edits(lambda: self._withdraw(is_withdrawn))
+
+    async def _withdraw(self, is_withdrawn: bool) -> Sequence[str]:
+        if self.is_ending or self._forward is not None:
+            return ()
+        if is_withdrawn:
+            await self._set_withdrawal(Withdrawal(is_whole=True))
+            return ()
+        running = self.effective.running
+        held = running if self.withdrawal.is_whole else self.withdrawal.idents & running
+        if Withdrawal(idents=held) != self.withdrawal:
+            await self._set_withdrawal(Withdrawal(idents=held))  # which starts nothing
+        return await self._release([ident for ident in self.effective.services if ident in held])
+
+    async def _release(self, idents: Sequence[str]) -> Sequence[str]:
+        """Start services that are withdrawn; if that is refused, all but those at fault. Returns the reasons."""
+        try:
+            await self._set_withdrawal(Withdrawal(idents=self.withdrawal.idents.difference(idents)))
+            return ()
+        except Refusal as refusal:
+            if len(idents) == 1:
+                named = f"service {idents[0]}: "
+                return [f"{named}{str(refusal).removeprefix(named)}"]
+        middle = len(idents) // 2
+        return [*await self._release(idents[:middle]), *await self._release(idents[middle:])]
+
+    def set_withdrawal(self, withdrawal: Withdrawal) -> Deferred[None]:
+        """Withdraw as the director of other processes has decided."""
+        return self.between_edits(lambda: self._set_withdrawal(withdrawal))
+
+    async def _set_withdrawal(self, withdrawal: Withdrawal) -> None:
+        """Raises a Refusal; then nothing has changed."""
+        former, self.withdrawal = self.withdrawal, withdrawal
+        try:
+            runs = self._running_table(self.effective, self.resolution)
+            preparation = await self._prepare(self.expanded, runs)
+        except BaseException:
+            self.withdrawal = former
+            raise
+        preparation.commands = self.processes.commands_to_withdraw(withdrawal)
+        await self._put_in_force(runs, preparation)
+
     # Checks and preparation: all that can fail. Nothing is changed yet.
 
     async def _check(self, old: Table, new: Table, is_strict: bool) -> None:
         """Raise a Refusal if `new` needs something that this switch does not have."""
+        runs_before, runs_after = self._placer.placed(old), self._placer.placed(new)
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):
                 self._binder.plugins_of(service)
             if not is_strict:
                 continue
-            if service.access_log not in (NO_LOG, before and before.access_log):
-                self.context.access_logs.check(service.access_log)
-            if before is None or (before.relay, before.listen) != (service.relay, service.listen):
-                self._check_relay(service)
-            if before is None or before.rules is not service.rules or before.error_page != service.error_page:
-                self._response_files(service, is_strict=True)
+            if self.is_here(service):  # or else files, addresses and the kernel are those of other machines
+                was_here = before is not None and self.is_here(before)
+                runs = runs_before.services[service.ident] if was_here else None
+                self._check_machine(runs, runs_after.services[service.ident])
             if before != service:
                 await self.run_tests(service, new.settings)
+
+    def _check_machine(self, before: VirtualService | None, service: VirtualService) -> None:
+        """Raise a Refusal if this machine does not have what the service needs. before: what has run here; None:
+        nothing."""
+        if service.access_log not in (NO_LOG, before and before.access_log):
+            self.context.access_logs.check(service.access_log)
+        if before is None or (before.relay, before.listen) != (service.relay, service.listen):
+            self._check_relay(service)
+        if before is None or before.rules is not service.rules or before.error_page != service.error_page:
+            self._response_files(service, is_strict=True)
+
+    def _check_addresses(self, old: Table, new: Table) -> None:
+        """Raise CannotListen if two running services would listen on the same address of one node."""
+        why = first_conflict(old, new, self._nodes())
+        if why is not None:
+            raise CannotListen(why)
 
     def _check_relay(self, service: VirtualService) -> None:
         """Raise BadValue if the relay that the service names is not possible."""
@@ -586,7 +666,7 @@ class Director:
         sockets_taken: address -> number of the sockets there that the other daemon uses, if it does not use all; the
         others are closed a few seconds later.
         """
-        self._is_ending = True
+        self.is_ending = True
         self.context.steps.run("files of TLS", self.files.stop)
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
         left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
@@ -608,10 +688,14 @@ class Director:
         """Accept no more edits, close all listeners, and let connections drain. The saved table does not change."""
         if not self.context.is_accepting:
             self.hand_over({})  # the sockets still belong to the old daemon
-        self._is_ending = True
+        self.is_ending = True
         for ident, service in self.services.items():
             self.context.steps.run(f"service {ident}: stop", service.stop)
         self.processes.end()
+
+    def count_clients(self) -> int:
+        """Return the number of clients of all processes, those of services that drain included."""
+        return sum(service.clients.in_all for service in (*self.services.values(), *self.draining))
 
     def count_draining(self) -> int:
         """Return the number of client connections, or of worker processes, that have not ended."""

@@ -14,6 +14,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 STATES = ("up", "down", "ejected", "draining", "standby", "maintenance")
 
+NODE_STATES = ("ok", "behind", "refused", "leaving", "draining", "drained", "gone", "unknown")
+
 GAUGE, COUNTER = "gauge", "counter"
 
 _OF_SERVICE = (
@@ -73,6 +75,8 @@ def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
         samples = (f"{{{labels}}} {process[name]!r}\n" for labels, process in processes)
         yield from _format_metric(f"ktcpvs_process_{metric}", kind, meaning, samples)
     yield from _format_certificates(snapshot["certificates"])
+    if snapshot["cluster"] is not None:
+        yield from _format_cluster(snapshot["cluster"])
     yield from _format_services(services)
     servers = [
         (_format_labels(service=service["ident"], server=row["address"], role="server"), row)
@@ -111,13 +115,43 @@ def _format_certificates(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
     )
 
 
+def _format_cluster(cluster: dict[str, Any]) -> Iterator[bytes]:
+    for name, kind, value, meaning in (
+        ("connected", GAUGE, int(cluster["connected"]), "1: this node follows the cluster, 0: it does not reach etcd."),
+        ("revision", GAUGE, cluster["revision"], "Revision of the cluster's table in etcd, as this node knows it."),
+        ("applied_revision", GAUGE, cluster["applied"], "Revision of the cluster's table that this node runs."),
+        ("etcd_requests_total", COUNTER, cluster["requests"]["total"], "Requests to etcd."),
+        (
+            "etcd_errors_total",
+            COUNTER,
+            cluster["requests"]["errors"],
+            "Requests to etcd that failed or were refused.",
+        ),
+        ("etcd_request_seconds_total", COUNTER, cluster["requests"]["seconds"], "Time that requests to etcd took."),
+    ):
+        yield from _format_metric(f"ktcpvs_cluster_{name}", kind, meaning, [f" {value!r}\n"])
+    yield from _format_metric(
+        "ktcpvs_cluster_node_state",
+        GAUGE,
+        "1 for the current state of a node, 0 for the others.",
+        (
+            f"{{{_format_labels(node=node['node'], state=state)}}} {int(node['state'] == state)}\n"
+            for node in cluster["nodes"]
+            for state in NODE_STATES
+        ),
+    )
+
+
 def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
     rows = [(_format_labels(service=service["ident"]), service) for service in services]
     yield from _format_metric(
         "ktcpvs_service_running",
         GAUGE,
-        "1: the service runs, 0: it is stopped.",
-        (f"{{{labels},{_format_labels(scheduler=row['scheduler'])}}} {int(row['running'])}\n" for labels, row in rows),
+        "1: the service runs on this node, 0: it is stopped, or only other nodes run it.",
+        (
+            f"{{{labels},{_format_labels(scheduler=row['scheduler'])}}} {int(row['running'] and row['here'])}\n"
+            for labels, row in rows
+        ),
     )
     yield from _format_metric(
         "ktcpvs_service_listener",
@@ -127,6 +161,7 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
             f"{{{labels},{_format_labels(address=one['listen'], tls='on' if one['tls'] else 'off')}}} 1\n"
             for labels, row in rows
             for one in (row["listeners"] if row["running"] else ())
+            if one["here"]
         ),
     )
     for metric, names, meaning, counts in _COUNTS_OF_SERVICE:

@@ -117,13 +117,13 @@ class HandoverSource:
 
     def _inventory(self) -> Inventory:
         director = self._director
-        table = director.table
+        table, running = director.table, director.expanded.running
         found = [(self._control, SocketRecord(CONTROL, file=file_of(self._control)))]
         found += [(sock, SocketRecord(ACTIVATED)) for sock in self._sockets.activated]
         addresses = []
         runs = director.effective
         for service in runs:
-            for address, socks in director.sockets_of(service.ident).items() if service.ident in runs.running else ():
+            for address, socks in director.sockets_of(service.ident).items() if service.ident in running else ():
                 if self._sockets.find_activated(address) is None:
                     at = "" if address == service.address else str(address)
                     found += [(sock, SocketRecord(SERVICE, service.ident, file_of(sock), at)) for sock in socks]

@@ -14,17 +14,19 @@ LINK_DESCRIPTOR = 3
 class Begin(amp.Command):
     """The first command after Ping: all that the worker needs to build its switch.
 
-    key: the switch's own secret. cookie_secret: signs cookies, unless the settings have a secret. processes: the number
-    of processes that count in the shared table; index: this one's among them; descriptor: the table's. is_accepting:
-    False: accept no clients before StartAccepting."""
+    key: the switch's own secret. processes: the number of processes that count in the shared table; index: this one's
+    among them; descriptor: the table's. is_accepting: False: accept no clients before StartAccepting. node, labels: the
+    name and the labels of this switch in its cluster.
+    """
 
     arguments = [
         (b"key", amp.String()),
-        (b"cookie_secret", amp.String()),
         (b"processes", amp.Integer()),
         (b"index", amp.Integer()),
         (b"descriptor", amp.Descriptor()),
         (b"is_accepting", amp.Boolean()),
+        (b"node", amp.Unicode()),
+        (b"labels", amp.ListOf(amp.Unicode())),
     ]
 
 
@@ -34,6 +36,10 @@ class Ping(amp.Command):
 
 class Adopt(amp.Command):
     """Replace some services as another node of the cluster has them; Upload has brought what."""
+
+
+class Withdraw(amp.Command):
+    """Stop services without a change of the table, or start them again; Upload has brought which."""
 
 
 class StartAccepting(amp.Command):

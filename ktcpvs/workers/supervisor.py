@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from ktcpvs.inspect.views import Views
+from ktcpvs.model.placement import KnownNodes
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director, StagesOf
@@ -38,9 +39,10 @@ class Supervisor:
         unload: Callable[[], object],
         stages_of: StagesOf,
         files: TLSFiles,
+        nodes: Callable[[], KnownNodes] | None = None,
     ) -> None:
         """size: the number of workers. slots: those in which `context.counters` counts too. save, unload, stages_of,
-        files: as for a Director; clients go through the stages of the workers, which are passed the files."""
+        files, nodes: as for a Director; clients go through the stages of the workers, which are passed the files."""
         self._context = context
         self.workers = WorkerProcesses(
             context.reactor,
@@ -51,7 +53,9 @@ class Supervisor:
             lambda: context.settings.worker_timeout,
         )
         self._processes = SupervisedWorkers(context, self.workers, slots)
-        self.director = Director(context, save, unload, processes=self._processes, stages_of=stages_of, files=files)
+        self.director = Director(
+            context, save, unload, processes=self._processes, stages_of=stages_of, files=files, nodes=nodes
+        )
         self.use_tickets = self._processes.use_tickets
         self.views = MergedViews(Views(self.director), self.workers)
 

@@ -29,6 +29,7 @@ from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.edits import Edit
+from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.context import Context
@@ -45,7 +46,7 @@ from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
-from ktcpvs.workers.adopt_commands import read_adopt
+from ktcpvs.workers.adopt_commands import read_adopt, read_withdrawal
 from ktcpvs.workers.commands import LINK_DESCRIPTOR
 from ktcpvs.workers.shared_counters import CounterKey, SharedCounters
 
@@ -90,9 +91,10 @@ class SupervisorLink(Administrator):
 
     @commands.Begin.responder
     def begin(
-        self, key: bytes, cookie_secret: bytes, processes: int, index: int, descriptor: int, is_accepting: bool
+        self, key: bytes, processes: int, index: int, descriptor: int, is_accepting: bool, node: str, labels: list[str]
     ) -> dict[str, Any]:
-        self._worker.begin(key, cookie_secret, SharedTable(processes, descriptor), index, is_accepting)
+        identity = NodeIdentity(node, frozenset(labels))
+        self._worker.begin(key, SharedTable(processes, descriptor), index, is_accepting, identity)
         return {}
 
     @commands.Ping.responder
@@ -103,6 +105,11 @@ class SupervisorLink(Administrator):
     def adopt(self) -> Deferred[dict[str, Any]]:
         upload = self.take_upload()
         return self.submit(lambda: read_adopt(bytes(upload or b"")))
+
+    @commands.Withdraw.responder
+    def withdraw(self) -> Deferred[dict[str, Any]]:
+        withdrawal = read_withdrawal(bytes(self.take_upload() or b""))
+        return self._worker.director.set_withdrawal(withdrawal).addCallback(lambda _: {})
 
     @commands.StartAccepting.responder
     def start_accepting(self) -> dict[str, Any]:
@@ -211,14 +218,15 @@ class Worker:
         self._reactor.adoptStreamConnection(LINK_DESCRIPTOR, socket.AF_UNIX, _LinkFactory(self, self._log))
         os.close(LINK_DESCRIPTOR)
 
-    def begin(self, key: bytes, cookie_secret: bytes, table: SharedTable, index: int, is_accepting: bool) -> None:
+    def begin(
+        self, key: bytes, table: SharedTable, index: int, is_accepting: bool, node: NodeIdentity | None = None
+    ) -> None:
         """Build the switch; arguments as for the command Begin."""
         counters = SharedCounters(table, index, self.slots)
         context = Context(
             self._reactor, self._log, key=key, counters=counters, sockets=self.sockets,
-            is_accepting=is_accepting or self._is_accepting,
+            is_accepting=is_accepting or self._is_accepting, node=node,
         )  # fmt: skip
-        context.cookie_secret = cookie_secret
         # The supervisor has checked that everything is supported. It also checks the servers and looks names up.
         self._director = Director(
             context,

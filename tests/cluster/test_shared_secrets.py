@@ -81,8 +81,8 @@ class Node:
 
     def problems(self, of: str) -> list[str]:
         """What a node reports, as this one sees it."""
-        rows = {row["node"]: row for row in self.cluster.nodes()["nodes"]}
-        return list(rows.get(of, {}).get("errors", ()))
+        report = self.cluster.membership.reports.get(of)
+        return list(report.errors) if report is not None else []
 
 
 @pytest.fixture
@@ -178,8 +178,8 @@ def test_a_node_with_another_secret_is_named_and_goes_on(make_node: Callable[...
     a, b, c = make_node("a", SECRET), make_node("b", OTHER), make_node("c")
     other = f"the cluster's secrets {COOKIES}, {TICKETS}: sealed with another --cluster-secret"
     none = "the cluster's secrets are sealed, and this node has no --cluster-secret"
-    wait_for(lambda: a.problems("b") == [other], lambda: f"node b to be named: {a.cluster.nodes()}")
-    wait_for(lambda: a.problems("c") == [none], lambda: f"node c to be named: {a.cluster.nodes()}")
+    wait_for(lambda: a.problems("b") == [other], lambda: f"node b to be named: {a.cluster.membership.reports}")
+    wait_for(lambda: a.problems("c") == [none], lambda: f"node c to be named: {a.cluster.membership.reports}")
     for node in (b, c):
         assert node.secrets == (*node.first, None)
         assert any("this node goes on with those that it has" in line for line in node.log)
@@ -234,7 +234,7 @@ def test_the_steps_of_an_exchange_disturb_nobody(make_node: Callable[..., Node])
             assert nodes[name].context.cookie_secret == cookie_secret
             assert nodes[name].director.table.settings.cookie_key == "not-for-everyone"
             for one in nodes.values():
-                assert not [line for row in one.cluster.nodes()["nodes"] for line in row.get("errors", ())]
+                assert not [line for name in one.cluster.membership.reports for line in one.problems(name)]
 
 
 async def _set_key(node: Node) -> Any:

@@ -138,7 +138,11 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         {
             "ident": "web",
             "listen": "127.0.0.1:8081",
-            "listeners": [{"listen": "127.0.0.1:8081", "tls": False}, {"listen": "[::1]:8443", "tls": True}],
+            "listeners": [
+                {"listen": "127.0.0.1:8081", "tls": False, "on": None, "here": True},
+                {"listen": "[::1]:8443", "tls": True, "on": None, "here": True},
+            ],
+            "on": None,
             "certificate": ["/a", "/b c"],
             "tls_min": "1.2",
             "tls_ciphers": None,
@@ -283,6 +287,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             ],
             "tests": [],
             "running": False,
+            "here": True,
         }
     ]
     ask(lambda switch: switch.delete_service("web"))

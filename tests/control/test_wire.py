@@ -93,6 +93,11 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         [request_box(b"AddListener", ident=b"web", address=b"10.0.0.1:http", tls=b"True")],
         edits.AddListener("web", WEB, True),
     ),
+    "AddListener, on nodes": (
+        lambda switch: switch.add_listener("web", "10.0.0.1:http", on="a, label:b"),
+        [request_box(b"AddListener", ident=b"web", address=b"10.0.0.1:http", tls=b"False", on=b"a, label:b")],
+        edits.AddListener("web", WEB, False, "a, label:b"),
+    ),
     "AddListener, optional arguments left out": (
         lambda switch: switch.add_listener("web", "10.0.0.1:80"),
         [request_box(b"AddListener", ident=b"web", address=b"10.0.0.1:80", tls=b"False")],
@@ -281,6 +286,21 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         lambda switch: switch.reload_certificates(),
         [request_box(b"ReloadCertificates")],
         edits.ReloadCertificates(),
+    ),
+    "DrainNode": (
+        lambda switch: switch.drain_node("a", 30),
+        [request_box(b"DrainNode", delay=b"30", node=b"a")],
+        edits.DrainNode("a", 30),
+    ),
+    "UndrainNode": (
+        lambda switch: switch.undrain_node("a"),
+        [request_box(b"UndrainNode", node=b"a")],
+        edits.UndrainNode("a"),
+    ),
+    "ForgetNode": (
+        lambda switch: switch.forget_node("a"),
+        [request_box(b"ForgetNode", node=b"a")],
+        edits.ForgetNode("a"),
     ),
 }
 """A call of the client, the boxes that it sends, and the edit that the daemon carries out."""

@@ -203,7 +203,7 @@ def test_a_daemon_in_no_cluster_says_so(new_daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--node", "a"), "--node requires --cluster"),
+        (("--cluster-ca", "/x"), "--cluster-ca requires --cluster"),
         (("--cluster", "etcd:http://127.0.0.1:1"), "the prefix is missing"),
         (("--cluster", "etcd:http://127.0.0.1:1/x", "--node", "a b"), "--node a b: expected 1 to 63 letters"),
         (("--cluster", "etcd:http://127.0.0.1:1/x", "--cluster-ca", "/x"), "--cluster-ca requires members with https"),

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # tests start programs while chann
 import grpc
 from authority import Authority
 from cases import check_each
+from etcd_server import EtcdServer
 from grpc_servers import GRPCServer
 from proxyprotocol.v2 import ProxyProtocolV2
 from servers import LOOPBACK, PostgreSQL, Program, Redis, SocketServer, answers, program, read_exactly, wait_for
@@ -287,6 +289,31 @@ def test_mtls_between_services(prepare: Cook, serve: Serve) -> None:
     recipe.load()
     recipe.play()
     recipe.ends()
+
+
+def test_one_site_on_two_machines(
+    make_daemon: Callable[..., Daemon], serve: Serve, tmp_path: Path, stack: contextlib.ExitStack
+) -> None:
+    etcd = EtcdServer(tmp_path)
+    stack.callback(etcd.stop)
+    options = ("--cluster", f"etcd:{etcd.url}/two-machines", "--node")
+    nodes = [make_daemon(*options, f"node-{name}") for name in "ab"]
+    for node in nodes:
+        node.start()
+        node.wait_for_log("node node-")
+    recipe = Recipe(nodes[0], tmp_path, "two-machines")
+    for address in recipe.servers:
+        serve(web_server(address.rpartition(":")[0]), recipe.where(address))
+    recipe.load()
+    of_a, of_b = recipe.where("10.0.0.5:80"), recipe.where("10.0.0.6:80")
+    wait_for(lambda: answers(*reversed(of_b)), "node b to listen")
+    for host, port in (of_a, of_b):
+        with urllib.request.urlopen(f"http://{host}:{port}/cart", timeout=10) as response:
+            assert response.read().endswith(b" GET /cart\n")
+    recipe.play(repeats=True)
+    recipe.play()
+    recipe.ends()
+    wait_for(lambda: answers(*reversed(of_a)), "node a to listen again")
 
 
 # The document, and the configurations of others.

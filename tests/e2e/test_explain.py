@@ -138,7 +138,7 @@ def test_options_may_be_given_as_words(daemon: Daemon) -> None:
         (
             ("colour=red",),
             1,
-            "a service has no option 'colour'; there are: listen, certificate, tls_min, tls_ciphers, ",
+            "a service has no option 'colour'; there are: listen, on, certificate, tls_min, tls_ciphers, ",
         ),
         (("via=append", "fallback=nope"), 1, "no scheduler 'nope'; there are: chttp, "),
         (("-s", "wlc", "scheduler=rr"), 2, "The option 'scheduler' is given twice"),

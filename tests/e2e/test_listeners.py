@@ -49,7 +49,8 @@ def test_listeners_change_and_are_taken_over_under_load(
     daemon = taken_over_in_turn(make_daemon, daemon, sizes[1:], loads, "--state", state)
     stop_all(loads)
     (shown,) = daemon.json("--list")["services"]
-    assert (shown["listen"], shown["listeners"]) == (where[0], [{"listen": at, "tls": False} for at in where])
+    listed = [{"listen": at, "tls": False, "on": None, "here": True} for at in where]
+    assert (shown["listen"], shown["listeners"]) == (where[0], listed)
     daemon.adm("--del-listener", "-i", "web", "-l", f"unix:{path}")
     wait_for(lambda: not Path(path).exists(), timeout=TIMEOUT)
     daemon.adm("-E", "-i", "web", "certificate=/a", "certificate=/b")

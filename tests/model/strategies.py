@@ -41,12 +41,14 @@ from ktcpvs.model.edits import (
     DeleteService,
     Deny,
     Drain,
+    DrainNode,
     Edit,
     EditRule,
     EditServer,
     EditService,
     EndLocal,
     Flush,
+    ForgetNode,
     Load,
     Maintenance,
     MoveRule,
@@ -55,6 +57,7 @@ from ktcpvs.model.edits import (
     Set,
     StartService,
     StopService,
+    UndrainNode,
     Unload,
 )
 from ktcpvs.model.header_edits import HeaderEdit, header_edit_of
@@ -63,6 +66,7 @@ from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.modifiers import Modifiers, Rate, Rewrite
 from ktcpvs.model.network import Network, Networks, parse_networks
+from ktcpvs.model.nodes import Nodes
 from ktcpvs.model.options import MAX_COUNT, MAX_WEIGHT
 from ktcpvs.model.pattern import check_pattern
 from ktcpvs.model.real_server import RealServer
@@ -136,9 +140,18 @@ def addresses() -> st.SearchStrategy[Address]:
 
 
 @cache
+def node_lists() -> st.SearchStrategy[Nodes | None]:
+    """The nodes that a service or a listener names; None: all."""
+    name = st.sampled_from(("a", "node-b", "tls", "on", "server", "9.x_y"))
+    entry = st.one_of(name, name.map(lambda text: f"label:{text}"))
+    some = st.lists(entry, min_size=1, max_size=3, unique=True).map(lambda entries: Nodes(tuple(entries)))
+    return st.one_of(st.none(), some)
+
+
+@cache
 def listen_addresses() -> st.SearchStrategy[tuple[ListenAddress, ...]]:
     """The listeners of a service."""
-    one = st.builds(ListenAddress, complete_addresses(), st.booleans())
+    one = st.builds(ListenAddress, complete_addresses(), st.booleans(), node_lists())
     return st.lists(one, min_size=1, max_size=3, unique_by=lambda listener: listener.address).map(tuple)
 
 
@@ -372,6 +385,7 @@ def services(draw: st.DrawFn) -> VirtualService:
     return VirtualService(
         ident=draw(idents()),
         listen=listen,
+        on=draw(node_lists()),
         certificate=certificates,
         tls_min=draw(st.sampled_from(("1.2", "1.3"))),
         tls_ciphers=draw(st.sampled_from((None, "ECDHE+AESGCM:!aNULL", "@SECLEVEL=2"))),
@@ -462,9 +476,12 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
         {},
         optional={
             "port": st.sampled_from((-1, 0, 1, 80, 65535, 65536)),
+            "on": node_lists(),
             "listen": st.one_of(
                 st.sampled_from(POOL_ADDRESSES),
-                st.lists(st.builds(ListenAddress, st.sampled_from(POOL_ADDRESSES), st.booleans()), max_size=3),
+                st.lists(
+                    st.builds(ListenAddress, st.sampled_from(POOL_ADDRESSES), st.booleans(), node_lists()), max_size=3
+                ),
             ),
             "certificate": st.sampled_from(((), ("/a",), ("/a", "/a"), ("a",), ("/a b", "/c"))),
             "client_ca": st.sampled_from((None, "/ca", "ca", "/\n")),
@@ -549,7 +566,9 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         EditService: st.builds(EditService, ident, _options()),
         DeleteService: st.builds(DeleteService, ident),
         Flush: st.just(Flush()),
-        AddListener: st.builds(AddListener, ident, server, st.booleans()),
+        AddListener: st.builds(
+            AddListener, ident, server, st.booleans(), st.sampled_from((None, "a, label:b", "a b", ""))
+        ),
         DeleteListener: st.builds(DeleteListener, ident, server),
         AddServer: st.builds(AddServer, ident, server, weight, maxconn, _server_options),
         EditServer: st.builds(
@@ -590,6 +609,9 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         ReloadCertificates: st.just(ReloadCertificates()),
         EndLocal: st.builds(EndLocal, some),
         Local: st.builds(Local, st.one_of(st.builds(Drain, server, some), st.builds(StopService, some)), st.booleans()),
+        DrainNode: st.builds(DrainNode, st.sampled_from(("a", "b.c")), st.integers(0, 9)),
+        UndrainNode: st.builds(UndrainNode, st.sampled_from(("a", "b.c"))),
+        ForgetNode: st.builds(ForgetNode, st.sampled_from(("a", "b.c"))),
         Load: st.builds(
             lambda table, start: Load(table.services, table.settings, start=start),
             tables(max_services=2),
@@ -656,6 +678,8 @@ def config_texts() -> st.SearchStrategy[str]:
                 "server = r1 maxconn 1",
                 'rule = pattern "(a)" match 1 use server r1:80',
                 "listen = :80",
+                "listen = :80 tls on a, label:b",
+                "on = a",
             ),
             "TCP Virtual Server version 1.0.0",
         )

@@ -287,7 +287,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
     [
         (
             "nonsense = 1",
-            "3: unknown keyword 'nonsense'; there are: listen, certificate, tls_min, tls_ciphers, client_ca, ",
+            "3: unknown keyword 'nonsense'; there are: listen, on, certificate, tls_min, tls_ciphers, client_ca, ",
         ),
         ("Scheduller = wlc", "3: unknown keyword 'Scheduller'; did you mean 'scheduler'?"),
         ("pattern = a", "3: unknown keyword 'pattern'; there are: listen, "),
@@ -305,6 +305,14 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("scheduler = a scheduler = b", "17: scheduler appears a second time"),
         ("listen = r1:80 tsl", "18: after the address: unknown word 'tsl'; did you mean 'tls'?"),
         ('listen = r1:80 "tls"', "18: after the address: unknown word 'tls'; write it without quotes"),
+        ("listen = r1:80 tls tls", "22: 'tls' appears a second time"),
+        ("listen = r1:80 on", "18: after the address: missing nodes behind 'on' (example: on node-a, label:edge)"),
+        ("listen = r1:80 on a on b", "23: 'on' appears a second time"),
+        ("listen = r1:80 on a, -b", "21: on a, -b: expected names of nodes and label:NAME, with commas between them"),
+        ('listen = r1:80 on a, "b"', "24: on 'b': write nodes without quotes"),
+        ("on = a b", "8: on a b: expected names of nodes and label:NAME, with commas between them"),
+        ("on = a, label:b, a", "8: on a, label:b, a: a appears a second time"),
+        ("on = a,", "8: on a,: expected names of nodes and label:NAME, with commas between them (example: "),
         ("listen = r1:80 tls TLS", "22: 'tls' appears a second time"),
         ("listen = tls", "12: tls: missing port (example: tls:80)"),
         (

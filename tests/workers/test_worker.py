@@ -33,7 +33,7 @@ def worker() -> Iterator[Worker]:
 def test_a_worker_that_is_handed_over_before_it_begins_takes_no_edits(worker: Worker) -> None:
     worker.hand_over(["s"])
     worker.reopen_logs()
-    worker.begin(KEY, KEY, SharedTable(2), 0, False)
+    worker.begin(KEY, SharedTable(2), 0, False)
     failures: list[BaseException] = []
     worker.submit(AddService("s", {})).addErrback(lambda why: failures.append(why.value))
     assert [type(failure) for failure in failures] == [Busy]
@@ -41,7 +41,7 @@ def test_a_worker_that_is_handed_over_before_it_begins_takes_no_edits(worker: Wo
 
 def test_a_worker_uses_new_versions_of_certificates(worker: Worker) -> None:
     """The supervisor passes the files, so the worker needs no right to read them."""
-    worker.begin(KEY, KEY, SharedTable(2), 0, True)
+    worker.begin(KEY, SharedTable(2), 0, True)
     link = SupervisorLink(worker, EventLog())
     file = TLSFile(CERTIFICATE, "/nowhere/site.pem")
 
@@ -71,7 +71,7 @@ def test_a_worker_uses_new_versions_of_certificates(worker: Worker) -> None:
 def test_a_worker_accepts_when_it_was_told_before_it_begins(worker: Worker, comes_first: bool) -> None:
     if comes_first:
         worker.start_accepting()
-    worker.begin(KEY, KEY, SharedTable(2), 0, False)
+    worker.begin(KEY, SharedTable(2), 0, False)
     assert worker.director.context.is_accepting is comes_first
     worker.start_accepting()
     assert worker.director.context.is_accepting

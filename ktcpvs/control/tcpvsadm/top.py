@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ktcpvs.control.tcpvsadm.all_nodes import comparable, describe_nodes, describe_place
 from ktcpvs.control.tcpvsadm.colours import paint
 from ktcpvs.control.tcpvsadm.columns import fit, text_width
-from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server
+from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server, format_state
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import described, within
@@ -46,10 +47,14 @@ def layout_screen(
     and lines of the terminal, which the result does not exceed.
     """
     columns, lines = size
+    if before is not None:
+        before, now = comparable(before, now)
     rows = list(_make_rows(before, now, max(seconds, 0.001), show))
     longest = max(text_width(label) for label in (_NAME, *(label for label, _, _ in rows)))
     numbers_shown, name = _layout_columns(columns, longest)
     title = f"{format_heading(now['version'])}, {len(now['services'])} services"
+    if of_nodes := describe_nodes(now):
+        title += f", {of_nodes}"
     shown = [fit(title, max(columns - 8, 0)) + " q quits"[:columns]]
     headings = "".join(f" {number:>{_WIDTHS[number]}}" for number in numbers_shown)
     shown.append(
@@ -91,17 +96,19 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
     known = {service["ident"]: service for service in before["services"]} if before is not None else {}
     for service in now["services"]:
         then = known.get(service["ident"])
+        is_here = service.get("here", True)
         of_servers = {server["address"]: server["stats"] for server in then["servers"]} if then is not None else {}
         servers = [
             (
-                f"  -> {format_server(server, show)}",
+                f"  -> {format_server(server, show)}{describe_place(now, server['health'].get('nodes'))}",
                 server["health"]["state"],
                 server["stats"],
                 of_servers.get(server["address"]),
             )
             for server in service["servers"]
+            if is_here
         ]
-        if service["redirect"] is not None:
+        if service["redirect"] is not None and is_here:
             same = then is not None and then["redirect"] == service["redirect"]
             redirected = then["redirect_stats"] if same and then is not None else None
             servers.append((f"  -> {show(service['redirect'])}", "redirect", service["redirect_stats"], redirected))
@@ -109,7 +116,7 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
         own = _compute_increase(service["stats"], then["stats"] if then is not None else None)
         own["errors"] += sum(one["errors"] for one in gained)
         own["buckets"] = [sum(column) for column in zip(_NO_BUCKETS, *(one["buckets"] for one in gained), strict=True)]
-        state = "running" if service["running"] else "stopped"
+        state = format_state(service)
         yield (
             shorten(service["ident"], _MAX_NAME_LENGTH),
             state,

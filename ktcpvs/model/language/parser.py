@@ -20,7 +20,7 @@ from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
 from ktcpvs.model.language.lexer import INCLUDE, Place, Token, end_place, quoted, tokens
 from ktcpvs.model.lines import split_lines
-from ktcpvs.model.listen import TLS, ListenAddress, check_complete, check_word
+from ktcpvs.model.listen import ListenAddress, check_complete, read_listen_words
 from ktcpvs.model.modifiers import BALANCE, NONE, WORDS, Modifiers, read_modifier
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.options import Option, check_weight
@@ -393,22 +393,14 @@ def _server_words(reader: _Reader) -> dict[str, Any]:
 
 
 def _listener(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> tuple[Place, ListenAddress]:
-    """Read: ADDRESS [tls]"""
+    """Read: ADDRESS [tls] [on NODE[, NODE...]]"""
     place, written = address()
     with _at(place):
         check_complete(written)
-    words: list[str] = []
+    found: list[Token] = []
     while (token := reader.peek()) is not None and not token.is_word("}") and not reader.is_keyword():
-        reader.next("a word")
-        text = token.text.lower()
-        with _at(token.place):
-            check_word(text)
-        if token.quoted:
-            raise token.place.error(f"after the address: unknown word '{text}'; write it without quotes")
-        if text in words:
-            raise token.place.error(f"'{text}' appears a second time")
-        words.append(text)
-    return place, ListenAddress(written, TLS in words)
+        found.append(reader.next("a word"))
+    return place, ListenAddress(written, **read_listen_words(found, lambda token, why: token.place.error(why)))
 
 
 def _listen(listeners: list[tuple[Place, ListenAddress]]) -> tuple[ListenAddress, ...]:

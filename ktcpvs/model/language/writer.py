@@ -8,7 +8,7 @@ from typing import Any
 from ktcpvs.model.conditions import HOST, NAME, is_only, is_pattern, written_text
 from ktcpvs.model.expectation import CLIENT, Expectation
 from ktcpvs.model.language.lexer import quoted, word
-from ktcpvs.model.listen import TLS
+from ktcpvs.model.listen import write_listen_words
 from ktcpvs.model.network import read_networks
 from ktcpvs.model.options import read_address
 from ktcpvs.model.server_words import write_words
@@ -70,9 +70,9 @@ def write_rule(rule: dict[str, Any], show: ShowAddress = str) -> list[str]:
 
 def write_listeners(described: dict[str, Any], show: ShowAddress = str) -> list[str]:
     """Return the addresses on which a service listens, each as the value of `listen`. described: perhaps by a daemon
-    of an older version, which has one address."""
+    of an older version, which has one address, or knows no nodes."""
     listeners = described.get("listeners") or [{"listen": described["listen"], "tls": False}]
-    return [word(show(one["listen"])) + (f" {TLS}" if one["tls"] else "") for one in listeners]
+    return [word(show(one["listen"])) + write_listen_words(one["tls"], one.get("on")) for one in listeners]
 
 
 def _parts(networks: list[str]) -> Iterable[list[str]]:
