@@ -181,8 +181,9 @@ def test_a_drained_node_accepts_no_clients_until_it_is_undrained(nodes: Nodes, n
         nodes.wait_for_state(name, "draining")
         assert nodes.ready(name) == (503, "draining\n")
         assert not nodes.accepts(name)
-        assert f"draining {nodes.row(name)['connections']} client" in nodes["c"].adm("--nodes").stdout
-        wait_for(lambda: nodes.row(name)["connections"] == 1, lambda: str(nodes.row(name)))
+        wait_for(lambda: nodes.row(name, "c").get("drain") == "draining", lambda: str(nodes.row(name, "c")))
+        wait_for(lambda: nodes.row(name, "c")["connections"] == 1, lambda: str(nodes.row(name, "c")))
+        assert "draining 1 client" in nodes["c"].adm("--nodes").stdout
         nodes["c"].call("set", {"read_timeout": "77"})  # edits go on
         client.sendall(b"\r\n")
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
