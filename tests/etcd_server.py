@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import signal
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from servers import LOOPBACK, Program, answers, free_port, wait_for
+from servers import LOOPBACK, Program, answers, free_port, program, wait_for
 
 
 class EtcdServer(Program):
@@ -46,6 +49,19 @@ class EtcdServer(Program):
         """Start it, or start it again after `stop()` with what it has stored."""
         self.begin()
         self.wait_until(lambda: answers(self.port))
+
+    def save_snapshot(self, path: Path) -> None:
+        etcdctl(self.url, "snapshot", "save", str(path))
+
+    def restore(self, path: Path) -> None:
+        """Stop it, and start it with a snapshot in place of what it has stored."""
+        self.stop()
+        folder = self.folder / f"etcd-{self.name}"
+        shutil.rmtree(folder)
+        peer = self.peers[self.name]
+        options = ["--name", self.name, "--initial-cluster", f"{self.name}={peer}", "--data-dir", str(folder)]
+        etcdctl(self.url, "snapshot", "restore", str(path), *options, "--initial-advertise-peer-urls", peer)
+        self.start()
 
     def freeze(self) -> None:
         """Let it accept connections and never respond."""
@@ -264,3 +280,9 @@ def leader(members: list[EtcdServer]) -> EtcdServer:
 
     found: EtcdServer = wait_for(find, "a leader of etcd", timeout=20)
     return found
+
+
+def etcdctl(url: str, *words: str) -> None:
+    """Run etcdctl, whose arguments of before version 3.6 are understood by all versions."""
+    command = [program("etcdctl"), "--endpoints", url, *words]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "ETCDCTL_API": "3"}, timeout=30)

@@ -35,6 +35,9 @@ REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
 """The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""
 
+MAX_LABELS = 1000
+"""The most labels of a node that are read from its report."""
+
 
 class BadRecord(Exception):
     """A value cannot be read; str() says why, in one line."""
@@ -288,7 +291,7 @@ def decode_report(value: bytes) -> NodeReport:
         process=_optional(found, "process", ""),
         local=_texts(found, "local"),
         notes=_texts(found, "notes"),
-        labels=_texts(found, "labels"),
+        labels=_texts(found, "labels", MAX_LABELS),
         drain=_optional(found, "drain", ""),
         drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
     )
@@ -333,10 +336,10 @@ def _optional(found: dict[str, Any], name: str, default: str) -> str:
     return value
 
 
-def _texts(found: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Return texts, as many as a report may have; older versions do not report all of them."""
+def _texts(found: dict[str, Any], name: str, limit: int = MAX_REPORTED_ERRORS + 1) -> tuple[str, ...]:
+    """Return texts, `limit` at most; older versions do not report all of them."""
     texts = _field(found, name, list) if name in found or name == "errors" else []
-    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[: MAX_REPORTED_ERRORS + 1])
+    return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[:limit])
 
 
 def encode_sealed(sealed: str) -> bytes:

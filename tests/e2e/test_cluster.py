@@ -157,6 +157,24 @@ def test_a_restart_of_etcd_loses_nothing(nodes: Nodes, etcd: EtcdServer) -> None
     wait_for(lambda: len(services(nodes.a)["shop"]["servers"]) == 1, "the edit")
 
 
+def test_a_snapshot_that_is_restored_is_in_force_on_all_nodes(nodes: Nodes, etcd: EtcdServer, tmp_path: Path) -> None:
+    """The revisions of etcd go back."""
+    nodes.a.call("add_service", "shop", listen=f"{LOOPBACK}:{free_port()}")
+    etcd.save_snapshot(tmp_path / "snapshot")
+    for port in range(81, 90):
+        nodes.b.call("add_server", "shop", f"127.0.0.1:{port}")
+    nodes.a.call("add_service", "other", listen=f"{LOOPBACK}:{free_port()}")
+    etcd.restore(tmp_path / "snapshot")
+    wait_for(lambda: list(services(nodes.a)) == list(services(nodes.b)) == ["shop"], "the former table", timeout=30)
+    assert services(nodes.a)["shop"]["servers"] == []
+    wait_for(lambda: nodes.a.call("nodes")["connected"] and nodes.b.call("nodes")["connected"], "both to follow again")
+    nodes.b.call("add_server", "shop", "127.0.0.1:81")
+    nodes.a.call("add_server", "shop", "127.0.0.1:82")
+    wait_for(lambda: services(nodes.a) == services(nodes.b), "both to have the same table")
+    assert len(services(nodes.a)["shop"]["servers"]) == 2
+    wait_for(nodes.in_step, "both nodes to be in step")
+
+
 def test_a_node_that_ends_is_gone_and_comes_back_with_the_table(nodes: Nodes) -> None:
     nodes.a.call("add_service", "shop", listen=f"{LOOPBACK}:{free_port()}")
     nodes.b.finish()
