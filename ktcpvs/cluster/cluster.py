@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import uniform
 from secrets import token_hex
 from typing import Any
@@ -30,9 +31,11 @@ from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import table_differences
 from ktcpvs.model.local_edits import LocalEdit, without_forced
 from ktcpvs.model.table import Table
+from ktcpvs.services.confirmation import Confirmation
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.threads import run_beside
 
 REPORT_INTERVAL = 2.0
 """Seconds between two reports of a node."""
@@ -50,6 +53,9 @@ RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
 
 
+MAX_READ_AT_ONCE = 16384
+"""The most bytes of the table that are read on the reactor's thread: more take too long beside clients."""
+
 MAX_NOTES = 20
 """The most lines that a node tells of edits that held on it only."""
 
@@ -62,7 +68,7 @@ class Cluster:
     the table in force. errors: what is not in force here, a line each. drain_state: of this node. has_left: it has
     ended, or another daemon has taken over. is_adopting: the director carries out now what comes from the cluster.
     choose_table: returns the table that this node is to run, from the cluster's. notes: what has become of edits that
-    held on this node only."""
+    held on this node only. confirmation: of a table on trial, for the director; None: it has its own."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "", sealer: Sealer | None = None) -> None:
         """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none.
@@ -93,6 +99,7 @@ class Cluster:
         self._first: Deferred[None] = Deferred()
         self._pause: Deferred[None] | None = None
         self.has_left = False
+        self.confirmation: Confirmation | None = None
         self.choose_table: Callable[[Table], Table] = lambda stored: stored
         self._reports: PeriodicJob | None = None
         self._retries: PeriodicJob | None = None
@@ -117,6 +124,8 @@ class Cluster:
         respond."""
         self._director = director
         director.local_dropped = self._local_dropped
+        if self.confirmation is not None:
+            director.confirmation = self.confirmation
         failed = self._log.failure
         self._reports = PeriodicJob(self._reactor, self._report_regularly, lambda why: failed("a report failed", why))
         self._retries = PeriodicJob(self._reactor, self._retry, lambda why: failed("following failed", why))
@@ -336,6 +345,9 @@ class Cluster:
         """Adopt the cluster's table between two edits. Return its revision, and what cannot be put in force, a line
         each."""
         director = self.director
+        size, read = self.store.unread()
+        if size > MAX_READ_AT_ONCE:
+            await run_beside(partial(read, director.table))
         revision = self.store.table_revision
         before, wanted = director.effective, self.choose_table(self.store.table(director.table))
         is_forced = self._ends_forced and without_forced(wanted) != wanted

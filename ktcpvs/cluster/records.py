@@ -31,7 +31,6 @@ SECRETS = "secrets/"
 TRIAL_KEY = "trial"
 REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
 
-
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
 """The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""
 
@@ -78,9 +77,10 @@ class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
-    the edits that hold on it only. notes: what has become of such edits, the last lines. labels: of the node. process:
-    `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
+    labels: of the node. local: the edits that hold on it only. notes: what has become of such edits, the last lines. A
+    report of an older version has none of these.
     """
 
     instance: str
@@ -90,12 +90,12 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
-    local: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    process: str = ""
     drain: str = ""
     drain_revision: int = 0
     labels: tuple[str, ...] = ()
-    process: str = ""
+    local: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @frozen
@@ -289,11 +289,11 @@ def decode_report(value: bytes) -> NodeReport:
         since=_count(found, "since"),
         workers=_count(found, "workers"),
         process=_optional(found, "process", ""),
-        local=_texts(found, "local"),
-        notes=_texts(found, "notes"),
-        labels=_texts(found, "labels", MAX_LABELS),
         drain=_optional(found, "drain", ""),
         drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
+        labels=_texts(found, "labels", MAX_LABELS),
+        local=_texts(found, "local"),
+        notes=_texts(found, "notes"),
     )
 
 

@@ -227,6 +227,19 @@ class Director:
             return await self._forward(edit)
         return await self._carry_out(edit, is_strict=self._is_strict)
 
+    async def check(self, edit: Edit, before: Table) -> tuple[Table, Sequence[str]]:
+        """Check an edit of another table than the one in force, as far as that is possible without carrying it out.
+
+        Returns the table after it, and the warnings about it. To be called within `between_edits`. Raises a Refusal.
+        """
+        if self.is_ending:
+            raise Busy("the daemon is ending")
+        self.confirmation.admit(edit)
+        after = edit.apply(before)
+        await self._check(before, after, self._is_strict)
+        self._check_addresses(before, after)
+        return after, self.warnings(edit, after)
+
     async def adopt(self, edit: Adopt) -> None:
         """Put in force what another node of a cluster has changed. To be called within `between_edits`. Raises a
         Refusal; then nothing has changed."""
@@ -250,10 +263,10 @@ class Director:
         except NoSuchServer as refusal:
             raise NoSuchServer(f"{refusal}{self._hint_at_name(edit)}") from None
         new, dropped = settled(new)
-        effective = localized(new)
-        await self._check(self.effective, effective, is_strict)
+        before, effective = self.effective, localized(new)
+        await self._check(before, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
-            self._check_addresses(old, new)
+            self._check_addresses(before, effective)
         warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
         runs = self._running_table(effective, self.resolution)
         preparation = await self._prepare(self.expanded, runs, is_strict)
