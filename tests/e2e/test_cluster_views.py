@@ -247,6 +247,22 @@ def test_a_service_that_cannot_listen_again_does_not_hold_up_the_others(nodes: N
     nodes["b"].call("stop", ident)
 
 
+def test_edits_of_one_node_only_hold_after_it_was_drained(nodes: Nodes, web: list[Nginx]) -> None:
+    def weight() -> int:
+        return int(nodes["c"].call("stats", "web")["services"][0]["servers"][0]["weight"])
+
+    nodes["c"].adm("-e", "-i", "web", "-r", web[0].address, "-w", "3", "--local")
+    nodes["b"].adm("--drain-node", "c", "--wait")
+    assert weight() == 3
+    nodes["b"].adm("--undrain-node", "c")
+    wait_for(lambda: nodes.accepts("c"), "the node to accept", timeout=30)
+    assert weight() == 3
+    nodes["c"].adm("--end-local")
+    assert weight() == 1
+    refused = nodes["c"].adm("--drain-node", "c", "--local", check=False)
+    assert "leave out --local" in refused.stderr
+
+
 def test_nodes_that_cannot_be_drained_or_forgotten(nodes: Nodes) -> None:
     with pytest.raises(BadValue, match="no node 'x'; there are: a, b, c"):
         nodes["a"].call("drain_node", "x")
