@@ -131,7 +131,7 @@ class HandoverSource:
         self._addresses = addresses
         return Inventory(
             table=table,
-            key=director.context.key,
+            key=director.context.cookie_secret,
             sockets=[record for _, record in found],
             resolution=dict(director.resolution),
             down=director.servers_down(),
