@@ -266,7 +266,7 @@ class Director:
         before, effective = self.effective, localized(new)
         await self._check(before, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
-            self._check_addresses(before, effective)
+            self._check_addresses(old, new)  # a local edit meets others only here, where it listens
         warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
         runs = self._running_table(effective, self.resolution)
         preparation = await self._prepare(self.expanded, runs, is_strict)
