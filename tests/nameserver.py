@@ -25,6 +25,7 @@ class NameServer:
         self.is_silent = False
         self._zone: dict[str, tuple[list[Any], int]] = {}
         self._aliases: dict[str, str] = {}
+        self._services: dict[str, tuple[list[tuple[int, int, int, str]], int, bool]] = {}
         self._broken: dict[tuple[str, int | None], int] = {}
         where = LOOPBACK, self.port
         self._servers = [_UDPServer(where, _UDP), _TCPServer(where, _TCP)]
@@ -44,6 +45,12 @@ class NameServer:
         self._broken = {(other, kind): code for (other, kind), code in self._broken.items() if other != name}
         self._zone[name] = [ipaddress.ip_address(one) for one in addresses], ttl
 
+    def lists(self, name: str, *targets: tuple[int, int, int, str], ttl: int = 1, along: bool = True) -> None:
+        """Set the SRV records of `name`: (priority, weight, port, host) of each target. along: send the addresses of
+        targets in the same answer."""
+        self._broken = {(other, kind): code for (other, kind), code in self._broken.items() if other != name}
+        self._services[name] = list(targets), ttl, along
+
     def alias(self, name: str, other: str) -> None:
         self._aliases[name] = other
 
@@ -51,9 +58,9 @@ class NameServer:
         """Answer questions for `name` with an error. kind: only those for such records, as dns.AAAA; None: all."""
         self._broken[name, kind] = code
 
-    def count(self, name: str) -> int:
-        """Count the questions for that name's IPv4 addresses."""
-        return self.asked.count((name, dns.A))
+    def count(self, name: str, kind: int = dns.A) -> int:
+        """Count the questions for that name's IPv4 addresses, or for records of another kind."""
+        return self.asked.count((name, kind))
 
     # Questions.
 
@@ -71,11 +78,12 @@ class NameServer:
         answer.rCode = self._broken.get((name, query.type), self._broken.get((name, None), dns.OK))
         if answer.rCode == dns.OK:
             answer.answers = self._records(name, query.type)
-            known = {*self._zone, *self._aliases}
+            answer.additional = self._sent_along(answer.answers)
+            known = {*self._zone, *self._aliases, *self._services}
             answer.rCode = dns.OK if name in known else dns.ENAME
         whole: bytes = answer.toStr()
         if len(whole) > most:
-            answer.answers, answer.trunc = [], 1
+            answer.answers, answer.additional, answer.trunc = [], [], 1
             whole = answer.toStr()
         return whole
 
@@ -85,6 +93,10 @@ class NameServer:
             other = self._aliases[name]
             records.append(dns.RRHeader(name.encode(), dns.CNAME, ttl=60, payload=dns.Record_CNAME(other.encode())))
             name = other
+        if kind == dns.SRV:
+            targets, ttl, _ = self._services.get(name, ([], 0, False))
+            payloads = [dns.Record_SRV(*target[:3], target[3].encode(), ttl) for target in targets]
+            return [*records, *(dns.RRHeader(name.encode(), kind, ttl=ttl, payload=one) for one in payloads)]
         addresses, ttl = self._zone.get(name, ([], 0))
         for address in addresses:
             if kind == dns.A and address.version == 4:
@@ -95,6 +107,12 @@ class NameServer:
                 continue
             records.append(dns.RRHeader(name.encode(), kind, ttl=ttl, payload=payload))
         return records
+
+    def _sent_along(self, answers: list[Any]) -> list[Any]:
+        """Return the addresses of targets that are sent with their SRV records."""
+        found = [one for one in answers if one.type == dns.SRV and self._services[one.name.name.decode()][2]]
+        hosts = dict.fromkeys(one.payload.target.name.decode() for one in found)
+        return [record for host in hosts for kind in (dns.A, dns.AAAA) for record in self._records(host, kind)]
 
 
 class _UDPServer(socketserver.ThreadingUDPServer):

@@ -156,14 +156,14 @@ class ActiveChecks:
         if check.kind == SEND:
             return _SendExpect(check).begin(connector)
         if check.kind == GRPC:
-            return probe_grpc(check, connector, destination.name)
+            return probe_grpc(check, connector, destination.host_name)
         if connector.is_http2:
-            return probe_http(check, connector, destination.name)
+            return probe_http(check, connector, destination.host_name)
         if self._http is None:
             from ktcpvs.health.http_check import HTTPChecks  # an HTTP client takes 10 MiB, which few need
 
             self._http = HTTPChecks(self._context.reactor)
-        return self._http.probe(check, connector, destination.name)
+        return self._http.probe(check, connector, destination.host_name)
 
 
 @frozen

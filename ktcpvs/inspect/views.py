@@ -13,9 +13,10 @@ from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.inspect.certificates import describe_certificates
+from ktcpvs.model.address import SRVName
 from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.health import DRAINING, STANDBY, Health
+from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, Health
 from ktcpvs.model.latency import described as latencies
 from ktcpvs.model.placement import listens_on
 from ktcpvs.model.real_server import RealServer
@@ -255,7 +256,9 @@ def _health(destination: Destination | None, server: RealServer, is_resting: boo
     """Describe a server's health: its state, since when (seconds since 1970; 0: since the server is known), the last
     reason. is_resting: its checks ask for no new clients."""
     known = destination.health if destination is not None else Health()
-    if server.mode == MAINTENANCE:
+    if isinstance(server.address, SRVName):
+        state = UNRESOLVED
+    elif server.mode == MAINTENANCE:
         state = MAINTENANCE
     elif not server.share:
         state = DRAINING

@@ -1,4 +1,4 @@
-"""Addresses as people write them: HOST:PORT, [IPV6]:PORT, unix:/PATH.
+"""Addresses as people write them: HOST:PORT, [IPV6]:PORT, unix:/PATH, and srv:NAME for the targets of SRV records.
 
 Nothing is looked up here: a host name stays a name. Port names need the system's services database, which the caller
 passes as `port_named`.
@@ -64,7 +64,26 @@ class Unix:
         return f"unix:{self.path}"
 
 
-Address = Inet | Unix
+SRV = "srv:"
+"""The prefix of a name of SRV records."""
+
+
+@frozen
+class SRVName:
+    """A DNS name whose SRV records (RFC 2782) list servers: each target has a port, a priority and a weight.
+
+    It stands for these servers where a service names its servers, and nowhere else. Nothing connects to it.
+    """
+
+    host: str
+    port: None = None
+    is_name = True
+
+    def __str__(self) -> str:
+        return f"{SRV}{self.host}"
+
+
+Address = Inet | Unix | SRVName
 
 
 def host_field(address: Address) -> str:
@@ -78,12 +97,14 @@ def host_field(address: Address) -> str:
 
 
 def parse_address(text: str, port_named: PortNamed = no_port_names) -> Address:
-    """Read `HOST[:PORT]`, `[IPV6][:PORT]` or `unix:/PATH`.
+    """Read `HOST[:PORT]`, `[IPV6][:PORT]`, `unix:/PATH` or `srv:NAME`.
 
-    Raises BadAddress. The port is None if it was left out.
+    Raises BadAddress. The port is None if it was left out. A NAME has a dot: `srv:80` is a port of the host `srv`.
     """
     if text.startswith("unix:"):
         return _unix(text[5:])
+    if text.lower().startswith(SRV) and "." in text:
+        return _srv(text[len(SRV) :])
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
@@ -146,6 +167,16 @@ def _host(host: str, whole: str) -> str:
     if ":" in name or labels[-1].isdigit() or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise BadAddress(f"'{shorten(host)}' is neither an IP address nor a host name")
     return whole_name
+
+
+def _srv(name: str) -> SRVName:
+    host, colon, _ = name.partition(":")
+    if colon:
+        raise BadAddress(f"'{SRV}{shorten(name)}': leave out the port, which each target of SRV records has itself")
+    host = _host(host, f"{SRV}{name}")
+    if _ip(host) is not None:
+        raise BadAddress(f"'{SRV}{shorten(name)}': expected a DNS name (example: srv:_http._tcp.api.example)")
+    return SRVName(host)
 
 
 def _unix(path: str) -> Unix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ktcpvs.model.address import Address, host_field
+from ktcpvs.model.address import SRV, Address, host_field
 from ktcpvs.model.health import Health
 from ktcpvs.model.latency import Latencies
 
@@ -12,20 +12,20 @@ from ktcpvs.model.latency import Latencies
 class Destination:
     """A real server inside one service, with its live counters.
 
-    address: Address. name: the configured host name that this address belongs to; None: the address itself is
-    configured. share, weight, maxconn: follow every edit; share: the weight as configured, 0 unless the server is
-    ready; weight: the current one, a part of it during slow start, or as checks ask; maxconn 0: no limit. max_pending:
-    the most requests that wait for it while it is full; 0: no limit. pending: how many do so, in this process. active:
-    current connections, those being established included; requests, for schedulers that choose per request. total:
-    connections established. failures: connections that could not be established, and requests without a response.
-    retries: requests that were sent to another server after this one failed. latencies: of requests, for schedulers
-    that choose per request. heard: the tick when it last sent a response. errors: consecutive failed requests.
-    last_error, failed_at: why it has last failed one, in words, and the Unix time then; "" and 0: it never has. health:
-    whether it may be chosen. is_standby: it is up, and only requests of its sessions come to it: servers of earlier
-    priorities suffice, or its checks ask for that. reused: requests on a kept connection. bytes_in: bytes from clients
-    to it. bytes_out: bytes from it to clients. freed: called with the destination when a lease has ended; None: nothing
-    waits for that. watchers: called with the destination whenever `active` changes. is_shared: `active` also changes
-    without such a call, since other processes use the server too.
+    address: Address. name: the configured host name, or `srv:NAME`, that this address belongs to; None: the address
+    itself is configured. share, weight, maxconn: follow every edit; share: the weight as configured, 0 unless the
+    server is ready; weight: the current one, a part of it during slow start, or as checks ask; maxconn 0: no limit.
+    max_pending: the most requests that wait for it while it is full; 0: no limit. pending: how many do so, in this
+    process. active: current connections, those being established included; requests, for schedulers that choose per
+    request. total: connections established. failures: connections that could not be established, and requests without a
+    response. retries: requests that were sent to another server after this one failed. latencies: of requests, for
+    schedulers that choose per request. heard: the tick when it last sent a response. errors: consecutive failed
+    requests. last_error, failed_at: why it has last failed one, in words, and the Unix time then; "" and 0: it never
+    has. health: whether it may be chosen. is_standby: it is up, and only requests of its sessions come to it: servers
+    of earlier priorities suffice, or its checks ask for that. reused: requests on a kept connection. bytes_in: bytes
+    from clients to it. bytes_out: bytes from it to clients. freed: called with the destination when a lease has ended;
+    None: nothing waits for that. watchers: called with the destination whenever `active` changes. is_shared: `active`
+    also changes without such a call, since other processes use the server too.
     """
 
     is_shared = False
@@ -67,7 +67,12 @@ class Destination:
     @property
     def host_field(self) -> bytes:
         """The value of Host for a request without one: the server's name, or its address, with the port."""
-        return (self.name or host_field(self.address)).encode("ascii")
+        return (self.host_name or host_field(self.address)).encode("ascii")
+
+    @property
+    def host_name(self) -> str | None:
+        """The host name with port that it is configured by; None: it is by its address, or by SRV records."""
+        return None if self.name is None or self.name.startswith(SRV) else self.name
 
     @property
     def is_full(self) -> bool:

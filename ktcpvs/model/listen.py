@@ -8,7 +8,7 @@ from typing import Any
 from attrs import Attribute, evolve, frozen
 
 from ktcpvs.errors import BadAddress, BadValue, ListenerExists, Refusal, shorten, unknown
-from ktcpvs.model.address import Address, Inet, PortNamed, Unix, parse_address
+from ktcpvs.model.address import Address, Inet, PortNamed, SRVName, Unix, parse_address
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
 from ktcpvs.model.nodes import EXAMPLE, Nodes, parse_nodes
 
@@ -17,7 +17,9 @@ TLS, ON = LISTEN_WORDS = ("tls", "on")
 
 
 def check_complete(address: Address | None) -> None:
-    """Raise BadAddress if the port of `address` was left out."""
+    """Raise BadAddress if the port of `address` was left out, or if it is a name of SRV records."""
+    if isinstance(address, SRVName):
+        raise BadAddress(f"{address}: only servers of a service may come from SRV records; expected HOST:PORT")
     if isinstance(address, Inet) and address.port is None:
         raise BadAddress(f"{address}: missing port (example: {address}:80)")
 

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 from ktcpvs.errors import BadValue
-from ktcpvs.model.address import Address
+from ktcpvs.model.address import Address, SRVName
 from ktcpvs.model.listen import check_complete
 from ktcpvs.model.options import MAX_COUNT, OFF, check_weight, one_of
 from ktcpvs.model.server_words import BACKUP, MODES, READY
@@ -16,6 +16,11 @@ from ktcpvs.model.tls import PROXY_VERSIONS, ServerTLS
 
 def _has_port(instance: object, attribute: Attribute[Any], value: Address | None) -> None:
     check_complete(value)
+
+
+def _has_port_or_targets(instance: object, attribute: Attribute[Any], value: Address) -> None:
+    if not isinstance(value, SRVName):
+        check_complete(value)
 
 
 def _weight(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -35,14 +40,14 @@ def _priority(instance: object, attribute: Attribute[int], value: int) -> None:
 @frozen
 class RealServer:
     """A server with its weight; weight 0 = quiesced. maxconn: the most connections at once; 0: no limit. name: the
-    configured host name that this address belongs to; None: the address itself is configured. tls: of connections to
-    it; None: they have none. h2: they speak HTTP/2; with TLS only if the server chooses it by ALPN. proxy: the version
-    of the PROXY protocol that tells it who the client is, or OFF.
+    configured host name, or name of SRV records, that this address belongs to; None: the address itself is configured.
+    tls: of connections to it; None: they have none. h2: they speak HTTP/2; with TLS only if the server chooses it by
+    ALPN. proxy: the version of the PROXY protocol that tells it who the client is, or OFF.
     priority: 0 is the first; servers of a later one stand by until those before them do not suffice; BACKUP is the
     last. mode: READY, DRAIN or MAINTENANCE. check: the address at which it is checked; None: as the option `check`
     says. max_pending: the most requests that wait for it while it is full; 0: no limit."""
 
-    address: Address = field(validator=_has_port)
+    address: Address = field(validator=_has_port_or_targets)
     weight: int = field(default=1, validator=_weight)
     maxconn: int = field(default=0, validator=_maxconn)
     name: str | None = None

@@ -17,7 +17,7 @@ from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
-from ktcpvs.model.address import Address, Inet
+from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.scheduling import NONE, ClientSide, ModifiedChoice, OwnResponse, Request
@@ -75,7 +75,7 @@ def _assume_connection(config: VirtualService, port: int | None, headers: Sequen
     listener = config.listen[0] if port is None else ports[port]
     address = listener.address
     tls = _AssumedTLS(_server_name(headers)) if listener.is_tls else None
-    return _AssumedConnection((address.host, address.port) if isinstance(address, Inet) else address.path, tls)
+    return _AssumedConnection(address.path if isinstance(address, Unix) else (address.host, address.port), tls)
 
 
 def _server_name(headers: Sequence[tuple[str, str]]) -> str | None:

@@ -1,4 +1,4 @@
-"""Looks up the host names of servers again when their TTL is over.
+"""Looks up the names of servers again when their TTL is over: host names, and names of SRV records.
 
 Of several processes, one looks names up and sends the results to the others. A name that is not found keeps its
 addresses.
@@ -7,21 +7,20 @@ addresses.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import Refusal
+from ktcpvs.model.address import SRV
 from ktcpvs.model.expansion import Resolution
+from ktcpvs.model.srv import is_target, read_target
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.periodic import PeriodicJob
-
-if TYPE_CHECKING:
-    from ktcpvs.system.lookup import Found
 
 MAX_CONCURRENT_LOOKUPS = 8
 """The most look-ups at the same time; further ones wait."""
@@ -30,12 +29,37 @@ MAX_RETRY_DELAY = 60
 """Seconds: the longest pause after a name was not found. The first pause is the setting resolve_least; each further
 one is twice as long."""
 
+ASKED_BY_CONNECTIONS = "each connection to it asks the system's resolver"
+
 MAX_LOGGED_ADDRESSES = 8
 """The most addresses of one name in a line of the log."""
 
 
+class Found(Protocol):
+    """The result of a look-up: of a host name, or of SRV records."""
+
+    @property
+    def failed_form(self) -> str:
+        """The line of the log for a look-up that has failed in part, with {host} and {reason}."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses, or the targets, in a stable order."""
+
+    @property
+    def seconds(self) -> int:
+        """How long they are valid."""
+
+    @property
+    def failed(self) -> str:
+        """Why a part of it could not be looked up; "": nothing has failed."""
+
+    def beside(self, known: Iterable[str]) -> tuple[str, ...]:
+        """Return the addresses of a name that had the addresses `known`: a failed look-up removes none of them."""
+
+
 class Resolver:
-    """Keeps the addresses of one table's host names up to date.
+    """Keeps the addresses of the names in one table up to date.
 
     When one of the settings `resolve_*` changes, it looks all names up at once.
     """
@@ -68,7 +92,7 @@ class Resolver:
         self.follow((), {})
 
     def look_up(self, host: str) -> Deferred[Found]:
-        """Fires with the addresses of `host`; fails with NotFound."""
+        """Fires with the addresses of `host`, or the targets of `srv:NAME`; fails with NotFound."""
         return _look_up_in_thread(self.context, host)
 
 
@@ -94,7 +118,7 @@ class _ResolvedName:
         self._context = resolver.context
         self._addresses = known
         self._failures = 0
-        self._failed_family = ""  # why one address family cannot be looked up; "": both can
+        self._failed_part = ""  # why a part, as one address family, cannot be looked up; "": all can
         self._lookup: Deferred[int] | None = None
         self._job = PeriodicJob(self._context.reactor, self._begin, self._log_bug, MAX_RETRY_DELAY)
         self._job.start()
@@ -131,10 +155,10 @@ class _ResolvedName:
     async def _update(self, found: Found) -> None:
         """Put the addresses found in force. If there are too many, those that are in use take precedence."""
         most, before = self._context.settings.resolve_addresses, self._addresses
-        self._log_failed_family(found.failed)
+        self._log_failed_part(found)
         answered = found.beside(before)
-        kept = [address for address in before if address in answered]
-        now = (*kept, *(address for address in answered if address not in kept))[:most]
+        in_use = {_address_of(one) for one in before}
+        now = sorted(answered, key=lambda one: (_priority_of(one), _address_of(one) not in in_use))[:most]
         if set(now) == set(before):
             if self._failures:
                 self._log("{host} is found again, with the same addresses as before")
@@ -146,18 +170,18 @@ class _ResolvedName:
         if len(answered) > most:
             self._log("{host} has {n} addresses; {most} of them serve", n=len(answered), most=most)
 
-    def _log_failed_family(self, reason: str) -> None:
-        """Log once that one address family cannot be looked up. reason: "" when both can."""
-        before, self._failed_family = self._failed_family, reason
-        if reason and reason != before:
-            form = "{host} is found for one address family only: {reason}; it keeps its previous addresses"
-            self._context.log.warn(form, host=self.host, reason=reason)
+    def _log_failed_part(self, found: Found) -> None:
+        """Log once that a part of the name cannot be looked up."""
+        before, self._failed_part = self._failed_part, found.failed
+        if found.failed and found.failed != before:
+            self._context.log.warn(found.failed_form, host=self.host, reason=found.failed)
 
     def _retry_delay(self, error: Exception) -> int:
         """Log the first of several consecutive failures. Return the seconds until the next look-up."""
         if not self._failures:
             addresses = _listed(self._addresses)
-            then = f"it stays {addresses}" if addresses else "each connection to it asks the system's resolver"
+            unknown = "no server of it is used until it is" if self.host.startswith(SRV) else ASKED_BY_CONNECTIONS
+            then = f"it stays {addresses}" if addresses else unknown
             self._context.log.warn("{host} is not found: {why}; {then}", host=self.host, why=error, then=then)
         self._failures += 1
         least = self._context.settings.resolve_least
@@ -170,16 +194,33 @@ class _ResolvedName:
         self._context.log.failure("internal error: {host} cannot be looked up", why, host=self.host)
 
 
+def _address_of(text: str) -> str:
+    """Return the address of a target, or the address itself."""
+    return text.partition(" ")[0]
+
+
+def _priority_of(text: str) -> int:
+    """Return the priority of a target; 0 for an address."""
+    return read_target(text).priority if is_target(text) else 0
+
+
+def _shown(text: str) -> str:
+    """Return an address, or a target, for the log."""
+    if not is_target(text):
+        return text
+    target = read_target(text)
+    return f"{target.address} (priority {target.priority}, weight {target.weight})"
+
+
 def _listed(addresses: tuple[str, ...]) -> str:
-    shown = ", ".join(addresses[:MAX_LOGGED_ADDRESSES])
+    shown = ", ".join(map(_shown, addresses[:MAX_LOGGED_ADDRESSES]))
     more = len(addresses) - MAX_LOGGED_ADDRESSES
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _look_up_in_thread(context: Context, host: str) -> Deferred[Found]:
     """Look `host` up in a daemon thread: a slow name server must not delay the reactor's thread pool or the end."""
-    from ktcpvs.system.lookup import look_up  # imports a DNS client, whose memory only configurations with names need
-
+    look_up = _look_up_function(host)
     result: Deferred[Found] = Deferred()
     ipv6, nameservers = context.settings.resolve_ipv6, context.nameservers
 
@@ -192,3 +233,14 @@ def _look_up_in_thread(context: Context, host: str) -> Deferred[Found]:
 
     threading.Thread(target=ask, name=f"look up {host}", daemon=True).start()
     return result
+
+
+def _look_up_function(host: str) -> Callable[[str, int, Sequence[tuple[str, int]]], Found]:
+    """Return what looks the name up. It imports a DNS client, whose memory only configurations with names need."""
+    if host.startswith(SRV):
+        from ktcpvs.system.srv_lookup import look_up_targets
+
+        return look_up_targets
+    from ktcpvs.system.lookup import look_up
+
+    return look_up

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Factory
 from twisted.python.failure import Failure
 
-from ktcpvs.model.address import Address, Unix
+from ktcpvs.model.address import Address, SRVName, Unix
 from ktcpvs.streams import uv_connect
 from ktcpvs.streams.stream import Stream
 
@@ -59,6 +60,8 @@ def connect(reactor: Any, address: Address, timeout: float, stream: Stream) -> D
 
     Fails with ConnectError and the like. Cancelling the Deferred stops the attempt.
     """
+    if isinstance(address, SRVName):  # its servers stand in maintenance until they are known
+        return fail(ConnectError(string=f"the SRV records of {address.host} have not been found yet"))
     loop = getattr(reactor, "uv", None)
     if loop is not None:
         return uv_connect.connect(reactor, loop, address, timeout, stream)

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import dns.exception
 import dns.nameserver
@@ -53,6 +54,10 @@ class Found:
     False: instead of them.
     """
 
+    failed_form: ClassVar[str] = (
+        "{host} is found for one address family only: {reason}; it keeps its previous addresses"
+    )
+
     addresses: tuple[str, ...]
     seconds: int
     failed: str = ""
@@ -84,7 +89,8 @@ def look_up(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]] = ()) -
     return Found(_of_family(_ask_system(host), ipv6), DEFAULT_TTL)
 
 
-def _ask_servers(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]]) -> Found:
+def make_resolver(nameservers: Sequence[tuple[str, int]]) -> dns.resolver.Resolver:
+    """Return what asks these name servers, or those of the system if there are none. Raises NotFound."""
     try:
         resolver = dns.resolver.Resolver(configure=not nameservers)
     except dns.exception.DNSException:
@@ -93,6 +99,11 @@ def _ask_servers(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]]) -
         resolver.nameservers = [dns.nameserver.Do53Nameserver(*one) for one in nameservers]
     resolver.timeout, resolver.lifetime = SERVER_TIMEOUT, TOTAL_TIMEOUT
     resolver.use_edns(0, 0, MAX_UDP_BYTES)
+    return resolver
+
+
+def _ask_servers(host: str, ipv6: int, nameservers: Sequence[tuple[str, int]]) -> Found:
+    resolver = make_resolver(nameservers)
     found: list[IP] = []
     seconds: list[int] = []
     failures: dict[int, str] = {}
@@ -151,6 +162,12 @@ def _usable(addresses: Iterable[str]) -> list[IP]:
             if not (address.is_unspecified or address.is_multicast):
                 found.append(address)
     return found
+
+
+def usable_of_family(addresses: Iterable[str], ipv6: int) -> tuple[str, ...]:
+    """Return the addresses of the preferred family that a server can have, or the others if there are none, sorted.
+    ipv6: the setting resolve_ipv6."""
+    return _of_family(_usable(addresses), ipv6)
 
 
 def _of_family(addresses: Iterable[IP], ipv6: int) -> tuple[str, ...]:

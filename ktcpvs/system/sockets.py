@@ -171,13 +171,16 @@ def listening_name(address: Address) -> Any:
         return None
 
 
-def _listening_info(address: Inet) -> Any:
-    """Return the first result of getaddrinfo. Raises OSError."""
+def _listening_info(address: Address) -> Any:
+    """Return the first result of getaddrinfo. address: of TCP. Raises OSError."""
+    assert isinstance(address, Inet)
     kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE | socket.AI_NUMERICSERV
     return socket.getaddrinfo(address.host, address.port, type=kind, flags=flags)[0]
 
 
-def _inet_socket(address: Inet, backlog: int, beside: Iterable[socket.socket], shared: bool = False) -> socket.socket:
+def _inet_socket(
+    address: Address, backlog: int, beside: Iterable[socket.socket], shared: bool = False
+) -> socket.socket:
     """shared: other sockets of ours may listen on the same address."""
     info = _listening_info(address)
     sock = socket.socket(info[0], socket.SOCK_STREAM)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from typing import Any
 
@@ -11,6 +10,7 @@ from attrs import Factory, evolve, frozen
 from ktcpvs.control.edit_commands import decode_local, encode_local
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.describe import configuration
+from ktcpvs.model.expansion import Resolution, check_resolution
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.table import Table
@@ -42,7 +42,7 @@ class SocketRecord:
 @frozen
 class Inventory:
     """key: the switch's own secret, or the one that it shares with a cluster. sockets: in the order in which they are
-    fetched. down: servers that checks have found down: ident, address, reason. resolution: the addresses of host names.
+    fetched. down: servers that checks have found down: ident, address, reason. resolution: what the names of servers stand for.
     watchdog: the microseconds within which the service manager expects a sign of life; 0: it expects none. tickets: the
     secrets of session tickets; None: an older version has none. has_reader: a process reads certificates for the
     daemon, and TakeReader hands it over. instance: as which the daemon is a node of its cluster, so that the new one
@@ -52,7 +52,7 @@ class Inventory:
     key: bytes
     sockets: list[SocketRecord] = Factory(list)
     down: list[tuple[str, str, str]] = Factory(list)
-    resolution: dict[str, tuple[str, ...]] = Factory(dict)
+    resolution: Resolution = Factory(dict)
     watchdog: int = 0
     tickets: SecretsRecord | None = None
     has_reader: bool = False
@@ -69,7 +69,7 @@ class Inventory:
                 "key": self.key.hex(),
                 "sockets": [record.described() for record in self.sockets],
                 "down": self.down,
-                "resolution": self.resolution,
+                "resolution": dict(self.resolution),
                 "watchdog": self.watchdog,
                 "tickets": None if self.tickets is None else self.tickets.described(),
                 "has_reader": self.has_reader,
@@ -99,10 +99,7 @@ def read_inventory(text: bytes, source: str) -> Inventory:
             key=bytes.fromhex(data["key"]),
             sockets=sockets,
             down=[(str(ident), str(address), str(why)) for ident, address, why in data["down"]],
-            resolution={
-                str(host): tuple(str(ipaddress.ip_address(address)) for address in addresses)
-                for host, addresses in data.get("resolution", {}).items()
-            },
+            resolution=check_resolution(data.get("resolution", {})),
             watchdog=int(data["watchdog"]),
             tickets=SecretsRecord.read(data["tickets"]) if data.get("tickets") is not None else None,
             has_reader=bool(data.get("has_reader")),

@@ -87,7 +87,7 @@ class UpdateHealth(amp.Command):
 
 
 class SetAddresses(amp.Command):
-    """The addresses of a host name, for servers that are configured by it."""
+    """The addresses of a host name, or the targets of `srv:NAME`, for servers that are configured by it."""
 
     arguments = [(b"host", amp.Unicode()), (b"addresses", amp.ListOf(amp.Unicode()))]
 

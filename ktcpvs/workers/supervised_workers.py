@@ -22,6 +22,7 @@ from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
+from ktcpvs.model.srv import without_host
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.model.withdrawal import Withdrawal
@@ -87,9 +88,10 @@ class SupervisedWorkers:
         return adopt_commands(edit) if isinstance(edit, Adopt) else commands_for(edit)
 
     def commands_for_names(self, found: Resolution) -> Sequence[CommandCall]:
-        """One command for each name, since one may have a thousand addresses."""
+        """One command for each name, since one may have a thousand addresses, or targets without their names."""
         return [
-            (commands.SetAddresses, {"host": host, "addresses": list(addresses)}) for host, addresses in found.items()
+            (commands.SetAddresses, {"host": host, "addresses": [without_host(one) for one in addresses]})
+            for host, addresses in found.items()
         ]
 
     def commands_to_withdraw(self, withdrawal: Withdrawal) -> Sequence[CommandCall]:

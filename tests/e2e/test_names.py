@@ -1,4 +1,4 @@
-"""Servers by name: addresses that change, name servers that fail or do not answer."""
+"""Servers by name: addresses and SRV records that change, name servers that fail or do not answer."""
 
 from __future__ import annotations
 
@@ -249,3 +249,115 @@ def test_checks_send_the_name_as_host_and_rules_use_all_its_servers(
             client.sendall(asked)
             served_by.add(read_all(client).rpartition(b"\r\n\r\n")[2].decode())
     assert served_by == {*HOSTS[:2]}
+
+
+SRV = "srv:_http._tcp.api.test"
+
+
+def _says_where(sock: socket.socket) -> None:
+    """Respond to each request with the address and the port that the client has connected to."""
+    while data := sock.recv(65536):
+        here = "{}:{}".format(*sock.getsockname()).encode()
+        for _ in range(data.count(b"\r\n\r\n")):
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(here), here))
+
+
+def get_each(port: int, requests: int = 24) -> list[str]:
+    """Send so many requests; return the sorted texts of the responses, each once."""
+    said = set()
+    for _ in range(requests):
+        with dial((LOOPBACK, port)) as client:
+            client.sendall(b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            head, _, body = read_all(client).partition(b"\r\n\r\n")
+            said.add(body.decode() if b" 200 " in head else head.split(b" ")[1].decode())
+    return sorted(said)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_srv_records_are_servers_with_ports_weights_and_priorities(
+    make_daemon: Make, names: NameServer, serve: Callable[..., SocketServer], workers: int
+) -> None:
+    daemon = make_daemon("--nameserver", names.address, workers=workers)
+    daemon.start()
+    daemon.set(resolve_least=1)
+    first, second, third, spare = (serve(_says_where) for _ in range(4))
+    one, two, three, four = (each.address for each in (first, second, third, spare))
+    port = free_port()
+    options = {"check": "http /", "check_interval": 1, "check_fall": 1, "check_rise": 1, "balance": "wrr"}
+    daemon.service("web", port, (SRV, 3), scheduler="phttp", rules=(("/x", SRV),), **options)
+    assert get_each(port, 1) == ["503"]
+    assert [(each["address"], each["health"]["state"]) for each in daemon.stats("web")["servers"]] == [
+        (SRV, "unresolved")
+    ]
+    daemon.wait_for_log(f"{SRV} is not found: the name does not exist; no server of it is used until it is")
+
+    names.says("node-1.test", LOOPBACK)
+    ports = [int(each.rpartition(":")[2]) for each in (one, two, three, four)]
+    records = [(0, 20, ports[0], "node-1.test"), (0, 10, ports[1], "node-1.test"), (7, 1, ports[3], "node-1.test")]
+    names.lists("_http._tcp.api.test", *records)
+    wait_for(lambda: get_each(port) == sorted((one, two)), "two targets to serve", timeout=TIMEOUT)
+    servers = daemon.stats("web")["servers"]
+    assert [(each["address"], each["name"], each["weight"], each["priority"]) for each in servers] == [
+        *sorted([(one, SRV, 60, 0), (two, SRV, 30, 0)], key=lambda each: int(each[0].rpartition(":")[2])),
+        (four, SRV, 3, 1),
+    ]
+    assert f"server = {SRV} 3" in daemon.adm("--save").stdout
+    assert f"-> {one} ({SRV})" in daemon.adm("--list", "--stats", "-n").stdout
+    said = daemon.json("--explain", "-i", "web", "GET", "/x")
+    assert {each["address"]: each["state"] for each in said["servers"]} == {one: "up", two: "up", four: "standby"}
+
+    names.lists("_http._tcp.api.test", (0, 0, ports[2], "node-1.test"), records[2], along=False)
+    wait_for(lambda: get_each(port) == [three], "the new target to serve", timeout=TIMEOUT)
+    third.stop()
+    wait_for(lambda: get_each(port, 4) == [four], "the target of the next priority to serve", timeout=TIMEOUT)
+    asked = names.count("_http._tcp.api.test", dns.SRV)
+    names.fails("_http._tcp.api.test", dns.ENAME)
+    wait_for(lambda: names.count("_http._tcp.api.test", dns.SRV) > asked)
+    assert get_each(port, 4) == [four]
+    if workers:
+        for worker in daemon.workers():
+            os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: get_each(port, 4) == [four], "new workers to know the targets", timeout=TIMEOUT)
+    refused = daemon.adm("-e", "-i", "web", "-r", four, "-w", 2, check=False)
+    assert f"it is one address of {SRV}, which can be changed as a whole" in refused.stderr
+    daemon.adm("-e", "-i", "web", "-r", SRV, "-w", 0)
+    assert get_each(port, 1) == ["503"]
+    daemon.adm("--del-rule", "-i", "web", "-r", SRV, "-p", "/x")
+    daemon.adm("-d", "-i", "web", "-r", SRV)
+    daemon.adm("-a", "-i", "web", "-r", "srv:web.test", "-w", 1)
+    assert "server = srv:web.test 1" in daemon.adm("--list").stdout
+
+
+def test_a_takeover_hands_over_the_targets_of_srv_records(make_daemon: Make, names: NameServer, there: int) -> None:
+    old = make_daemon("--nameserver", names.address)
+    old.start()
+    names.says("node.test", HOSTS[0])
+    names.lists("web.test", (0, 1, there, "node.test"))
+    port = free_port()
+    old.service("web", port, "srv:web.test")
+    becomes(port, HOSTS[0])
+    names.is_silent = True
+    new = make_daemon("--nameserver", names.address, "--takeover", old.control, control=old.control)
+    new.run()
+    new.wait_for_log("taken over from")
+    assert old.wait() == 0
+    assert served(port) == {HOSTS[0]}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-a", "-i", "web", "-r", "srv:web.test:80"), "leave out the port, which each target of SRV records has"),
+        (("-a", "-i", "web", "-r", "srv:10.0.0.1"), "expected a DNS name (example: srv:_http._tcp.api.example)"),
+        (("-E", "-i", "web", "redirect=srv:web.test"), "only servers of a service may come from SRV records"),
+        (("--add-listener", "-i", "web", "-l", "srv:web.test"), "only servers of a service may come from SRV records"),
+        (("-a", "-i", "web", "-r", "srv:web.test", "tls"), "missing name, which its certificate must have"),
+    ],
+)
+def test_srv_names_stand_where_servers_stand(make_daemon: Make, words: tuple[str, ...], said: str) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.service("web", free_port(), "127.0.0.1:1", scheduler="phttp")
+    refused = daemon.adm(*words, check=False)
+    assert said in refused.stderr
+    assert refused.stderr.count("\n") == 1

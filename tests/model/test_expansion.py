@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadAddress
 from ktcpvs.model.address import Inet, Unix, parse_address
-from ktcpvs.model.expansion import expanded, names_of, parse_nameserver
+from ktcpvs.model.expansion import check_resolution, expanded, names_of, parse_nameserver
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.service import VirtualService
@@ -68,6 +70,63 @@ def test_names_are_those_of_servers_and_localhost_is_none() -> None:
         *map(server, ("a.example:80", "a.example:81", "10.0.0.1:80", "unix:/x", "localhost:80", "b.localhost:1"))
     )
     assert names_of([one]) == {"a.example"}
+
+
+SRV = "srv:_http._tcp.api.example"
+TARGETS = ("10.0.0.1:8001 1 20 a.example", "10.0.0.2:8002 1 10 b.example", "10.0.0.3:8003 7 10 c.example")
+
+
+def test_srv_records_are_a_server_for_each_target_with_its_port_weight_and_priority() -> None:
+    one = service(RealServer(parse_address(SRV), 3, maxconn=5), server("10.9.9.9:80"))
+    found = runs(one, {SRV: TARGETS}).servers
+    assert [(str(each.address), each.weight, each.priority, each.maxconn, each.name) for each in found] == [
+        ("10.0.0.1:8001", 6, 0, 5, SRV),
+        ("10.0.0.2:8002", 3, 0, 5, SRV),
+        ("10.0.0.3:8003", 3, 1, 5, SRV),
+        ("10.9.9.9:80", 1, 0, 0, None),
+    ]
+
+
+def test_srv_records_that_are_not_known_yet_stand_in_maintenance() -> None:
+    one = service(server(SRV), server("10.0.0.1:80"), rules=(Rule("/x", (parse_address(SRV),)),))
+    for resolution in ({}, {"a.example": ("10.0.0.1",)}):
+        found = runs(one, resolution)
+        assert [(str(each.address), each.mode) for each in found.servers] == [
+            (SRV, "maintenance"), ("10.0.0.1:80", "ready"),
+        ]  # fmt: skip
+        assert found.rules == one.rules
+
+
+def test_rules_have_the_targets_of_their_srv_records_with_weights_in_proportion() -> None:
+    address, other = parse_address(SRV), parse_address("10.0.0.1:8001")
+    one = service(
+        server(SRV), server("10.0.0.9:80"), rules=(Rule("/x", (address,), weights=(50,)), Rule("/y", (address,)))
+    )
+    weighed, own = runs(one, {SRV: TARGETS}).rules
+    assert [(str(each), weight) for each, weight in weighed.weighed_servers] == [
+        ("10.0.0.1:8001", 100), ("10.0.0.2:8002", 50), ("10.0.0.3:8003", 50),
+    ]  # fmt: skip
+    assert own.servers == weighed.servers
+    assert own.weights == ()
+    both = service(server(SRV), RealServer(other, 9), rules=(Rule("/x", (address, other), weights=(50, 7)),))
+    found = runs(both, {SRV: TARGETS})
+    assert {str(each.address): each.weight for each in found.servers}["10.0.0.1:8001"] == 9
+    assert dict(found.rules[0].weighed_servers)[other] == 7
+
+
+def test_srv_names_are_looked_up_even_those_of_localhost() -> None:
+    assert names_of([service(server(SRV), server("srv:web.localhost"))]) == {SRV, "srv:web.localhost"}
+
+
+@pytest.mark.parametrize("resolution", [{SRV: ["10.0.0.1"]}, {"a.example": ["x"]}, {"a.example": ["10.0.0.1:80 0 1"]}])
+def test_a_resolution_of_another_process_is_checked(resolution: Any) -> None:
+    with pytest.raises((BadAddress, ValueError)):
+        check_resolution(resolution)
+
+
+def test_a_resolution_of_another_process_reads_back() -> None:
+    known = {SRV: TARGETS, "a.example": ("10.0.0.1", "::1")}
+    assert check_resolution(known) == known
 
 
 hosts = st.sampled_from((*NAMES, *HOSTS))

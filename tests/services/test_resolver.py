@@ -11,9 +11,11 @@ from twisted.internet.task import Clock
 from ktcpvs.errors import BadValue
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.srv import read_target
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.resolver import MAX_CONCURRENT_LOOKUPS, MAX_RETRY_DELAY, Resolver
 from ktcpvs.system.lookup import Found, NotFound
+from ktcpvs.system.srv_lookup import FoundTargets, Record
 
 ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 
@@ -27,12 +29,12 @@ class Asked(Resolver):
         self.asks: list[tuple[float, str]] = []
         self.means: list[tuple[str, tuple[str, ...]]] = []
         self.lines: list[str] = []
-        self.open: list[Deferred[Found]] = []
+        self.open: list[Deferred[Any]] = []
         self.refusal: Exception | None = None
         log = log_into(self.lines)
         super().__init__(Context(self.clock, log, settings=Settings(**settings)), self._resolved)
 
-    def look_up(self, host: str) -> Deferred[Found]:
+    def look_up(self, host: str) -> Deferred[Any]:
         self.asks.append((self.clock.seconds(), host))
         self.open.append(Deferred())
         return self.open[-1]
@@ -208,3 +210,61 @@ def test_the_number_of_concurrent_look_ups_is_limited() -> None:
     asked.follow({"n1.example"}, {})
     assert asked.next_ask() == 3600
     assert asked.asks[len(before) :] == [(3600, "n1.example")]
+
+
+SRV = "srv:_http._tcp.a.example"
+
+
+def one_srv_name(known: Resolution = NOTHING, **settings: int) -> Asked:
+    asked = Asked(**settings)
+    asked.follow({SRV}, known)
+    asked.passes(0)
+    return asked
+
+
+def targets(*texts: str, missing: tuple[Record, ...] = (), failed: str = "") -> FoundTargets:
+    return FoundTargets(tuple(map(read_target, texts)), 20, failed, missing)
+
+
+def test_targets_of_srv_records_are_followed_with_their_weights() -> None:
+    asked = one_srv_name()
+    one, two = f"{ONE}:80 0 5 one.example", f"{TWO}:81 1 5 two.example"
+    asked.open.pop(0).callback(targets(one, two))
+    assert asked.means == [(SRV, (one, two))]
+    assert asked.lines == [
+        f"{SRV} is {ONE}:80 (priority 0, weight 5), {TWO}:81 (priority 1, weight 5); before: not known"
+    ]
+    assert asked.next_ask() == 20
+    heavier = f"{ONE}:80 0 9 one.example"
+    asked.open.pop(0).callback(targets(heavier, two))
+    assert asked.means[1:] == [(SRV, (heavier, two))]
+
+
+def test_srv_records_that_are_not_found_keep_their_targets() -> None:
+    asked = one_srv_name()
+    asked.finds_nothing()
+    assert asked.lines == [f"{SRV} is not found: the name does not exist; no server of it is used until it is"]
+    asked.next_ask()
+    asked.open.pop(0).callback(targets(f"{ONE}:80 0 5 one.example"))
+    asked.next_ask()
+    asked.finds_nothing()
+    assert asked.means == [(SRV, (f"{ONE}:80 0 5 one.example",))]
+
+
+def test_a_target_that_is_not_found_keeps_its_addresses_with_the_weight_of_its_record() -> None:
+    known = f"{ONE}:80 0 5 one.example", f"{TWO}:80 0 5 two.example", f"{THREE}:80 0 5 gone.example"
+    asked = one_srv_name({SRV: known})
+    missing = Record(0, 7, "two.example", 80), Record(0, 7, "new.example", 80)
+    failed = "two.example: no name server has answered"
+    asked.open.pop(0).callback(targets(known[0], missing=missing, failed=failed))
+    assert asked.means == [(SRV, (known[0], f"{TWO}:80 0 7 two.example"))]
+    assert asked.lines[0] == f"{SRV} is found without some of its targets: {failed}; they keep their addresses"
+
+
+def test_too_many_targets_are_cut_the_first_priority_stays() -> None:
+    asked = one_srv_name({SRV: (f"{THREE}:80 0 5", f"{TWO}:80 1 5")}, resolve_addresses=2)
+    asked.open.pop(0).callback(targets(f"{ONE}:80 0 5", f"{THREE}:80 0 6", f"{TWO}:80 1 5"))
+    assert asked.means == [(SRV, (f"{ONE}:80 0 5", f"{THREE}:80 0 6"))]
+    asked.next_ask()
+    asked.open.pop(0).callback(targets("10.0.0.0:80 0 5", f"{ONE}:80 0 5", f"{THREE}:80 0 6"))
+    assert len(asked.means) == 1
