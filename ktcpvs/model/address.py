@@ -117,6 +117,8 @@ def parse_address(text: str, port_named: PortNamed = no_port_names) -> Address:
         if ":" in port_text:
             raise BadAddress(f"'{shorten(text)}': write an IPv6 address in brackets: [::1]:80")
     host = _host(host, text)
+    if f"{host}:" == SRV and not port_text.isdigit() and port_text and port_named(port_text) is None:
+        raise BadAddress(f"'{shorten(text)}': a name of SRV records has a dot (example: {SRV}_http._tcp.api.example)")
     return Inet(host, _port(port_text, text, port_named) if colon else None)
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from ktcpvs.errors import BadPattern, Refusal
 from ktcpvs.model.actions import REDIRECTS, Action, Redirect, Respond
-from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, Unix, parse_address
+from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Address, Inet, SRVName, Unix, parse_address
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.conditions import Condition, is_pattern, text_of
 from ktcpvs.model.edits import (
@@ -135,8 +135,15 @@ def complete_addresses() -> st.SearchStrategy[Address]:
 
 
 @cache
+def server_addresses() -> st.SearchStrategy[Address]:
+    """Addresses that a server may have."""
+    names = hosts().filter(lambda host: "." in host and Inet(host, None).is_name)
+    return st.one_of(complete_addresses(), st.builds(SRVName, names))
+
+
+@cache
 def addresses() -> st.SearchStrategy[Address]:
-    return st.one_of(complete_addresses(), st.builds(Inet, hosts(), st.none()))
+    return st.one_of(server_addresses(), st.builds(Inet, hosts(), st.none()))
 
 
 @cache
@@ -186,7 +193,7 @@ def real_servers() -> st.SearchStrategy[RealServer]:
     maxconn = st.one_of(st.sampled_from((0, 0, 1, MAX_COUNT)), st.integers(0, MAX_COUNT))
     priority = st.one_of(st.sampled_from((0, 0, 1, BACKUP)), st.integers(0, BACKUP))
     return st.builds(
-        RealServer, complete_addresses(), weight, maxconn,
+        RealServer, server_addresses(), weight, maxconn,
         tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
         check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
     )  # fmt: skip

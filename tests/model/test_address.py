@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadAddress
-from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Inet, Unix, no_port_names, parse_address, parse_port
+from ktcpvs.model.address import MAX_UNIX_PATH_BYTES, Inet, SRVName, Unix, no_port_names, parse_address, parse_port
 from tests.model.strategies import ODD, addresses, answer_or_refusal
 
 
@@ -36,6 +36,12 @@ def known_ports(name: str) -> int | None:
         ("unix:/" + "x" * 106, Unix("/" + "x" * 106)),
         ("unix:/" + "é" * 53, Unix("/" + "é" * 53)),
         ("unix.example:80", Inet("unix.example", 80)),
+        ("srv:_http._tcp.API.example", SRVName("_http._tcp.api.example")),
+        ("SRV:web.service.consul", SRVName("web.service.consul")),
+        ("srv:web.", SRVName("web.")),
+        ("srv:80", Inet("srv", 80)),
+        ("srv:www", Inet("srv", 80)),
+        ("srv.example:80", Inet("srv.example", 80)),
     ],
 )
 def test_what_is_written_is_read(text, address):
@@ -55,6 +61,11 @@ def test_what_is_written_is_read(text, address):
         ("r1:99999999999999999999999", "port 99999999999999999999... in 'r1:99999999999999999999999' is out of range"),
         ("r1:-1", "unknown port name '-1' in 'r1:-1': give its number"),
         ("r1:²", "unknown port name '²' in 'r1:²': give its number"),
+        ("srv:web", "'srv:web': a name of SRV records has a dot (example: srv:_http._tcp.api.example)"),
+        ("srv:web.example:80", "'srv:web.example:80': leave out the port, which each target of SRV records has itself"),
+        ("srv:10.0.0.1", "'srv:10.0.0.1': expected a DNS name (example: srv:_http._tcp.api.example)"),
+        ("srv:a..b", "'a..b' is neither an IP address nor a host name"),
+        ("srv:.", "'srv:.' has no host"),
         ("r1:nosuch", "unknown port name 'nosuch' in 'r1:nosuch': give its number"),
         ("::1", "'::1': write an IPv6 address in brackets: [::1]:80"),
         ("a:b:80", "'a:b:80': write an IPv6 address in brackets: [::1]:80"),
