@@ -195,6 +195,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     if cluster is not None and shared_edits is not None:
         director.confirmation = shared_edits.trial
         _share_secrets(cluster, shared_edits, built, state)
+    _share(cluster, director)
     readiness = Readiness()
     readiness.require(lambda: "ending" if director.is_ending else "")
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor, readiness)
@@ -311,6 +312,15 @@ def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[]
     from ktcpvs.cluster.known_nodes import known_nodes
 
     return lambda: known_nodes(cluster, options.node)
+
+
+def _share(cluster: Cluster | None, director: Director) -> None:
+    """Have a node share what all nodes decide about together. cluster: None: this switch is in none."""
+    if cluster is None:
+        return
+    from ktcpvs.cluster.shared_health import share_health
+
+    share_health(cluster, director)
 
 
 def _leave(cluster: Cluster) -> None:

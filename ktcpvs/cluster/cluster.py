@@ -68,7 +68,8 @@ class Cluster:
     the table in force. errors: what is not in force here, a line each. drain_state: of this node. has_left: it has
     ended, or another daemon has taken over. is_adopting: the director carries out now what comes from the cluster.
     choose_table: returns the table that this node is to run, from the cluster's. notes: what has become of edits that
-    held on this node only. confirmation: of a table on trial, for the director; None: it has its own."""
+    held on this node only. node_notes: each returns what else `--nodes` says of a node, a line each. confirmation: of a
+    table on trial, for the director; None: it has its own."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "", sealer: Sealer | None = None) -> None:
         """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none.
@@ -79,6 +80,7 @@ class Cluster:
         self.membership = Membership(etcd, prefix, name)
         self.followers: list[Follower] = [self.store, self.membership]
         self.problems: list[Callable[[], Sequence[str]]] = []  # what else this node cannot do, for its reports
+        self.node_notes: list[Callable[[str], Sequence[str]]] = []
         self.is_connected = False
         self.problem = "this node has not reached it yet"
         self._director: Director | None = None

@@ -70,7 +70,7 @@ class NodeViews:
                     "labels": list(report.labels),
                     "errors": list(report.errors),
                     "local": list(report.local),
-                    "notes": list(report.notes),
+                    "notes": [*report.notes, *(note for about in cluster.node_notes for note in about(name))],
                 }
             )
         return {

@@ -16,6 +16,7 @@ from ktcpvs.model import health
 from ktcpvs.model.check import OFF, CheckResponse, parse_check, read_weight
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN, EJECTED, ERRORS, FELL, OVER, ROSE, UP
+from ktcpvs.model.quorum import QUORUM, Key, Quorum
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
@@ -45,6 +46,7 @@ class ServiceHealth:
         self._compares_latencies = False  # the wheel calls `_eject_slow`
         self._is_stopped = False
         self._weights: dict[Destination, str] = {}  # server -> the weight that its checks ask for
+        self._own: dict[Destination, health.Health] = {}  # by this node's checks alone, where other nodes decide too
         self._observer: Callable[[Destination], object] = lambda destination: None
         self._down: Callable[[Destination], object] = lambda destination: None
 
@@ -108,15 +110,60 @@ class ServiceHealth:
         """Count a check. why: the reason why it failed; None if it passed. response: None: there was none."""
         config = self._selector.config
         destination.health.response = response.line if response is not None else ""
-        event = destination.health.checked(why, config.check_rise, config.check_fall)
         is_other_weight = why is None and response is not None and self._take_weight(destination, response.weight)
-        if event is not None:
-            rise = config.check_rise
-            self._change(
-                destination, event, why or (f"{rise} checks have passed" if rise > 1 else "a check has passed")
-            )
-        if event is not None or is_other_weight:
+        rise = config.check_rise
+        text = why or (f"{rise} checks have passed" if rise > 1 else "a check has passed")
+        has_changed = self._count(destination, why, text)
+        if has_changed or is_other_weight:
             self._observer(destination)
+
+    def _count(self, destination: Destination, why: str | None, text: str) -> bool:
+        """Count a check of this node. text: for people. Return whether the state of the server has changed."""
+        config, quorum = self._selector.config, self._context.quorum
+        if quorum is None:
+            event = destination.health.checked(why, config.check_rise, config.check_fall)
+            if event is not None:
+                self._change(destination, event, text)
+            return event is not None
+        decided = destination.health
+        own = decided
+        if config.check_by == QUORUM:
+            own = self._own[destination] = self._own.get(destination) or decided.of_checks()
+        event = own.checked(why, config.check_rise, config.check_fall)
+        if event is not None and own is decided:
+            self._change(destination, event, text)
+        elif event is not None:
+            own.happened(event, text, self._context.wall())
+        quorum.set_own(self._key(destination), own.reason if own.state == DOWN else None)
+        return event is not None if own is decided else self._take_verdict(quorum, destination)
+
+    def _key(self, destination: Destination) -> Key:
+        return self._selector.config.ident, str(destination.address)
+
+    def decide(self, destination: Destination) -> None:
+        """The results of other nodes' checks of a server have changed: take the verdict, if they decide about it."""
+        quorum, config = self._context.quorum, self._selector.config
+        is_decided = quorum is not None and config.check_by == QUORUM and config.check != OFF
+        if quorum is not None and is_decided and destination in self._known and self._take_verdict(quorum, destination):
+            self._observer(destination)
+
+    def _take_verdict(self, quorum: Quorum, destination: Destination) -> bool:
+        """Put in force what most nodes say about a server; where as many say that it is up as that it is down, it stays
+        what it is. Return whether its state has changed."""
+        verdict = quorum.verdict(self._key(destination))
+        if verdict is None:
+            return False
+        state, own = destination.health.state, self._own.get(destination)
+        if verdict.is_up is False and state != DOWN:
+            self._change(destination, FELL, verdict.why)
+            return True
+        if verdict.is_up and state == DOWN:
+            count = verdict.reports
+            self._change(destination, ROSE, verdict.why or f"it is up on {count} of {count} nodes")
+            return True
+        if state != EJECTED:
+            destination.health.reason = verdict.why or (own.reason if own is not None else "")
+        return False
 
     def mark(self, destination: Destination, is_up: bool, why: str, weight: str = "") -> None:
         """Apply the result of the process that runs the checks: the server is up, or down. weight: as its checks ask
@@ -222,6 +269,8 @@ class ServiceHealth:
         before, self._known = self._known, selector.usable - selector.in_maintenance
         asks = parse_check(selector.config.check).weight is not None
         self._weights = {one: text for one, text in self._weights.items() if asks and one in selector.usable}
+        decides = config.check_by == QUORUM and config.check != OFF
+        self._own = {one: own for one, own in self._own.items() if decides and one in self._known}
         self._slow_starts = {one: since for one, since in self._slow_starts.items() if one in selector.usable}
         if before:
             for destination in self._known - before:

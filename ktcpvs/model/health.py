@@ -6,6 +6,8 @@ no clock: `ktcpvs.health` reports the events.
 
 from __future__ import annotations
 
+from copy import copy
+
 # States.
 UP = "up"
 DOWN = "down"  # checks have failed
@@ -67,6 +69,12 @@ class Health:
             return FELL if self.state != DOWN else None
         self.reason = f"{why}; {-self._streak} of {fall} failed checks"
         return None
+
+    def of_checks(self) -> Health:
+        """Return a copy that knows the results of checks alone: an ejected server is up."""
+        own = copy(self)
+        own.state = DOWN if self.state == DOWN else UP
+        return own
 
     def happened(self, event: str, why: str, now: float) -> None:
         """Change the state. why: the reason, in words. now: Unix time. Raises KeyError if the event is not possible."""

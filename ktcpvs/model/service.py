@@ -44,6 +44,7 @@ from ktcpvs.model.options import (
     read_word,
     scheduler_name,
 )
+from ktcpvs.model.quorum import CHECK_BY, NODE
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.retry_on import DEFAULT as RETRY_DEFAULT
 from ktcpvs.model.retry_on import read_retry_on
@@ -365,6 +366,12 @@ class VirtualService:
     )
     check_fall: int = option(
         read_number, 3, "mark a server down after this many consecutive failed checks", check=in_range(1, 100)
+    )
+    check_by: str = option(
+        read_word,
+        NODE,
+        "in a cluster, whose checks decide about a server: node: each node's own; quorum: those of most nodes",
+        check=one_of(*CHECK_BY),
     )
     close_on_down: str = option(
         read_word,

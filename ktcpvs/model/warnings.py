@@ -20,6 +20,7 @@ from ktcpvs.model.conditions import TLS, Condition
 from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
+from ktcpvs.model.quorum import NODE, QUORUM
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
@@ -71,8 +72,11 @@ CONNECTION_OPTIONS = ("preconnect",)
 HELLO_OPTIONS = ("not_tls", "starttls")
 HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
-CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall", "close_on_down")
+CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall", "check_by", "close_on_down")
 EJECT_OPTIONS = ("eject_time", "eject_share")
+_OF_CLUSTERS = (("check_by", QUORUM, NODE),)
+"""Options that have an effect in a cluster only: name, value, and the value that they have elsewhere."""
+
 ENGINES = (KERNEL, SPLICE)
 """The values of `relay` with which the bytes stay in the kernel."""
 
@@ -175,6 +179,19 @@ def warnings_of(
     if is_whole:
         found += _about_whole(service, scheduler)
     return [ServiceWarning(service.ident, text, frozenset(about)) for text, about in found]
+
+
+def warnings_without_cluster(edit: edits.Edit, services: Mapping[str, VirtualService]) -> list[str]:
+    """Return the warnings about options that only a node of a cluster uses, a line each. services: after the edit."""
+    found = [
+        ServiceWarning(
+            service.ident, f"{name} = {value} means {meaning}: this switch is in no cluster", frozenset({name})
+        )
+        for service in _concerned(edit, services)
+        for name, value, meaning in _OF_CLUSTERS
+        if getattr(service, name) == value
+    ]
+    return [str(warning) for warning in found if is_due(warning, edit)]
 
 
 def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:

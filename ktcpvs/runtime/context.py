@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ktcpvs.model.nodes import NodeIdentity
+from ktcpvs.model.quorum import Quorum
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay.engines import Relays
 from ktcpvs.runtime.counters import Counters
@@ -27,8 +28,8 @@ def new_key() -> bytes:
 
 
 class Context:
-    """The state that the services of one process share. Only `settings`, `is_accepting` and `cookie_secret` change
-    after construction.
+    """The state that the services of one process share. Only `settings`, `is_accepting`, `cookie_secret` and `quorum`
+    change after construction.
 
     settings: those of the table in force. steps: runs the steps of a change that can no longer be refused. key: this
     switch's own secret. cookie_secret: signs cookies if the settings have no cookie_key: `key`, or a secret that the
@@ -36,7 +37,8 @@ class Context:
     that all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
     nameservers: (IP address, port) of the name servers to ask; none: those of the system. is_accepting: False while
     another daemon still accepts from the same listening sockets. node: the name and the labels of this switch, by which
-    the table says what runs where.
+    the table says what runs where. quorum: the results of checks of all nodes of a cluster; None: this switch is in
+    none, or another process has them.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Context:
         self.is_accepting = is_accepting
         self.nameservers = nameservers
         self.node = node or NodeIdentity()
+        self.quorum: Quorum | None = None
         self.wall = wall
         self.monotonic = monotonic
         self.key = self.cookie_secret = key or new_key()

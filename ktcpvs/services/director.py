@@ -26,14 +26,16 @@ from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
+from ktcpvs.model.options import OFF
 from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
 from ktcpvs.model.plan import Plan, plan
+from ktcpvs.model.quorum import Key
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.tls_hosts import foreign_hosts
-from ktcpvs.model.warnings import warnings_about
+from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
@@ -304,7 +306,9 @@ class Director:
         """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
         raises."""
         try:
-            return warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
+            alone = warnings_without_cluster(edit, new.services) if self.context.quorum is None else []
+            found = warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
+            return [*found, *alone]
         except Exception:  # a plugin raises, or has wrong attributes
             self.context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
@@ -634,6 +638,23 @@ class Director:
         for destination in service.usable if service is not None else ():
             if str(destination.address) == address:
                 service.health.mark(destination, is_up, why, weight)  # type: ignore[union-attr]
+
+    def checked_servers(self) -> set[Key]:
+        """Return the servers that are checked: ident of the service, address."""
+        return {
+            (service.ident, str(destination.address))
+            for service in map(self.services.__getitem__, self.expanded.running)
+            if service.config.check != OFF
+            for destination in service.checked_servers
+        }
+
+    def decide_health(self, keys: Collection[Key] | None) -> None:
+        """The results of other nodes' checks of these servers have changed: take the verdicts. keys: None: all."""
+        idents = self.services if keys is None else {ident for ident, _ in keys}
+        for service in [self.services[ident] for ident in idents if ident in self.services]:
+            for destination in service.checked_servers:
+                if keys is None or (service.ident, str(destination.address)) in keys:
+                    service.health.decide(destination)
 
     def servers_down(self) -> list[tuple[str, str, str]]:
         """Return the servers that checks have found down: ident of the service, address, reason."""

@@ -209,6 +209,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "check_timeout": 2,
             "check_rise": 2,
             "check_fall": 3,
+            "check_by": "node",
             "close_on_down": "off",
             "eject": 0,
             "eject_time": 10,
