@@ -318,9 +318,11 @@ def _share(cluster: Cluster | None, director: Director) -> None:
     """Have a node share what all nodes decide about together. cluster: None: this switch is in none."""
     if cluster is None:
         return
+    from ktcpvs.cluster.live_nodes import follow_live_nodes
     from ktcpvs.cluster.shared_health import share_health
 
     share_health(cluster, director)
+    follow_live_nodes(cluster, director)
 
 
 def _leave(cluster: Cluster) -> None:

@@ -75,6 +75,9 @@ TCP_ONLY = frozenset((KERNEL,))
 """The relays that join no unix sockets."""
 COOKIE = "KTCPVS_SID"
 """The usual name of the cookie of `chttp`."""
+OWN, SHARED = "node", "cluster"
+"""The values of the option `share`: each node has limits of its own, or its part of those of all nodes."""
+
 HTTPS_PORT = 443
 """The port that a URL of https need not name."""
 IDENT = re.compile(r'[^\s"{}#=\x00-\x1f\x7f-\x9f]{1,128}')
@@ -419,6 +422,13 @@ class VirtualService:
         read_number, 10, "seconds after which such a connection is replaced if no client has come for it",
         check=in_range(1, 86400),
     )  # fmt: skip
+    share: str = option(
+        read_word,
+        OWN,
+        "in a cluster, whose the limits are: node: each node has them as a whole; cluster: nodes divide maxconn, "
+        "maxclients, client_connections and rates among them",
+        check=one_of(OWN, SHARED),
+    )
     allow: Networks = option(read_networks, Networks(), "networks whose clients are accepted; all others are denied")
     deny: Networks = option(read_networks, Networks(), "networks whose clients are denied")
     client_connections: int = option(

@@ -36,7 +36,7 @@ from ktcpvs.model.scheduling import (
     IUsesOptions,
 )
 from ktcpvs.model.server_words import H2, READY
-from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, SPLICE, VirtualService
+from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, OWN, SHARED, SPLICE, VirtualService
 from ktcpvs.model.tls import TLS_OPTIONS
 
 WHOLE = "whole"
@@ -74,7 +74,7 @@ HEAD_OPTIONS = ("client_head", "client_head_rate")
 READER_OPTIONS = (*HEAD_OPTIONS, "head_timeout", "head_size", "head_lines", "uri_size")
 CHECK_OPTIONS = ("check_interval", "check_timeout", "check_rise", "check_fall", "check_by", "close_on_down")
 EJECT_OPTIONS = ("eject_time", "eject_share")
-_OF_CLUSTERS = (("check_by", QUORUM, NODE),)
+_OF_CLUSTERS = (("check_by", QUORUM, NODE), ("share", SHARED, OWN))
 """Options that have an effect in a cluster only: name, value, and the value that they have elsewhere."""
 
 ENGINES = (KERNEL, SPLICE)

@@ -26,12 +26,14 @@ from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
+from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.options import OFF
 from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.quorum import Key
-from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
+from ktcpvs.model.service import AUTO, NO_LOG, SHARED, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.sharing import divided
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.tls_hosts import foreign_hosts
@@ -134,6 +136,7 @@ class Director:
         self.table = self.effective = self.expanded = Table()
         self.local_dropped: Callable[[Sequence[tuple[LocalEdit, str]]], object] = lambda dropped: None
         self.resolution: Resolution = {}
+        self.live_nodes: frozenset[NodeIdentity] = frozenset()
         self.services: dict[str, RunningService] = {}
         self.draining: set[RunningService] = set()
         self.processes = processes or SingleProcess(context)
@@ -319,7 +322,8 @@ class Director:
 
     def _running_table(self, table: Table, resolution: Resolution) -> Table:
         """Return what this node runs of a table."""
-        return self.withdrawal.applied_to(expanded(self._placer.placed(table), resolution))
+        runs = divided(expanded(self._placer.placed(table), resolution), table, self.live_nodes)
+        return self.withdrawal.applied_to(runs)
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Start, change and stop services. Never raises. runs: the table that must run."""
@@ -462,6 +466,31 @@ class Director:
             raise
         preparation.commands = self.processes.commands_for_cookie_secret(secret)
         await self._put_in_force(self.expanded, preparation)
+
+    # Limits that nodes share.
+
+    @property
+    def shares_limits(self) -> bool:
+        """Whether a service shares its limits with other nodes."""
+        return any(service.share == SHARED for service in self.effective)
+
+    def share_among(self, live: frozenset[NodeIdentity]) -> Deferred[None]:
+        """Have the part of limits that is this node's when these nodes are alive, itself included. Fires when that is
+        in force; fails with a Refusal, and then nothing has changed."""
+        return self.between_edits(lambda: self._share_among(live))
+
+    async def _share_among(self, live: frozenset[NodeIdentity]) -> None:
+        if self.is_ending or self._forward is not None:
+            return
+        before, self.live_nodes = self.live_nodes, live
+        try:
+            runs = self._running_table(self.effective, self.resolution)
+            preparation = await self._prepare(self.expanded, runs)
+        except BaseException:
+            self.live_nodes = before
+            raise
+        preparation.commands = self.processes.commands_to_share(live)
+        await self._put_in_force(runs, preparation)
 
     # Services that accept no clients for a while.
 

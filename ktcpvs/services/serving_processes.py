@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from ktcpvs.model.address import Address
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.expansion import Resolution
+from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.table import Table
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.runtime.context import Context
@@ -45,6 +46,10 @@ class ServingProcesses(Protocol):
 
     def commands_for_names(self, found: Resolution) -> Any:
         """Return the commands with which `send` has other processes use these addresses of names."""
+
+    def commands_to_share(self, live: Collection[NodeIdentity]) -> Any:
+        """Return the commands with which `send` has other processes know the nodes that share limits, see
+        Director.share_among."""
 
     def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:
         """Return the commands with which `send` has other processes withdraw services."""
@@ -134,6 +139,9 @@ class SingleProcess:
         return None
 
     def commands_for_names(self, found: Resolution) -> Any:
+        return None
+
+    def commands_to_share(self, live: Collection[NodeIdentity]) -> Any:
         return None
 
     def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:

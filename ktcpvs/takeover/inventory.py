@@ -42,11 +42,11 @@ class SocketRecord:
 @frozen
 class Inventory:
     """key: the switch's own secret, or the one that it shares with a cluster. sockets: in the order in which they are
-    fetched. down: servers that checks have found down: ident, address, reason. resolution: what the names of servers stand for.
-    watchdog: the microseconds within which the service manager expects a sign of life; 0: it expects none. tickets: the
-    secrets of session tickets; None: an older version has none. has_reader: a process reads certificates for the
-    daemon, and TakeReader hands it over. instance: as which the daemon is a node of its cluster, so that the new one
-    takes its place; "": it is in none. is_drained: it is a node that accepts no clients."""
+    fetched. down: servers that checks have found down: ident, address, reason. resolution: what the names of servers
+    stand for. watchdog: the microseconds within which the service manager expects a sign of life; 0: it expects none.
+    tickets: the secrets of session tickets; None: an older version has none. has_reader: a process reads certificates
+    for the daemon, and TakeReader hands it over. instance: as which the daemon is a node of its cluster, so that the
+    new one takes its place; "": it is in none. is_drained: it is a node that accepts no clients."""
 
     table: Table
     key: bytes

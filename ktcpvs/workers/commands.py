@@ -38,6 +38,17 @@ class Adopt(amp.Command):
     """Replace some services as another node of the cluster has them; Upload has brought what."""
 
 
+class ShareAmong(amp.Command):
+    """The nodes that are alive and share limits with this one: one page of them. After the last page, limits are
+    divided anew."""
+
+    arguments = [
+        (b"nodes", amp.AmpList([(b"name", amp.Unicode()), (b"labels", amp.ListOf(amp.Unicode()))])),
+        (b"is_first", amp.Boolean()),
+        (b"is_last", amp.Boolean()),
+    ]
+
+
 class Withdraw(amp.Command):
     """Stop services without a change of the table, or start them again; Upload has brought which."""
 

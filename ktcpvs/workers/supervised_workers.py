@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -22,6 +22,7 @@ from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
+from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.srv import without_host
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import TLSFile
@@ -40,6 +41,9 @@ from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
 
 SLOTS_PER_COMMAND = 64
 """The most slots that one command assigns: with the longest names they fit into the 65,535 bytes of an AMP value."""
+
+NODES_PER_COMMAND = 16
+"""The most nodes that one command names: each may have 32 labels of 63 characters."""
 
 SERVERS_PER_COMMAND = 64
 """The most servers whose health one command updates."""
@@ -68,6 +72,7 @@ class SupervisedWorkers:
         self._tickets: CommandCall | None = None  # passes the secrets of session tickets
         self._ready: Deferred[None] | None = None
         self._withdrawal = Withdrawal()
+        self._live_nodes: Sequence[CommandCall] = ()  # tells them, once they are known
 
     def start(self) -> None:
         self._workers.start()
@@ -93,6 +98,15 @@ class SupervisedWorkers:
             (commands.SetAddresses, {"host": host, "addresses": [without_host(one) for one in addresses]})
             for host, addresses in found.items()
         ]
+
+    def commands_to_share(self, live: Collection[NodeIdentity]) -> Sequence[CommandCall]:
+        nodes = [{"name": node.name, "labels": sorted(node.labels)} for node in live]
+        pages = list(_pages(nodes, NODES_PER_COMMAND))
+        self._live_nodes = [
+            (commands.ShareAmong, {"nodes": page, "is_first": page is pages[0], "is_last": page is pages[-1]})
+            for page in pages
+        ]
+        return self._live_nodes
 
     def commands_to_withdraw(self, withdrawal: Withdrawal) -> Sequence[CommandCall]:
         self._withdrawal = withdrawal
@@ -223,6 +237,7 @@ class SupervisedWorkers:
             self._send_socket(worker, ident, address) for ident, known in self._listening.items() for address in known
         ]
         said = [
+            *self._live_nodes,
             *self.commands_for_names(resolution),
             *(asked for edit in edits_for(table) for asked in commands_for(edit)),
         ]

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols import amp
@@ -85,6 +85,7 @@ class SupervisorLink(Administrator):
         super().__init__(worker, log)
         self._worker = worker
         self._file = bytearray()  # the pages of the one that is being passed
+        self._live_nodes: list[NodeIdentity] = []  # the pages of those that are being told
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
@@ -117,6 +118,14 @@ class SupervisorLink(Administrator):
     def adopt(self) -> Deferred[dict[str, Any]]:
         upload = bytes(self.take_upload() or b"")
         return self.submit(lambda: read_adopt(upload).reusing(self._worker.director.table), len(upload))
+
+    @commands.ShareAmong.responder
+    def share_among(self, nodes: list[dict[str, Any]], is_first: bool, is_last: bool) -> Deferred[dict[str, Any]]:
+        found = [NodeIdentity(node["name"], frozenset(node["labels"])) for node in nodes]
+        self._live_nodes = [*([] if is_first else self._live_nodes), *found]
+        if not is_last:
+            return succeed({})
+        return self._worker.director.share_among(frozenset(self._live_nodes)).addCallback(lambda _: {})
 
     @commands.Withdraw.responder
     def withdraw(self) -> Deferred[dict[str, Any]]:

@@ -219,6 +219,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "overflow": 0,
             "preconnect": 0,
             "preconnect_timeout": 10,
+            "share": "node",
             "forwarded": "off",
             "x_forwarded_for": "off",
             "x_forwarded_proto": "off",

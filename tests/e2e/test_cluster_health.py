@@ -1,4 +1,4 @@
-"""Health checks of several nodes: most of them decide about a server, and a node that is cut off decides alone.
+"""What several nodes decide together: whether a server is down, and how they divide limits.
 
 All nodes run on one machine, so the servers tell them apart by the process at the other end of a connection.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,15 +25,15 @@ pytestmark = pytest.mark.e2e
 NAMES = ("a", "b", "c")
 
 
-def process_of(port: int, pids: list[int]) -> int | None:
-    """Return which of these processes has a connection from that local port; None: none has."""
-    found = re.search(rf"^ *\d+: [0-9A-F]+:{port:04X} .*", Path("/proc/net/tcp").read_text(), re.MULTILINE)
-    inode = found[0].split()[9] if found is not None else ""
+def process_of(port: int, to: int, pids: list[int]) -> int | None:
+    """Return which of these processes has a connection from that local port to that other one; None: none has."""
+    line = rf"^ *\d+: [0-9A-F]+:{port:04X} [0-9A-F]+:{to:04X} .*"
+    inodes = {found.split()[9] for found in re.findall(line, Path("/proc/net/tcp").read_text(), re.MULTILINE)} - {"0"}
     for pid in pids:
         with contextlib.suppress(OSError):
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/fd/{fd}") == f"socket:[{inode}]":
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") in {f"socket:[{inode}]" for inode in inodes}:
                         return pid
     return None
 
@@ -50,7 +51,7 @@ class Nodes:
     def serve(self, sock: socket.socket) -> None:
         """Respond to requests with the address of the server, unless a check of this node is refused."""
         address = "{}:{}".format(*sock.getsockname())
-        pid = process_of(sock.getpeername()[1], list(self._pids))
+        pid = process_of(sock.getpeername()[1], sock.getsockname()[1], list(self._pids))
         node = self._pids.get(pid or 0, "")
         while data := sock.recv(65536):
             if data.startswith(b"GET /check") and (address, node) in self.refused:
@@ -124,7 +125,7 @@ def load(nodes: Nodes, **options: Any) -> None:
     nodes.daemons["a"].call(
         "load", f"Virtual web {{\n    listen = {listen}\n    scheduler = rr\n{text}}}\n", start="all"
     )
-    nodes.become(**{name: ["up", "up"] for name in NAMES})
+    nodes.become(**{name: ["up" for _ in nodes.servers] for name in NAMES})
 
 
 def served(nodes: Nodes, name: str, count: int = 8) -> set[str]:
@@ -201,8 +202,58 @@ def test_nodes_decide_for_themselves_without_the_option(nodes: Nodes) -> None:
     nodes.become(**{name: ["up", "up"] for name in NAMES})
 
 
+def limits(nodes: Nodes) -> dict[str, int]:
+    """The maxconn of the first server on each node."""
+    stats = {name: nodes.daemons[name].call("stats")["services"][0] for name in NAMES}
+    return {name: service["servers"][0]["maxconn"] for name, service in stats.items()}
+
+
+def test_nodes_that_are_alive_divide_limits(nodes: Nodes, stack: contextlib.ExitStack) -> None:
+    nodes.servers[0] += " 1 maxconn 10"
+    nodes.servers.pop()
+    load(nodes, share="cluster", queue_timeout=86400)
+    wait_for(lambda: limits(nodes) == {"a": 4, "b": 4, "c": 4}, lambda: str(limits(nodes)), timeout=TIMEOUT)
+    assert "maxconn 10" in nodes.daemons["b"].adm("--save").stdout
+
+    def active() -> int:
+        return int(nodes.daemons["a"].call("stats")["services"][0]["servers"][0]["stats"]["active"])
+
+    clients = [stack.enter_context(dial(str(nodes.daemons["a"].folder / "web.sock"))) for _ in range(7)]
+    wait_for(lambda: active() == 4, lambda: str(active()), timeout=TIMEOUT)
+    assert nodes.daemons["a"].call("stats")["services"][0]["stats"]["queued"] == 3
+    nodes.daemons["a"].adm("--drain-node", "c")
+    wait_for(lambda: limits(nodes)["a"] == limits(nodes)["b"] == 5, lambda: str(limits(nodes)), timeout=TIMEOUT)
+    wait_for(lambda: active() == 5, lambda: str(active()), timeout=TIMEOUT)
+    for client in clients:
+        client.close()
+    nodes.daemons["a"].adm("--undrain-node", "c")
+    wait_for(lambda: limits(nodes) == {"a": 4, "b": 4, "c": 4}, lambda: str(limits(nodes)), timeout=TIMEOUT)
+
+
+def test_new_workers_know_the_nodes_that_divide_limits(nodes: Nodes, stack: contextlib.ExitStack) -> None:
+    nodes.servers[0] += " 1 maxconn 6"
+    nodes.servers.pop()
+    load(nodes, share="cluster", queue_timeout=86400)
+    daemon = nodes.daemons["a"]
+    before = daemon.workers()
+    for worker in before:
+        os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: len(set(daemon.workers()) - set(before)) == 2, "new workers", timeout=TIMEOUT)
+    for _ in range(5):
+        stack.enter_context(dial(str(daemon.folder / "web.sock")))
+
+    def counts() -> tuple[int, int]:
+        service = daemon.call("stats")["services"][0]
+        return service["servers"][0]["stats"]["active"], service["stats"]["queued"]
+
+    wait_for(lambda: counts() == (2, 3), lambda: str(counts()), timeout=TIMEOUT)
+
+
 def test_a_switch_without_cluster_warns(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     daemon.start()
-    warned = daemon.adm("-A", "-i", "web", "-l", f"{LOOPBACK}:{free_port()}", "check=tcp", "check_by=quorum")
+    warned = daemon.adm(
+        "-A", "-i", "web", "-l", f"{LOOPBACK}:{free_port()}", "check=tcp", "check_by=quorum", "share=cluster"
+    )
+    assert "service web: share = cluster means node: this switch is in no cluster" in warned.stderr
     assert "service web: check_by = quorum means node: this switch is in no cluster" in warned.stderr
