@@ -20,6 +20,7 @@ from authority import Authority
 from cases import check_each
 from etcd_server import EtcdServer
 from grpc_servers import GRPCServer
+from nameserver import NameServer
 from proxyprotocol.v2 import ProxyProtocolV2
 from servers import LOOPBACK, PostgreSQL, Program, Redis, SocketServer, answers, program, read_exactly, wait_for
 from websockets.sync.client import connect
@@ -27,7 +28,7 @@ from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as serve_websocket
 
 from .cookbook import DOCUMENT, EXAMPLES, Places, Recipe, certificates, web_server
-from .harness import Daemon
+from .harness import TIMEOUT, Daemon
 
 pytestmark = pytest.mark.e2e
 
@@ -87,6 +88,38 @@ def test_a_recipe_for_web_servers(cook: Cook, name: str) -> None:
     recipe = cook(name)
     recipe.play()
     recipe.ends()
+
+
+@pytest.mark.parametrize(
+    ("name", "records"),
+    [
+        ("consul", [(1, 10, "10.0.0.11:20001"), (1, 1, "10.0.0.12:20002")]),
+        ("kubernetes", [(0, 50, "10.0.0.21:8080"), (0, 50, "10.0.0.22:8080")]),
+    ],
+)
+def test_servers_by_srv_records(
+    make_daemon: Callable[..., Daemon], serve: Serve, tmp_path: Path, name: str, records: list[tuple[int, int, str]]
+) -> None:
+    names = NameServer()
+    try:
+        daemon = make_daemon("--nameserver", names.address)
+        daemon.start()
+        recipe = Recipe(daemon, tmp_path, name)
+        found = re.search(r"srv:(\S+)", recipe.text)
+        assert found is not None
+        targets = []
+        for number, (priority, weight, address) in enumerate(records):
+            serve(web_server(address.rpartition(":")[0]), recipe.where(address))
+            host, port = recipe.where(address)
+            names.says(f"node-{number}.test", host)
+            targets.append((priority, weight, port, f"node-{number}.test"))
+        names.lists(found[1], *targets)
+        recipe.load()
+        wait_for(lambda: len(daemon.stats("shop")["servers"]) == len(records), timeout=TIMEOUT)
+        recipe.play(repeats=True)
+        recipe.ends()
+    finally:
+        names.stop()
 
 
 def test_login_limit(cook: Cook, tmp_path: Path) -> None:
