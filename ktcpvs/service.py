@@ -38,6 +38,7 @@ from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
 from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.status.address import StatusAddress
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system.activation import handed_in
@@ -62,6 +63,7 @@ from ktcpvs.workers.supervisor import Supervisor
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
+    from ktcpvs.cluster.administration import ClusterAdministration
     from ktcpvs.cluster.cluster import Cluster
     from ktcpvs.cluster.editing import ClusterEdits
     from ktcpvs.cluster.options import ClusterOptions
@@ -189,10 +191,10 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     nodes = _known_nodes(options, cluster)
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader, nodes)
     director = built.director
-    if shared_edits is not None:
-        director.confirmation = shared_edits.trial
     opened.callback(director.end)
-    status = StatusListener(options.status, options.status_hosts, switch, log, reactor)
+    readiness = Readiness()
+    readiness.require(lambda: "ending" if director.is_ending else "")
+    status = StatusListener(options.status, options.status_hosts, switch, log, reactor, readiness)
     opened.callback(status.close)
 
     # All that may still be refused.
@@ -223,7 +225,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             reader,
             cluster.instance if cluster is not None else "",
         )
-    switch.begin(OwnSwitch(director, built.views, cluster, shared_edits), built.workers, source)
+    administration = _administration(cluster, built.views, reactor, log, readiness)
+    switch.begin(OwnSwitch(director, built.views, shared_edits, administration), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     has_state, is_in_cluster = options.state is not None, cluster is not None
     reload = Reload(director, control, service_manager, options.config, has_state, is_in_cluster)
@@ -235,10 +238,11 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     async def begin_to_serve() -> None:
         if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):
             return
-        if cluster is not None:
-            await cluster.start(director)
+        if administration is not None:
+            await administration.start(director)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         await service_manager.started()
+        readiness.begin()
 
     def begin() -> None:
         failed = partial(log.failure, "internal error: the service manager does not know that the daemon has started")
@@ -267,6 +271,19 @@ def _cluster(
     instance = target.inventory.instance if target is not None else ""
     cluster = Cluster(etcd, options.cluster.address.prefix, options.cluster.node, instance)
     return cluster, ClusterEdits(cluster, state.save)
+
+
+def _administration(
+    cluster: Cluster | None, own: Views | MergedViews, reactor: Any, log: EventLog, readiness: Readiness
+) -> ClusterAdministration | None:
+    """own: the views of this node. readiness: gets the condition that the node is not drained."""
+    if cluster is None:
+        return None
+    from ktcpvs.cluster.administration import ClusterAdministration
+
+    administration = ClusterAdministration(cluster, own.view, reactor, log)
+    readiness.require(administration.why_not_ready)
+    return administration
 
 
 def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[], KnownNodes]:

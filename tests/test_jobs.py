@@ -29,6 +29,7 @@ from ktcpvs.services.resolver import Resolver
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.serving_processes import SingleProcess
 from ktcpvs.status.address import parse_status
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.lookup import Found
 from ktcpvs.system.notify import Notifier
@@ -102,7 +103,7 @@ def control_port(world: World) -> None:
 
 def status_port(world: World) -> None:
     world.breaks()
-    StatusListener(parse_status("tcp:9109"), (), None, world.log, world.reactor).open_when_free()
+    StatusListener(parse_status("tcp:9109"), (), None, world.log, world.reactor, Readiness()).open_when_free()
 
 
 def watchdog(world: World) -> None:

@@ -61,7 +61,7 @@ class Case:
     closes: bool = False
     is_tls: bool = False
     is_passed: bool = False
-    count: int = 1000
+    count: int = 2000
 
 
 CASES = (
@@ -208,12 +208,18 @@ def count_all(tree: Path, cases: list[Case]) -> dict[str, float]:
         os.environ["PYTHONHASHSEED"] = "0"
         nginx = ["nginx", "-c", f"{folder}/nginx.conf"]
         with running(nginx, folder / "nginx.log", server), running(daemon, folder / "log", ports["A"]) as process:
-            return {case.letter: count(folder, process.pid, Client(ports[case.letter], case), case) for case in cases}
+            return {case.letter: count_twice(folder, process.pid, ports[case.letter], case) for case in cases}
+
+
+def count_twice(folder: Path, pid: int, port: int, case: Case) -> float:
+    """Return the smaller of two counts: what the daemon does besides is in the other one."""
+    client = Client(port, case)
+    return min(count(folder, pid, client, case) for _ in range(2))
 
 
 def count(folder: Path, pid: int, client: Client, case: Case) -> float:
     """Return the instructions for each request of a case, once its caches are warm."""
-    client.ask(max(case.count // 4, 50))
+    client.ask(max(case.count // 2, 50))
     control("--zero", pid)
     client.ask(case.count)
     known = set(folder.glob("counts.*"))

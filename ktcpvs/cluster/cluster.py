@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import uniform
 from secrets import token_hex
 from typing import Any
@@ -21,7 +22,7 @@ from ktcpvs import __version__
 from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
-from ktcpvs.cluster.records import NodeReport
+from ktcpvs.cluster.records import DrainState, NodeReport
 from ktcpvs.cluster.table_store import TableStore
 from ktcpvs.control.edit_commands import text_of_edit
 from ktcpvs.errors import NoCluster, Refusal, shorten
@@ -29,9 +30,11 @@ from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import table_differences
 from ktcpvs.model.local_edits import LocalEdit, without_forced
 from ktcpvs.model.table import Table
+from ktcpvs.services.confirmation import Confirmation
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.threads import run_beside
 
 REPORT_INTERVAL = 2.0
 """Seconds between two reports of a node."""
@@ -49,6 +52,9 @@ RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
 
 
+MAX_READ_AT_ONCE = 16384
+"""The most bytes of the table that are read on the reactor's thread: more take too long beside clients."""
+
 MAX_NOTES = 20
 """The most lines that a node tells of edits that held on it only."""
 
@@ -58,9 +64,10 @@ MAX_NOTE_LENGTH = 300
 
 class Cluster:
     """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
-    the table in force. errors: what is not in force here, a line each. has_left: it has ended, or another daemon has
-    taken over. is_adopting: the director carries out now what comes from the cluster. choose_table: returns the table
-    that this node is to run, from the cluster's. notes: what has become of edits that held on this node only."""
+    the table in force. errors: what is not in force here, a line each. drain_state: of this node. has_left: it has
+    ended, or another daemon has taken over. is_adopting: the director carries out now what comes from the cluster.
+    choose_table: returns the table that this node is to run, from the cluster's. notes: what has become of edits that
+    held on this node only. confirmation: of a table on trial, for the director; None: it has its own."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "") -> None:
         """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none."""
@@ -76,6 +83,7 @@ class Cluster:
         self.errors: tuple[str, ...] = ()
         self.notes: deque[str] = deque(maxlen=MAX_NOTES)
         self.applied = 0
+        self.drain_state: Callable[[], DrainState] = DrainState
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
         self._follower: Deferred[None] | None = None
@@ -87,6 +95,7 @@ class Cluster:
         self._first: Deferred[None] = Deferred()
         self._pause: Deferred[None] | None = None
         self.has_left = False
+        self.confirmation: Confirmation | None = None
         self.choose_table: Callable[[Table], Table] = lambda stored: stored
         self._reports: PeriodicJob | None = None
         self._retries: PeriodicJob | None = None
@@ -111,6 +120,8 @@ class Cluster:
         respond."""
         self._director = director
         director.local_dropped = self._local_dropped
+        if self.confirmation is not None:
+            director.confirmation = self.confirmation
         failed = self._log.failure
         self._reports = PeriodicJob(self._reactor, self._report_regularly, lambda why: failed("a report failed", why))
         self._retries = PeriodicJob(self._reactor, self._retry, lambda why: failed("following failed", why))
@@ -181,7 +192,7 @@ class Cluster:
         if self.store.generation is None:
             await self._store_first()
             revision = self._replace_all(await self.etcd.range(prefix))
-        await self.membership.join(self._report())
+        await self.membership.join(self.report())
         ended = await self.etcd.watch(prefix, revision + 1, self._watch_reported)
         self._watch = ended()
         self._heard = self._reactor.seconds()
@@ -325,6 +336,9 @@ class Cluster:
         """Adopt the cluster's table between two edits. Return its revision, and what cannot be put in force, a line
         each."""
         director = self.director
+        size, read = self.store.unread()
+        if size > MAX_READ_AT_ONCE:
+            await run_beside(partial(read, director.table))
         revision = self.store.table_revision
         before, wanted = director.effective, self.choose_table(self.store.table(director.table))
         is_forced = self._ends_forced and without_forced(wanted) != wanted
@@ -394,16 +408,18 @@ class Cluster:
 
     # Reports.
 
-    def _report(self) -> NodeReport:
-        director = self.director
-        living = sum(service.living for service in director.services.values())
+    def report(self) -> NodeReport:
+        """Return what this node tells the others of itself."""
+        drain, director = self.drain_state(), self.director
         return NodeReport(
             instance=self.instance,
             revision=self.applied,
-            errors=self.errors,
+            errors=(*self.errors, *drain.errors),
             version=__version__,
-            connections=living,
+            connections=director.count_clients(),
             since=self._since,
+            drain=drain.state,
+            drain_revision=drain.revision,
             labels=tuple(sorted(director.context.node.labels)),
             local=tuple(text_of_edit(one.edit) for one in director.table.local),
             notes=tuple(self.notes),
@@ -424,48 +440,10 @@ class Cluster:
             return
         lease = self.membership.lease
         try:
-            await self.membership.report(self._report())
+            await self.membership.report(self.report())
             if self.membership.lease != lease:  # the former one had ended, and with it the keys under it
                 await self._joined()
         except (EtcdError, NameTaken) as error:
             self._disconnected(str(error), type(error))
             if self._watch is not None:
                 self._watch.cancel()
-
-    def nodes(self) -> dict[str, Any]:
-        """Return what is known of all nodes, as plain data."""
-        members = self.membership
-        table_revision = self.store.table_revision
-        rows: list[dict[str, Any]] = []
-        for name in sorted({*members.members, *members.reports, *members.unreadable}):
-            report = members.reports.get(name)
-            if report is not None and report.instance == self.instance:
-                report = self._report()  # etcd may not have it
-            if report is None:
-                why = members.unreadable.get(name)
-                rows.append({"node": name, "state": "unknown" if why else "gone", "errors": [why] if why else []})
-                continue
-            is_behind = report.revision < table_revision
-            rows.append(
-                {
-                    "node": name,
-                    "state": "refused" if report.errors else "behind" if is_behind else "ok",
-                    "revision": report.revision,
-                    "version": report.version,
-                    "connections": report.connections,
-                    "since": report.since,
-                    "labels": list(report.labels),
-                    "errors": list(report.errors),
-                    "local": list(report.local),
-                    "notes": list(report.notes),
-                }
-            )
-        return {
-            "node": members.name,
-            "etcd": self.etcd.url,
-            "connected": self.is_connected,
-            "problem": self.problem,
-            "revision": table_revision,
-            "trial": self.director.confirmation.seconds_left,
-            "nodes": rows,
-        }

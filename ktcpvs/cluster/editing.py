@@ -60,17 +60,21 @@ class ClusterEdits:
             return ()
         for _ in range(MAX_ATTEMPTS):
             self._node.check_connected()
-            base = director.table
+            table = self._stored if self._node.errors else lambda: director.table
+            base = table()
             try:
                 warnings = await director.between_edits(lambda: self._carry_out(edit))
             except _Conflict as conflict:
                 await self._catch_up(conflict.revision)
-                self._check_commuting(edit, base, director.table)
+                self._check_commuting(edit, base, table())
                 continue
             if self._node.has_left:
                 return warnings
             if isinstance(edit, Load) and edit.confirm and self.trial.record is None:
                 return [*warnings, "this changes nothing, so nothing is on trial"]
+            if self._node.errors:
+                await self._node.follow()
+                warnings = [*warnings, *(f"node {self._node.membership.name}: {error}" for error in self._node.errors)]
             revision = self._node.store.table_revision
             await self._node.report_now()
             return [*warnings, *await self._hear_others(revision)]
@@ -88,10 +92,25 @@ class ClusterEdits:
             )
         self._edit = edit
         try:
+            if self._node.errors and not isinstance(edit, Local | EndLocal | Unload | ReloadCertificates):
+                return await self._carry_out_on_stored(edit)
             # Otherwise the director itself would undo it.
             return await director.carry_out(evolve(edit, confirm=0) if isinstance(edit, Load) else edit)
         finally:
             self._edit = None
+
+    async def _carry_out_on_stored(self, edit: Edit) -> Sequence[str]:
+        """Carry an edit out on the cluster's table, of which this node cannot put a part in force: the edit may be of
+        that part, and may even mend it."""
+        stored = self._stored()
+        new, warnings = await self._node.director.check(edit, stored)
+        if new != stored:
+            await self._store(stored, new)
+        return warnings
+
+    def _stored(self) -> Table:
+        """Return the cluster's table. What this node cannot read in it, it has as it is in force."""
+        return self._node.store.table(self._node.director.table)
 
     async def save(self, table: Table) -> None:
         """Store the table in the cluster and on this node's disk; the director calls it for each edit. Raises

@@ -15,7 +15,7 @@ from random import uniform
 from typing import Any
 
 import treq.client
-from attrs import frozen
+from attrs import define, frozen
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
 from twisted.internet.interfaces import IConsumer
@@ -107,6 +107,16 @@ class Change:
     value: bytes | None
     create_revision: int
     mod_revision: int
+
+
+@define
+class RequestCounts:
+    """Of all requests since the start: how many there were, how many of them got no response or an error, and how many
+    seconds they took together. Watches are not counted."""
+
+    total: int = 0
+    errors: int = 0
+    seconds: float = 0.0
 
 
 @frozen
@@ -213,13 +223,14 @@ class _QuietPool(HTTPConnectionPool):
 
 
 class Etcd:
-    """The members of one etcd, as one server."""
+    """The members of one etcd, as one server. counts: of requests."""
 
     def __init__(self, reactor: Any, address: EtcdAddress, credentials: Credentials | None = None) -> None:
         self._reactor = reactor
         self._urls = list(address.urls)
         self._credentials = credentials = credentials or Credentials()
         self._token: str | None = None
+        self.counts = RequestCounts()
         self._pool = _QuietPool(reactor)  # type: ignore[no-untyped-call]
         policy = credentials.policy or BrowserLikePolicyForHTTPS()
         agent = Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
@@ -330,6 +341,17 @@ class Etcd:
 
     async def _ask_once(self, path: str, message: dict[str, Any]) -> Any:
         """Return the response of the member that is asked now. Raises EtcdError."""
+        began = self._reactor.seconds()
+        self.counts.total += 1
+        try:
+            return await self._ask_member(path, message)
+        except EtcdError:
+            self.counts.errors += 1
+            raise
+        finally:
+            self.counts.seconds += self._reactor.seconds() - began
+
+    async def _ask_member(self, path: str, message: dict[str, Any]) -> Any:
         url, status, answer = await self._exchange(path, message)
         if answer.get("code") == UNAUTHENTICATED and self._token is not None:
             self._token = None

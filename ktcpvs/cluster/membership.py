@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -175,6 +176,9 @@ class Membership:
         """Another process is this node from now on. Its key goes on; the former lease ends by itself."""
         self._has_left, self._lease = True, 0
 
-    async def forget(self, name: str) -> None:
-        """Forget a node that is gone. Raises EtcdError."""
-        await self._etcd.transact([], [delete(f"{self._prefix}{MEMBERS}{name}")])
+    async def forget(self, name: str, also: Iterable[dict[str, Any]] = ()) -> bool:
+        """Forget a node that is gone, and carry out other operations. Return False if it is alive: then nothing has
+        changed. Raises EtcdError."""
+        is_gone = is_unchanged(f"{self._prefix}{NODES}{name}", 0)
+        is_done, _ = await self._etcd.transact([is_gone], [delete(f"{self._prefix}{MEMBERS}{name}"), *also])
+        return is_done

@@ -26,7 +26,7 @@ FORMAT = 1
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
 TRIAL_KEY = "trial"
-
+REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
 
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
 """The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""
@@ -64,9 +64,10 @@ class NodeReport:
     """A report of a node on itself.
 
     instance: of the process that reports. revision: of the table in force. errors: what it could not put in force, a
-    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve. local:
-    the edits that hold on it only. notes: what has become of such edits, the last lines. labels: of the node. process:
-    `identity` of the process that reports; "": it is not known.
+    line each. connections: of clients. since: seconds since 1970 when it started. workers: processes that serve.
+    process: `identity` of the process that reports; "": it is not known. drain, drain_revision: DrainState.
+    labels: of the node. local: the edits that hold on it only. notes: what has become of such edits, the last lines. A
+    report of an older version has none of these.
     """
 
     instance: str
@@ -76,10 +77,44 @@ class NodeReport:
     connections: int = 0
     since: int = 0
     workers: int = 1
+    process: str = ""
+    drain: str = ""
+    drain_revision: int = 0
+    labels: tuple[str, ...] = ()
     local: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    process: str = ""
+
+
+@frozen
+class Drain:
+    """A node that is drained. delay: seconds for which it goes on accepting. since: seconds since 1970. by: the node
+    that was asked to drain it."""
+
+    delay: int = 0
+    since: int = 0
+    by: str = ""
+
+
+@frozen
+class DrainState:
+    """What a node says of its own drain. state: "": it is not drained. revision: of its key; 0: there is none. errors:
+    the services that do not accept clients again, a line each."""
+
+    state: str = ""
+    revision: int = 0
+    errors: tuple[str, ...] = ()
+
+
+@frozen
+class Request:
+    """A request of one node to others. what: its name. by: the node that asks. nodes: those that answer. lease: for the
+    keys of their answers."""
+
+    what: str
+    arguments: dict[str, Any]
+    by: str
+    nodes: tuple[str, ...]
+    lease: int
 
 
 def settings_key(generation: int) -> str:
@@ -219,9 +254,37 @@ def decode_report(value: bytes) -> NodeReport:
         since=_count(found, "since"),
         workers=_count(found, "workers"),
         process=_optional(found, "process", ""),
+        drain=_optional(found, "drain", ""),
+        drain_revision=_count(found, "drain_revision") if "drain_revision" in found else 0,
+        labels=_texts(found, "labels", MAX_LABELS),
         local=_texts(found, "local"),
         notes=_texts(found, "notes"),
-        labels=_texts(found, "labels", MAX_LABELS),
+    )
+
+
+def encode_drain(drain: Drain) -> bytes:
+    return _encode(asdict(drain))
+
+
+def decode_drain(value: bytes) -> Drain:
+    """Raises BadRecord."""
+    found = _decode(value)
+    return Drain(delay=_count(found, "delay"), since=_count(found, "since"), by=_field(found, "by", str))
+
+
+def encode_request(request: Request) -> bytes:
+    return _encode(asdict(request))
+
+
+def decode_request(value: bytes) -> Request:
+    """Raises BadRecord."""
+    found = _decode(value)
+    return Request(
+        what=_field(found, "what", str),
+        arguments=_field(found, "arguments", dict),
+        by=_field(found, "by", str),
+        nodes=tuple(map(str, _field(found, "nodes", list))),
+        lease=_count(found, "lease"),
     )
 
 

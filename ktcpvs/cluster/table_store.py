@@ -5,7 +5,8 @@ It does no I/O: `cluster` gives it what etcd returns, and carries its transactio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from secrets import randbits
 from typing import Any
 
@@ -34,6 +35,7 @@ from ktcpvs.cluster.records import (
     settings_key,
 )
 from ktcpvs.errors import BadValue, shorten
+from ktcpvs.model.adopt import with_known_rules
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
@@ -52,13 +54,58 @@ class NotInForce(Exception):
     not put it in force."""
 
 
-@define
 class _Stored:
-    """A key. record: its value, read; None: it cannot be read, and `why` says why."""
+    """A key. size: bytes of its value, where that is not read yet."""
 
-    mod_revision: int
-    record: ServiceRecord | Settings | None
-    why: str = ""
+    def __init__(
+        self,
+        mod_revision: int,
+        record: ServiceRecord | Settings | None = None,
+        read: Callable[[], ServiceRecord | Settings] | None = None,
+        size: int = 0,
+        before: VirtualService | None = None,
+    ) -> None:
+        """read: reads the value; raises BadRecord. None: `record` is the value. before: the service until now; None:
+        there was none, or it is no service."""
+        self.mod_revision = mod_revision
+        self.size = size
+        self._record = record
+        self._read = read
+        self._before = before
+        self._why = ""
+
+    def read(self) -> None:
+        """Read the value, unless that was done. May be called in a thread."""
+        read = self._read
+        if read is not None:
+            try:
+                self._record = read()
+            except BadRecord as bad:
+                self._why = str(bad)
+            self._read, self.size = None, 0
+
+    @property
+    def record(self) -> ServiceRecord | Settings | None:
+        """The value; None: it cannot be read, and `why` says why."""
+        self.read()
+        return self._record
+
+    @property
+    def why(self) -> str:
+        self.read()
+        return self._why
+
+    @property
+    def known(self) -> VirtualService | None:
+        """The service as it was last read; None: it was not."""
+        return self._record.service if isinstance(self._record, ServiceRecord) else self._before
+
+    def reuse_rules(self, table: Table) -> None:
+        """Have a service whose value is read share the rules that `table` has as well."""
+        record = self._record
+        if isinstance(record, ServiceRecord):
+            service = record.service
+            self._record = evolve(record, service=with_known_rules(service, table.services.get(service.ident)))
 
 
 @define
@@ -68,9 +115,6 @@ class _Generation:
     number: int
     services: dict[str, _Stored]
     settings: _Stored | None
-
-
-_NOTHING = _Stored(0, None)
 
 
 @frozen
@@ -207,10 +251,7 @@ class TableStore:
         if value is None:
             self._settings = None
             return
-        try:
-            self._settings = _Stored(revision, decode_settings(value))
-        except BadRecord as bad:
-            self._settings = _Stored(revision, None, str(bad))
+        self._settings = _Stored(revision, None, partial(decode_settings, value), len(value))
 
     def _change_service(self, ident: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
         stored = self._services.get(ident)
@@ -223,14 +264,25 @@ class TableStore:
         if ident in known and known[ident].mod_revision == revision:
             self._services[ident] = known[ident]
             return
-        former = (stored or known.get(ident, _NOTHING)).record
-        service = former.service if isinstance(former, ServiceRecord) else self._running.get(ident)
-        try:
-            self._services[ident] = _Stored(revision, decode_service(ident, value, service))
-        except BadRecord as bad:
-            self._services[ident] = _Stored(revision, None, str(bad))
+        former = stored or known.get(ident)
+        before = (former and former.known) or self._running.get(ident)
+        read = partial(decode_service, ident, value, before)
+        self._services[ident] = _Stored(revision, None, read, len(value), before)
 
     # The table.
+
+    def unread(self) -> tuple[int, Callable[[Table], None]]:
+        """Return how many bytes of the table are not read yet, and what reads them, which may be called in a thread. It
+        takes the table in force, whose rules are used again. Without it, they are read when they are first needed."""
+        found = [stored for stored in (*self._services.values(), self._settings) if stored is not None and stored.size]
+        size = sum(stored.size for stored in found)
+
+        def read(known: Table) -> None:
+            for stored in found:
+                stored.read()
+                stored.reuse_rules(known)
+
+        return size, read
 
     @property
     def unreadable(self) -> list[str]:

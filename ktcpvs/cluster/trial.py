@@ -60,6 +60,7 @@ class ClusterTrial:
         self._call: Any = None
         node.followers.append(self)
         node.choose_table = self._chosen
+        node.confirmation = self
 
     @property
     def _key(self) -> str:

@@ -141,6 +141,8 @@ _ONLY = Argument(
     "only", ArgumentType.BOOLEAN, False, option="only", help="True replaces the list, False adds to it."
 )  # fmt: skip
 
+_NODE = Argument("node", ArgumentType.TEXT, help="The name of the node.")
+
 _SERVER_OPTIONS = Argument(
     "options", ArgumentType.SERVER_OPTIONS, default=None, is_optional=True,
     help='words as in the configuration: "tls ca FILE name HOST", "tls off", "h2", "proxy v2"; None: as it is.',
@@ -282,6 +284,17 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
         "ReloadCertificates", "reload-certificates", "reload_certificates",
         "read the certificates of services again, for new connections",
     ),
+    EditCommand(
+        "DrainNode", "drain-node", "drain_node", "let a node of the cluster get no more clients, and drain",
+        (
+            _NODE,
+            _optional("delay", ArgumentType.INTEGER, "seconds for which it goes on accepting; None: 0."),
+        ),
+    ),
+    EditCommand(
+        "UndrainNode", "undrain-node", "undrain_node", "let a node of the cluster accept clients again", (_NODE,)
+    ),
+    EditCommand("ForgetNode", "forget-node", "forget_node", "forget a node of the cluster that is gone", (_NODE,)),
 )  # fmt: skip
 
 COMMAND_OF_EDIT: dict[str, EditCommand] = {command.edit: command for command in EDIT_COMMANDS}

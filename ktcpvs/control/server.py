@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
@@ -27,6 +27,9 @@ from ktcpvs.model import edits
 from ktcpvs.model.local_edits import Local
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.threads import run_beside
+
+T = TypeVar("T")
 
 MAX_CONNECTIONS = 64
 """The most control connections at once."""
@@ -59,6 +62,9 @@ class Switch(Protocol):
         """Explain which server would handle a request, as plain data. Raises a Refusal."""
 
 
+MAX_READ_AT_ONCE = 16384
+"""The most bytes of a configuration that are read on the reactor's thread: more take too long beside clients."""
+
 Responder = Callable[..., Deferred[dict[str, Any]]]
 
 
@@ -67,7 +73,7 @@ def _edit_responder(entry: EditCommand) -> Responder:
 
     def respond(self: Administrator, **arguments: Any) -> Deferred[dict[str, Any]]:
         upload = self.take_upload() if entry.uploaded is not None else None
-        return self.submit(lambda: edit_for(entry, arguments, upload))
+        return self.submit(lambda: edit_for(entry, arguments, upload), len(upload or b""))
 
     return respond
 
@@ -82,6 +88,7 @@ class Administrator(GuardedAMP):
         self._has_upload = False
         self._scope = ""
         self._pages: list[bytes] = []
+        self._order = DeferredLock()  # of commands, while one of them reads its upload
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         """Close it: no administrator has a reason to pass one."""
@@ -98,19 +105,31 @@ class Administrator(GuardedAMP):
         commands.OF_EDIT[_entry.edit].responder(_edit_responder(_entry))
     del _entry
 
-    def submit(self, make: Callable[[], edits.Edit]) -> Deferred[dict[str, Any]]:
-        """Make an edit and carry it out; fires with the response. Fails with a Refusal."""
+    def submit(self, make: Callable[[], edits.Edit], size: int = 0) -> Deferred[dict[str, Any]]:
+        """Make an edit and carry it out; fires with the response. Fails with a Refusal. size: of its upload in bytes;
+        the edit of a long one is made in a thread."""
         scope, self._scope = self._scope, ""
-        return self.respond(self._submit(make, scope))
+        return self.respond(self._submit(make, scope, size))
 
-    async def _submit(self, make: Callable[[], edits.Edit], scope: str) -> dict[str, Any]:
-        edit = make()
-        if scope:
-            edit = Local(edit, is_forced=scope == FORCED)
-        if self.peer_name:
-            self._log.event(levels.CONFIGURATION, "{peer} asks for {name}", peer=self.peer_name, name=edit.name)
-        warnings = await self._switch.submit(edit)
+    async def _submit(self, make: Callable[[], edits.Edit], scope: str, size: int) -> dict[str, Any]:
+        async def begin() -> Deferred[Sequence[str]]:
+            edit = await run_beside(make) if size > MAX_READ_AT_ONCE else make()
+            if scope:
+                edit = Local(edit, is_forced=scope == FORCED)
+            if self.peer_name:
+                self._log.event(levels.CONFIGURATION, "{peer} asks for {name}", peer=self.peer_name, name=edit.name)
+            return self._switch.submit(edit)
+
+        warnings = await (await self.in_order(begin))
         return {"warnings": limit_warnings(warnings)} if warnings else {}
+
+    async def in_order(self, begin: Callable[[], Awaitable[T]]) -> T:
+        """Return what `begin` returns, which is called once the edits of earlier commands have been submitted."""
+        await self._order.acquire()
+        try:
+            return await begin()
+        finally:
+            self._order.release()
 
     def respond(self, work: Awaitable[dict[str, Any]]) -> Deferred[dict[str, Any]]:
         """Return the response of `work`. Logs refusals, and logs other failures and raises a Refusal instead."""

@@ -102,6 +102,16 @@ class SwitchBase(ABC):
         found: dict[str, Any] = await self.read("nodes", None)
         return found
 
+    async def cluster_stats(self, ident: str | None = None) -> dict[str, Any]:
+        """Like `stats`, added up over all nodes of the cluster, with "nodes" and "missing"; docs/tcpvsadm.md names the
+        values. Raises BadValue without a cluster, and NoCluster while etcd cannot be asked."""
+        return dict(await self.read("cluster_stats", ident))
+
+    async def cluster_connections(self, ident: str | None = None) -> dict[str, Any]:
+        """Return {"connections": [...], "nodes": [...], "missing": {...}}: the client connections of all nodes. Raises
+        as `cluster_stats`."""
+        return dict(await self.read("cluster_connections", ident))
+
     async def certificates(self, ident: str | None = None) -> list[dict[str, Any]]:
         """Return the certificates of running services; docs/tcpvsadm.md names the values."""
         return list(await self.read("certificates", ident))

@@ -45,6 +45,14 @@ class Adopt(Edit):
             adopt = evolve(adopt, local=new.local)
         return adopt if changed or settings is not None or adopt.order or adopt.local is not None else None
 
+    def reusing(self, table: Table) -> Adopt:
+        """Return the same edit with the rules of `table`, where it has equal ones: see `with_known_rules`."""
+        services = {
+            ident: service and with_known_rules(service, table.services.get(ident))
+            for ident, service in self.services.items()
+        }
+        return evolve(self, services=services)
+
     def restricted_to(self, idents: frozenset[str]) -> Adopt:
         """Return the part about some services, without the settings and the local edits."""
         some = {ident: service for ident, service in self.services.items() if ident in idents}
@@ -62,3 +70,12 @@ class Adopt(Edit):
         running = table.running.difference(self.services).union(self.running).intersection(services)
         local = table.local if self.local is None else self.local
         return Table(services, running, self.settings or table.settings, local)
+
+
+def with_known_rules(service: VirtualService, before: VirtualService | None) -> VirtualService:
+    """Return a service with the rules of the one before in place of equal ones, which need not be bound again. before:
+    None: there was none."""
+    if before is None or not before.rules:
+        return service
+    known = {rule: rule for rule in before.rules}
+    return evolve(service, rules=tuple([known.get(rule, rule) for rule in service.rules]))

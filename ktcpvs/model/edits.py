@@ -503,6 +503,46 @@ def _ident_of(edit: Edit) -> str | None:
     return getattr(edit, "ident", None)
 
 
+NO_CLUSTER = "this daemon is in no cluster; --cluster and --node make it a node of one"
+
+
+@frozen
+class DrainNode(Edit):
+    """Let a node of the cluster get no more clients, and drain. The table stays as it is.
+
+    delay: seconds for which it goes on accepting, while it says already that it is not ready.
+    """
+
+    name: ClassVar[str] = "drain-node"
+    node: str
+    delay: int = field(default=0, validator=in_range(0, DAY))
+
+    def apply(self, table: Table) -> Table:
+        raise BadValue(NO_CLUSTER)
+
+
+@frozen
+class UndrainNode(Edit):
+    """Let a node of the cluster accept clients again. The table stays as it is."""
+
+    name: ClassVar[str] = "undrain-node"
+    node: str
+
+    def apply(self, table: Table) -> Table:
+        raise BadValue(NO_CLUSTER)
+
+
+@frozen
+class ForgetNode(Edit):
+    """Forget a node of the cluster that is gone. The table stays as it is."""
+
+    name: ClassVar[str] = "forget-node"
+    node: str
+
+    def apply(self, table: Table) -> Table:
+        raise BadValue(NO_CLUSTER)
+
+
 START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
 """The services that a Load starts: none, those that were not in the table before, or all that it names."""
 

@@ -11,7 +11,18 @@ from typing import ClassVar
 from attrs import evolve, frozen
 
 from ktcpvs.errors import BadValue, Busy, Refusal
-from ktcpvs.model.edits import Confirm, Edit, EndLocal, Flush, Load, ReloadCertificates, Unload
+from ktcpvs.model.edits import (
+    Confirm,
+    DrainNode,
+    Edit,
+    EndLocal,
+    Flush,
+    ForgetNode,
+    Load,
+    ReloadCertificates,
+    UndrainNode,
+    Unload,
+)
 from ktcpvs.model.table import Table
 
 MAX_LOCAL_EDITS = 100
@@ -54,7 +65,7 @@ class Local(Edit):
             )
         if isinstance(edit, Unload | ReloadCertificates | EndLocal):
             raise BadValue(f"{edit.name} concerns this node only: leave out {option}")
-        if isinstance(edit, Confirm):
+        if isinstance(edit, Confirm | DrainNode | UndrainNode | ForgetNode):
             raise BadValue(f"{edit.name} concerns all nodes: leave out {option}")
 
 

@@ -181,7 +181,7 @@ def _meet(places: Iterable[Nodes | None], nodes: KnownNodes) -> str | None:
         unknown = sorted(name for name in common if name not in known)
         return f"perhaps {_on(unknown)}, whose labels are not known" if unknown else None
     labels = sorted(frozenset().union(*(one.labels for one in lists)) - nodes.labels)
-    return f"perhaps: no node that is alive has the label {labels[0]}" if labels else None
+    return f"perhaps on the same node, since none that is alive has the label {labels[0]}" if labels else None
 
 
 def _on(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredLock
 
-from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS
+from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS, Refusal
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
@@ -34,6 +34,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.tls_hosts import foreign_hosts
 from ktcpvs.model.warnings import warnings_about
+from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
@@ -102,7 +103,8 @@ class Director:
     with a server for each address of a name; other services are stopped in it. services: ident -> running service,
     including stopped ones that drain. draining: deleted services that drain. confirmation: of a table on trial; a node
     of a cluster puts the cluster's in its place. files: those that TLS needs. local_dropped: called with edits that do
-    not hold on this node any more, and why.
+    not hold on this node any more, and why. withdrawal: see `withdraw`. is_ending: it accepts neither edits nor clients
+    any more.
     """
 
     def __init__(
@@ -149,7 +151,8 @@ class Director:
         self.files.observe(self._files_replaced)
         self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
         self._forward: CarryOut | None = None
-        self._is_ending = False
+        self.is_ending = False
+        self.withdrawal = Withdrawal()
         self._lock: DeferredLock = DeferredLock()
 
     def start(self) -> None:
@@ -224,6 +227,19 @@ class Director:
             return await self._forward(edit)
         return await self._carry_out(edit, is_strict=self._is_strict)
 
+    async def check(self, edit: Edit, before: Table) -> tuple[Table, Sequence[str]]:
+        """Check an edit of another table than the one in force, as far as that is possible without carrying it out.
+
+        Returns the table after it, and the warnings about it. To be called within `between_edits`. Raises a Refusal.
+        """
+        if self.is_ending:
+            raise Busy("the daemon is ending")
+        self.confirmation.admit(edit)
+        after = edit.apply(before)
+        await self._check(before, after, self._is_strict)
+        self._check_addresses(before, after)
+        return after, self.warnings(edit, after)
+
     async def adopt(self, edit: Adopt) -> None:
         """Put in force what another node of a cluster has changed. To be called within `between_edits`. Raises a
         Refusal; then nothing has changed."""
@@ -236,7 +252,7 @@ class Director:
         return self.between_edits(lambda: self._pending.undo(carry_out, lambda: self.table.running))
 
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
-        if self._is_ending:
+        if self.is_ending:
             raise Busy("the daemon is ending")
         if isinstance(edit, ReloadCertificates):
             return await self._reload_certificates(edit)
@@ -247,10 +263,10 @@ class Director:
         except NoSuchServer as refusal:
             raise NoSuchServer(f"{refusal}{self._hint_at_name(edit)}") from None
         new, dropped = settled(new)
-        effective = localized(new)
-        await self._check(self.effective, effective, is_strict)
+        before, effective = self.effective, localized(new)
+        await self._check(before, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
-            self._check_addresses(old, new)
+            self._check_addresses(before, effective)
         warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
         runs = self._running_table(effective, self.resolution)
         preparation = await self._prepare(self.expanded, runs, is_strict)
@@ -299,7 +315,7 @@ class Director:
 
     def _running_table(self, table: Table, resolution: Resolution) -> Table:
         """Return what this node runs of a table."""
-        return expanded(self._placer.placed(table), resolution)
+        return self.withdrawal.applied_to(expanded(self._placer.placed(table), resolution))
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Start, change and stop services. Never raises. runs: the table that must run."""
@@ -307,7 +323,7 @@ class Director:
         self._commit(runs, preparation)
         await steps.wait("listeners before", self._wait_for_retired_listeners, preparation)
         is_sent = await steps.wait("other processes", self.processes.send, preparation.commands)
-        if not is_sent and not self._is_ending:
+        if not is_sent and not self.is_ending:
             steps.run("replace other processes", self.processes.replace_all)
 
     # Files of responses.
@@ -348,7 +364,7 @@ class Director:
         """Read files again that have changed, between two edits."""
 
         async def reload() -> None:
-            if not self._is_ending:
+            if not self.is_ending:
                 await self._reload_files(files)
 
         return self.between_edits(reload)
@@ -416,7 +432,7 @@ class Director:
         return self.between_edits(lambda: self._resolve(found))
 
     async def _resolve(self, found: Resolution) -> None:
-        if self._is_ending or self._forward is not None:
+        if self.is_ending or self._forward is not None:
             return
         resolution = {**self.resolution, **found}
         runs = self._running_table(self.effective, resolution)
@@ -424,6 +440,53 @@ class Director:
         preparation = await self._prepare(self.expanded, runs)
         preparation.commands = commands
         self.resolution = resolution
+        await self._put_in_force(runs, preparation)
+
+    # Services that accept no clients for a while.
+
+    def withdraw(self, is_withdrawn: bool) -> Deferred[Sequence[str]]:
+        """Stop all services without a change of the table, or start again those that it runs. Fires with the reasons
+        why some cannot be started, a line each; they stay withdrawn."""
+        return self.between_edits(lambda: self._withdraw(is_withdrawn))
+
+    async def _withdraw(self, is_withdrawn: bool) -> Sequence[str]:
+        if self.is_ending or self._forward is not None:
+            return ()
+        if is_withdrawn:
+            await self._set_withdrawal(Withdrawal(is_whole=True))
+            return ()
+        running = self.effective.running
+        held = running if self.withdrawal.is_whole else self.withdrawal.idents & running
+        if Withdrawal(idents=held) != self.withdrawal:
+            await self._set_withdrawal(Withdrawal(idents=held))  # which starts nothing
+        return await self._release([ident for ident in self.effective.services if ident in held])
+
+    async def _release(self, idents: Sequence[str]) -> Sequence[str]:
+        """Start services that are withdrawn; if that is refused, all but those at fault. Returns the reasons."""
+        try:
+            await self._set_withdrawal(Withdrawal(idents=self.withdrawal.idents.difference(idents)))
+            return ()
+        except Refusal as refusal:
+            if len(idents) == 1:
+                named = f"service {idents[0]}: "
+                return [f"{named}{str(refusal).removeprefix(named)}"]
+        middle = len(idents) // 2
+        return [*await self._release(idents[:middle]), *await self._release(idents[middle:])]
+
+    def set_withdrawal(self, withdrawal: Withdrawal) -> Deferred[None]:
+        """Withdraw as the director of other processes has decided."""
+        return self.between_edits(lambda: self._set_withdrawal(withdrawal))
+
+    async def _set_withdrawal(self, withdrawal: Withdrawal) -> None:
+        """Raises a Refusal; then nothing has changed."""
+        former, self.withdrawal = self.withdrawal, withdrawal
+        try:
+            runs = self._running_table(self.effective, self.resolution)
+            preparation = await self._prepare(self.expanded, runs)
+        except BaseException:
+            self.withdrawal = former
+            raise
+        preparation.commands = self.processes.commands_to_withdraw(withdrawal)
         await self._put_in_force(runs, preparation)
 
     # Checks and preparation: all that can fail. Nothing is changed yet.
@@ -599,7 +662,7 @@ class Director:
         sockets_taken: address -> number of the sockets there that the other daemon uses, if it does not use all; the
         others are closed a few seconds later.
         """
-        self._is_ending = True
+        self.is_ending = True
         self.context.steps.run("files of TLS", self.files.stop)
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
         left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
@@ -621,10 +684,14 @@ class Director:
         """Accept no more edits, close all listeners, and let connections drain. The saved table does not change."""
         if not self.context.is_accepting:
             self.hand_over({})  # the sockets still belong to the old daemon
-        self._is_ending = True
+        self.is_ending = True
         for ident, service in self.services.items():
             self.context.steps.run(f"service {ident}: stop", service.stop)
         self.processes.end()
+
+    def count_clients(self) -> int:
+        """Return the number of clients of all processes, those of services that drain included."""
+        return sum(service.clients.in_all for service in (*self.services.values(), *self.draining))
 
     def count_draining(self) -> int:
         """Return the number of client connections, or of worker processes, that have not ended."""

@@ -12,6 +12,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.table import Table
+from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.tls_file_store import Update
@@ -44,6 +45,9 @@ class ServingProcesses(Protocol):
 
     def commands_for_names(self, found: Resolution) -> Any:
         """Return the commands with which `send` has other processes use these addresses of names."""
+
+    def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:
+        """Return the commands with which `send` has other processes withdraw services."""
 
     def pass_files(self, update: Update) -> None:
         """Have other processes use these files of TLS; `send` passes them, before the edit that needs them."""
@@ -127,6 +131,9 @@ class SingleProcess:
         return None
 
     def commands_for_names(self, found: Resolution) -> Any:
+        return None
+
+    def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:
         return None
 
     def pass_files(self, update: Update) -> None:

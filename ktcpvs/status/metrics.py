@@ -14,6 +14,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 STATES = ("up", "down", "ejected", "draining", "standby", "maintenance")
 
+NODE_STATES = ("ok", "behind", "refused", "leaving", "draining", "drained", "gone", "unknown")
+
 GAUGE, COUNTER = "gauge", "counter"
 
 _OF_SERVICE = (
@@ -73,6 +75,8 @@ def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
         samples = (f"{{{labels}}} {process[name]!r}\n" for labels, process in processes)
         yield from _format_metric(f"ktcpvs_process_{metric}", kind, meaning, samples)
     yield from _format_certificates(snapshot["certificates"])
+    if snapshot["cluster"] is not None:
+        yield from _format_cluster(snapshot["cluster"])
     yield from _format_services(services)
     servers = [
         (_format_labels(service=service["ident"], server=row["address"], role="server"), row)
@@ -108,6 +112,33 @@ def _format_certificates(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
         GAUGE,
         "1: the newest version of the file cannot be used, and the one before is in use; 0: it is in use.",
         (f"{{{labels}}} {int(bool(row['error']))}\n" for labels, row in rows),
+    )
+
+
+def _format_cluster(cluster: dict[str, Any]) -> Iterator[bytes]:
+    for name, kind, value, meaning in (
+        ("connected", GAUGE, int(cluster["connected"]), "1: this node follows the cluster, 0: it does not reach etcd."),
+        ("revision", GAUGE, cluster["revision"], "Revision of the cluster's table in etcd, as this node knows it."),
+        ("applied_revision", GAUGE, cluster["applied"], "Revision of the cluster's table that this node runs."),
+        ("etcd_requests_total", COUNTER, cluster["requests"]["total"], "Requests to etcd."),
+        (
+            "etcd_errors_total",
+            COUNTER,
+            cluster["requests"]["errors"],
+            "Requests to etcd that failed or were refused.",
+        ),
+        ("etcd_request_seconds_total", COUNTER, cluster["requests"]["seconds"], "Time that requests to etcd took."),
+    ):
+        yield from _format_metric(f"ktcpvs_cluster_{name}", kind, meaning, [f" {value!r}\n"])
+    yield from _format_metric(
+        "ktcpvs_cluster_node_state",
+        GAUGE,
+        "1 for the current state of a node, 0 for the others.",
+        (
+            f"{{{_format_labels(node=node['node'], state=state)}}} {int(node['state'] == state)}\n"
+            for node in cluster["nodes"]
+            for state in NODE_STATES
+        ),
     )
 
 

@@ -21,9 +21,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from ktcpvs.errors import shorten
+from ktcpvs.errors import BadValue, shorten
 from ktcpvs.status.host_names import is_host_name, refused_host
 from ktcpvs.status.metrics import CONTENT_TYPE, format_metrics
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.shared_value import SharedValue
 from ktcpvs.status.summary import summarize
 from ktcpvs.system.log import EventLog
@@ -54,6 +55,9 @@ STATIC = {
     b"/page.css": ("page.css", "text/css; charset=utf-8"),
     b"/page.js": ("page.js", "text/javascript; charset=utf-8"),
 }
+
+READY = b"/ready"
+"""Whether load balancers in front should send clients: 200, or 503 with the reason."""
 
 HEADERS = {
     b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -102,8 +106,17 @@ class RenderedStatus:
     async def _take_snapshot(self) -> dict[str, Any]:
         stats = await maybeDeferred(self._switch.view, "stats", None)
         certificates = await maybeDeferred(self._switch.view, "certificates", None)
+        nodes = await self._read_nodes()
         processes = {name: usage(pid) for name, pid in self._switch.processes().items()}
-        return summarize(stats, certificates, time.time(), self._started, processes)
+        return summarize(stats, certificates, time.time(), self._started, processes, nodes)
+
+    async def _read_nodes(self) -> dict[str, Any] | None:
+        """Return the nodes of the cluster; None: this daemon is in none."""
+        try:
+            nodes: dict[str, Any] = await maybeDeferred(self._switch.view, "nodes", None)
+        except BadValue:
+            return None
+        return nodes
 
     async def _render_in_thread(self, render: Callable[[dict[str, Any]], Iterator[bytes]]) -> bytes:
         return await self._thread.call(_render, render, await self._snapshot.get())
@@ -192,13 +205,14 @@ class StatusResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, rendered: RenderedStatus, hosts: Sequence[str], log: EventLog) -> None:
+    def __init__(self, rendered: RenderedStatus, hosts: Sequence[str], log: EventLog, readiness: Readiness) -> None:
         """hosts: names under which the status is served, besides IP addresses and localhost."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._rendered = rendered
         self._hosts = hosts
         self._readers = BodyReaders()
         self._log = log
+        self._readiness = readiness
         folder = files("ktcpvs.status") / "page"
         self._static = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in STATIC.items()}
         self._live = {b"/metrics": CONTENT_TYPE, b"/api/v1/status": "application/json; charset=utf-8"}
@@ -216,11 +230,14 @@ class StatusResource(Resource):
         if request.path in self._static:
             body, kind = self._static[request.path]
             return _set_body(request, body, kind)
+        if request.path == READY:
+            why = self._readiness.why_not()
+            return _text_response(request, 503 if why else 200, why or "ready")
         if request.path in self._live:
             self._respond(request)
             return NOT_DONE_YET
         return _text_response(
-            request, 404, f"Not found; the paths are: {b', '.join((*self._static, *self._live)).decode()}"
+            request, 404, f"Not found; the paths are: {b', '.join((*self._static, *self._live, READY)).decode()}"
         )
 
     def _refuse_host(self, request: Request) -> bytes | None:
@@ -317,11 +334,14 @@ class StatusFactory(Site):
     noisy = False
     protocol: Any = _StatusChannel
 
-    def __init__(self, switch: Switch, hosts: Sequence[str], log: EventLog, reactor: Any) -> None:
+    def __init__(self, switch: Switch, hosts: Sequence[str], log: EventLog, reactor: Any, readiness: Readiness) -> None:
         """hosts: see StatusResource."""
         self._rendered = RenderedStatus(switch, reactor)
         super().__init__(  # type: ignore[no-untyped-call]
-            StatusResource(self._rendered, hosts, log), requestFactory=_Request, timeout=MAX_LIFETIME, reactor=reactor
+            StatusResource(self._rendered, hosts, log, readiness),
+            requestFactory=_Request,
+            timeout=MAX_LIFETIME,
+            reactor=reactor,
         )
         self.channels: set[_StatusChannel] = set()
 

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.errors import CannotListen
 from ktcpvs.status.address import StatusAddress
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob
 
@@ -23,7 +24,13 @@ class StatusListener:
     """Opens and closes the status server. address: None: there is none, and all methods do nothing."""
 
     def __init__(
-        self, address: StatusAddress | None, hosts: Sequence[str], switch: Any, log: EventLog, reactor: Any
+        self,
+        address: StatusAddress | None,
+        hosts: Sequence[str],
+        switch: Any,
+        log: EventLog,
+        reactor: Any,
+        readiness: Readiness,
     ) -> None:
         """hosts: names under which the status is served, besides IP addresses and localhost. switch: see
         ktcpvs.status.server."""
@@ -32,6 +39,7 @@ class StatusListener:
         self._switch = switch
         self._log = log
         self._reactor = reactor
+        self._readiness = readiness
         self._port: Any = None
         self._factory: Any = None
         self._retries = PeriodicJob(reactor, self._open_if_free, self._retry_failed, RETRY_INTERVAL)
@@ -43,7 +51,7 @@ class StatusListener:
             return
         from ktcpvs.status.server import StatusFactory  # imported only where the status is served
 
-        self._factory = StatusFactory(self._switch, self._hosts, self._log, self._reactor)
+        self._factory = StatusFactory(self._switch, self._hosts, self._log, self._reactor, self._readiness)
         try:
             self._port = self._reactor.listenTCP(address.port, self._factory, BACKLOG, address.host)
         except CannotListenError as error:

@@ -13,6 +13,8 @@ from ktcpvs.system.processes import Usage
 _OF_SERVICE = ("ident", "running", "here", "on", "scheduler", "listen", "listeners", "maxclients", "stats")
 _OF_SERVER = ("address", "name", "weight", "maxconn", "max_pending", "priority", "stats", "health")
 _OF_RULE = ("pattern", "match", "name", "servers", "weights", "action", "modifiers")
+_OF_CLUSTER = ("node", "connected", "problem", "revision", "applied", "requests")
+_OF_NODE = ("node", "state", "drain", "revision", "version", "connections", "since", "errors")
 _OF_CERTIFICATE = ("use", "file", "names", "subject", "kind", "not_after", "services", "error", "warning")
 
 
@@ -22,10 +24,12 @@ def summarize(
     now: float,
     started: float,
     processes: dict[str, Usage | None],
+    nodes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the data as one snapshot.
 
-    stats, certificates: the views of these names. now, started: seconds since 1970. processes: name -> usage.
+    stats, certificates: the views of these names. now, started: seconds since 1970. processes: name -> usage. nodes:
+    the view of this name; None: this daemon is in no cluster.
     """
     return {
         "version": stats["version"],
@@ -38,8 +42,15 @@ def summarize(
             if used is not None
         ],
         "certificates": [_select(certificate, _OF_CERTIFICATE) for certificate in certificates],
+        "cluster": _summarize_cluster(nodes) if nodes is not None else None,
         "services": [_summarize_service(service) for service in stats["services"]],
     }
+
+
+def _summarize_cluster(nodes: dict[str, Any]) -> dict[str, Any]:
+    data = _select(nodes, _OF_CLUSTER)
+    data["nodes"] = [{name: node.get(name) for name in _OF_NODE} for node in nodes["nodes"]]
+    return data
 
 
 def _summarize_service(service: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ktcpvs.control.server import Switch
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
-from ktcpvs.model.edits import Edit
+from ktcpvs.model.edits import NO_CLUSTER, DrainNode, Edit, ForgetNode, UndrainNode
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
@@ -23,8 +23,11 @@ from ktcpvs.workers.merged_views import MergedViews
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
 if TYPE_CHECKING:
-    from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
+    from ktcpvs.cluster.administration import ClusterAdministration  # needs treq, which the core does not install
     from ktcpvs.cluster.editing import ClusterEdits
+
+NODE_VIEWS = ("nodes", "cluster_stats", "cluster_connections")
+"""The views that only a node of a cluster has."""
 
 
 class OwnSwitch:
@@ -34,26 +37,32 @@ class OwnSwitch:
         self,
         director: Director,
         views: Views | MergedViews,
-        cluster: Cluster | None = None,
         shared_edits: ClusterEdits | None = None,
+        administration: ClusterAdministration | None = None,
     ) -> None:
-        """cluster: of which this daemon is a node; None: there is none. shared_edits: carries out edits in the whole
-        cluster; None: edits are this daemon's own."""
+        """shared_edits: carries out edits in the whole cluster; None: edits are this daemon's own. administration:
+        of the cluster's nodes; None: this daemon is in none."""
         self.context = director.context
-        self.submit: Callable[[Edit], Deferred[Sequence[str]]] = partial(_submit_alone, director)
+        self._submit: Callable[[Edit], Deferred[Sequence[str]]] = partial(_submit_alone, director)
         if shared_edits is not None:
-            self.submit = lambda edit: Deferred.fromCoroutine(shared_edits.submit(edit))
+            self._submit = lambda edit: Deferred.fromCoroutine(shared_edits.submit(edit))
         self._views = views
-        self._cluster = cluster
+        self._administration = administration
         self.explain = Explainer(director, views).explain
+
+    def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
+        """See control.server.Switch."""
+        if self._administration is not None and isinstance(edit, DrainNode | UndrainNode | ForgetNode):
+            return Deferred.fromCoroutine(self._administration.carry_out(edit))
+        return self._submit(edit)
 
     def view(self, name: str, ident: str | None) -> Any:
         """See control.server.Switch."""
-        if name != "nodes":
+        if name not in NODE_VIEWS:
             return self._views.view(name, ident)
-        if self._cluster is None:
-            raise BadValue("this daemon is in no cluster; --cluster and --node make it a node of one")
-        return self._cluster.nodes()
+        if self._administration is None:
+            raise BadValue(NO_CLUSTER)
+        return self._administration.view(name, ident)
 
 
 def _submit_alone(director: Director, edit: Edit) -> Deferred[Sequence[str]]:

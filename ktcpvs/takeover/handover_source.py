@@ -121,8 +121,7 @@ class HandoverSource:
         found = [(self._control, SocketRecord(CONTROL, file=file_of(self._control)))]
         found += [(sock, SocketRecord(ACTIVATED)) for sock in self._sockets.activated]
         addresses = []
-        runs = director.effective
-        for service in runs:
+        for service in director.effective:
             for address, socks in director.sockets_of(service.ident).items() if service.ident in running else ():
                 if self._sockets.find_activated(address) is None:
                     at = "" if address == service.address else str(address)

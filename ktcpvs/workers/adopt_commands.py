@@ -1,9 +1,10 @@
-"""What a node of a cluster adopts, as commands to its workers."""
+"""What a node of a cluster adopts, and the services that it withdraws, as commands to its workers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from ktcpvs.control import commands as control_commands
 from ktcpvs.control.edit_commands import CommandCall
@@ -12,6 +13,7 @@ from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
+from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.workers import commands
 
 
@@ -25,9 +27,24 @@ def adopt_commands(edit: Adopt) -> Sequence[CommandCall]:
         "settings": None if edit.settings is None else write_settings(edit.settings.described()),
         "order": list(edit.order),
     }
+    return [*_uploads(data), (commands.Adopt, {})]
+
+
+def withdraw_commands(withdrawal: Withdrawal) -> Sequence[CommandCall]:
+    """Return the commands that ask a worker to withdraw services."""
+    data = {"is_whole": withdrawal.is_whole, "idents": sorted(withdrawal.idents)}
+    return [*_uploads(data), (commands.Withdraw, {})]
+
+
+def _uploads(data: dict[str, Any]) -> Sequence[CommandCall]:
     pages = enumerate(split_pages(json.dumps(data)))
-    uploads = [(control_commands.Upload, {"page": page, "first": number == 0}) for number, page in pages]
-    return [*uploads, (commands.Adopt, {})]
+    return [(control_commands.Upload, {"page": page, "first": number == 0}) for number, page in pages]
+
+
+def read_withdrawal(data: bytes) -> Withdrawal:
+    """Return the withdrawal that was uploaded."""
+    given = json.loads(data)
+    return Withdrawal(given["is_whole"], frozenset(given["idents"]))
 
 
 def read_adopt(data: bytes) -> Adopt:

@@ -38,6 +38,10 @@ class Adopt(amp.Command):
     """Replace some services as another node of the cluster has them; Upload has brought what."""
 
 
+class Withdraw(amp.Command):
+    """Stop services without a change of the table, or start them again; Upload has brought which."""
+
+
 class StartAccepting(amp.Command):
     """Accept clients from now on."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from ktcpvs.inspect.views import Views
-from ktcpvs.workers import merged
+from ktcpvs.model import added_views
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
 
@@ -29,10 +29,10 @@ class MergedViews:
         return own
 
     async def _stats(self, ident: str | None, own: Any) -> Any:
-        return merged.stats(own, [answer for _, answer in await self._of_all("stats", ident)])
+        return added_views.stats(own, [answer for _, answer in await self._of_all("stats", ident)])
 
     async def _connections(self, ident: str | None) -> Any:
-        return merged.connections(await self._of_all("connections", ident))
+        return added_views.connections(await self._of_all("connections", ident))
 
     async def _of_all(self, name: str, ident: str | None) -> list[tuple[int, Any]]:
         """(number of the worker, its view) for each worker that answers."""

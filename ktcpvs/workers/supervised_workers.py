@@ -24,6 +24,7 @@ from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import TLSFile
+from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import edits_for
 from ktcpvs.services.running import RunningService
@@ -31,7 +32,7 @@ from ktcpvs.services.tls_file_store import Update
 from ktcpvs.system.sockets import close_listener, release_listener
 from ktcpvs.system.tls_files import Contents, encode
 from ktcpvs.workers import commands
-from ktcpvs.workers.adopt_commands import adopt_commands
+from ktcpvs.workers.adopt_commands import adopt_commands, withdraw_commands
 from ktcpvs.workers.commands import DropFile
 from ktcpvs.workers.shared_counters import CounterKey, SlotAllocator
 from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
@@ -65,6 +66,7 @@ class SupervisedWorkers:
         self._dropped_files: list[TLSFile] = []
         self._tickets: CommandCall | None = None  # passes the secrets of session tickets
         self._ready: Deferred[None] | None = None
+        self._withdrawal = Withdrawal()
 
     def start(self) -> None:
         self._workers.start()
@@ -89,6 +91,10 @@ class SupervisedWorkers:
         return [
             (commands.SetAddresses, {"host": host, "addresses": list(addresses)}) for host, addresses in found.items()
         ]
+
+    def commands_to_withdraw(self, withdrawal: Withdrawal) -> Sequence[CommandCall]:
+        self._withdrawal = withdrawal
+        return withdraw_commands(withdrawal)
 
     def pass_files(self, update: Update) -> None:
         self._files |= update.contents
@@ -201,6 +207,9 @@ class SupervisedWorkers:
                 labels=sorted(self._context.node.labels),
             )
         ]
+        if self._withdrawal != Withdrawal():  # before the edits, for whose services there are no sockets
+            asked = withdraw_commands(self._withdrawal)
+            answers += [worker.call(command, **arguments) for command, arguments in asked]
         answers += self._send_slots(worker, self._slots.slots)
         passed = [*_file_calls(self._files), *([] if self._tickets is None else [self._tickets])]
         answers += [worker.call(command, **arguments) for command, arguments in passed]

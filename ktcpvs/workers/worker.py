@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
-from ktcpvs.workers.adopt_commands import read_adopt
+from ktcpvs.workers.adopt_commands import read_adopt, read_withdrawal
 from ktcpvs.workers.commands import LINK_DESCRIPTOR
 from ktcpvs.workers.shared_counters import CounterKey, SharedCounters
 
@@ -89,6 +89,18 @@ class SupervisorLink(Administrator):
     def fileDescriptorReceived(self, descriptor: int) -> None:
         amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
 
+    def _after_edits(self, begin: Callable[[], Deferred[None]]) -> Deferred[dict[str, Any]]:
+        """Call `begin` after the edits of earlier commands. Fires with an empty response when it is done."""
+
+        async def begun() -> Deferred[None]:
+            return begin()
+
+        async def work() -> dict[str, Any]:
+            await (await self.in_order(begun))
+            return {}
+
+        return Deferred.fromCoroutine(work())
+
     @commands.Begin.responder
     def begin(
         self, key: bytes, processes: int, index: int, descriptor: int, is_accepting: bool, node: str, labels: list[str]
@@ -103,8 +115,13 @@ class SupervisorLink(Administrator):
 
     @commands.Adopt.responder
     def adopt(self) -> Deferred[dict[str, Any]]:
-        upload = self.take_upload()
-        return self.submit(lambda: read_adopt(bytes(upload or b"")))
+        upload = bytes(self.take_upload() or b"")
+        return self.submit(lambda: read_adopt(upload).reusing(self._worker.director.table), len(upload))
+
+    @commands.Withdraw.responder
+    def withdraw(self) -> Deferred[dict[str, Any]]:
+        withdrawal = read_withdrawal(bytes(self.take_upload() or b""))
+        return self._worker.director.set_withdrawal(withdrawal).addCallback(lambda _: {})
 
     @commands.StartAccepting.responder
     def start_accepting(self) -> dict[str, Any]:
@@ -122,14 +139,16 @@ class SupervisorLink(Administrator):
         return {}
 
     @commands.UpdateHealth.responder
-    def update_health(self, servers: list[dict[str, Any]]) -> dict[str, Any]:
-        for server in servers:
-            self._worker.director.set_health(**server)
-        return {}
+    def update_health(self, servers: list[dict[str, Any]]) -> Deferred[dict[str, Any]]:
+        async def update() -> None:
+            for server in servers:
+                self._worker.director.set_health(**server)
+
+        return self._after_edits(lambda: self._worker.director.between_edits(update))
 
     @commands.SetAddresses.responder
     def set_addresses(self, host: str, addresses: list[str]) -> Deferred[dict[str, Any]]:
-        return self._worker.director.resolved({host: tuple(addresses)}).addCallback(lambda _: {})
+        return self._after_edits(lambda: self._worker.director.resolved({host: tuple(addresses)}))
 
     @commands.PassFile.responder
     def pass_file(self, use: str, path: str, page: bytes, is_first: bool, is_last: bool) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_the_key_of_a_service(ident: str, generation: int) -> None:
 
 
 def test_other_values_are_read_as_they_were_written() -> None:
-    report = NodeReport("x", 7, ("cannot listen",), "1.0", 3, 5, 2, ("edge", "eu"))
+    report = NodeReport("x", 7, ("cannot listen",), "1.0", 3, 5, 2, labels=("edge", "eu"))
     assert decode_report(encode_report(report)) == report
     older = {name: value for name, value in json.loads(encode_report(report)).items() if name != "labels"}
     assert decode_report(json.dumps(older).encode()) == evolve(report, labels=())

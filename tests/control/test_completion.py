@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from e2e.harness import write_tcpvsadm
 
-from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS
+from ktcpvs.control.command_table import COMMAND_OF_NAME
+from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, SCOPES
 from ktcpvs.model.service import OPTIONS as SERVICE_OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,9 @@ DAEMON = f"""#!{sys.executable}
 from ktcpvs.daemon import run
 run()
 """
+
+OF_NODES = {"confirm", "end-local", "reload-certificates", "drain-node", "undrain-node", "forget-node"}
+"""Commands that concern this node, or all of them: the daemon refuses --local with these."""
 
 TABLE = """
 Virtual web {
@@ -137,7 +141,8 @@ def bash(environment: dict[str, str]) -> Iterator[Shell]:
 def others(command: str, *given: str) -> set[str]:
     """The long options that can still be given."""
     taken = COMMANDS[command]
-    return {f"--{name}" for name in (*taken.required, *taken.optional, *GLOBAL) if name not in given}
+    scopes = SCOPES if (command in COMMAND_OF_NAME or command == "restore") and command not in OF_NODES else ()
+    return {f"--{name}" for name in (*taken.required, *taken.optional, *GLOBAL, *scopes) if name not in given}
 
 
 def named() -> set[str]:

@@ -22,6 +22,7 @@ from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edits import Edit
+from ktcpvs.model.local_edits import Local
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
@@ -79,7 +80,7 @@ def ask(daemon: Daemon) -> Ask:
 
 def test_every_edit_has_its_command_and_its_responder() -> None:
     for edit in Edit.__subclasses__():
-        if edit is Adopt:  # no administrator asks for it
+        if edit in (Adopt, Local):  # no administrator asks for the one, and the command Scope makes the other
             continue
         command = commands.OF_EDIT[edit.__name__]
         assert issubclass(command, amp.Command)
@@ -137,6 +138,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
     assert answer["services"] == [
         {
             "ident": "web",
+            "local": [],
             "listen": "127.0.0.1:8081",
             "listeners": [
                 {"listen": "127.0.0.1:8081", "tls": False, "on": None, "here": True},
@@ -501,7 +503,7 @@ def test_a_configuration_that_is_not_text(ask: Ask) -> None:
 
 
 def test_an_unknown_view(ask: Ask) -> None:
-    with pytest.raises(errors.BadValue, match="there are: table, stats"):
+    with pytest.raises(errors.BadValue, match="there are: table, configured, stats"):
         ask(lambda s: s.read("nope"))
 
 

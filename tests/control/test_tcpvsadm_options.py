@@ -38,60 +38,64 @@ COLUMNS = (
         "only",
         "numeric",
     ),
-    *("views", "json"),
+    *("views", "json", "delay", "all-nodes"),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
-drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
-ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .
-add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .
-edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .
-move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o
-certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-reload-certificates  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o
+top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
+drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
+ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
+add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .
+edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .
+move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .
+confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .
+diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
+explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .
+certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
+reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
+drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .
+undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
 ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
-FLAGS = (*SCOPES, "allow-empty", "wait", "wait-nodes", "only", "numeric", *VIEWS, "json")
+FLAGS = (*SCOPES, "allow-empty", "wait", "wait-nodes", "only", "numeric", *VIEWS, "json", "all-nodes")
 VALUES = {
     "weight": "2",
     "match": "1",
     "maxclients": "9",
     "port": "80",
     "maxconn": "3",
+    "delay": "9",
     "header": "A: b",
     "confirm": "60s",
 }
@@ -101,6 +105,7 @@ WORDS = {
     "add-rule": ["host", "a.example", "use", "respond", "403"],
     "del-rule": ["host", "a.example"],
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
+    **{name: ["NODE"] for name in ("drain-node", "undrain-node", "forget-node")},
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
 

@@ -287,6 +287,21 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         [request_box(b"ReloadCertificates")],
         edits.ReloadCertificates(),
     ),
+    "DrainNode": (
+        lambda switch: switch.drain_node("a", 30),
+        [request_box(b"DrainNode", delay=b"30", node=b"a")],
+        edits.DrainNode("a", 30),
+    ),
+    "UndrainNode": (
+        lambda switch: switch.undrain_node("a"),
+        [request_box(b"UndrainNode", node=b"a")],
+        edits.UndrainNode("a"),
+    ),
+    "ForgetNode": (
+        lambda switch: switch.forget_node("a"),
+        [request_box(b"ForgetNode", node=b"a")],
+        edits.ForgetNode("a"),
+    ),
 }
 """A call of the client, the boxes that it sends, and the edit that the daemon carries out."""
 

@@ -178,7 +178,9 @@ def test_two_services_with_one_address(nodes: Nodes) -> None:
         nodes.b.call("start", "two")
     nodes.b.call("edit_service", "two", listen=f"{AT_A}:{port} on label:new")
     nodes.b.call("edit_service", "one", listen=f"{AT_A}:{port} on label:edge")
-    with pytest.raises(CannotListen, match=r"perhaps: no node that is alive has the label new: give one of them"):
+    with pytest.raises(
+        CannotListen, match=r"perhaps on the same node, since none that is alive has the label new: give one"
+    ):
         nodes.b.call("start", "two")
 
 
@@ -240,6 +242,18 @@ def test_a_node_with_other_labels_runs_other_services(nodes: Nodes, web: list[Ng
         nodes.replace_b("core")
     wait_for(lambda: connects(AT_B, core), "node b to serve what is for its old label")
     assert not connects(AT_B, edge)
+
+
+def test_an_edit_of_the_place_on_one_node_only(nodes: Nodes, web: list[Nginx]) -> None:
+    port = free_port()
+    nodes.a.call("add_service", "web", listen=[f"{AT_A}:{port} on a", f"{AT_B}:{port} on b"], scheduler="phttp")
+    nodes.a.call("add_server", "web", web[0].address)
+    nodes.a.adm("--start", "-i", "web", "--wait-nodes")
+    nodes.a.adm("-E", "-i", "web", "on=b", "--local")
+    assert (connects(AT_A, port), connects(AT_B, port)) == (False, True)
+    assert (service(nodes.a, "web")["here"], service(nodes.b, "web")["on"]) == (False, None)
+    nodes.a.adm("--end-local")
+    assert connects(AT_A, port)
 
 
 def test_a_worker_that_is_replaced_runs_the_same(nodes: Nodes, web: list[Nginx]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from servers import (
     LOOPBACK,
+    Nginx,
     SocketServer,
     answers,
     dial,
@@ -459,6 +460,31 @@ def test_workers_that_die_are_replaced(daemon: Daemon, serve: Serve, stack: cont
         wait_for(lambda: daemon.active("s") == 0)
         assert greeted(port) == ({"1", "2"} if turn % 2 == 0 else {"1"})
     wait_for(lambda: daemon.descriptors() <= before, f"the descriptors of {daemon.pid} to be {before}")
+
+
+def test_a_new_worker_knows_which_servers_are_down(daemon: Daemon, web: list[Nginx]) -> None:
+    """Also when the table is so long that the worker reads it in a thread: the health comes right behind it."""
+    (bad, good), port = web[:2], free_port()
+    good.file("healthy", 100)
+    options = "check_interval = 1 check_timeout = 5 check_rise = 1 check_fall = 1"
+    check = f'check = http "/files/healthy" expect 200 {options}'
+    service = f"Virtual s {{ listen = {LOOPBACK}:{port} scheduler = wlc {check}"
+    rules = "".join(f'rule = pattern "^/{number}/" use server {good.address}\n' for number in range(2000))
+    other = f"Virtual long {{ listen = {LOOPBACK}:{free_port()} scheduler = phttp server = {good.address}\n{rules}}}\n"
+    text = f"{other}{service} server = {bad.address} server = {good.address} }}\n"
+    daemon.call("load", text, start="all")
+    wait_for(lambda: [row["health"]["state"] for row in daemon.stats("s")["servers"]] == ["down", "up"], "the check")
+    pids = tuple(daemon.workers())
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    daemon.wait_until_workers_serve(but=pids)
+    request = b"GET /hello HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    names = set()
+    for _ in range(40):
+        with dial((LOOPBACK, port)) as client:
+            client.sendall(request)
+            names.add(read_all(client).partition(b"\r\n\r\n")[2].split()[0].decode())
+    assert names == {good.name}
 
 
 @pytest.mark.long

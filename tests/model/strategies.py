@@ -41,12 +41,14 @@ from ktcpvs.model.edits import (
     DeleteService,
     Deny,
     Drain,
+    DrainNode,
     Edit,
     EditRule,
     EditServer,
     EditService,
     EndLocal,
     Flush,
+    ForgetNode,
     Load,
     Maintenance,
     MoveRule,
@@ -55,6 +57,7 @@ from ktcpvs.model.edits import (
     Set,
     StartService,
     StopService,
+    UndrainNode,
     Unload,
 )
 from ktcpvs.model.header_edits import HeaderEdit, header_edit_of
@@ -606,6 +609,9 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
         ReloadCertificates: st.just(ReloadCertificates()),
         EndLocal: st.builds(EndLocal, some),
         Local: st.builds(Local, st.one_of(st.builds(Drain, server, some), st.builds(StopService, some)), st.booleans()),
+        DrainNode: st.builds(DrainNode, st.sampled_from(("a", "b.c")), st.integers(0, 9)),
+        UndrainNode: st.builds(UndrainNode, st.sampled_from(("a", "b.c"))),
+        ForgetNode: st.builds(ForgetNode, st.sampled_from(("a", "b.c"))),
         Load: st.builds(
             lambda table, start: Load(table.services, table.settings, start=start),
             tables(max_services=2),

@@ -37,3 +37,18 @@ def test_a_worker_reads_what_its_supervisor_has_sent(old: Table, new: Table) -> 
         *uploads, _ = adopt_commands(adopt)
         assert uploads[0][1]["first"]
         assert read_adopt(b"".join(arguments["page"] for _, arguments in uploads)) == adopt
+
+
+@given(tables())
+def test_equal_rules_are_the_same_objects_again(table: Table) -> None:
+    """So that their schedulers need not be bound again."""
+    everything = Adopt(dict(table.services), table.running)
+    *uploads, _ = adopt_commands(everything)
+    read = read_adopt(b"".join(arguments["page"] for _, arguments in uploads))
+    reused = read.reusing(table)
+    assert reused == read
+    for ident, service in table.services.items():
+        found = reused.services[ident]
+        assert found is not None
+        known = {id(rule) for rule in service.rules}
+        assert all(id(rule) in known for rule in found.rules)

@@ -45,12 +45,14 @@ from ktcpvs.model.edits import (
     DeleteService,
     Deny,
     Drain,
+    DrainNode,
     Edit,
     EditRule,
     EditServer,
     EditService,
     EndLocal,
     Flush,
+    ForgetNode,
     Load,
     Maintenance,
     MoveRule,
@@ -59,6 +61,7 @@ from ktcpvs.model.edits import (
     Set,
     StartService,
     StopService,
+    UndrainNode,
     Unload,
 )
 from ktcpvs.model.language.parser import parse
@@ -152,13 +155,21 @@ SAMPLES = {
     EndLocal: [EndLocal(), EndLocal("web")],
     Adopt: [Adopt({"mail": None, "web": CHANGED}, frozenset({"web"})), Adopt({}, settings=Settings(debug_level=1))],
     ReloadCertificates: [ReloadCertificates()],
+    DrainNode: [DrainNode("a", 5)],
+    UndrainNode: [UndrainNode("a")],
+    ForgetNode: [ForgetNode("a")],
     Load: [Load({}), Load({"mail": MAIL, "web": CHANGED}, Settings(debug_level=1))],
 }
 """Edits that change TABLE or IDLE."""
 
 
+OF_NODES = (DrainNode, UndrainNode, ForgetNode)
+"""Edits of a cluster's nodes, which only a node carries out."""
+
 each_sample = pytest.mark.parametrize(
-    "edit", [edit for some in SAMPLES.values() for edit in some], ids=lambda edit: edit.name
+    "edit",
+    [edit for some in SAMPLES.values() for edit in some if not isinstance(edit, OF_NODES)],
+    ids=lambda edit: edit.name,
 )
 
 
@@ -211,6 +222,12 @@ def test_every_sample_changes_something(edit):
 
     changes = applied(TABLE) != TABLE or applied(IDLE) != IDLE
     assert changes == (not isinstance(edit, Confirm | ReloadCertificates)), "these leave the table as it is"
+
+
+@pytest.mark.parametrize("kind", OF_NODES)
+def test_edits_of_nodes_are_refused_outside_of_a_cluster(kind):
+    with pytest.raises(BadValue, match="this daemon is in no cluster; --cluster and --node make it a node of one"):
+        SAMPLES[kind][0].apply(TABLE)
 
 
 def test_an_edit_without_apply_is_a_mistake():

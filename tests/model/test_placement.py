@@ -86,7 +86,7 @@ TWO = "Virtual one {{ listen = 10.0.0.5:80 {} }} Virtual two {{ listen = 10.0.0.
         ("on label:edge", "on a", "on a"),
         ("on label:edge", "", "on a"),
         ("on label:core", "on = label:core, a", "on b"),
-        ("on label:edge", "on label:new", "perhaps: no node that is alive has the label new"),
+        ("on label:edge", "on label:new", "perhaps on the same node, since none that is alive has the label new"),
         ("on label:edge", "on gone", "perhaps on gone, whose labels are not known"),
         ("on label:edge", "on never", "perhaps on never, whose labels are not known"),
     ],

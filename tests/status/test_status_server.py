@@ -15,12 +15,14 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
+from ktcpvs.errors import BadValue
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.edits import AddServer, AddService, Edit
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.server import CHUNK_SIZE, MAX_CONNECTIONS, MAX_HELD_BYTES, BodyReaders, StatusFactory
 from ktcpvs.system.log import EventLog
 
@@ -49,11 +51,13 @@ class StatusWorld(MemoryReactorClock):
         super().__init__()
         self.from_threads: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self.reads = 0
+        self.readiness = Readiness()
+        self.nodes: dict[str, Any] | None = None
         self.late: list[Deferred[Any]] | None = None  # pending views, which the test answers
         self._director = Director(Context(self, EventLog(), Descriptors(1000)))
         for edit in edits:
             self._director.submit(edit)
-        self.factory = StatusFactory(self, hosts, EventLog(), self)
+        self.factory = StatusFactory(self, hosts, EventLog(), self, self.readiness)
 
     def callFromThread(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.from_threads.put(lambda: function(*arguments))
@@ -66,6 +70,10 @@ class StatusWorld(MemoryReactorClock):
     def view(self, name: str, ident: str | None) -> Any:
         if name == "certificates":
             return []
+        if name == "nodes":
+            if self.nodes is None:
+                raise BadValue("this daemon is in no cluster")
+            return self.nodes
         self.reads += 1
         if self.late is None:
             return self.stats()
@@ -161,6 +169,64 @@ def read_body(world: StatusWorld, line: Line) -> bytes:
     if not line.value():
         world.run_next()
     return line.value().partition(b"\r\n\r\n")[2]
+
+
+NODES = {
+    "node": "a",
+    "etcd": "http://10.0.0.9:2379",
+    "connected": True,
+    "problem": "",
+    "revision": 9,
+    "applied": 8,
+    "requests": {"total": 30, "errors": 2, "seconds": 0.5},
+    "nodes": [
+        {"node": "a", "state": "behind", "drain": "", "revision": 8, "errors": [], "connections": 4, "since": 1},
+        {"node": 'b"', "state": "gone", "errors": []},
+    ],
+}
+
+
+def test_the_metrics_of_a_node_of_a_cluster() -> None:
+    world = StatusWorld()
+    world.nodes = NODES
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(read_body(world, world.get()).decode())
+        for sample in family.samples
+        if sample.name.startswith("ktcpvs_cluster_") and sample.value
+    }
+    assert found == {
+        ("ktcpvs_cluster_connected",): 1,
+        ("ktcpvs_cluster_revision",): 9,
+        ("ktcpvs_cluster_applied_revision",): 8,
+        ("ktcpvs_cluster_etcd_requests_total",): 30,
+        ("ktcpvs_cluster_etcd_errors_total",): 2,
+        ("ktcpvs_cluster_etcd_request_seconds_total",): 0.5,
+        ("ktcpvs_cluster_node_state", "a", "behind"): 1,
+        ("ktcpvs_cluster_node_state", 'b"', "gone"): 1,
+    }
+
+
+def test_the_data_of_the_nodes_does_not_name_etcd() -> None:
+    world = StatusWorld()
+    world.nodes = NODES
+    cluster = json.loads(read_body(world, world.get("/api/v1/status")))["cluster"]
+    assert cluster.keys() == {"node", "connected", "problem", "revision", "applied", "requests", "nodes"}
+    assert [node["state"] for node in cluster["nodes"]] == ["behind", "gone"]
+    world = StatusWorld()
+    assert json.loads(read_body(world, world.get("/api/v1/status")))["cluster"] is None
+
+
+def test_ready_says_why_it_is_not() -> None:
+    world = StatusWorld()
+    reasons = [""]
+    world.readiness.require(lambda: reasons[0])
+    assert world.get("/ready").value().endswith(b"\r\n\r\nstarting\n")
+    world.readiness.begin()
+    assert status_of(world.get("/ready")) == 200
+    reasons[0] = "draining"
+    line = world.get("/ready")
+    assert (status_of(line), line.value().rpartition(b"\r\n")[2]) == (503, b"draining\n")
 
 
 def test_a_client_that_does_not_read_holds_one_chunk() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ktcpvs.control.switch_base import SwitchBase
+from ktcpvs.errors import Refusal
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.system.names import service_port
 
@@ -39,16 +40,42 @@ async def wait_until_drained(
 ) -> None:
     """Return when no connection uses that server any more. sleep: waits for that many seconds. ident: of the service;
     None: in all services. address: without a port: all servers of that host."""
+
+    async def progress() -> tuple[str, bool]:
+        left = await _find_connections(switch, ident, address)
+        return format_progress([connection["age"] for connection in left]), not left
+
+    await _show_until_done(sleep, progress)
+
+
+async def wait_until_node_drained(sleep: Callable[[float], Awaitable[object]], switch: SwitchBase, name: str) -> None:
+    """Return when a node of the cluster has no clients any more. Raises a Refusal if it is undrained meanwhile."""
+
+    async def progress() -> tuple[str, bool]:
+        nodes = {one["node"]: one for one in (await switch.nodes())["nodes"]}
+        one = nodes.get(name, {"state": "gone"})
+        if one["state"] in ("gone", "unknown"):
+            return str(one["state"]), True
+        if not one["drain"]:
+            raise Refusal(f"node {name} has been undrained")
+        return format_node_progress(one), one["drain"] == "drained"
+
+    await _show_until_done(sleep, progress)
+
+
+async def _show_until_done(
+    sleep: Callable[[float], Awaitable[object]], progress: Callable[[], Awaitable[tuple[str, bool]]]
+) -> None:
+    """Print progress until it is done. progress: returns it as a text, and whether it is done."""
     printed, last = "", -PRINT_INTERVAL
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     while True:
-        left = await _find_connections(switch, ident, address)
-        text = format_progress([connection["age"] for connection in left])
+        text, is_done = await progress()
         now = time.monotonic()
-        if text != printed and (is_terminal or not left or now - last >= PRINT_INTERVAL):
+        if text != printed and (is_terminal or is_done or now - last >= PRINT_INTERVAL):
             _print(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
             printed, last = text, now
-        if not left:
+        if is_done:
             _print("\n" if is_terminal else "")
             return
         await sleep(POLL_INTERVAL)
@@ -75,6 +102,15 @@ def format_progress(ages: list[float]) -> str:
         return "drained"
     count = "1 connection" if len(ages) == 1 else f"{len(ages)} connections"
     return f"{count}, oldest {_format_duration(max(ages))}"
+
+
+def format_node_progress(node: dict[str, Any]) -> str:
+    """Return a line such as "draining 12 clients". node: from `nodes`."""
+    if node["drain"] == "drained":
+        return "drained"
+    count = node["connections"]
+    clients = "1 client" if count == 1 else f"{count} clients"
+    return f"{node['drain']}, still accepting, {clients}" if node["drain"] == "leaving" else f"draining {clients}"
 
 
 def _format_duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ktcpvs.control.switch_base import SwitchBase
+from ktcpvs.control.tcpvsadm.draining import format_node_progress
 from ktcpvs.control.tcpvsadm.output import align, escape
 
 POLL_INTERVAL = 0.2
@@ -26,8 +27,12 @@ def format_nodes(answer: dict[str, Any]) -> str:
         name = f"{one['node']}{' (this one)' if one['node'] == answer['node'] else ''}"
         since = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one["since"])) if "since" in one else "-"
         numbers = [str(one.get(key, "-")) for key in ("revision", "connections", "version")]
+        state = one["state"]
+        if drain := one.get("drain"):
+            progress = format_node_progress(one)
+            state = progress if state == drain else f"{state}, {progress}"
         labels = escape(", ".join(one.get("labels", ()))) or "-"
-        rows.append((escape(name), one["state"], *numbers, since, *([labels] if has_labels else [])))
+        rows.append((escape(name), state, *numbers, since, *([labels] if has_labels else [])))
         wrong += [f"node {one['node']}: {error}" for error in one["errors"]]
         local += [f"node {one['node']}: on this node only: {edit}" for edit in one.get("local", ())]
         local += [f"node {one['node']}: {note}" for note in one.get("notes", ())]
@@ -56,5 +61,5 @@ async def wait_for_nodes(
     for one in nodes:
         if one["state"] == "behind":
             warn(f"node {one['node']} does not have it in force after {MAX_WAIT:g} seconds")
-        elif one["state"] != "ok":
+        elif one["state"] not in ("ok", one.get("drain")):
             warn(f"node {one['node']} is {one['state']}{': ' if one['errors'] else ''}{'; '.join(one['errors'])}")

@@ -96,8 +96,11 @@ def _edit_command(
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command("list", "L", "print the table, as without any command", (), ("ident", "numeric", *VIEWS, "json")),
-        Command("top", None, "show live rates, updated every second; q quits", (), ("ident", "numeric")),
+        Command(
+            "list", "L", "print the table, as without any command",
+            (), ("ident", "numeric", *VIEWS, "all-nodes", "json"),
+        ),
+        Command("top", None, "show live rates, updated every second; q quits", (), ("ident", "numeric", "all-nodes")),
         _edit_command(
             "add-service", "A", _SERVICE, note="; NAME=VALUE sets any option", words="[NAME=VALUE...]", max_words=None
         ),
@@ -143,6 +146,11 @@ COMMANDS: dict[str, Command] = {
         Command("certificates", None, "print the certificates of running services", (), ("ident", "json")),
         _edit_command("reload-certificates"),
         Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("json",)),
+        _edit_command(
+            "drain-node", also=("wait",), words="NODE", min_words=1, max_words=1, first_is_value=True
+        ),
+        _edit_command("undrain-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
+        _edit_command("forget-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
         Command("schedulers", None, "print the available schedulers, and plugins that failed to load", (), ("json",)),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
@@ -170,12 +178,14 @@ OPTIONS: dict[str, Option] = {
         Option("before", None, "RULE", "the rule in front of which it goes"),
         Option("confirm", None, "TIME", "undo it after TIME (60s, 5m) unless confirmed"),
         Option("allow-empty", None, None, "load even an empty file, which deletes all services"),
-        Option("wait", None, None, "wait until the server is drained, and print progress"),
+        Option("wait", None, None, "wait until the server or the node is drained, and print progress"),
+        Option("delay", None, "SECONDS", "the node goes on accepting for so long (default: 0)"),
         Option("only", None, None, "replace the list instead of adding to it"),
         Option("numeric", "n", None, "print numeric ports and addresses"),
         Option("stats", None, None, "show counters"),
         Option("rate", None, None, "show rates per second"),
         Option("connections", None, None, "show client connections"),
+        Option("all-nodes", None, None, "in a cluster: of all nodes together"),
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),
@@ -193,7 +203,7 @@ GLOBAL = ("control", "wait-nodes")
 SCOPES = ("local", "force-local")
 """Options that go with every command that edits; the daemon refuses them with some."""
 
-NUMBERS = ("weight", "match", "maxclients", "maxconn")
+NUMBERS = ("weight", "match", "maxclients", "maxconn", "delay")
 """Options whose value is a whole number."""
 
 REPEATING = ("listen", "certificate", "request_header", "response_header", "error_page")

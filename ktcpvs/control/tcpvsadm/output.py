@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ktcpvs.control.tcpvsadm.all_nodes import describe_place, format_nodes_line
 from ktcpvs.control.tcpvsadm.columns import pad, text_width
 from ktcpvs.errors import shorten
 from ktcpvs.model.health import STANDBY
@@ -58,11 +59,14 @@ def format_heading(version: str) -> str:
 
 def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     """Format each service as a block of the configuration language, with a comment that says whether it runs."""
-    blocks = [format_heading(answer["version"]) + "\n" + _format_trial(answer) + _format_local(answer)]
+    head = [format_heading(answer["version"]) + "\n", _format_trial(answer), _format_local(answer)]
+    blocks = ["".join([*head, format_nodes_line(answer)])]
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
-        local = "".join(f"    # on this node only: {escape(part)}\n" for part in service.get("local", ()))
-        blocks.append(f"{first}\n    # {format_state(service)}\n{local}{rest}")
+        local = [f"on this node only: {escape(part)}" for part in service.get("local", ())]
+        lines = [format_state(service), *local, *_format_differences(answer, service, show)]
+        comments = "".join(f"    # {line}\n" for line in lines)
+        blocks.append(f"{first}\n{comments}{rest}")
     return "\n".join(blocks)
 
 
@@ -90,17 +94,27 @@ def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float)
     """
     known = {service["ident"]: service for service in before["services"]}
     services = [_compute_service_rate(known.get(now["ident"], {}), now, seconds) for now in after["services"]]
-    return {**after, "services": services}
+    rates = {**after, "services": services}
+    if "nodes" in after:
+        known = {one["node"]: one for one in before["nodes"]}
+        rates["nodes"] = [compute_rates(known[now["node"]], now, seconds) for now in after["nodes"]]
+    return rates
 
 
-def format_connections(answer: list[dict[str, Any]], show: ShowAddress = str) -> str:
-    """Format a line for each client connection. Ages are seconds; "-": no server has been chosen yet."""
+def format_connections(answer: list[dict[str, Any]] | dict[str, Any], show: ShowAddress = str) -> str:
+    """Format a line for each client connection, in a cluster with its node. Ages are seconds; "-": no server has been
+    chosen yet."""
+    line = format_nodes_line(answer) if isinstance(answer, dict) else ""
+    connections: list[dict[str, Any]] = answer["connections"] if isinstance(answer, dict) else answer
     rows = [("Service", "Client", "Server", "State", "Age", "Idle", "InBytes", "OutBytes")]
-    for one in answer:
+    for one in connections:
         server = "-" if one["server"] is None else show(one["server"])
         numbers = (str(round(one[name])) for name in ("age", "idle", "bytes_in", "bytes_out"))
         rows.append((one["service"], escape(one["client"]), server, one["state"], *numbers))
-    return align(rows, "<<<<>>>>")
+    if not line:
+        return align(rows, "<<<<>>>>")
+    nodes = ["Node", *(escape(one["node"]) for one in connections)]
+    return line + align([(node, *row) for node, row in zip(nodes, rows, strict=True)], "<<<<<>>>>")
 
 
 def format_schedulers(answer: dict[str, Any]) -> str:
@@ -230,6 +244,7 @@ def _format_counters(
             rows.append((_format_relay(service[kind]["relay"]),))
         if rejected := _format_rejected(service[kind]):
             rows.append((rejected,))
+        rows += [(f"  {line}",) for line in _format_stopped(service)]
         rows += [(line,) for line in _format_own_responses(service[kind])]
         rows += [(line,) for line in _format_preambles(service[kind])]
         if not service.get("here", True):
@@ -239,7 +254,7 @@ def _format_counters(
             rows.append((*begin, *numbers(server[kind], of_server)))
             if kind == "stats" and (use := _format_use(server)):
                 rows.append((use,))
-            if kind == "stats" and (state := _format_health(server.get("health"))):
+            if kind == "stats" and (state := _format_health(answer, server.get("health"))):
                 rows.append((state,))
             if kind == "stats" and server.get("check_response"):
                 rows.append((f"     check: {escape(server['check_response'])}",))
@@ -251,7 +266,22 @@ def _format_counters(
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
             rows += [(line,) for line in _format_responses(service[f"redirect_{kind}"])]
     above = f"{format_heading(answer['version'])}\n{_format_trial(answer)}{_format_local(answer)}"
-    return above + align(rows, "<<<" + ">" * len(of_service))
+    return above + format_nodes_line(answer) + align(rows, "<<<" + ">" * len(of_service))
+
+
+def _format_stopped(service: dict[str, Any]) -> list[str]:
+    """Return the line that names the nodes that do not run a service; no line for those that all nodes run."""
+    stopped = service.get("not_running_on")
+    return [f"not running on {escape(', '.join(stopped))}"] if stopped else []
+
+
+def _format_differences(answer: dict[str, Any], service: dict[str, Any], show: ShowAddress) -> list[str]:
+    """Return what of a service differs from node to node, or is not as it should be; nothing of one daemon alone."""
+    lines = _format_stopped(service)
+    for server in service["servers"] if "nodes" in answer else ():
+        if state := _format_health(answer, server["health"]):
+            lines.append(f"{format_server(server, show)} {state.lstrip()}")
+    return lines
 
 
 def _format_trial(answer: dict[str, Any]) -> str:
@@ -277,18 +307,21 @@ def _format_use(server: dict[str, Any]) -> str:
     return words and f"     {words}{', ' + STANDBY if is_standby else ''}"
 
 
-def _format_health(health: dict[str, Any] | None) -> str:
-    """Return "down since DATE TIME: why" for a server whose state has changed; else ""."""
+def _format_health(answer: dict[str, Any], health: dict[str, Any] | None) -> str:
+    """Return "down since DATE TIME: why" for a server whose state has changed, of all nodes "down on a, b since ...";
+    else ""."""
     if health is None or not health["since"]:
         return ""
-    return f"     {health['state']} since {_format_time(health['since'])}: {escape(health['reason'])}"
+    where = describe_place(answer, health.get("nodes"))
+    return f"     {health['state']}{where} since {_format_time(health['since'])}: {escape(health['reason'])}"
 
 
 def _format_last_error(error: dict[str, Any] | None) -> str:
     """Return "failed at DATE TIME: why" for a server that has failed the last connection or request; else ""."""
     if error is None or not error["in_a_row"]:
         return ""
-    return f"     failed at {_format_time(error['at'])}: {escape(error['reason'])}"
+    where = f" on {escape(error['node'])}" if "node" in error else ""
+    return f"     failed{where} at {_format_time(error['at'])}: {escape(error['reason'])}"
 
 
 def _format_time(seconds: float) -> str:

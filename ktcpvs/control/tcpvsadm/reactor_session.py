@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from twisted.internet import reactor as installed
@@ -48,4 +49,7 @@ async def _show_top(switch: SwitchBase, given: Invocation) -> None:
 
     show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
     in_colour = colours.should_colour(sys.stdout, os.environ)
-    await terminal.show_top(reactor, switch, given.values.get("ident"), show, in_colour)
+    all_nodes = "all-nodes" in given.values
+    read = switch.cluster_stats if all_nodes else switch.stats
+    interval = terminal.ALL_NODES_INTERVAL if all_nodes else terminal.UPDATE_INTERVAL
+    await terminal.show_top(reactor, partial(read, given.values.get("ident")), interval, show, in_colour)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from ktcpvs.control import blocking_client
 from ktcpvs.control.client_errors import NoAnswer, NotPermitted, NotTrusted
 from ktcpvs.control.command_table import COMMAND_OF_NAME, Argument, ArgumentType, EditCommand
 from ktcpvs.control.switch_base import SwitchBase, find_address
+from ktcpvs.control.tcpvsadm.all_nodes import comparable
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import SCOPES, Invocation
@@ -99,6 +100,8 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
     arguments = {argument.name: _edit_argument(argument, given, text) for argument in entry.arguments}
     if entry.edit == "Load":
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
+    if entry.edit in ("DrainNode", "UndrainNode", "ForgetNode"):
+        arguments["node"] = given.words[0]
     if entry.edit in ("AddServer", "EditServer"):
         from ktcpvs.model.language.lexer import word
 
@@ -202,8 +205,10 @@ async def _prepare_wait(
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     """Return the function that waits until the server of the command line has drained. Call this before the edit, after
     which the server may be gone."""
-    from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained
+    from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained, wait_until_node_drained
 
+    if given.command.name == "drain-node":
+        return lambda: wait_until_node_drained(io.sleep, switch, given.words[0])
     ident, address = given.values.get("ident"), given.values["real-server"]
     if given.command.name not in COMMANDS_OF_HOSTS and ident is not None:
         address = await complete_address(switch, ident, address)
@@ -228,22 +233,25 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
         return await _configured(switch)
     if name == "get":
         return _select_settings(await switch.settings(), given.words)
+    all_nodes = "all-nodes" in given.values
     if "connections" in given.values:
-        return await switch.connections(ident)
-    if "stats" in given.values:
-        return await switch.stats(ident)
+        return await (switch.cluster_connections(ident) if all_nodes else switch.connections(ident))
     if "rate" in given.values:
-        return await _measure_rates(io, switch, ident)
-    return await switch.table(ident)
+        return await _measure_rates(io, switch.cluster_stats if all_nodes else switch.stats, ident)
+    if all_nodes:
+        return await switch.cluster_stats(ident)
+    return await (switch.stats(ident) if "stats" in given.values else switch.table(ident))
 
 
-async def _measure_rates(io: SessionIO, switch: SwitchBase, ident: str | None) -> dict[str, Any]:
+async def _measure_rates(
+    io: SessionIO, read: Callable[[str | None], Awaitable[dict[str, Any]]], ident: str | None
+) -> dict[str, Any]:
     from ktcpvs.control.tcpvsadm.output import compute_rates
 
-    before, began = await switch.stats(ident), time.monotonic()
+    before, began = await read(ident), time.monotonic()
     await io.sleep(RATE_SECONDS)
-    after = await switch.stats(ident)
-    return compute_rates(before, after, time.monotonic() - began)
+    after = await read(ident)
+    return compute_rates(*comparable(before, after), time.monotonic() - began)
 
 
 def _select_settings(settings: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:

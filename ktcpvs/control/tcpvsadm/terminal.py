@@ -8,7 +8,7 @@ import signal
 import sys
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -16,12 +16,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from ktcpvs.control.switch_base import SwitchBase
 from ktcpvs.control.tcpvsadm.top import layout_screen
 from ktcpvs.model.language.writer import ShowAddress
 
 UPDATE_INTERVAL = 1.0
 """Seconds between two updates."""
+
+ALL_NODES_INTERVAL = 2.0
+"""Seconds between two updates of the counters of all nodes, each of which costs some writes of etcd."""
 
 _QUIT_KEYS = (b"q", b"Q", b"\x03", b"\x04")
 """q, Ctrl-C, Ctrl-D."""
@@ -62,8 +64,14 @@ class Keyboard(FileDescriptor):
         self.quit()
 
 
-async def show_top(reactor: Any, switch: SwitchBase, ident: str | None, show: ShowAddress, in_colour: bool) -> None:
-    """Show the counters, with an update every UPDATE_INTERVAL seconds, until the user quits."""
+async def show_top(
+    reactor: Any,
+    read: Callable[[], Awaitable[dict[str, Any]]],
+    interval: float,
+    show: ShowAddress,
+    in_colour: bool,
+) -> None:
+    """Show the counters until the user quits. read: returns them. interval: seconds between two updates."""
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     saved = termios.tcgetattr(stdin)
     raw = termios.tcgetattr(stdin)
@@ -77,12 +85,12 @@ async def show_top(reactor: Any, switch: SwitchBase, ident: str | None, show: Sh
         keyboard.startReading()  # type: ignore[no-untyped-call]
         before, began = None, 0.0
         while not keyboard.has_quit:
-            now, at = await switch.stats(ident), time.monotonic()
+            now, at = await read(), time.monotonic()
             columns, rows = os.get_terminal_size(stdout)
             lines = layout_screen(before, now, at - began, (columns, rows), show, in_colour)
             _write(stdout, _overwrite(lines))
             before, began = now, at
-            await _pause(reactor, keyboard)
+            await _pause(reactor, keyboard, interval)
     finally:
         keyboard.stopReading()  # type: ignore[no-untyped-call]
         _write(stdout, _LEAVE)
@@ -95,10 +103,10 @@ def _overwrite(lines: Sequence[str]) -> str:
     return "\x1b[H" + "\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J"
 
 
-async def _pause(reactor: Any, keyboard: Keyboard) -> None:
-    """Wait for UPDATE_INTERVAL, or until the user quits."""
+async def _pause(reactor: Any, keyboard: Keyboard, seconds: float) -> None:
+    """Wait, at most until the user quits."""
     done: Deferred[None] = Deferred()
-    call = reactor.callLater(UPDATE_INTERVAL, done.callback, None)
+    call = reactor.callLater(seconds, done.callback, None)
 
     def wake() -> None:
         if call.active():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ktcpvs.control.tcpvsadm.all_nodes import comparable, describe_nodes, describe_place
 from ktcpvs.control.tcpvsadm.colours import paint
 from ktcpvs.control.tcpvsadm.columns import fit, text_width
 from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server, format_state
@@ -46,10 +47,14 @@ def layout_screen(
     and lines of the terminal, which the result does not exceed.
     """
     columns, lines = size
+    if before is not None:
+        before, now = comparable(before, now)
     rows = list(_make_rows(before, now, max(seconds, 0.001), show))
     longest = max(text_width(label) for label in (_NAME, *(label for label, _, _ in rows)))
     numbers_shown, name = _layout_columns(columns, longest)
     title = f"{format_heading(now['version'])}, {len(now['services'])} services"
+    if of_nodes := describe_nodes(now):
+        title += f", {of_nodes}"
     shown = [fit(title, max(columns - 8, 0)) + " q quits"[:columns]]
     headings = "".join(f" {number:>{_WIDTHS[number]}}" for number in numbers_shown)
     shown.append(
@@ -95,7 +100,7 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
         of_servers = {server["address"]: server["stats"] for server in then["servers"]} if then is not None else {}
         servers = [
             (
-                f"  -> {format_server(server, show)}",
+                f"  -> {format_server(server, show)}{describe_place(now, server['health'].get('nodes'))}",
                 server["health"]["state"],
                 server["stats"],
                 of_servers.get(server["address"]),

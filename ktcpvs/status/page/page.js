@@ -201,6 +201,30 @@ function ownResponses(rule, counts) {
   return found.map(([key, count]) => `${key.split(" ", 1)[0]}: ${short(count)}`).join(", ") || "0";
 }
 
+// A table of the nodes of the cluster, and what they could not put in force.
+function clusterNodes(data) {
+  const cluster = data.cluster;
+  if (!cluster) return [];
+  const headings = ["Node", "State", "Revision", "Clients", "Version", "Up"];
+  const text = (value) => (value == null ? "–" : String(value));
+  const rows = cluster.nodes.slice(0, MAX_ROWS).map((node) => row([
+    ["", node.node + (node.node === cluster.node ? " (this one)" : "")],
+    ["state", element("span", { class: `state ${node.state}` }, node.drain && node.drain !== node.state ? `${node.state}, ${node.drain}` : node.state)],
+    ["revision", text(node.revision)], ["clients", text(node.connections)], ["version", text(node.version)],
+    ["up", node.since == null ? "–" : span(data.time - node.since)],
+  ]));
+  const state = cluster.connected ? "connected" : "disconnected";
+  const wrong = cluster.nodes.flatMap((node) => node.errors.map((error) => `node ${node.node}: ${error}`));
+  if (cluster.problem) wrong.unshift(`this node does not follow the cluster: ${cluster.problem}`);
+  const parts = [
+    element("div", { class: "title" }, element("h2", {}, "Nodes"), element("span", { class: `state ${state}` }, state),
+      element("span", { class: "faint" }, `the table is at revision ${cluster.revision}`)),
+    element("table", {}, element("thead", {}, element("tr", {}, ...headings.map((one) => element("th", {}, one)))), element("tbody", {}, ...rows)),
+  ];
+  if (cluster.nodes.length > MAX_ROWS) parts.push(element("p", { class: "faint" }, `and ${cluster.nodes.length - MAX_ROWS} more`));
+  return [...parts, ...wrong.slice(0, MAX_ROWS).map((line) => element("p", { class: "wrong" }, line))];
+}
+
 // What is wrong with certificates: they expire soon, or their newest version cannot be used.
 function certificateWarnings(data) {
   const lines = data.certificates.flatMap((one) => [one.error, one.warning]).filter(Boolean);
@@ -212,6 +236,9 @@ function draw(data) {
   const known = new Map((previous ? previous.services : []).map((one) => [one.ident, one]));
   const shown = data.services.slice(0, MAX_ROWS);
   document.getElementById("services").replaceChildren(...shown.map((one) => service(data, one, known.get(one.ident), seconds)));
+  const nodes = document.getElementById("nodes");
+  nodes.replaceChildren(...clusterNodes(data));
+  nodes.hidden = !data.cluster;
   const warnings = certificateWarnings(data);
   const list = document.getElementById("certificates");
   list.replaceChildren(...warnings);

@@ -1,12 +1,15 @@
-"""Views of several workers, merged into one."""
+"""Views of several workers, or of several nodes, added up."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ktcpvs.workers.merged import connections, stats
+from ktcpvs.model.added_views import SEVERITY, connections, connections_of_nodes, part_of_node, stats, stats_of_nodes
 
 COPY_RELAY = {"in_use": "copy", "why": "kernel: needs CAP_BPF and CAP_NET_ADMIN", "joined": {"copy": 0, "kernel": 0}}
 
@@ -165,3 +168,100 @@ def test_the_last_error_of_any_worker_counts() -> None:
     told = [answer(service("web", NONE, {"r1:80": NONE}, last_error=error)) for error in (early, late, None)]
     assert stats(own, told)["services"][0]["servers"][0]["last_error"] == late
     assert stats(own, told[2:])["services"][0]["servers"][0]["last_error"] is None
+
+
+# Nodes.
+
+
+def counted(draw: st.DrawFn) -> dict[str, Any]:
+    number = st.integers(0, 1 << 40)
+    names = st.sampled_from(("429", "502", "503"))
+    return {
+        "total": draw(number),
+        "refusals": draw(st.dictionaries(names, number)),
+        "buckets": draw(st.lists(number, min_size=3, max_size=3)),
+        "answers": draw(st.fixed_dictionaries({"2xx": number, "5xx": number})),
+    }
+
+
+@st.composite
+def stats_of_a_node(draw: st.DrawFn) -> dict[str, Any]:
+    """The stats of a node that may be an edit behind or ahead: it may lack services and servers, or have more."""
+    services = []
+    for ident in draw(st.lists(st.sampled_from(("web", "mail", "new")), unique=True)):
+        servers = draw(st.lists(st.sampled_from(("r1:80", "r2:80", "r3:80")), unique=True))
+        states = st.sampled_from(SEVERITY)
+        one = service(ident, counted(draw), {address: counted(draw) for address in servers})
+        for row in one["servers"]:
+            row["health"] = health(draw(states), draw(st.integers(0, 9)))
+        services.append({**one, "running": draw(st.booleans()), "here": draw(st.booleans())})
+    return answer(*services)
+
+
+def sums(found: list[Any]) -> Any:
+    """Add up as the specification says: numbers, lists by place, dicts by name."""
+    if isinstance(found[0], dict):
+        return {name: sums([one.get(name, 0) for one in found]) for name in {name for one in found for name in one}}
+    if isinstance(found[0], list):
+        return [sum(column) for column in zip(*found, strict=True)]
+    return sum(found)
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), stats_of_a_node(), min_size=1), st.data())
+def test_the_sum_over_nodes_equals_the_parts(nodes: dict[str, dict[str, Any]], data: st.DataObject) -> None:
+    own = nodes[data.draw(st.sampled_from(sorted(nodes)))]
+    parts = {name: part_of_node(one) for name, one in nodes.items()}
+    before = copy.deepcopy((own, parts))
+    added = stats_of_nodes(own, parts)
+    assert (own, parts) == before, "nothing is changed in place"
+    assert [one["ident"] for one in added["services"]] == [one["ident"] for one in own["services"]]
+    for total in added["services"]:
+        rows = {name: row for name, part in parts.items() for row in part["services"] if row["ident"] == total["ident"]}
+        assert without_relay(total["stats"]) == sums([without_relay(row["stats"]) for row in rows.values()])
+        assert total["not_running_on"] == [
+            name for name, row in rows.items() if total["running"] and row["here"] and not row["running"]
+        ]
+        for server in total["servers"]:
+            seen = {
+                name: one for name, row in rows.items() for one in row["servers"] if one["address"] == server["address"]
+            }
+            assert server["stats"] == sums([one["stats"] for one in seen.values()])
+            states = {name: one["health"]["state"] for name, one in seen.items() if one["health"]}
+            if states:
+                assert server["health"]["state"] == max(states.values(), key=SEVERITY.index)
+            assert server["health"]["nodes"] == [
+                name for name, state in states.items() if state == server["health"]["state"]
+            ]
+
+
+def without_relay(stats: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stats.items() if name != "relay"}
+
+
+def test_the_worst_state_of_a_server_names_the_nodes_that_see_it() -> None:
+    def of(state: str, since: int, error: Any = None) -> dict[str, Any]:
+        web = service("web", NONE, {"r1:80": NONE}, health=health(state, since, f"{state} {since}"), last_error=error)
+        return answer({**web, "running": True})
+
+    nodes = {
+        "a": of("down", 7, {"at": 3, "reason": "x"}),
+        "b": of("up", 9, {"at": 4, "reason": "y"}),
+        "c": of("down", 5),
+    }
+    added = stats_of_nodes(nodes["b"], {name: part_of_node(one) for name, one in nodes.items()})
+    (server,) = added["services"][0]["servers"]
+    assert server["health"] == {**health("down", 5, "down 5"), "nodes": ["a", "c"]}
+    assert server["last_error"] == {"at": 4, "reason": "y", "node": "b"}
+
+
+def test_a_node_with_other_buckets_is_left_out_of_their_sum() -> None:
+    def of(buckets: list[int]) -> dict[str, Any]:
+        return answer({**service("web", {"total": 1, "buckets": buckets}, {}), "running": True})
+
+    added = stats_of_nodes(of([1, 2]), {"a": of([1, 2]), "b": of([1, 2, 3])})
+    assert without_relay(added["services"][0]["stats"]) == {"total": 2, "buckets": [1, 2]}
+
+
+def test_connections_of_all_nodes_have_their_node() -> None:
+    told: dict[str, list[dict[str, Any]]] = {"a": [{"client": "x"}], "b": [], "c": [{"client": "y"}]}
+    assert connections_of_nodes(told) == [{"client": "x", "node": "a"}, {"client": "y", "node": "c"}]
