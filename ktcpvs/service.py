@@ -192,6 +192,9 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader, nodes)
     director = built.director
     opened.callback(director.end)
+    if cluster is not None and shared_edits is not None:
+        director.confirmation = shared_edits.trial
+        _share_secrets(cluster, shared_edits, built, state)
     readiness = Readiness()
     readiness.require(lambda: "ending" if director.is_ending else "")
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor, readiness)
@@ -200,7 +203,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     # All that may still be refused.
     if target is not None:
         control.adopt(target.control)
-        result_of(restore(director, target))
+        result_of(restore(director, target, is_node=cluster is not None))
     else:
         control.open()
         status.open()
@@ -266,11 +269,27 @@ def _cluster(
     from ktcpvs.cluster.cluster import Cluster  # needs treq, which the core does not install
     from ktcpvs.cluster.editing import ClusterEdits
     from ktcpvs.cluster.options import make_etcd
+    from ktcpvs.cluster.secret_file import read_secret_file
 
-    etcd = make_etcd(reactor, options.cluster)
+    given = options.cluster
+    sealer = read_secret_file(given.secret) if given.secret is not None else None
     instance = target.inventory.instance if target is not None else ""
-    cluster = Cluster(etcd, options.cluster.address.prefix, options.cluster.node, instance)
+    cluster = Cluster(make_etcd(reactor, given), given.address.prefix, given.node, instance, sealer)
     return cluster, ClusterEdits(cluster, state.save)
+
+
+def _share_secrets(
+    cluster: Cluster, shared_edits: ClusterEdits, built: _BuiltSwitch, state: StateFile | _NoStateFile
+) -> None:
+    """Let the nodes of a cluster use the same secrets."""
+    from ktcpvs.cluster.shared_secrets import share_secrets
+
+    async def save_key(key: bytes) -> None:
+        state.key = key
+        if not shared_edits.trial.holds_the_save:  # or else it is saved with the table, when the trial has ended
+            await state.save(built.director.table)
+
+    share_secrets(cluster, built.director, built.tickets, save_key)
 
 
 def _administration(

@@ -22,7 +22,7 @@ from ktcpvs.takeover.pid_file import PidFile
 
 MAX_WORKERS = 64
 
-_CLUSTER_FILES = ("cert", "key", "ca", "credentials")
+_CLUSTER_FILES = ("cert", "key", "ca", "credentials", "secret")
 
 
 class Options(usage.Options):
@@ -72,6 +72,13 @@ class Options(usage.Options):
         ["cluster-cert", None, None, "With --cluster: the certificate to show to etcd, a PEM file."],
         ["cluster-key", None, None, "With --cluster-cert: its key, a PEM file. [default: in the same file]"],
         ["cluster-credentials", None, None, "With --cluster: a file with USER:PASSWORD for etcd."],
+        [
+            "cluster-secret",
+            None,
+            None,
+            "With --cluster: a file with a secret that all nodes have; with it they share sessions, sealed in etcd. To "
+            "make one: (umask 077; head -c 32 /dev/urandom | base64 > FILE)",
+        ],
         ["control-group", None, None, "Also let members of this group administer, over a unix socket."],
     ]
 
@@ -134,7 +141,7 @@ class Options(usage.Options):
         labels = parse_labels("--node-labels", self["node-labels"]) if self["node-labels"] is not None else frozenset()
         self["identity"] = NodeIdentity(node, labels)
         if self["cluster"] is None:
-            for name in ("cluster-ca", "cluster-cert", "cluster-key", "cluster-credentials"):
+            for name in (f"cluster-{file}" for file in _CLUSTER_FILES):
                 if self[name] is not None:
                     raise usage.UsageError(f"--{name} requires --cluster")
             return

@@ -23,6 +23,7 @@ from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
 from ktcpvs.cluster.records import DrainState, NodeReport
+from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.table_store import TableStore
 from ktcpvs.control.edit_commands import text_of_edit
 from ktcpvs.errors import NoCluster, Refusal, shorten
@@ -56,7 +57,7 @@ MAX_READ_AT_ONCE = 16384
 """The most bytes of the table that are read on the reactor's thread: more take too long beside clients."""
 
 MAX_NOTES = 20
-"""The most lines that a node tells of edits that held on it only."""
+"""The most edits that hold on a node only which it tells the others, and the most lines on what has become of some."""
 
 MAX_NOTE_LENGTH = 300
 """The most characters of such a line."""
@@ -69,12 +70,15 @@ class Cluster:
     choose_table: returns the table that this node is to run, from the cluster's. notes: what has become of edits that
     held on this node only. confirmation: of a table on trial, for the director; None: it has its own."""
 
-    def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "") -> None:
-        """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none."""
+    def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "", sealer: Sealer | None = None) -> None:
+        """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none.
+        sealer: seals secrets; None: this node has no --cluster-secret."""
         self.etcd = etcd
-        self.store = TableStore(prefix)
+        self.sealer = sealer
+        self.store = TableStore(prefix, sealer)
         self.membership = Membership(etcd, prefix, name)
         self.followers: list[Follower] = [self.store, self.membership]
+        self.problems: list[Callable[[], Sequence[str]]] = []  # what else this node cannot do, for its reports
         self.is_connected = False
         self.problem = "this node has not reached it yet"
         self._director: Director | None = None
@@ -207,7 +211,8 @@ class Cluster:
             count=len(self.director.table.services),
         )  # fmt: skip
         self._began()
-        self._job(self._reports).start()
+        if not self.has_left:  # `stop` may have come meanwhile
+            self._job(self._reports).start()
 
     def _replace_all(self, found: tuple[int, Sequence[KeyValue]]) -> int:
         revision, pairs = found
@@ -217,11 +222,15 @@ class Cluster:
 
     async def _joined(self) -> None:
         for follower in self.followers:
-            await follower.joined()
+            if not self.has_left:  # a node that leaves writes nothing more
+                await follower.joined()
 
     async def _store_first(self) -> None:
         """Store this node's table, unless another node is first. Raises EtcdError."""
-        transaction = self.store.transaction(self.director.table, self.director.table)
+        try:
+            transaction = self.store.transaction(self.director.table, self.director.table)
+        except Refusal as refusal:
+            raise EtcdError(f"this node's table cannot be stored: {refusal}") from None
         assert transaction is not None
         for step in transaction.steps:
             await self.etcd.transact(step.compares, step.operations)
@@ -414,16 +423,22 @@ class Cluster:
         return NodeReport(
             instance=self.instance,
             revision=self.applied,
-            errors=(*self.errors, *drain.errors),
+            errors=(*self.errors, *drain.errors, *(line for found in self.problems for line in found())),
             version=__version__,
             connections=director.count_clients(),
             since=self._since,
             drain=drain.state,
             drain_revision=drain.revision,
             labels=tuple(sorted(director.context.node.labels)),
-            local=tuple(text_of_edit(one.edit) for one in director.table.local),
+            local=self._local_texts(),
             notes=tuple(self.notes),
         )
+
+    def _local_texts(self) -> tuple[str, ...]:
+        """Return the edits that hold on this node only, as far as others are told of them."""
+        texts = [text_of_edit(one.edit) for one in self.director.table.local]
+        more = [f"{len(texts) - MAX_NOTES + 1} more"] if len(texts) > MAX_NOTES else []
+        return (*texts[: MAX_NOTES - len(more)], *more)
 
     def _report_regularly(self) -> Deferred[float]:
         async def report() -> float:

@@ -98,6 +98,18 @@ class NodeDrains:
         if self.drains.get(self._node) != before:
             self._follow_soon()
 
+    def stored(self, node: str, drain: Drain | None, revision: int) -> None:
+        """This node has stored the drain of a node, or deleted it, before the watch reports it. So whoever asks this
+        node next is told of it."""
+        known = self.drains.get(node)
+        if known is not None and known.revision >= revision:
+            return
+        self.drains.pop(node, None)
+        if drain is not None:
+            self.drains[node] = KnownDrain(drain, revision)
+        if node == self._node:
+            self._follow_soon()
+
     async def joined(self) -> None:
         """See Follower."""
 

@@ -43,14 +43,16 @@ class NodeEdits:
                 f"node {node} is gone, so it has no clients; 'tcpvsadm --forget-node {node}' removes it from --nodes"
             )
         drain = Drain(edit.delay, int(time.time()), members.name)
-        await self._cluster.etcd.transact([], [put(self._key(node), encode_drain(drain))])
+        _, revision = await self._cluster.etcd.transact([], [put(self._key(node), encode_drain(drain))])
+        self._drains.stored(node, drain, revision)
         others = members.reports.keys() - self._drains.drains.keys() - {node}
         return () if others else ["no other node accepts clients"]
 
     async def _undrain(self, node: str) -> Sequence[str]:
         self._check_known(node)
         is_drained = node in self._drains.drains
-        await self._cluster.etcd.transact([], [delete(self._key(node))])
+        _, revision = await self._cluster.etcd.transact([], [delete(self._key(node))])
+        self._drains.stored(node, None, revision)
         return () if is_drained else [f"node {node} was not drained"]
 
     async def _forget(self, node: str) -> None:

@@ -17,7 +17,8 @@ from ktcpvs.system.files import read_file
 @frozen
 class ClusterOptions:
     """address: of etcd. node: the name of this node. cert, key, ca: files of TLS; None: none, or the system's CAs.
-    credentials: a file with USER:PASSWORD in its first line; None: etcd asks for none."""
+    credentials: a file with USER:PASSWORD in its first line; None: etcd asks for none. secret: a file with the secret
+    of the cluster; None: this node shares no secrets."""
 
     address: EtcdAddress
     node: str
@@ -25,6 +26,7 @@ class ClusterOptions:
     key: str | None = None
     ca: str | None = None
     credentials: str | None = None
+    secret: str | None = None
 
 
 def make_etcd(reactor: Any, options: ClusterOptions) -> Etcd:

@@ -1,8 +1,9 @@
 """The records in etcd: a key for each service, for the settings, for each node and for the format.
 
 Below the cluster's prefix: `format`, `table` (the generation in use), `tables/GENERATION/settings`,
-`tables/GENERATION/services/IDENT`, `trial`, `nodes/NAME` (with a lease) and `members/NAME`. Values are JSON objects. A
-load of many services writes a new generation, and then `table`, so that it is in force as a whole.
+`tables/GENERATION/services/IDENT`, `trial`, `nodes/NAME` (with a lease), `members/NAME` and `secrets/NAME` (sealed).
+Values are JSON objects. A load of many services writes a new generation, and then `table`, so that it is in force as a
+whole.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
-from ktcpvs.errors import Refusal, shorten
+from ktcpvs.cluster.sealing import CannotOpen, Sealer
+from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
@@ -25,6 +27,7 @@ FORMAT = 1
 """Of all values. A node that reads a higher one keeps what it has."""
 
 FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "nodes/", "members/"
+SECRETS = "secrets/"
 TRIAL_KEY = "trial"
 REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
 
@@ -46,6 +49,16 @@ class ServiceRecord:
     service: VirtualService
     is_running: bool
     position: int
+
+
+@frozen
+class SettingsRecord:
+    """The settings as they are stored. problem: why their secrets, which are empty then, cannot be read; "": they can.
+    is_current: their secrets were sealed with the newest secret of the cluster."""
+
+    settings: Settings
+    problem: str = ""
+    is_current: bool = True
 
 
 @frozen
@@ -181,16 +194,38 @@ def decode_service(ident: str, value: bytes, known: VirtualService | None = None
     return ServiceRecord(services[ident], _field(found, "running", bool), _field(found, "position", int))
 
 
-def encode_settings(settings: Settings) -> bytes:
-    return _encode({"settings": write_settings(settings.described())})
+def encode_settings(settings: Settings, key: str, sealer: Sealer | None) -> bytes:
+    """key: of etcd, to which their secrets are bound. sealer: None: this node has no secret of the cluster. Raises
+    BadValue."""
+    sealed = {}
+    if settings.cookie_key:
+        if sealer is None:
+            raise BadValue(
+                "cookie_key would be readable in etcd: give all nodes of the cluster the same --cluster-secret first"
+            )
+        sealed = {"cookie_key": sealer.seal(key, settings.cookie_key.encode())}
+    return _encode({"settings": write_settings(evolve(settings, cookie_key="").described()), **sealed})
 
 
-def decode_settings(value: bytes) -> Settings:
-    """Raises BadRecord."""
+def decode_settings(value: bytes, key: str, sealer: Sealer | None) -> SettingsRecord:
+    """Arguments as for `encode_settings`. Raises BadRecord."""
+    found = _decode(value)
     try:
-        return parse(_field(_decode(value), "settings", str), "settings", allow_empty=True).settings
+        settings = parse(_field(found, "settings", str), "settings", allow_empty=True).settings
     except Refusal as refusal:
         raise BadRecord(f"this version cannot read it: {refusal}") from None
+    if "cookie_key" not in found:
+        return SettingsRecord(settings, is_current=not settings.cookie_key)
+    sealed = _field(found, "cookie_key", str)
+    if sealer is None:
+        return SettingsRecord(settings, "cookie_key: sealed, and this node has no --cluster-secret")
+    try:
+        opened = sealer.open(key, sealed).decode()
+        return SettingsRecord(evolve(settings, cookie_key=opened), "", sealer.is_newest(sealed))
+    except CannotOpen as why:
+        return SettingsRecord(settings, f"cookie_key: {why}")
+    except (Refusal, UnicodeDecodeError) as error:
+        raise BadRecord(f"this version cannot read it: {error}") from None
 
 
 def encode_table(generation: int) -> bytes:
@@ -305,3 +340,13 @@ def _texts(found: dict[str, Any], name: str, limit: int = MAX_REPORTED_ERRORS + 
     """Return texts, `limit` at most; older versions do not report all of them."""
     texts = _field(found, name, list) if name in found or name == "errors" else []
     return tuple(shorten(str(text), MAX_ERROR_CHARACTERS) for text in texts[:limit])
+
+
+def encode_sealed(sealed: str) -> bytes:
+    return _encode({"sealed": sealed})
+
+
+def decode_sealed(value: bytes) -> str:
+    """Raises BadRecord."""
+    sealed: str = _field(_decode(value), "sealed", str)
+    return sealed

@@ -20,6 +20,7 @@ from ktcpvs.cluster.records import (
     TRIAL_KEY,
     BadRecord,
     ServiceRecord,
+    SettingsRecord,
     TrialRecord,
     check_format,
     decode_service,
@@ -34,6 +35,7 @@ from ktcpvs.cluster.records import (
     service_key,
     settings_key,
 )
+from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.adopt import with_known_rules
 from ktcpvs.model.service import VirtualService
@@ -60,8 +62,8 @@ class _Stored:
     def __init__(
         self,
         mod_revision: int,
-        record: ServiceRecord | Settings | None = None,
-        read: Callable[[], ServiceRecord | Settings] | None = None,
+        record: ServiceRecord | SettingsRecord | None = None,
+        read: Callable[[], ServiceRecord | SettingsRecord] | None = None,
         size: int = 0,
         before: VirtualService | None = None,
     ) -> None:
@@ -85,15 +87,15 @@ class _Stored:
             self._read, self.size = None, 0
 
     @property
-    def record(self) -> ServiceRecord | Settings | None:
-        """The value; None: it cannot be read, and `why` says why."""
+    def record(self) -> ServiceRecord | SettingsRecord | None:
+        """The value; None: it cannot be read, and `why` says why. Settings may be read without their secrets."""
         self.read()
         return self._record
 
     @property
     def why(self) -> str:
         self.read()
-        return self._why
+        return self._record.problem if isinstance(self._record, SettingsRecord) else self._why
 
     @property
     def known(self) -> VirtualService | None:
@@ -142,8 +144,10 @@ class TableStore:
     """prefix: of all keys. revision: the last one that is known. generation: of the table in use; None: there is none
     yet."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, sealer: Sealer | None = None) -> None:
+        """sealer: seals secret settings; None: this node has no secret of the cluster, so that none can be stored."""
         self.prefix = prefix
+        self._sealer = sealer
         self.revision = 0
         self.generation: int | None = None
         self.table_revision = 0
@@ -251,7 +255,14 @@ class TableStore:
         if value is None:
             self._settings = None
             return
-        self._settings = _Stored(revision, None, partial(decode_settings, value), len(value))
+        read = partial(decode_settings, value, self._settings_key, self._sealer)
+        self._settings = _Stored(revision, None, read, len(value))
+
+    @property
+    def _settings_key(self) -> str:
+        """The key of the settings of the generation in use."""
+        assert self.generation is not None
+        return f"{self.prefix}{settings_key(self.generation)}"
 
     def _change_service(self, ident: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
         stored = self._services.get(ident)
@@ -292,7 +303,7 @@ class TableStore:
             for ident, stored in self._services.items()
             if stored.record is None
         ]
-        if self._settings is not None and self._settings.record is None:
+        if self._settings is not None and self._settings.why:
             found.append(f"settings: {self._settings.why}")
         return [self.problem, *found] if self.problem else found
 
@@ -311,7 +322,7 @@ class TableStore:
         keys = {key: value for key, value in self._others.items() if key.startswith(prefix)}
         if settings_key(generation) not in keys:
             return None
-        other = TableStore(self.prefix)
+        other = TableStore(self.prefix, self._sealer)
         other.generation = generation
         for key, (revision, value) in keys.items():
             other.change(key, value, revision)
@@ -331,13 +342,22 @@ class TableStore:
             elif ident in former.services:
                 rows.append((former_places[ident], ident, former.services[ident], ident in former.running))
         rows.sort(key=lambda row: row[:2])
-        settings = stored_settings.record if stored_settings is not None else Settings()
         return Table(
             {ident: service for _, ident, service, _ in rows},
             frozenset(ident for _, ident, _, is_running in rows if is_running),
-            settings if isinstance(settings, Settings) else former.settings,
+            self._usable(stored_settings, former.settings),
             former.local,
         )
+
+    @staticmethod
+    def _usable(stored: _Stored | None, former: Settings) -> Settings:
+        """Return settings that are stored; those of them that cannot be read are as in `former`."""
+        if stored is None:
+            return Settings()
+        record = stored.record
+        if not isinstance(record, SettingsRecord):
+            return former
+        return evolve(record.settings, cookie_key=former.cookie_key) if record.problem else record.settings
 
     # Changing it.
 
@@ -365,7 +385,7 @@ class TableStore:
         for ident in changed:
             self._check_service(ident, old)
         if has_settings:
-            self._check_settings(old)
+            self._check_settings(old, new)
         if len(changed) >= MAX_OPERATIONS:
             return self._replace_all(new, old)
         positions = {ident: place for place, ident in enumerate(new.services)} if is_reordered else {}
@@ -388,9 +408,18 @@ class TableStore:
         if record.service != old.services.get(ident) or record.is_running != (ident in old.running):
             raise NotInForce(f"service {ident} has changed")
 
-    def _check_settings(self, old: Table) -> None:
-        if self._settings is not None and self._settings.record != old.settings:
-            raise NotInForce(self._settings.why or "the settings have changed")
+    def _check_settings(self, old: Table, new: Table) -> None:
+        """Raise NotInForce unless this node runs the settings as they are stored. A key that does not open may be
+        replaced, or a cluster whose secret is lost could never set another one."""
+        stored = self._settings
+        if stored is None:
+            return
+        if not isinstance(stored.record, SettingsRecord):
+            raise NotInForce(f"settings: {stored.why}")
+        if stored.record.problem and new.settings.cookie_key in ("", old.settings.cookie_key):
+            raise NotInForce(f"settings: {stored.why}")
+        if self._usable(stored, old.settings) != old.settings:
+            raise NotInForce("the settings have changed")
 
     def _records(
         self, new: Table, changed: Iterable[str], positions: Mapping[str, int]
@@ -413,7 +442,11 @@ class TableStore:
         return records
 
     def _edit(self, records: Mapping[str, ServiceRecord | None], settings: Settings | None) -> Step:
-        """A step on the generation in use. settings: None: unchanged. Raises BadValue."""
+        """A step on the generation in use. settings: None: unchanged. Raises BadValue.
+
+        One that deletes writes `table` again: what is deleted has no revision from which a node that joins later could
+        tell that of the table.
+        """
         assert self.generation is not None
         compares = [is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision), self._is_not_on_trial]
         operations = []
@@ -425,7 +458,9 @@ class TableStore:
         if settings is not None:
             key = f"{self.prefix}{settings_key(self.generation)}"
             compares.append(is_unchanged(key, self._settings.mod_revision if self._settings is not None else 0))
-            operations.append(put(key, encode_settings(settings)))
+            operations.append(put(key, encode_settings(settings, key, self._sealer)))
+        if None in records.values():
+            operations.append(put(f"{self.prefix}{TABLE_KEY}", encode_table(self.generation)))
         return Step(tuple(operations), tuple(compares), records, settings)
 
     @property
@@ -447,7 +482,7 @@ class TableStore:
         assert self.generation is not None
         for ident in self._services:
             self._check_service(ident, old)
-        self._check_settings(old)
+        self._check_settings(old, new)
         former = f"{self.prefix}{TABLES}{self.generation}/"
         compares = (
             is_unchanged(f"{self.prefix}{TABLE_KEY}", self._generation_revision),
@@ -471,8 +506,8 @@ class TableStore:
         """The last step deletes what others have begun to write, which their last step notices."""
         generation = randbits(62)
         records = self._records(new, new.services, {ident: place for place, ident in enumerate(new.services)})
-        settings = put(f"{self.prefix}{settings_key(generation)}", encode_settings(new.settings))
-        steps = [Step((settings,), settings=new.settings)]
+        key = f"{self.prefix}{settings_key(generation)}"
+        steps = [Step((put(key, encode_settings(new.settings, key, self._sealer)),), settings=new.settings)]
         batch: dict[str, ServiceRecord | None] = {}
         operations: list[Operation] = []
         size = 0
@@ -503,12 +538,25 @@ class TableStore:
         behind = [*(f"{end}/" for end in ends), f"{self.prefix}tables0"]
         return [delete_between(*pair) for pair in zip(first, behind, strict=True)]
 
+    def resealing(self) -> Transaction | None:
+        """Return what seals the secret settings with the newest secret of the cluster; None: they are, or cannot be
+        read."""
+        stored = self._settings
+        if self.problem or self.generation is None or stored is None or self._sealer is None:
+            return None
+        record = stored.record
+        if not isinstance(record, SettingsRecord) or record.is_current:
+            return None
+        return Transaction((self._edit({}, record.settings),), self.generation)
+
     def committed(self, transaction: Transaction, revisions: Sequence[int]) -> None:
         """All steps of a transaction are carried out. revisions: of each."""
         if transaction.generation != self.generation:
             self._retire_generation()
             self.generation, self._generation_revision = transaction.generation, revisions[-1]
             self._others = {}
+        elif any(None in step.records.values() for step in transaction.steps):
+            self._generation_revision = revisions[-1]
         self.revision = max(self.revision, revisions[-1])
         self.table_revision = max(self.table_revision, revisions[-1])  # a report may have come at a later revision
         for step, revision in zip(transaction.steps, revisions, strict=True):
@@ -518,7 +566,7 @@ class TableStore:
                 else:
                     self._services[ident] = _Stored(revision, record)
             if step.settings is not None:
-                self._settings = _Stored(revision, step.settings)
+                self._settings = _Stored(revision, SettingsRecord(step.settings))
 
 
 def _encoded(ident: str, record: ServiceRecord) -> bytes:

@@ -19,9 +19,10 @@ class Plan:
     settings: bool
 
 
-def plan(old: Table, new: Table) -> Plan:
-    """Return the plan that turns `old` into `new`."""
-    rekeyed = old.settings.cookie_key != new.settings.cookie_key
+def plan(old: Table, new: Table, is_rekeyed: bool = False) -> Plan:
+    """Return the plan that turns `old` into `new`. is_rekeyed: the secret for cookies changes, although it is no
+    setting."""
+    rekeyed = is_rekeyed or old.settings.cookie_key != new.settings.cookie_key
     started, stopped = new.running - old.running, old.running - new.running
     return Plan(
         start=tuple(new.services[ident] for ident in new.services if ident in started),

@@ -27,11 +27,13 @@ def new_key() -> bytes:
 
 
 class Context:
-    """The state that the services of one process share. Only `settings` and `is_accepting` change after construction.
+    """The state that the services of one process share. Only `settings`, `is_accepting` and `cookie_secret` change
+    after construction.
 
     settings: those of the table in force. steps: runs the steps of a change that can no longer be refused. key: this
-    switch's own secret. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set and that
-    all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
+    switch's own secret. cookie_secret: signs cookies if the settings have no cookie_key: `key`, or a secret that the
+    nodes of a cluster share. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set and
+    that all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
     nameservers: (IP address, port) of the name servers to ask; none: those of the system. is_accepting: False while
     another daemon still accepts from the same listening sockets. node: the name and the labels of this switch, by which
     the table says what runs where.
@@ -72,7 +74,7 @@ class Context:
         self.node = node or NodeIdentity()
         self.wall = wall
         self.monotonic = monotonic
-        self.key = key or new_key()
+        self.key = self.cookie_secret = key or new_key()
 
     def start(self) -> None:
         """Start the timers."""
@@ -96,8 +98,8 @@ class Context:
         self.is_accepting = True
 
     def cookie_key(self, settings: Settings) -> bytes:
-        """Return the secret that signs cookies: the one in `settings`, else this switch's own."""
-        return settings.cookie_key.encode() or self.key
+        """Return the secret that signs cookies: the one in `settings`, else `cookie_secret`."""
+        return settings.cookie_key.encode() or self.cookie_secret
 
     def _tick(self) -> bool:
         self.access_logs.tick()

@@ -266,7 +266,7 @@ class Director:
         before, effective = self.effective, localized(new)
         await self._check(before, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
-            self._check_addresses(before, effective)
+            self._check_addresses(old, new)  # a local edit meets others only here, where it listens
         warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
         runs = self._running_table(effective, self.resolution)
         preparation = await self._prepare(self.expanded, runs, is_strict)
@@ -442,6 +442,23 @@ class Director:
         self.resolution = resolution
         await self._put_in_force(runs, preparation)
 
+    # The secret of cookies.
+
+    async def use_cookie_secret(self, secret: bytes) -> None:
+        """Sign cookies with another secret, unless the settings have one. To be called within `between_edits`. Raises a
+        Refusal; then nothing has changed."""
+        former = self.context.cookie_secret
+        if self.is_ending or self._forward is not None or secret == former:
+            return
+        self.context.cookie_secret = secret
+        try:
+            preparation = await self._prepare(self.expanded, self.expanded, is_rekeyed=True)
+        except BaseException:
+            self.context.cookie_secret = former
+            raise
+        preparation.commands = self.processes.commands_for_cookie_secret(secret)
+        await self._put_in_force(self.expanded, preparation)
+
     # Services that accept no clients for a while.
 
     def withdraw(self, is_withdrawn: bool) -> Deferred[Sequence[str]]:
@@ -532,9 +549,9 @@ class Director:
             form = f"service {service.ident}: relay = {service.relay}: {why}"
             raise BadValue(f"{form}; relay = {AUTO} takes what there is")
 
-    async def _prepare(self, old: Table, new: Table, is_strict: bool = False) -> _Preparation:
+    async def _prepare(self, old: Table, new: Table, is_strict: bool = False, is_rekeyed: bool = False) -> _Preparation:
         self.processes.prepare(old, new)
-        changes = plan(old, new)
+        changes = plan(old, new, is_rekeyed)
         leaving = [(before, set(before.addresses).difference(config.addresses)) for before, config in changes.change]
         leaving += [(config, set(config.addresses)) for config in changes.stop]
         closing = [

@@ -49,6 +49,9 @@ class ServingProcesses(Protocol):
     def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:
         """Return the commands with which `send` has other processes withdraw services."""
 
+    def commands_for_cookie_secret(self, secret: bytes) -> Any:
+        """Return the commands with which `send` has other processes sign cookies with this secret."""
+
     def pass_files(self, update: Update) -> None:
         """Have other processes use these files of TLS; `send` passes them, before the edit that needs them."""
 
@@ -134,6 +137,9 @@ class SingleProcess:
         return None
 
     def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:
+        return None
+
+    def commands_for_cookie_secret(self, secret: bytes) -> Any:
         return None
 
     def pass_files(self, update: Update) -> None:

@@ -21,11 +21,15 @@ CHECK_INTERVAL = 60.0
 
 HOUR = 3600
 
+MAX_DELAY = 2.0
+"""A cluster that cannot be asked for another secret is awaited until this one is so many times as old as the setting
+allows; then this daemon makes one alone."""
+
 
 @frozen
 class SecretsRecord:
-    """The secrets of a daemon, for the one that takes over. current, previous: as in TicketSecrets. age: seconds since
-    `current` was made."""
+    """The secrets of a daemon, for the one that takes over, or for the nodes of a cluster. current, previous: as in
+    TicketSecrets. age: seconds since `current` was made."""
 
     current: bytes = field(repr=False)
     previous: bytes | None = field(repr=False)
@@ -63,14 +67,9 @@ class TicketSecrets:
         that this one takes over from; None: new ones are made."""
         self._context = context
         self._use = use
-        self._made = context.monotonic()
-        self.current = os.urandom(SECRET_BYTES)
-        self.previous: bytes | None = None
-        if former is not None:
-            self.current, self.previous = former.current, former.previous
-            self._made -= former.age
+        self._propose: Callable[[SecretsRecord], object] | None = None
         self._job = PeriodicJob(context.reactor, self._check, self._failed)
-        use(self.current, self.previous)
+        self.adopt(former or SecretsRecord(os.urandom(SECRET_BYTES), None, 0.0))
 
     def start(self) -> None:
         """The reactor runs: rotate from now on."""
@@ -81,12 +80,24 @@ class TicketSecrets:
 
     def rotate(self) -> None:
         """Make tickets with a new secret; those of the one before are still accepted."""
-        self.current, self.previous = os.urandom(SECRET_BYTES), self.current
-        self._made = self._context.monotonic()
+        self.adopt(self._next())
+
+    def _next(self) -> SecretsRecord:
+        return SecretsRecord(os.urandom(SECRET_BYTES), self.current, 0.0)
+
+    def adopt(self, secrets: SecretsRecord) -> None:
+        """Use these secrets from now on."""
+        self.current, self.previous = secrets.current, secrets.previous
+        self._made = self._context.monotonic() - secrets.age
         self._use(self.current, self.previous)
 
+    def share(self, propose: Callable[[SecretsRecord], object]) -> None:
+        """Let a cluster rotate. propose: called when it is time, with the secrets that could be next; `adopt` is called
+        with those that all nodes use."""
+        self._propose = propose
+
     def record(self) -> SecretsRecord:
-        """Return the secrets for a daemon that takes over."""
+        """Return the secrets as they are now."""
         return SecretsRecord(self.current, self.previous, self._age)
 
     @property
@@ -95,8 +106,12 @@ class TicketSecrets:
         return self._context.monotonic() - self._made
 
     def _check(self) -> float:
-        if self._age >= self._context.settings.tls_ticket_rotation * HOUR:
-            self.rotate()
+        rotation = self._context.settings.tls_ticket_rotation * HOUR
+        if self._age >= rotation:
+            if self._propose is not None and self._age < MAX_DELAY * rotation:
+                self._propose(self._next())
+            else:
+                self.rotate()
         return CHECK_INTERVAL
 
     def _failed(self, why: Any) -> None:

@@ -131,7 +131,7 @@ class HandoverSource:
         self._addresses = addresses
         return Inventory(
             table=table,
-            key=director.context.key,
+            key=director.context.cookie_secret,
             sockets=[record for _, record in found],
             resolution=dict(director.resolution),
             down=director.servers_down(),
@@ -139,6 +139,7 @@ class HandoverSource:
             tickets=self._tickets(),
             has_reader=self._reader is not None,
             instance=self._instance,
+            is_drained=director.withdrawal.is_whole,
         )
 
     def page(self, number: int) -> bytes:

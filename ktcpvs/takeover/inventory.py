@@ -41,11 +41,12 @@ class SocketRecord:
 
 @frozen
 class Inventory:
-    """key: the switch's own secret. sockets: in the order in which they are fetched. down: servers that checks have
-    found down: ident, address, reason. resolution: the addresses of host names. watchdog: the microseconds within which
-    the service manager expects a sign of life; 0: it expects none. tickets: the secrets of session tickets; None: an
-    older version has none. has_reader: a process reads certificates for the daemon, and TakeReader hands it over.
-    instance: as which the daemon is a node of its cluster, so that the new one takes its place; "": it is in none."""
+    """key: the switch's own secret, or the one that it shares with a cluster. sockets: in the order in which they are
+    fetched. down: servers that checks have found down: ident, address, reason. resolution: the addresses of host names.
+    watchdog: the microseconds within which the service manager expects a sign of life; 0: it expects none. tickets: the
+    secrets of session tickets; None: an older version has none. has_reader: a process reads certificates for the
+    daemon, and TakeReader hands it over. instance: as which the daemon is a node of its cluster, so that the new one
+    takes its place; "": it is in none. is_drained: it is a node that accepts no clients."""
 
     table: Table
     key: bytes
@@ -56,6 +57,7 @@ class Inventory:
     tickets: SecretsRecord | None = None
     has_reader: bool = False
     instance: str = ""
+    is_drained: bool = False
 
     def text(self) -> bytes:
         """The inventory as one JSON document. Two versions exchange it, so its names stay."""
@@ -72,6 +74,7 @@ class Inventory:
                 "tickets": None if self.tickets is None else self.tickets.described(),
                 "has_reader": self.has_reader,
                 "instance": self.instance,
+                "is_drained": self.is_drained,
                 "local": encode_local(self.table.local),
             }
         ).encode("utf-8")
@@ -104,6 +107,7 @@ def read_inventory(text: bytes, source: str) -> Inventory:
             tickets=SecretsRecord.read(data["tickets"]) if data.get("tickets") is not None else None,
             has_reader=bool(data.get("has_reader")),
             instance=str(data.get("instance", "")),
+            is_drained=bool(data.get("is_drained")),
         )
     except Refusal as refusal:
         raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it continues") from None

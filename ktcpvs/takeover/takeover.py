@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
@@ -21,17 +21,20 @@ from ktcpvs.takeover.new_daemon import NewDaemon
 from ktcpvs.takeover.pid_file import PidFile
 
 
-def restore(director: Director, target: HandoverTarget) -> Deferred[None]:
-    """Run the old daemon's table here, without accepting clients. Fires when it runs; fails with a Refusal."""
+def restore(director: Director, target: HandoverTarget, is_node: bool = False) -> Deferred[None]:
+    """Run the old daemon's table here, without accepting clients. Fires when it runs; fails with a Refusal. is_node:
+    this daemon is in a cluster too, which lets it accept again if the old one was drained."""
     inventory = target.inventory
 
     def set_health(_: None) -> None:
         for ident, address, why in inventory.down:
             director.set_health(ident, address, False, why)
 
-    initial = edits_for(inventory.table)
-    restored = director.load_initial(initial, is_strict=False, resolution=inventory.resolution)
-    return restored.addCallback(set_health)
+    def load(_: object) -> Deferred[None]:
+        return director.load_initial(edits_for(inventory.table), is_strict=False, resolution=inventory.resolution)
+
+    withdrawn = director.withdraw(True) if inventory.is_drained and is_node else succeed(())
+    return withdrawn.addCallback(load).addCallback(set_health)
 
 
 @frozen

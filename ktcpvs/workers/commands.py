@@ -120,6 +120,12 @@ class UseTickets(amp.Command):
     arguments = [(b"current", amp.String()), (b"previous", amp.String())]
 
 
+class UseCookieSecret(amp.Command):
+    """The secret that signs cookies from now on, unless the settings have one."""
+
+    arguments = [(b"secret", amp.String())]
+
+
 class ReopenLogs(amp.Command):
     """Reopen the files of access logs."""
 

@@ -96,6 +96,9 @@ class SupervisedWorkers:
         self._withdrawal = withdrawal
         return withdraw_commands(withdrawal)
 
+    def commands_for_cookie_secret(self, secret: bytes) -> Sequence[CommandCall]:
+        return [(commands.UseCookieSecret, {"secret": secret})]
+
     def pass_files(self, update: Update) -> None:
         self._files |= update.contents
         self._new_files |= update.contents
@@ -212,6 +215,7 @@ class SupervisedWorkers:
             answers += [worker.call(command, **arguments) for command, arguments in asked]
         answers += self._send_slots(worker, self._slots.slots)
         passed = [*_file_calls(self._files), *([] if self._tickets is None else [self._tickets])]
+        passed += self.commands_for_cookie_secret(self._context.cookie_secret)
         answers += [worker.call(command, **arguments) for command, arguments in passed]
         answers += [
             self._send_socket(worker, ident, address) for ident, known in self._listening.items() for address in known

@@ -170,6 +170,11 @@ class SupervisorLink(Administrator):
         self._worker.profiles.use_tickets(current, previous or None)
         return {}
 
+    @commands.UseCookieSecret.responder
+    def use_cookie_secret(self, secret: bytes) -> Deferred[dict[str, Any]]:
+        director = self._worker.director
+        return director.between_edits(lambda: director.use_cookie_secret(secret)).addCallback(lambda _: {})
+
     @commands.ReopenLogs.responder
     def reopen_logs(self) -> dict[str, Any]:
         self._worker.reopen_logs()

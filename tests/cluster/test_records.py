@@ -16,15 +16,18 @@ from ktcpvs.cluster.records import (
     BadRecord,
     NodeReport,
     ServiceRecord,
+    SettingsRecord,
     TrialRecord,
     check_format,
     decode_report,
+    decode_sealed,
     decode_service,
     decode_settings,
     decode_table,
     decode_trial,
     encode_format,
     encode_report,
+    encode_sealed,
     encode_service,
     encode_settings,
     encode_table,
@@ -32,6 +35,8 @@ from ktcpvs.cluster.records import (
     ident_of,
     service_key,
 )
+from ktcpvs.cluster.sealing import Sealer
+from ktcpvs.errors import BadValue
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 
@@ -42,9 +47,71 @@ def test_a_service_is_read_as_it_was_written(service: VirtualService, is_running
     assert decode_service(service.ident, encode_service(record)) == record
 
 
+KEY = "/x/tables/1/settings"
+SEALER = Sealer([b"s" * 32])
+
+
 @given(settings_values())
 def test_settings_are_read_as_they_were_written(settings: Settings) -> None:
-    assert decode_settings(encode_settings(settings)) == settings
+    value = encode_settings(settings, KEY, SEALER)
+    assert decode_settings(value, KEY, SEALER) == SettingsRecord(settings)
+
+
+def test_a_cookie_key_is_stored_sealed() -> None:
+    settings = Settings(read_timeout=77, cookie_key="not-for-everyone")
+    value = encode_settings(settings, KEY, SEALER)
+    assert b"not-for-everyone" not in value
+    with pytest.raises(BadValue, match=r"cookie_key would be readable in etcd: give all nodes .* --cluster-secret"):
+        encode_settings(settings, KEY, None)
+    without = evolve(settings, cookie_key="")
+    assert decode_settings(encode_settings(without, KEY, None), KEY, None) == SettingsRecord(without)
+
+
+@pytest.mark.parametrize(
+    ("key", "sealer", "problem"),
+    [
+        (KEY, None, "cookie_key: sealed, and this node has no --cluster-secret"),
+        (KEY, Sealer([b"o" * 32]), "cookie_key: sealed with another --cluster-secret"),
+        (KEY + "2", SEALER, "cookie_key: changed by somebody, or moved here from another key of etcd"),
+    ],
+)
+def test_settings_are_read_without_the_key_that_does_not_open(key: str, sealer: Sealer | None, problem: str) -> None:
+    settings = Settings(read_timeout=77, cookie_key="not-for-everyone")
+    found = decode_settings(encode_settings(settings, KEY, SEALER), key, sealer)
+    assert found == SettingsRecord(evolve(settings, cookie_key=""), problem)
+
+
+def test_a_cookie_key_is_not_current_before_it_is_sealed_with_the_newest_secret() -> None:
+    settings = Settings(cookie_key="not-for-everyone")
+    both = Sealer([b"n" * 32, b"s" * 32])
+    assert decode_settings(encode_settings(settings, KEY, SEALER), KEY, both) == SettingsRecord(settings, "", False)
+    readable = b'{"format":1,"settings":"global { cookie_key = not-for-everyone }"}'
+    assert decode_settings(readable, KEY, both) == SettingsRecord(settings, "", False)
+
+
+@pytest.mark.parametrize("sealed", ["7", '["x"]', '"x"', '""', '":"', '"%s:*"', '"%s:AAAA"', '"%s:%s"'])
+def test_a_sealed_value_that_is_garbage_is_named(sealed: str) -> None:
+    name = SEALER.seal(KEY, b"x").partition(":")[0]
+    text = sealed.replace("%s", name)
+    value = b'{"format":1,"settings":"","cookie_key":' + text.encode() + b"}"
+    try:
+        problem = decode_settings(value, KEY, SEALER).problem
+    except BadRecord as bad:
+        problem = str(bad)
+    assert problem.startswith("cookie_key")
+
+
+def test_a_sealed_value_that_is_no_key_for_cookies() -> None:
+    sealed = SEALER.seal(KEY, b"a b")
+    value = b'{"format":1,"settings":"","cookie_key":"' + sealed.encode() + b'"}'
+    with pytest.raises(BadRecord, match="cookie_key: expected 8 to 128"):
+        decode_settings(value, KEY, SEALER)
+
+
+def test_secrets_are_read_as_they_were_written() -> None:
+    assert decode_sealed(encode_sealed("a:b")) == "a:b"
+    with pytest.raises(BadRecord, match="sealed is missing"):
+        decode_sealed(encode_format())
 
 
 @given(idents(), st.integers(0, 1 << 62))

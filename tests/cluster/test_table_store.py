@@ -15,6 +15,7 @@ from model.strategies import tables
 from ktcpvs.cluster.etcd import Change, Etcd, delete, put
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.cluster.records import FORMAT_KEY, TABLE_KEY, TABLES, encode_table, service_key, settings_key
+from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.table_store import MAX_OPERATIONS, NotInForce, TableStore
 from ktcpvs.errors import BadValue
 from ktcpvs.model.address import Inet
@@ -23,8 +24,10 @@ from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 
+SECRET = b"s" * 32
 FEW = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 A = Inet("a", 1)
 WEB, MAIL = VirtualService("web", servers=(RealServer(A),)), VirtualService("mail", servers=(RealServer(A),))
@@ -41,9 +44,10 @@ def many(number: int) -> Table:
 class Node:
     """A node: its store and the table that it runs."""
 
-    def __init__(self, thread: ControlThread, etcd: Etcd, prefix: str) -> None:
+    def __init__(self, thread: ControlThread, etcd: Etcd, prefix: str, *secrets: bytes) -> None:
+        """secrets: of the cluster, the newest first; none: the usual one."""
         self._thread, self._etcd = thread, etcd
-        self.store = TableStore(prefix)
+        self.store = TableStore(prefix, Sealer(secrets or (SECRET,)))
         self.table = Table()
         self.read()
 
@@ -70,7 +74,7 @@ class Node:
 
 @pytest.fixture
 def make_node(thread: ControlThread, etcd: Etcd) -> Any:
-    return lambda prefix: Node(thread, etcd, prefix)
+    return lambda prefix, *secrets: Node(thread, etcd, prefix, *secrets)
 
 
 @FEW
@@ -316,3 +320,63 @@ def test_what_is_no_part_of_the_table_does_not_change_its_revision(make_node: An
     other.read()
     assert one.store.table_revision == other.store.table_revision == done[-1][1]
     assert one.store.revision == later
+
+
+# Secret settings.
+
+
+KEYED = Table(settings=Settings(cookie_key="not-for-everyone", read_timeout=77))
+
+
+def test_a_node_with_another_secret_follows_all_settings_but_the_key(make_node: Any) -> None:
+    one, other = make_node("/keyed/"), make_node("/keyed/", b"o" * 32)
+    other.table = Table(settings=Settings(cookie_key="what-it-had"))
+    assert one.change(KEYED)
+    other.read()
+    assert other.table.settings == Settings(cookie_key="what-it-had", read_timeout=77)
+    assert other.store.unreadable == ["settings: cookie_key: sealed with another --cluster-secret"]
+    with pytest.raises(NotInForce, match="settings: cookie_key: sealed with another"):
+        other.change(Set({"read_timeout": "78"}).apply(other.table))
+    with pytest.raises(NotInForce, match="settings: cookie_key: sealed with another"):
+        other.change(many(MAX_OPERATIONS))
+    assert other.change(AddService("web").apply(other.table))
+    one.read()
+    assert one.table == AddService("web").apply(KEYED)
+
+
+def test_a_key_whose_secret_is_lost_can_be_replaced(make_node: Any) -> None:
+    one, other = make_node("/lost/"), make_node("/lost/", b"o" * 32)
+    assert one.change(KEYED)
+    other.read()
+    assert other.change(Set({"cookie_key": "another-one"}).apply(other.table))
+    assert other.store.unreadable == []
+    other.read()
+    assert other.table.settings == Settings(cookie_key="another-one", read_timeout=77)
+
+
+def test_a_node_without_a_secret_stores_no_key(make_node: Any, thread: ControlThread, etcd: Etcd) -> None:
+    one = make_node("/bare/")
+    one.store = TableStore("/bare/")
+    with pytest.raises(BadValue, match="cookie_key would be readable in etcd"):
+        one.change(KEYED)
+    assert one.change(Table.of([WEB]))
+    with pytest.raises(BadValue, match="cookie_key would be readable in etcd"):
+        one.change(Set({"cookie_key": "not-for-everyone"}).apply(one.table))
+    assert one.store.resealing() is None
+    assert all(b"not-for" not in pair.value for pair in thread.run(etcd.range, "/bare/")[1])
+
+
+def test_the_key_is_sealed_again_with_a_new_secret(make_node: Any) -> None:
+    one = make_node("/again/")
+    assert one.change(KEYED)
+    assert one.store.resealing() is None
+    exchanged = make_node("/again/", b"n" * 32, SECRET)
+    transaction = exchanged.store.resealing()
+    assert transaction is not None
+    for step in transaction.steps:
+        assert exchanged._thread.run(exchanged._etcd.transact, step.compares, step.operations)[0]
+    exchanged.read()
+    assert exchanged.store.resealing() is None
+    assert make_node("/again/", b"n" * 32).table == exchanged.table == KEYED
+    one.read()
+    assert one.store.unreadable == ["settings: cookie_key: sealed with another --cluster-secret"]

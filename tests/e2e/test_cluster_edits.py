@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -227,6 +229,24 @@ def test_a_file_that_changes_nothing_is_not_on_trial(nodes: Nodes, tmp_path: Pat
     shown = nodes.a.adm("-f", same, "--confirm", "5m")
     assert shown.stderr == "tcpvsadm: warning: this changes nothing, so nothing is on trial\n"
     assert trials(nodes) == [None, None]
+
+
+def test_garbage_under_the_key_of_a_trial_is_named(nodes: Nodes) -> None:
+    key = b64encode(b"/edits/trial").decode()
+    ask_etcd(nodes, "put", {"key": key, "value": b64encode(b'{"format":1,"seconds":"x"}').decode()})
+    why = "the cluster's key /edits/trial cannot be read, so edits are refused: generation is missing"
+    for daemon in (nodes.a, nodes.b):
+        wait_for(lambda daemon=daemon: why in daemon.adm("--stop", check=False).stderr, "a refusal")
+    assert idents(nodes.a) == idents(nodes.b) == ["shop"]
+    ask_etcd(nodes, "deleterange", {"key": key})
+    for daemon in (nodes.a, nodes.b):
+        wait_for(lambda daemon=daemon: not daemon.adm("--stop", check=False).stderr, "an edit")
+
+
+def ask_etcd(nodes: Nodes, command: str, arguments: dict[str, str]) -> None:
+    request = urllib.request.Request(f"{nodes.etcd.url}/v3/kv/{command}", json.dumps(arguments).encode())
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 200
 
 
 # While a daemon is replaced.

@@ -32,8 +32,14 @@ DRAIN_TIMEOUT = 60
 class Nodes:
     """Node `a` has two workers. ports: of service `web`, by node. status: ports of the status servers."""
 
-    def __init__(self, daemons: dict[str, Daemon], status: dict[str, int], ports: dict[str, int]) -> None:
-        self.daemons, self.status, self.ports = daemons, status, ports
+    def __init__(
+        self,
+        daemons: dict[str, Daemon],
+        options: dict[str, list[str | Path]],
+        status: dict[str, int],
+        ports: dict[str, int],
+    ) -> None:
+        self.daemons, self.options, self.status, self.ports = daemons, options, status, ports
 
     def __getitem__(self, name: str) -> Daemon:
         return self.daemons[name]
@@ -71,16 +77,18 @@ def nodes(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactor
     with contextlib.ExitStack() as stack:
         etcd = EtcdServer(tmp_path_factory.mktemp("etcd"))
         stack.callback(etcd.stop)
-        daemons, status = {}, {}
+        daemons: dict[str, Daemon] = {}
+        given: dict[str, list[str | Path]] = {}
+        status = {}
         for name in NAMES:
             folder, status[name] = tmp_path_factory.mktemp(name), free_port()
-            options = ["--cluster", f"etcd:{etcd.url}/views", "--node", name, "--state", folder / "state"]
-            options += ["--status", f"tcp:{status[name]}"]
-            daemons[name] = Daemon(control_thread, folder, *options, workers=2 if name == "a" else 0)
+            given[name] = ["--cluster", f"etcd:{etcd.url}/views", "--node", name, "--state", folder / "state"]
+            given[name] += ["--status", f"tcp:{status[name]}"]
+            daemons[name] = Daemon(control_thread, folder, *given[name], workers=2 if name == "a" else 0)
             daemons[name].start()
-            stack.callback(daemons[name].finish)
+            stack.callback(lambda one=name: daemons[one].finish())
             daemons[name].wait_for_log(f"node {name} follows")
-        made = Nodes(daemons, status, {name: free_port() for name in NAMES})
+        made = Nodes(daemons, given, status, {name: free_port() for name in NAMES})
         listeners = "".join(f"listen = {LOOPBACK}:{port} on {name}\n" for name, port in made.ports.items())
         text = f"global {{ drain_timeout = {DRAIN_TIMEOUT} }}\nVirtual web {{\n{listeners}scheduler = phttp\n"
         daemons["a"].call("load", f"{text}server = {web[0].address} 1\n}}\nVirtual off {{ listen = {LOOPBACK}:1 }}\n")
@@ -247,6 +255,22 @@ def test_a_service_that_cannot_listen_again_does_not_hold_up_the_others(nodes: N
     nodes["b"].call("stop", ident)
 
 
+def test_edits_of_one_node_only_hold_after_it_was_drained(nodes: Nodes, web: list[Nginx]) -> None:
+    def weight() -> int:
+        return int(nodes["c"].call("stats", "web")["services"][0]["servers"][0]["weight"])
+
+    nodes["c"].adm("-e", "-i", "web", "-r", web[0].address, "-w", "3", "--local")
+    nodes["b"].adm("--drain-node", "c", "--wait")
+    assert weight() == 3
+    nodes["b"].adm("--undrain-node", "c")
+    wait_for(lambda: nodes.accepts("c"), "the node to accept", timeout=30)
+    assert weight() == 3
+    nodes["c"].adm("--end-local")
+    assert weight() == 1
+    refused = nodes["c"].adm("--drain-node", "c", "--local", check=False)
+    assert "leave out --local" in refused.stderr
+
+
 def test_nodes_that_cannot_be_drained_or_forgotten(nodes: Nodes) -> None:
     with pytest.raises(BadValue, match="no node 'x'; there are: a, b, c"):
         nodes["a"].call("drain_node", "x")
@@ -303,3 +327,31 @@ def test_the_status_shows_the_nodes(nodes: Nodes, tmp_path: Path) -> None:
         expected = [["a (this one)", "ok"], ["b", "ok"], ["c", "ok"]]
         wait_for(lambda: browser.ask(cells) == expected, lambda: str(browser.ask(cells)), timeout=20)
         assert browser.complaints == []
+
+
+# At the end, since a daemon that has taken over cannot be restarted with the same options.
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_an_upgrade_of_a_drained_node_accepts_no_clients(
+    nodes: Nodes, name: str, control_thread: ControlThread, tmp_path: Path
+) -> None:
+    nodes["b"].adm("--drain-node", name, "--wait")
+    old, options = nodes[name], [*nodes.options[name], "--takeover", nodes[name].control]
+    new = Daemon(control_thread, tmp_path, *options, control=old.control, workers=2 if name == "a" else 0)
+    new.run()
+    nodes.daemons[name] = new
+    accepted = []
+
+    def serves() -> bool:
+        accepted.append(nodes.accepts(name))
+        return "control at unix:" in new.log()
+
+    wait_for(serves, new.log, timeout=30)
+    assert old.wait() == 0
+    assert not any(accepted)
+    wait_for(lambda: nodes.ready(name) == (503, "drained\n"), lambda: str(nodes.ready(name)), timeout=30)
+    nodes["b"].adm("--undrain-node", name)
+    wait_for(lambda: nodes.accepts(name), "the node to accept", timeout=30)
+    assert nodes.get(name) == 200
+    nodes.wait_for_state(name, "ok")

@@ -85,3 +85,6 @@ def test_the_plan_carried_out_gives_what_was_asked_for(old, new):
     if rekeyed:
         assert {before.ident for before, _ in work.change} == old.running & new.running
     assert plan(new, new) == NOTHING
+    rebound = plan(new, new, is_rekeyed=True)
+    assert {service.ident for _, service in rebound.change} == new.running
+    assert (rebound.start, rebound.stop, rebound.settings) == ((), (), False)

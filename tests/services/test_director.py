@@ -328,3 +328,40 @@ def test_services_started_by_a_load_on_trial_stop_when_it_is_undone(switch: Swit
     assert switch.listening() == {old}
     assert list(switch.director.table.services) == ["old", "idle"]
     assert switch.director.table.running == {"old"}
+
+
+# The secret of cookies.
+
+
+def use_cookie_secret(switch: Switch, secret: bytes) -> None:
+    done = switch.director.between_edits(lambda: switch.director.use_cookie_secret(secret))
+    switch.reactor.advance(HANDSHAKE_POLL_INTERVAL)
+    assert done.called
+    failures: list[Any] = []
+    done.addErrback(failures.append)
+    for failure in failures:
+        failure.raiseException()
+
+
+def cookie_names(switch: Switch, ident: str) -> set[bytes]:
+    return set(switch.director.services[ident].traffic.selector.scheduler._named)
+
+
+def test_services_sign_cookies_with_another_secret_and_go_on(switch: Switch) -> None:
+    port = free_port()
+    switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} scheduler = chttp server = 127.0.0.1:81 }}")
+    switch.do(edits.StartService("a"))
+    before, listener = cookie_names(switch, "a"), switch.listener("a")
+    use_cookie_secret(switch, b"s" * 32)
+    after = cookie_names(switch, "a")
+    assert after.isdisjoint(before)
+    assert switch.listener("a") is listener
+    assert switch.listening() == {port}
+    switch.do(edits.Set({"cookie_key": "of-the-settings"}))
+    keyed = cookie_names(switch, "a")
+    assert keyed.isdisjoint(after)
+    use_cookie_secret(switch, b"t" * 32)
+    assert cookie_names(switch, "a") == keyed
+    use_cookie_secret(switch, b"s" * 32)
+    switch.do(edits.Set({"cookie_key": ""}))
+    assert cookie_names(switch, "a") == after

@@ -80,3 +80,23 @@ def test_bad_records(data: dict[str, Any]) -> None:
 
 def test_secrets_do_not_appear_in_a_log() -> None:
     assert repr(SecretsRecord(b"1" * 32, b"2" * 32, 5.0)) == "SecretsRecord(age=5.0)"
+
+
+def test_a_cluster_is_asked_and_awaited_for_a_time() -> None:
+    daemon = Daemon()
+    proposed: list[SecretsRecord] = []
+    daemon.secrets.share(proposed.append)
+    assert daemon.wait(11.9) == 0
+    assert not proposed
+    first = daemon.secrets.current
+    assert daemon.wait(0.2) == 0
+    assert {record.previous for record in proposed} == {first}
+    daemon.secrets.adopt(proposed[0])
+    assert (daemon.secrets.current, daemon.secrets.previous) == (proposed[0].current, first)
+    proposed.clear()
+    assert daemon.wait(11.9) == 0
+    assert not proposed
+    assert daemon.wait(11.9) == 0  # nobody answers
+    assert len(proposed) > 600
+    assert daemon.wait(0.3) == 1
+    assert daemon.secrets.previous == proposed[0].previous

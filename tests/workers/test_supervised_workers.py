@@ -290,3 +290,18 @@ def test_commands_to_workers_have_names_of_their_own() -> None:
     """A worker takes the commands of administrators on the same connection."""
     own = {kind.commandName for kind in vars(commands).values() if isinstance(kind, type) and kind is not amp.Command}
     assert not own.intersection(command.commandName for command in OF_EDIT.values())
+
+
+def test_workers_and_new_workers_get_the_secret_for_cookies(supervised: Supervised) -> None:
+    supervised.submit(tls_configuration(free_port(), authority().daemon("passed", "a.example")))
+    director = supervised.director
+    secret, key = b"s" * 32, director.context.key
+    director.between_edits(lambda: director.use_cookie_secret(secret)).addBoth(supervised.outcomes.append)
+    for boxes in supervised.heard():
+        assert names(boxes) == ["UseCookieSecret"]
+        assert boxes[0][b"secret"] == secret
+    supervised.workers.introduce(supervised.worker(1), director.table, director.resolution, [])
+    boxes = supervised.heard()[0]
+    assert names(boxes).index("UseCookieSecret") < names(boxes).index("Load")
+    assert [box[b"key"] for box in boxes if box[amp.COMMAND] == b"Begin"] == [key]
+    assert [box[b"secret"] for box in boxes if box[amp.COMMAND] == b"UseCookieSecret"] == [secret]

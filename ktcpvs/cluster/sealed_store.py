@@ -1,0 +1,145 @@
+"""Named values in etcd that only nodes with the secret of the cluster can read, or change unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attrs import field, frozen
+
+from ktcpvs.cluster.etcd import Change, Etcd, KeyValue, is_unchanged, put
+from ktcpvs.cluster.records import SECRETS, BadRecord, decode_sealed, encode_sealed
+from ktcpvs.cluster.sealing import CannotOpen, Sealer
+from ktcpvs.errors import BadValue, shorten
+
+MAX_VALUE_BYTES = 256 << 10
+"""The most bytes of one value."""
+
+MAX_STORED_BYTES = 2 * MAX_VALUE_BYTES
+"""The most bytes of one value as it is stored, sealed and in base64; a longer one is not read."""
+
+MAX_NAMES, MAX_NAME_LENGTH = 5, 40
+"""The most names, and the most characters of one, in a line about values that do not open."""
+
+
+@frozen
+class SealedValue:
+    """A value that has been opened. revision: at which it was stored. is_current: it was sealed with the newest
+    secret."""
+
+    value: bytes = field(repr=False)
+    revision: int
+    is_current: bool = True
+
+
+class SealedStore:
+    """Follows the keys below `secrets/`. It provides Follower.
+
+    is_usable: this node has a secret of the cluster, without which it can read nothing.
+    """
+
+    def __init__(self, etcd: Etcd, prefix: str, sealer: Sealer | None) -> None:
+        """prefix: of all keys of the cluster. sealer: None: this node has no secret of the cluster."""
+        self._etcd = etcd
+        self._prefix = f"{prefix}{SECRETS}"
+        self._sealer = sealer
+        self.is_usable = sealer is not None
+        self._values: dict[str, SealedValue] = {}
+        self._unopened: dict[str, tuple[int, str]] = {}  # (revision, why) of values that do not open
+
+    def __repr__(self) -> str:
+        return f"<SealedStore of {len(self._values)} values>"  # and not what they are
+
+    def get(self, name: str) -> SealedValue | None:
+        """Return a value; None: there is none, or it does not open."""
+        return self._values.get(name)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a value of this name, even one that does not open."""
+        return name in self._values or name in self._unopened
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """What cannot be read, a line each."""
+        if not self._unopened:
+            return ()
+        if self._sealer is None:
+            return ("the cluster's secrets are sealed, and this node has no --cluster-secret",)
+        reasons: dict[str, list[str]] = {}
+        for name in sorted(self._unopened):
+            reasons.setdefault(self._unopened[name][1], []).append(shorten(name, MAX_NAME_LENGTH))
+        return [f"the cluster's secrets {_listed(names)}: {why}" for why, names in reasons.items()]
+
+    # What etcd says.
+
+    def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
+        """See Follower."""
+        self._values, self._unopened = {}, {}
+        for pair in pairs:
+            if pair.key.startswith(self._prefix):
+                self._change(pair.key, pair.value, pair.mod_revision)
+
+    def apply(self, revision: int, changes: Iterable[Change]) -> None:
+        """See Follower."""
+        for change in changes:
+            if change.key.startswith(self._prefix):
+                self._change(change.key, change.value, change.mod_revision)
+
+    def _change(self, key: str, stored: bytes | None, revision: int) -> None:
+        name = key.removeprefix(self._prefix)
+        if revision <= self._revision(name):
+            return
+        self._values.pop(name, None)
+        self._unopened.pop(name, None)
+        if stored is None:
+            return
+        try:
+            value, is_current = self._open(key, stored)
+        except (BadRecord, CannotOpen) as why:
+            self._unopened[name] = revision, str(why)
+        else:
+            self._values[name] = SealedValue(value, revision, is_current)
+
+    def _open(self, key: str, stored: bytes) -> tuple[bytes, bool]:
+        """Return a value, and whether it was sealed with the newest secret. Raises BadRecord and CannotOpen."""
+        if len(stored) > MAX_STORED_BYTES:
+            raise BadRecord(f"it has {len(stored)} bytes; expected at most {MAX_STORED_BYTES}")
+        sealed = decode_sealed(stored)
+        if self._sealer is None:
+            raise CannotOpen("this node has no --cluster-secret")
+        return self._sealer.open(key, sealed), self._sealer.is_newest(sealed)
+
+    def _revision(self, name: str) -> int:
+        if name in self._unopened:
+            return self._unopened[name][0]
+        return self._values[name].revision if name in self._values else 0
+
+    async def joined(self) -> None:
+        """See Follower. Seals again what was sealed with a former secret."""
+        for name, value in list(self._values.items()):
+            if not value.is_current:
+                await self.put(name, value.value, value.revision)
+
+    # Changing it.
+
+    async def put(self, name: str, value: bytes, revision: int) -> bool:
+        """Store a value, and return True; or False, if another node has stored one since.
+
+        revision: of the value that this one replaces; 0: there is none. Raises BadValue for one that is too long, or if
+        this node has no secret, and EtcdError.
+        """
+        if self._sealer is None:
+            raise BadValue("a node needs a --cluster-secret to store secrets in the cluster")
+        if len(value) > MAX_VALUE_BYTES:
+            raise BadValue(f"secret {name}: it has {len(value)} bytes; expected at most {MAX_VALUE_BYTES}")
+        key = f"{self._prefix}{name}"
+        stored = encode_sealed(self._sealer.seal(key, value))
+        has_stored, at = await self._etcd.transact([is_unchanged(key, revision)], [put(key, stored)])
+        if has_stored and at > self._revision(name):
+            self._unopened.pop(name, None)
+            self._values[name] = SealedValue(value, at)
+        return has_stored
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
