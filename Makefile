@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo test fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 lint clean
+.PHONY: help compiled demo demo-cluster test fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
 	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
+	@echo "make demo-cluster    three switches with one table and three members of etcd on loopback, of which some crash; 40 seconds"
 	@echo "make test            every test; TESTS='tests/model -k rules' for some"
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
@@ -20,6 +21,7 @@ help:
 	@echo "make soak-relays     100,000 connections through all relays, long transfers, kills, peers that do not read; 15 minutes"
 	@echo "make soak-certificates   200 certificates replaced and 20 takeovers while clients connect by TLS; four minutes"
 	@echo "make soak-http2      HTTP/2: bodies of 1 GiB, 1,000 edits and 20 takeovers under load, each attack by itself; ten minutes"
+	@echo "make soak-cluster    four switches of a cluster under load, while members of etcd and switches crash; SECONDS=60, SEED=1 to repeat"
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
@@ -33,6 +35,10 @@ compiled: $(VENV)/ready
 
 demo: compiled
 	@$(BIN)/python docs/tools/demo.py $(if $(ONESHOT),--oneshot)
+
+demo-cluster: compiled
+	@docs/tools/debian-packages etcd=etcd-server
+	@$(BIN)/python docs/tools/demo_cluster.py
 
 TESTS ?= tests
 # Many tests wait, so there are two processes for each core; each has 1500 ports of its own, which are enough for eight.
@@ -90,6 +96,11 @@ soak-certificates: compiled
 soak-http2: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light curl h2load=nghttp2-client
 	@$(BIN)/python tests/soak/http2.py $(SOAK)
+
+soak-cluster: SECONDS = 60
+soak-cluster: compiled
+	@docs/tools/debian-packages services=netbase nginx=nginx-light etcd=etcd-server
+	@$(BIN)/python tests/soak/cluster.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
