@@ -312,6 +312,8 @@ class Director:
             alone = warnings_without_cluster(edit, new.services) if self.context.quorum is None else []
             found = warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
             return [*found, *alone]
+        except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
+            return [str(refusal)]
         except Exception:  # a plugin raises, or has wrong attributes
             self.context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()

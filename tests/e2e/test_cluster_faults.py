@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import time
@@ -338,6 +339,11 @@ def test_a_service_that_cannot_be_read_stays_as_it_is(cluster: Cluster, store: S
         with pytest.raises(Refusal, match=why):
             b.call("edit_server", "shop", "127.0.0.1:81", weight=3)
         b.call("edit_service", "other", scheduler="rr")  # everything else goes on
+    store.put(key, re.sub(rb"scheduler = \w+", b"scheduler = from_tomorrow", good))
+    for node in cluster:  # a part that can be read can be edited here too, and so mended
+        wait_until_reported(node, "no scheduler 'from_tomorrow'")
+    edited = b.adm("-e", "-i", "shop", "-r", "127.0.0.1:81", "-w", "2")
+    assert "no scheduler 'from_tomorrow'" in edited.stderr
     store.put(key, good)
     cluster.wait_until_in_step()
     assert a.row("a")["state"] == "ok"

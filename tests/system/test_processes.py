@@ -28,6 +28,6 @@ def test_another_process_with_the_same_number_is_another_one() -> None:
     assert not has_ended(f"{boot} {space} {number} {began}")
 
 
-@pytest.mark.parametrize("text", ["", "x", "a b c d", "a b ² d", f"boot pid:[1] {os.getpid()} 1"])
+@pytest.mark.parametrize("text", ["", "x", "a b c d", "a b ² d", "boot pid:[1] PID 1"])
 def test_nothing_is_known_of_processes_elsewhere(text: str) -> None:
-    assert not has_ended(text)
+    assert not has_ended(text.replace("PID", str(os.getpid())))
