@@ -118,7 +118,14 @@ def nodes(started: Nodes, serve: Callable[..., SocketServer]) -> Iterator[Nodes]
 
 def load(nodes: Nodes, **options: Any) -> None:
     """Load the service. Its listener is a socket in the folder of each node."""
-    lines = {"check": "http /check", "check_interval": 1, "check_fall": 1, "check_rise": 1, **options}
+    lines = {
+        "check": "http /check",
+        "check_interval": 1,
+        "check_timeout": 30,
+        "check_fall": 1,
+        "check_rise": 1,
+        **options,
+    }
     text = "".join(f"    {name} = {value}\n" for name, value in lines.items())
     text += "".join(f"    server = {server}\n" for server in nodes.servers)
     listen = "unix:/proc/self/cwd/web.sock"

@@ -283,7 +283,14 @@ def test_srv_records_are_servers_with_ports_weights_and_priorities(
     first, second, third, spare = (serve(_says_where) for _ in range(4))
     one, two, three, four = (each.address for each in (first, second, third, spare))
     port = free_port()
-    options = {"check": "http /", "check_interval": 1, "check_fall": 1, "check_rise": 1, "balance": "wrr"}
+    options = {
+        "check": "http /",
+        "check_interval": 1,
+        "check_fall": 1,
+        "check_rise": 1,
+        "check_timeout": 30,
+        "balance": "wrr",
+    }
     daemon.service("web", port, (SRV, 3), scheduler="phttp", rules=(("/x", SRV),), **options)
     assert get_each(port, 1) == ["503"]
     assert [(each["address"], each["health"]["state"]) for each in daemon.stats("web")["servers"]] == [
