@@ -255,7 +255,7 @@ class _Block:
             with _at(weight_place):
                 server = RealServer(address, weight, **words)
             with _at(most_place):
-                servers[address] = evolve(server, maxconn=maxconn)
+                servers[address] = evolve(server, maxconn=maxconn) if maxconn != server.maxconn else server
         rules: list[Rule] = []
         for rule in self._merged_rules():
             with _at(rule.place):
@@ -280,7 +280,8 @@ class _Block:
         values = {name: held[name][1] if name in held else getattr(service, name) for name in CONTRADICTING}
         if (found := contradiction(values)) is not None:
             raise held[found[0]][0].error(found[1])
-        self.service = evolve(service, **{name: value for name, (_, value) in held.items()})
+        if held:
+            self.service = evolve(service, **{name: value for name, (_, value) in held.items()})
 
     def _tests(self, service: VirtualService) -> Iterator[Expectation]:
         for place, make in self.tests:
