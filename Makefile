@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo demo-cluster test fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster lint clean
+.PHONY: help compiled demo demo-cluster test test-slow fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
 	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
 	@echo "make demo-cluster    three switches with one table and three members of etcd on loopback, of which some crash; 40 seconds"
-	@echo "make test            every test; TESTS='tests/model -k rules' for some"
+	@echo "make test            the tests; TESTS='tests/model -k rules' for some"
+	@echo "make test-slow       those that make test leaves out: faults of a cluster, and what takes half a minute"
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make bench BASELINE=DIR PAGE=FILE.md   the same with another checkout beside; ROUNDS=7; ALONE=1: without the peers"
@@ -54,6 +55,11 @@ test: export PYTHONDONTWRITEBYTECODE =
 test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled)
 	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream etcd=etcd-server etcdctl=etcd-client)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+# Those that the marker `slow` leaves out of `make test`: faults of a cluster, and what takes half a minute.
+test-slow: compiled
+	@docs/tools/debian-packages services=netbase nginx=nginx-light openssl etcd=etcd-server etcdctl=etcd-client
+	@$(BIN)/python -m pytest -m slow tests
 
 $(VENV)/tests-compiled: $(VENV)/ready
 	@find tests -name "test_*.py" | xargs -n 120 -P 2 $(BIN)/python -m pytest --collect-only -q >/dev/null 2>&1 || true

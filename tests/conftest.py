@@ -30,7 +30,8 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each process of pytest-xdist begin with some of the tests that are marked `long`.
+    """Let each process of pytest-xdist begin with some of the tests that are marked `long`, and with whole modules of
+    those that are marked `together`.
 
     A long test that began last would keep one core busy while the others have nothing left to do. `--dist worksteal`
     gives each process a consecutive part of the tests, of the same size.
@@ -40,10 +41,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     long = [item for item in items if item.get_closest_marker("long")]
     others = [item for item in items if not item.get_closest_marker("long")]
+    begin = [long[number::processes] for number in range(processes)]
+    together: dict[str, list[pytest.Item]] = {}
+    for item in others:
+        if item.get_closest_marker("together"):
+            together.setdefault(str(item.path), []).append(item)
+    others = [item for item in others if not item.get_closest_marker("together")]
+    for number, module in enumerate(together.values()):
+        begin[number % processes] += module
     ordered: list[pytest.Item] = []
     for number in range(processes):
         size = (len(items) - len(ordered)) // (processes - number)
-        first = long[number::processes]
+        first = begin[number]
         rest = max(size - len(first), 0)
         ordered += [*first, *others[:rest]]
         del others[:rest]

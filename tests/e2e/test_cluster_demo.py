@@ -9,7 +9,7 @@ import pytest
 
 from .harness import ROOT
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def test_every_step_of_the_demonstration_succeeds() -> None:

@@ -22,7 +22,7 @@ from ktcpvs.errors import BadValue, Busy
 
 from .harness import TIMEOUT, ControlThread, Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.together]
 
 SECRET, OTHER = b"s" * 32, b"o" * 32
 PREFIX = "/secrets-test/"
@@ -325,6 +325,7 @@ def upgrade(control_thread: ControlThread, etcd: EtcdServer, nodes: list[Daemon]
     nodes[place] = new
 
 
+@pytest.mark.slow
 def test_the_secret_is_exchanged_node_by_node_without_an_end_of_sessions(
     control_thread: ControlThread, nodes: list[Daemon], web: list[Nginx], etcd: EtcdServer
 ) -> None:

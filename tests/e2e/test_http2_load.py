@@ -105,7 +105,7 @@ def test_attacks_hold_up_nobody() -> None:
     """The program has a process of its own for the clients that it times. Its output shows their latency and the
     daemon's memory during each attack."""
     soak = Path(__file__).parents[1] / "soak" / "http2.py"
-    command = [sys.executable, str(soak), "--mebibytes", "0", "--edits", "0", "--seconds", "1"]
+    command = [sys.executable, str(soak), "--mebibytes", "0", "--edits", "0", "--seconds", "0.5"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     print(result.stdout)
     assert result.stdout.endswith("all as it must be\n"), result.stdout + result.stderr

@@ -511,7 +511,7 @@ def test_load_keeps_what_runs_and_is_still_there():
         settings=Settings(debug_level=1),
         local=TABLE.local,
     )
-    assert Load({"mail": MAIL}).apply(TABLE) == Table.of([MAIL])
+    assert Load({"mail": MAIL}).apply(TABLE) == Table.of([MAIL], local=TABLE.local)
 
 
 def test_load_starts_nothing_what_is_new_or_all():
