@@ -848,6 +848,7 @@ def test_the_goals_of_tls_passed_through() -> None:
 @pytest.mark.e2e
 @pytest.mark.long
 @pytest.mark.skipif(len(HERE) < 2, reason="a proxy needs a core of its own")
+@pytest.mark.slow
 def test_a_quick_run_measures_tls(tmp_path: Path) -> None:
     """Every scenario with TLS, with all proxies, for a second each."""
     page = tmp_path / "page.md"

@@ -106,7 +106,18 @@ def _shortened(table: Table) -> Table:
     for one in table.local[:-1]:
         if last.is_forced and not one.is_forced:
             continue  # it holds longer
+        if not _may_supersede(last.edit, one.edit):
+            continue
         without = evolve(table, local=tuple(other for other in table.local if other is not one))
         if settled(without) == (without, []) and localized(without) == wanted:
             table = without
     return table
+
+
+def _may_supersede(last: Edit, one: Edit) -> bool:
+    """Whether `last` may change what `one` has changed; False where they name different services or servers."""
+    for name in ("ident", "address"):
+        new, old = getattr(last, name, None), getattr(one, name, None)
+        if new is not None and old is not None and new != old:
+            return False
+    return True

@@ -214,7 +214,7 @@ def test_socket_activation_by_systemd_socket_activate(make_daemon: Make, serve: 
     daemon = make_daemon("--config", file, control=f"unix:{control}")
     daemon.prefix(program("systemd-socket-activate"), "-E", "PYTHONPATH", "-l", str(control), "-l", str(port))
     daemon.run()
-    wait_for(control.exists)
+    daemon.wait_for_log(f"Listening on [::]:{port}")
     with dial((LOOPBACK, port)) as client:
         assert echoes(client)
         daemon.wait_until_ready()

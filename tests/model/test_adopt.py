@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from model.strategies import tables
 
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.table import Table
 from ktcpvs.workers.adopt_commands import adopt_commands, read_adopt
 
+FEW = settings(max_examples=40)
+"""Two tables are large examples."""
 
+
+@FEW
 @given(tables(), tables())
 def test_it_turns_one_table_into_the_other(old: Table, new: Table) -> None:
     adopt = Adopt.between(old, new)
@@ -18,6 +22,7 @@ def test_it_turns_one_table_into_the_other(old: Table, new: Table) -> None:
         assert adopt.apply(old) == new
 
 
+@FEW
 @given(tables(), tables())
 def test_it_can_be_taken_apart(old: Table, new: Table) -> None:
     adopt = Adopt.between(old, new)
@@ -30,6 +35,7 @@ def test_it_can_be_taken_apart(old: Table, new: Table) -> None:
     assert table.settings == old.settings
 
 
+@FEW
 @given(tables(), tables())
 def test_a_worker_reads_what_its_supervisor_has_sent(old: Table, new: Table) -> None:
     adopt = Adopt.between(old, new)
@@ -39,6 +45,7 @@ def test_a_worker_reads_what_its_supervisor_has_sent(old: Table, new: Table) -> 
         assert read_adopt(b"".join(arguments["page"] for _, arguments in uploads)) == adopt
 
 
+@FEW
 @given(tables())
 def test_equal_rules_are_the_same_objects_again(table: Table) -> None:
     """So that their schedulers need not be bound again."""
