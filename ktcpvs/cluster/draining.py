@@ -62,7 +62,7 @@ class NodeDrains:
 
     @property
     def state(self) -> DrainState:
-        """What this node does."""
+        """This node reports it: drained, or not."""
         known, director = self.drains.get(self._node), self._director
         revision = known.revision if known is not None else 0
         if director is not None and director.withdrawal.is_whole:

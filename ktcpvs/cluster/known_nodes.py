@@ -1,4 +1,4 @@
-"""What a node knows of the other nodes of its cluster, for warnings and checks about the nodes that services name."""
+"""A node knows the others of its cluster, for warnings and checks about the nodes that services name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What administrators do with nodes: drain them, undrain them, and forget those that are gone."""
+"""Administrators drain nodes, undrain them, and forget those that are gone."""
 
 from __future__ import annotations
 

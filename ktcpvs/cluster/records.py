@@ -110,7 +110,7 @@ class Drain:
 
 @frozen
 class DrainState:
-    """What a node says of its own drain. state: "": it is not drained. revision: of its key; 0: there is none. errors:
+    """A node reports its own drain. state: "": it is not drained. revision: of its key; 0: there is none. errors:
     the services that do not accept clients again, a line each."""
 
     state: str = ""

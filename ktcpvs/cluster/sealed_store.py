@@ -59,7 +59,7 @@ class SealedStore:
 
     @property
     def problems(self) -> Sequence[str]:
-        """What cannot be read, a line each."""
+        """The store cannot read these values, a line each."""
         if not self._unopened:
             return ()
         if self._sealer is None:

@@ -36,7 +36,7 @@ MAX_BYTES = 1_000_000
 """The longest value that a node writes. Without room, reasons are left out first, then the last servers."""
 
 DISTRUSTED = "sees every server down; trusts the others"
-"""What `tcpvsadm --nodes` says of a node whose results do not count."""
+"""`tcpvsadm --nodes` says it of a node whose results do not count."""
 
 
 class SharedHealth:

@@ -13,7 +13,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """The name of a node, and a label."""
 
 LABEL_PREFIX = "label:"
-"""What a label begins with in a list of nodes."""
+"""A label begins with it in a list of nodes."""
 
 MAX_LABELS = 32
 """The most labels of one node."""
@@ -43,7 +43,7 @@ def parse_labels(option: str, text: str) -> frozenset[str]:
 
 @frozen
 class NodeIdentity:
-    """What a node says of itself. name: "": it has none. labels: without `label:`."""
+    """A node names itself, and its labels. name: "": it has none. labels: without `label:`."""
 
     name: str = ""
     labels: frozenset[str] = frozenset()

@@ -87,7 +87,7 @@ class Placer:
 
 @frozen
 class KnownNodes:
-    """What a node knows of its cluster.
+    """A node knows this of its cluster.
 
     here: this node. others: all other members by name; None: one that is gone, whose labels are not known. is_alone:
     this switch is in no cluster. is_connected: False: the members are not known at the moment.

@@ -114,7 +114,7 @@ class ServiceTLS(ContextChoice):
 
     @property
     def demands(self) -> tuple[str, ...]:
-        """What clients must show: services that demand the same are one profile for requests of either's clients."""
+        """Clients must show this: services that demand the same are one profile for requests of either's clients."""
         return self.options.demands(self._authorities)
 
     @property

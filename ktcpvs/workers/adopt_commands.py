@@ -1,4 +1,4 @@
-"""What a node of a cluster adopts, and the services that it withdraws, as commands to its workers."""
+"""A node of a cluster tells its workers, by commands, what it adopts and which services it withdraws."""
 
 from __future__ import annotations
 
