@@ -21,6 +21,7 @@ from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS, Ref
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
+from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
@@ -40,6 +41,7 @@ from ktcpvs.model.tls_hosts import foreign_hosts
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
@@ -468,6 +470,25 @@ class Director:
             raise
         preparation.commands = self.processes.commands_for_cookie_secret(secret)
         await self._put_in_force(self.expanded, preparation)
+
+    # Challenges of ACME.
+
+    def use_challenges(self, challenges: Sequence[Challenge]) -> Deferred[None]:
+        """Have all processes answer these challenges, and no others. Fires when they do; they do not if this daemon is
+        ending, or another one has taken over."""
+        return self.between_edits(lambda: self._use_challenges(challenges))
+
+    async def _use_challenges(self, challenges: Sequence[Challenge]) -> None:
+        if self.is_ending:
+            return
+        self.put_challenges(challenges)
+        await self.context.steps.wait("challenges", self.processes.replace_challenges, challenges)
+
+    def put_challenges(self, challenges: Sequence[Challenge]) -> None:
+        """Have this process alone answer these challenges, and no others. Workers that begin later do too."""
+        self.context.challenges = PendingChallenges.of(challenges)
+        for ident, service in self.services.items():
+            self.context.steps.run(f"service {ident}: challenges", service.follow_challenges)
 
     # Limits that nodes share.
 
