@@ -62,9 +62,8 @@ class NodeChallenges:
     async def share(self, challenges: Iterable[Challenge]) -> None:
         """Answer these challenges, which the nodes of the cluster have published, and no others of theirs. Returns when
         each process of this node does."""
-        shared = tuple(challenges)
-        if shared != self._shared:
-            self._shared = shared
+        before, self._shared = self._shared, tuple(challenges)
+        if before or self._shared:  # if they are the same, an earlier call may still be under way
             await self._use()
 
     async def _use(self) -> None:
