@@ -308,14 +308,6 @@ def _administration(
     return administration
 
 
-def _node_challenges(director: Director, target: HandoverTarget | None) -> NodeChallenges:
-    """The challenges of ACME that this daemon publishes. target: CAs may look for its challenges just now."""
-    challenges = NodeChallenges(director)
-    if target is not None:
-        challenges.restore(target.inventory.challenges)
-    return challenges
-
-
 def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[], KnownNodes]:
     if cluster is None:
         return lambda: KnownNodes(options.node)
@@ -337,6 +329,14 @@ def _share(cluster: Cluster | None, director: Director) -> None:
 
 def _leave(cluster: Cluster) -> None:
     Deferred.fromCoroutine(cluster.hand_over())
+
+
+def _node_challenges(director: Director, target: HandoverTarget | None) -> NodeChallenges:
+    """The challenges of ACME that this daemon publishes. target: CAs may look for its challenges just now."""
+    challenges = NodeChallenges(director)
+    if target is not None:
+        challenges.restore(target.inventory.challenges)
+    return challenges
 
 
 def _give_up_root(options: DaemonOptions, control: ControlListeners, opened: ExitStack) -> CertificateReader | None:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.model.challenges import Challenge
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.services.director import Director
 from ktcpvs.system.timer_wheel import Timer
 
@@ -38,7 +39,7 @@ class NodeChallenges:
         ask for them just now."""
         self._add(challenges)
         if self._own:
-            self._director.put_challenges(self.own)
+            self._director.put_challenges(PendingChallenges.of(self.own))
 
     async def publish(self, challenges: Sequence[Challenge]) -> None:
         """See ChallengePublisher. Raises Busy if this daemon is ending or another one has taken over, and BadValue if
@@ -67,7 +68,7 @@ class NodeChallenges:
             await self._use()
 
     async def _use(self) -> None:
-        await self._director.use_challenges(tuple(dict.fromkeys((*self._shared, *self._own))))
+        await self._director.use_challenges(PendingChallenges.of(dict.fromkeys((*self._shared, *self._own))))
 
     def _add(self, challenges: Iterable[Challenge]) -> None:
         after = self._director.context.wheel.after

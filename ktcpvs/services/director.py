@@ -21,7 +21,6 @@ from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS, Ref
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
-from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
@@ -473,20 +472,20 @@ class Director:
 
     # Challenges of ACME.
 
-    def use_challenges(self, challenges: Sequence[Challenge]) -> Deferred[None]:
+    def use_challenges(self, pending: PendingChallenges) -> Deferred[None]:
         """Have all processes answer these challenges, and no others. Fires when they do; they do not if this daemon is
         ending, or another one has taken over."""
-        return self.between_edits(lambda: self._use_challenges(challenges))
+        return self.between_edits(lambda: self._use_challenges(pending))
 
-    async def _use_challenges(self, challenges: Sequence[Challenge]) -> None:
+    async def _use_challenges(self, pending: PendingChallenges) -> None:
         if self.is_ending:
             return
-        self.put_challenges(challenges)
-        await self.context.steps.wait("challenges", self.processes.replace_challenges, challenges)
+        self.put_challenges(pending)
+        await self.context.steps.wait("challenges", self.processes.replace_challenges, pending.challenges)
 
-    def put_challenges(self, challenges: Sequence[Challenge]) -> None:
+    def put_challenges(self, pending: PendingChallenges) -> None:
         """Have this process alone answer these challenges, and no others. Workers that begin later do too."""
-        self.context.challenges = PendingChallenges.of(challenges)
+        self.context.challenges = pending
         for ident, service in self.services.items():
             self.context.steps.run(f"service {ident}: challenges", service.follow_challenges)
 

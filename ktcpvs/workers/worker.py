@@ -33,6 +33,7 @@ from ktcpvs.model.edits import Edit
 from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_files import TLSFile
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.listening_sockets import ListeningSockets
 from ktcpvs.services.director import Director
@@ -193,7 +194,8 @@ class SupervisorLink(Administrator):
         self._challenges = [*([] if is_first else self._challenges), *(Challenge(**one) for one in challenges)]
         if not is_last:
             return succeed({})
-        return self._worker.director.use_challenges(self._challenges).addCallback(lambda _: {})
+        pending = PendingChallenges.of(self._challenges)
+        return self._worker.director.use_challenges(pending).addCallback(lambda _: {})
 
     @commands.ReopenLogs.responder
     def reopen_logs(self) -> dict[str, Any]:

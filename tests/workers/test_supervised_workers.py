@@ -27,6 +27,7 @@ from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.challenges import HTTP_01, Challenge
 from ktcpvs.model.language.parser import parse
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import no_stages
@@ -312,7 +313,7 @@ def test_workers_and_new_workers_answer_challenges(supervised: Supervised) -> No
     """The director waits for every worker; one that begins meanwhile gets what is pending."""
     many = [Challenge(HTTP_01, f"{number}.example", f"t{number}", f"t{number}.k") for number in range(33)]
     done: list[Any] = []
-    supervised.director.use_challenges(many).addBoth(done.append)
+    supervised.director.use_challenges(PendingChallenges.of(many)).addBoth(done.append)
     assert not done
     first, second = supervised.heard()
     assert names(first) == names(second) == ["UseChallenges"] * 2
@@ -328,7 +329,7 @@ def test_workers_and_new_workers_answer_challenges(supervised: Supervised) -> No
     supervised.workers.introduce(supervised.worker(1), director.table, director.resolution, [])
     boxes = supervised.heard()[0]
     assert told(boxes) == many
-    supervised.director.use_challenges([])
+    supervised.director.use_challenges(PendingChallenges())
     (box,) = supervised.heard()[1]
     assert told([box]) == []
 
