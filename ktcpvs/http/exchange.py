@@ -158,6 +158,11 @@ class Exchange:
         if dispatcher.entry is not None:
             dispatcher.entry.head_complete(message.method, message.target, message.minor, message.lines)
         owner.transition(life.REQUEST)
+        challenges = self.http.context.challenges
+        if challenges is not None and message.path in challenges and message.method in (b"GET", b"HEAD"):
+            self.edits = None  # a CA reads the response as it is
+            self.http.own_responses.respond_to_challenge(self, challenges[message.path])
+            return
         if owner.is_denied:
             self.fail(403, DENIED)
             return

@@ -11,6 +11,7 @@ from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.quorum import Quorum
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay.engines import Relays
+from ktcpvs.runtime.challenges import NO_CHALLENGES
 from ktcpvs.runtime.counters import Counters
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.listening_sockets import ListeningSockets
@@ -28,8 +29,8 @@ def new_key() -> bytes:
 
 
 class Context:
-    """The state that the services of one process share. Only `settings`, `is_accepting`, `cookie_secret` and `quorum`
-    change after construction.
+    """The state that the services of one process share. Only `settings`, `is_accepting`, `cookie_secret`, `quorum` and
+    `challenges` change after construction.
 
     settings: those of the table in force. steps: runs the steps of a change that can no longer be refused. key: this
     switch's own secret. cookie_secret: signs cookies if the settings have no cookie_key: `key`, or a secret that the
@@ -38,7 +39,7 @@ class Context:
     nameservers: (IP address, port) of the name servers to ask; none: those of the system. is_accepting: False while
     another daemon still accepts from the same listening sockets. node: the name and the labels of this switch, by which
     the table says what runs where. quorum: the results of checks of all nodes of a cluster; None: this switch is in
-    none, or another process has them.
+    none, or another process has them. challenges: of ACME, which this process answers.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Context:
         self.nameservers = nameservers
         self.node = node or NodeIdentity()
         self.quorum: Quorum | None = None
+        self.challenges = NO_CHALLENGES
         self.wall = wall
         self.monotonic = monotonic
         self.key = self.cookie_secret = key or new_key()

@@ -40,6 +40,7 @@ from ktcpvs.model.tls_hosts import foreign_hosts
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
@@ -468,6 +469,25 @@ class Director:
             raise
         preparation.commands = self.processes.commands_for_cookie_secret(secret)
         await self._put_in_force(self.expanded, preparation)
+
+    # Challenges of ACME.
+
+    def use_challenges(self, pending: PendingChallenges) -> Deferred[None]:
+        """Have all processes answer these challenges, and no others. Fires when they do; they do not if this daemon is
+        ending, or another one has taken over."""
+        return self.between_edits(lambda: self._use_challenges(pending))
+
+    async def _use_challenges(self, pending: PendingChallenges) -> None:
+        if self.is_ending:
+            return
+        self.put_challenges(pending)
+        await self.context.steps.wait("challenges", self.processes.replace_challenges, pending.challenges)
+
+    def put_challenges(self, pending: PendingChallenges) -> None:
+        """Have this process alone answer these challenges, and no others. Workers that begin later do too."""
+        self.context.challenges = pending
+        for ident, service in self.services.items():
+            self.context.steps.run(f"service {ident}: challenges", service.follow_challenges)
 
     # Limits that nodes share.
 
