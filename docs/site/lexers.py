@@ -22,8 +22,11 @@ class ConfigurationLexer(RegexLexer):
             (r"([a-z_0-9]+)(\s*)(=)", bygroups(Name.Attribute, Whitespace, Operator)),
             (r"->", Operator),
             (r"[{}]", Punctuation),
-            (r"\b(?:server|use|path|host|pattern|method|header|cookie|query|from|name|rate|burst|balance|redirect|respond"
-             r"|not|tls|sni|share|port|file|h2|proxy|backup|priority)\b", Keyword),
+            (
+                r"\b(?:server|use|path|host|pattern|method|header|cookie|query|from|name|rate|burst|balance|redirect|respond"
+                r"|not|tls|sni|share|port|file|h2|proxy|backup|priority)\b",
+                Keyword,
+            ),
             (r"\b\d[\d.:]*(?:/\w+)?\b", Number),
             (r"\s+", Whitespace),
             (r"\S+?(?=[\s{}=])|\S", Text),

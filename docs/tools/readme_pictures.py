@@ -1,4 +1,4 @@
-"""Draw the pictures of the README: tcpvsadm in a terminal, with a real daemon and servers, and bars of the benchmarks."""
+"""Draw the pictures of the README: tcpvsadm in a terminal, with a real daemon and servers, and bars of benchmarks."""
 
 from __future__ import annotations
 

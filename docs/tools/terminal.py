@@ -1,7 +1,7 @@
 """A recorder of terminals: runs commands in bash behind a pseudo-terminal, and draws the screen as an SVG.
 
-A still picture is the screen at the end. A moving one shows the commands being typed; it is animated with CSS, and stands
-still where the reader prefers less motion. Times in it are made up, so the same screens always give the same picture.
+A still picture is the screen at the end. A moving one shows the commands being typed; it is animated with CSS, and
+stands still where the reader prefers less motion. Times in it are made up, so the same screens give the same picture.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Recording:
 class Terminal:
     """bash in a pseudo-terminal of that size.
 
-    environment: variables of bash. shown: text on the screen -> what the picture shows in its place, of the same length.
+    environment: variables of bash. shown: text on the screen -> text of the same length in the picture.
     """
 
     def __init__(self, columns: int, rows: int, environment: Mapping[str, str], shown: Mapping[str, str]) -> None:
@@ -229,19 +229,19 @@ def moving(title: str, recording: Recording) -> str:
     for number in range(recording.rows):
         begun = 0.0
         shown: Row = ()
-        steps = [(time, screen[number]) for time, screen in recording.frames]
-        for time, row in [*steps, (recording.end, ())]:
-            if row == shown and time < recording.end:
+        steps = [(moment, screen[number]) for moment, screen in recording.frames]
+        for moment, row in [*steps, (recording.end, ())]:
+            if row == shown and moment < recording.end:
                 continue
             if shown:
-                name, begin, end = f"s{len(body)}", begun / recording.end, time / recording.end
+                name, begin, end = f"s{len(body)}", begun / recording.end, moment / recording.end
                 first = "1" if begin == 0 else "0"
                 keys = f"0% {{ opacity: {first}; }} {begin:.3%} {{ opacity: 1; }}"
-                if time < recording.end:
+                if moment < recording.end:
                     keys += f" {end:.3%} {{ opacity: 0; }}"
                 style.append(f"@keyframes {name} {{ {keys} }}")
-                last = ' class="last"' if time == recording.end else ""
+                last = ' class="last"' if moment == recording.end else ""
                 body.append(f'<g{last} style="animation-name: {name}">{_row(shown, number)}</g>')
-            begun, shown = time, row
+            begun, shown = moment, row
     style += ["@media (prefers-reduced-motion) { g { animation: none; } .last { opacity: 1; } }"]
     return _picture(title, recording.columns, recording.rows, style, body)
