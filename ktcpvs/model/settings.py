@@ -258,6 +258,10 @@ SECRETS = frozenset(attribute.name for attribute in fields(Settings) if attribut
 """The names of the settings that are secret."""
 
 
+DEFAULT_SETTINGS = Settings()
+"""The settings of a switch that is given none."""
+
+
 def whole_number(name: str, text: str) -> int:
     """Parse a whole number of at most 9 digits. name: for the message of BadValue, which this raises."""
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
