@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo demo-cluster test test-slow fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean
+.PHONY: help compiled demo demo-cluster test test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -12,6 +12,8 @@ help:
 	@echo "make demo-cluster    three switches with one table and three members of etcd on loopback, of which some crash; 40 seconds"
 	@echo "make test            the tests; TESTS='tests/model -k rules' for some"
 	@echo "make test-slow       those that make test leaves out: faults of a cluster, and what takes half a minute"
+	@echo "make site            the documentation as a site in build/site; SITE_URL=https://docs.example/ if it is published there"
+	@echo "make pictures        draws the pictures of the README; STATUS=1: those of the status page too"
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make bench BASELINE=DIR PAGE=FILE.md   the same with another checkout beside; ROUNDS=7; ALONE=1: without the peers"
@@ -67,6 +69,17 @@ test-slow: compiled
 $(VENV)/tests-compiled: $(VENV)/ready
 	@find tests -name "test_*.py" | xargs -n 120 -P 2 $(BIN)/python -m pytest --collect-only -q >/dev/null 2>&1 || true
 	@touch $@
+
+# A warning is an error.
+site: export SITE_URL := $(SITE_URL)
+site: $(VENV)/ready
+	@$(BIN)/sphinx-build -q -W --keep-going -c docs/site -b html . build/site
+	@echo "Open build/site/index.html"
+
+pictures: compiled
+	@docs/tools/debian-packages curl $(if $(STATUS),chromium)
+	@$(BIN)/python docs/tools/readme_pictures.py
+	@$(if $(STATUS),$(BIN)/python docs/tools/pictures.py)
 
 FUZZ_SECONDS ?= 60
 
