@@ -155,6 +155,8 @@ class Exchange:
         request.method, request.target, request.path = message.method, message.target, message.path
         request.lines = message.lines
         owner.begin_entry()
+        if self.edits is not None:
+            dispatcher.entry = self.edits.noted(dispatcher.entry, self.age)
         if dispatcher.entry is not None:
             dispatcher.entry.head_complete(message.method, message.target, message.minor, message.lines)
         owner.transition(life.REQUEST)

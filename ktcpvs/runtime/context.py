@@ -15,6 +15,7 @@ from ktcpvs.runtime.challenges import NO_CHALLENGES
 from ktcpvs.runtime.counters import Counters
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.listening_sockets import ListeningSockets
+from ktcpvs.runtime.tracer import Tracer
 from ktcpvs.system.access_log_files import AccessLogs
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.steps import Steps
@@ -36,10 +37,10 @@ class Context:
     switch's own secret. cookie_secret: signs cookies if the settings have no cookie_key: `key`, or a secret that the
     nodes of a cluster share. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set and
     that all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
-    nameservers: (IP address, port) of the name servers to ask; none: those of the system. is_accepting: False while
-    another daemon still accepts from the same listening sockets. node: the name and the labels of this switch, by which
-    the table says what runs where. quorum: the results of checks of all nodes of a cluster; None: this switch is in
-    none, or another process has them. challenges: of ACME, which this process answers.
+    tracer: sends the spans of requests. nameservers: (IP address, port) of the name servers to ask; none: those of the
+    system. is_accepting: False while another daemon still accepts from the same listening sockets. node: the name and
+    the labels of this switch, by which the table says what runs where. quorum: the results of checks of all nodes of a
+    cluster; None: this switch is in none, or another process has them. challenges: of ACME, which this process answers.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Context:
         self.wheel = TimerWheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
+        self.tracer = Tracer(reactor, log, lambda: self.node.name)
         self.relays = relays or Relays(reactor, self.descriptors.limit)
+        self.tracer.configure(self.settings)
         self.counters = counters or Counters()
         self.sockets = sockets or ListeningSockets()
         self.is_accepting = is_accepting
@@ -90,12 +93,14 @@ class Context:
         """Stop the timers, flush the access logs, and close the relay engines."""
         self.wheel.stop()
         self.steps.run("relays", self.relays.close)
+        self.steps.run("traces", self.tracer.close)
         self.steps.run("access logs", self.access_logs.close)
 
     def apply_settings(self, settings: Settings) -> None:
         """Put `settings` in force."""
         self.settings = settings
         self.log.level = settings.debug_level
+        self.tracer.configure(settings)
         self.steps.run("relay window", self.relays.set_window, settings.relay_window << 10)
 
     def start_accepting(self) -> None:
@@ -108,4 +113,5 @@ class Context:
 
     def _tick(self) -> bool:
         self.access_logs.tick()
+        self.tracer.tick()
         return True

@@ -340,17 +340,22 @@ class Worker:
         if self._director is not None:
             self._director.context.steps.run("end: listeners", self._director.end)
 
-    def _end_if_drained(self) -> float | None:
+    def _end_if_drained(self) -> float | Deferred[None] | None:
         director = self._director
         if director is not None:
             if self._reactor.seconds() < self._deadline and director.count_draining():
                 return DRAIN_POLL_INTERVAL
-            run = director.context.steps.run
-            run("end: connections", director.end_all)
-            run("end: director", director.stop)
+            director.context.steps.run("end: connections", director.end_all)
+            return director.context.tracer.flush().addCallback(lambda _: self._stop())
+        self._stop()
+        return None
+
+    def _stop(self) -> None:
+        director = self._director
+        if director is not None:
+            director.context.steps.run("end: director", director.stop)
         with contextlib.suppress(Exception):
             self._reactor.stop()
-        return None
 
 
 def run() -> None:
