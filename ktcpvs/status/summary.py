@@ -46,6 +46,7 @@ def summarize(
         "workers": workers,
         "certificates": [_select(certificate, _OF_CERTIFICATE) for certificate in certificates],
         "cluster": _summarize_cluster(nodes) if nodes is not None else None,
+        "traces": stats.get("traces", {}),
         "services": [_summarize_service(service) for service in stats["services"]],
     }
 
