@@ -15,6 +15,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
+from ktcpvs.acme.access import IssuedAccess
+from ktcpvs.acme.start import Unanswered, make_manager
+from ktcpvs.acme.store import SUFFIX, CertificateFolder
 from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.permissions import Permissions
@@ -198,6 +201,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     _share(cluster, director)
     readiness = Readiness()
     readiness.require(lambda: "ending" if director.is_ending else "")
+    _obtain_certificates(director, built.folder)
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor, readiness)
     opened.callback(status.close)
 
@@ -245,6 +249,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         if administration is not None:
             await administration.start(director)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
+        director.issuer.start()
         await service_manager.started()
         readiness.begin()
 
@@ -304,6 +309,13 @@ def _administration(
     administration = ClusterAdministration(cluster, own.view, reactor, log)
     readiness.require(administration.why_not_ready)
     return administration
+
+
+def _obtain_certificates(director: Director, folder: CertificateFolder | None) -> None:
+    """Let the director have certificates obtained from a CA. folder: None: they could not be kept, so services with
+    `certificate = acme` are refused."""
+    if folder is not None:
+        director.issuer = make_manager(director, folder, Unanswered())
 
 
 def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[], KnownNodes]:
@@ -383,12 +395,14 @@ def _read_state(
 
 @frozen
 class _BuiltSwitch:
-    """A director with its views, and the secrets of session tickets. workers: None: one process serves."""
+    """A director with its views, and the secrets of session tickets. workers: None: one process serves. folder: of
+    certificates of ACME; None: there is no state file beside which it could be."""
 
     director: Director
     views: Views | MergedViews
     tickets: TicketSecrets
     workers: WorkerProcesses | None = None
+    folder: CertificateFolder | None = None
 
 
 def _build_switch(
@@ -416,21 +430,22 @@ def _build_switch(
     )
     tickets = target.inventory.tickets if target is not None else None
     size = options.workers
+    folder = CertificateFolder(options.state + SUFFIX) if options.state is not None else None
     if not size:
         context = make_context()
-        files = TLSFileStore(context, reader)
+        files = TLSFileStore(context, IssuedAccess(reader, folder, context.wall))
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
         director = Director(context, save, reactor.stop, stages_of=stages, files=files, nodes=nodes)
         secrets = TicketSecrets(context, profiles.use_tickets, tickets)
-        return _BuiltSwitch(director, Views(director), secrets)
+        return _BuiltSwitch(director, Views(director), secrets, folder=folder)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
-    files = TLSFileStore(context, reader)
+    files = TLSFileStore(context, IssuedAccess(reader, folder, context.wall))
     stages = ListenerStages(context, TLSProfiles(files))
     supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files, nodes)
     secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
-    return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers)
+    return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers, folder)
 
 
 def _control_listeners(
