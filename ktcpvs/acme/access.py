@@ -29,15 +29,27 @@ NO_STATE = (
     "again, and a CA soon refuses that"
 )
 
+NO_SECRET = (
+    "certificate = acme in a cluster needs --cluster-secret on all nodes: one of them orders, and the others get the "
+    "certificate from it, encrypted with that secret"
+)
+
 NOT_INSTALLED = "certificate = acme needs the package acme, which is not installed; try: pip install 'ktcpvs[acme]'"
 
 
 class IssuedAccess:
     """Reads certificates of ACME in the folder of this switch, and other files as before. Provides FileAccess."""
 
-    def __init__(self, others: FileAccess | None, folder: CertificateFolder | None, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        others: FileAccess | None,
+        folder: CertificateFolder | None,
+        wall: Callable[[], float],
+        refusal: str = "",
+    ) -> None:
         """others: reads other files; None: with the rights of this process. folder: None: there is no --state. wall:
-        returns seconds since 1970."""
+        returns seconds since 1970. refusal: why this switch must not obtain certificates; "": it may."""
+        self._refusal = refusal
         self._others = others or OwnAccess()
         self._own = OwnAccess()
         self._folder = folder
@@ -49,6 +61,8 @@ class IssuedAccess:
             return self._others.read(file)
         if find_spec("acme") is None or find_spec("cryptography") is None:
             raise NoTLS(NOT_INSTALLED)
+        if self._refusal:
+            raise NoTLS(self._refusal)
         if self._folder is None:
             raise NoTLS(NO_STATE)
         names = names_of(file.path)

@@ -34,7 +34,7 @@ from ktcpvs.model.acme_sharing import Leadership, SharedValues
 from ktcpvs.model.address import Inet
 from ktcpvs.model.challenges import HTTP_01, KINDS, TLS_ALPN_01, ChallengePublisher
 from ktcpvs.model.settings import Settings
-from ktcpvs.model.tls_files import ISSUED, TLSFile, files_of
+from ktcpvs.model.tls_files import ISSUED, TLSFile, issued_files
 from ktcpvs.services.certificate_issuer import no_certificate
 from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
@@ -181,11 +181,9 @@ class CertificateManager:
     # Which certificates are needed.
 
     def _needed(self) -> Iterator[TLSFile]:
-        """Yield the certificates of ACME that running services need: those of this node, or, where nodes share them,
+        """Return the certificates of ACME that running services need: those of this node, or, where nodes share them,
         those of all nodes."""
-        table = self._director.expanded if self._shared is None else self._director.effective
-        for ident in table.running:
-            yield from (file for file in files_of(table.services[ident]) if file.use == ISSUED)
+        return issued_files(self._director.expanded if self._shared is None else self._director.effective)
 
     async def _follow_table(self) -> None:
         needed = dict.fromkeys(self._needed())

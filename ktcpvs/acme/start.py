@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import random
 
 from ktcpvs.acme.manager import CertificateManager
 from ktcpvs.acme.order import CAClient
 from ktcpvs.acme.store import CertificateFolder
-from ktcpvs.errors import BadValue
 from ktcpvs.model.acme import directory_url
 from ktcpvs.model.acme_sharing import Leadership, SharedValues
-from ktcpvs.model.challenges import Challenge, ChallengePublisher
+from ktcpvs.model.challenges import ChallengePublisher
 from ktcpvs.model.settings import Settings
 from ktcpvs.services.director import Director
-
-
-class Unanswered:
-    """Publishes no challenge. Provides ChallengePublisher."""
-
-    async def publish(self, challenges: Sequence[Challenge]) -> None:
-        raise BadValue("this process answers none")
-
-    async def withdraw(self, challenges: Sequence[Challenge]) -> None:
-        pass
 
 
 def make_manager(

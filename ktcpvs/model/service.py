@@ -26,7 +26,7 @@ from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.error_pages import each_status_once, read_error_page
 from ktcpvs.model.expectation import Expectation
 from ktcpvs.model.header_edits import header_edits, read_header_edit
-from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
+from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, port_of, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.nodes import Nodes, read_nodes
@@ -65,6 +65,7 @@ from ktcpvs.model.tls import (
     contradiction,
     path,
 )
+from ktcpvs.model.tracing import DEFAULT_ENDPOINT, endpoint, trace_mode
 
 DEFAULT_LISTEN = (ListenAddress(parse_address("0.0.0.0:8080")),)
 DEFAULT_SCHEDULER = "http"
@@ -88,12 +89,27 @@ def _complete(instance: object, attribute: Attribute[Any], value: Address | None
     check_complete(value)
 
 
-def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
+def check_ident(value: str) -> None:
+    """Raise BadValue for a name that a service cannot have."""
     if not IDENT.fullmatch(value) or not value.isprintable():
         raise BadValue(
             f"'{shorten(value)}' is not a valid service name: expected "
             '1 to 128 printable characters without white space and without " { } # ='
         )
+
+
+def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
+    check_ident(value)
+
+
+def with_port(address: Address, port: int | None, ident: str) -> Address:
+    """Return the address of a server, with the port of its service if its own was left out. port: None: the service has
+    none. ident: of the service. Raises BadAddress."""
+    if not isinstance(address, Inet) or address.port is not None:
+        return address
+    if port is None:
+        raise BadAddress(f"{address}: missing port, since service {ident} has none (example: {address}:80)")
+    return address.with_port(port)
 
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -288,6 +304,19 @@ class VirtualService:
     )
     access_log_format: str = option(
         read_word, "combined", "the format of these lines", check=one_of("combined", "json")
+    )
+    trace: str = option(
+        read_word,
+        OFF,
+        "traces of requests (W3C Trace Context), for schedulers that decide per request: off; pass: each request has "
+        "trace IDs; or the share of requests that get spans of OpenTelemetry (1%)",
+        check=trace_mode,
+    )
+    otlp_endpoint: str = option(
+        read_word,
+        DEFAULT_ENDPOINT,
+        "the OpenTelemetry collector that gets the spans, by OTLP over HTTP; only if trace is a share",
+        check=endpoint,
     )
     relay: str = option(
         read_word,
@@ -510,7 +539,7 @@ class VirtualService:
     def port(self) -> int | None:
         """The port of the first TCP address on which it listens, which servers without a port get; None: there is
         none."""
-        return next((address.port for address in self.addresses if isinstance(address, Inet)), None)
+        return port_of(self.listen)
 
     @property
     def has_tcp_listener(self) -> bool:
@@ -535,13 +564,7 @@ class VirtualService:
 
     def complete(self, address: Address) -> Address:
         """Return `address`, with this service's port if its own was left out. Raises BadAddress."""
-        if isinstance(address, Inet) and address.port is None:
-            if self.port is None:
-                raise BadAddress(
-                    f"{address}: missing port, since service {self.ident} has none (example: {address}:80)"
-                )
-            return address.with_port(self.port)
-        return address
+        return with_port(address, self.port, self.ident)
 
     def with_listener(self, listener: ListenAddress) -> VirtualService:
         """Listen on one more address."""

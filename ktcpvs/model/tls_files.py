@@ -12,6 +12,7 @@ from ktcpvs.model.tls import REFUSE
 
 if TYPE_CHECKING:  # the process that only reads files imports no services
     from ktcpvs.model.service import VirtualService
+    from ktcpvs.model.table import Table
 
 CERTIFICATE, AUTHORITIES, CLIENT_CERTIFICATE, ISSUED = USES = ("certificate", "ca", "cert", "acme")
 """The uses of a file: certificates that clients see; CAs, which verify clients or servers; a certificate that servers
@@ -37,6 +38,12 @@ def files_of(config: VirtualService) -> dict[TLSFile, str]:
     for file, where in _files_of(config):
         found.setdefault(file, f"service {config.ident}: {where}")
     return found
+
+
+def issued_files(table: Table) -> Iterator[TLSFile]:
+    """Yield the certificates that running services of a table have obtained from a CA; some perhaps several times."""
+    for ident in table.running:
+        yield from (file for file in files_of(table.services[ident]) if file.use == ISSUED)
 
 
 def _files_of(config: VirtualService) -> Iterator[tuple[TLSFile, str]]:

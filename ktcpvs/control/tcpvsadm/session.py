@@ -132,7 +132,7 @@ def _listener_words(words: Sequence[str]) -> dict[str, Any]:
 
     place = Place("add-listener", 1, 1)
     try:
-        found = read_listen_words([Token(word, place) for word in words], lambda token, why: BadValue(why))
+        found = read_listen_words([Token.unquoted(word, place) for word in words], lambda token, why: BadValue(why))
     except BadValue as refusal:
         raise UsageError(str(refusal)) from None
     return {"tls": found.get("is_tls", False), "on": str(found["on"]) if "on" in found else None}
