@@ -85,6 +85,8 @@ def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
     for name, kind, metric, meaning in _OF_WORKERS if snapshot["workers"] is not None else ():
         yield from _format_metric(f"ktcpvs_{metric}", kind, meaning, [f" {snapshot['workers'][name]!r}\n"])
     yield from _format_certificates(snapshot["certificates"])
+    if any(one["acme"] is not None for one in snapshot["certificates"]):
+        yield from _format_orders(snapshot["certificates"])
     if snapshot["cluster"] is not None:
         yield from _format_cluster(snapshot["cluster"])
     yield from _format_traces(snapshot["traces"])
@@ -136,6 +138,24 @@ def _format_certificates(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
         GAUGE,
         "1: the newest version of the file cannot be used, and the one before is in use; 0: it is in use.",
         (f"{{{labels}}} {int(bool(row['error']))}\n" for labels, row in rows),
+    )
+
+
+def _format_orders(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
+    """Format the certificates that the switch obtains from a CA."""
+    orders = {" ".join(one["acme"]["names"]): one["acme"] for one in certificates if one["acme"] is not None}
+    rows = [(_format_labels(names=names), order) for names, order in orders.items()]
+    yield from _format_metric(
+        "ktcpvs_certificate_order_failures",
+        GAUGE,
+        "Attempts to obtain a certificate from a CA that have failed since the last one that succeeded.",
+        (f"{{{labels}}} {order['failures']}\n" for labels, order in rows),
+    )
+    yield from _format_metric(
+        "ktcpvs_certificate_next_order_seconds",
+        GAUGE,
+        "When the certificate is renewed, or ordered again after a failure, in seconds since 1970; 0: now.",
+        (f"{{{labels}}} {order['next'] or 0!r}\n" for labels, order in rows),
     )
 
 
