@@ -323,7 +323,28 @@ def test_the_generated_tables_are_up_to_date() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda path: path.name)
+DRAWN = {"explain.svg", "live-edit.svg", "speed.svg"}
+"""Pictures that `make pictures` draws."""
+
+DIAGRAMS = [path for path in sorted((DOCS / "pictures").glob("*.svg")) if path.name not in DRAWN]
+
+
+def test_the_bars_of_the_readme_are_those_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    pictures = importlib.import_module("readme_pictures")
+    assert pictures.speed(pictures.from_text(pictures.RESULTS.read_text())) == text_of("docs/pictures/speed.svg")
+
+
+@pytest.mark.parametrize(("name", "count"), [("explain.svg", 1), ("live-edit.svg", 8)])
+def test_the_commands_in_a_picture_of_a_terminal_are_valid(name: str, count: int) -> None:
+    typed = set(re.findall(r'class="bold">(tcpvsadm [^<]*)</text>', text_of(f"docs/pictures/{name}")))
+    whole = [line for line in typed if not any(other.startswith(line) for other in typed - {line})]
+    assert len(whole) == count
+    for line in whole:
+        read_arguments(arguments(line))
+
+
+@pytest.mark.parametrize("path", DIAGRAMS, ids=lambda path: path.name)
 def test_the_files_in_a_picture_exist(path: Path) -> None:
     files = re.findall(r"\b[a-z]+/[\w/]+\.py\b", path.read_text())
     assert files
@@ -333,7 +354,8 @@ def test_the_files_in_a_picture_exist(path: Path) -> None:
 def test_every_module_is_listed_with_its_purpose_and_no_other() -> None:
     rows = re.findall(r"^\| `([\w/]+\.py)` \| (.+) \|$", text_of("docs/files.md"), re.MULTILINE)
     package = ROOT / "ktcpvs"
-    there = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
+    made = ("__init__.py", "_version.py")  # the latter by the installation
+    there = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name not in made}
     assert sorted(name for name, _ in rows) == sorted(there)
 
 
