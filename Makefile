@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo demo-cluster test test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster lint clean
+.PHONY: help compiled demo demo-cluster test test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -25,6 +25,9 @@ help:
 	@echo "make soak-certificates   200 certificates replaced and 20 takeovers while clients connect by TLS; four minutes"
 	@echo "make soak-http2      HTTP/2: bodies of 1 GiB, 1,000 edits and 20 takeovers under load, each attack by itself; ten minutes"
 	@echo "make soak-cluster    four switches of a cluster under load, while members of etcd and switches crash; SECONDS=60, SEED=1 to repeat"
+	@echo "make dist            an sdist and a wheel in dist/, checked"
+	@echo "make deb             a package for Debian 12 or Ubuntu in dist/, with an environment of its own"
+	@echo "make image           a container image, ktcpvs:VERSION, by docker, podman or buildah; BUILDER=podman chooses"
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
@@ -120,6 +123,19 @@ soak-cluster: SECONDS = 60
 soak-cluster: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light etcd=etcd-server
 	@$(BIN)/python tests/soak/cluster.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(SOAK)
+
+# An sdist, and a wheel that is made of it; both are checked.
+dist: $(VENV)/ready
+	@$(BIN)/python -c "import build, twine, check_wheel_contents" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test,tls,dist]'
+	@rm -f dist/*.tar.gz dist/*.whl
+	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*.tar.gz dist/*.whl
+	@$(BIN)/check-wheel-contents dist/*.whl
+
+# The package is built of what git has, in a folder of its own.
+deb:
+	@docs/tools/debian-packages dh=debhelper dpkg-buildpackage=dpkg-dev cc=gcc fakeroot ensurepip=python3-venv /usr/bin/python3-config=python3-dev git
+	@docs/tools/build_deb dist
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -132,6 +132,12 @@ class CannotDrop(Refusal):
     code = b"CANNOT_DROP"
 
 
+class CannotStart(Refusal):
+    """The daemon cannot start as a process: its pid file or its log cannot be used, or its service was refused."""
+
+    code = b"CANNOT_START"
+
+
 class CannotSave(Refusal):
     """The state file could not be written."""
 

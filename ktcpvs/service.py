@@ -29,6 +29,7 @@ from ktcpvs.reload import Reload, log_warnings
 from ktcpvs.runtime.context import Context, new_key
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
+from ktcpvs.services.challenges import NodeChallenges
 from ktcpvs.services.director import Director, edits_for
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.ticket_secrets import TicketSecrets
@@ -196,6 +197,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         director.confirmation = shared_edits.trial
         _share_secrets(cluster, shared_edits, built, state)
     _share(cluster, director)
+    _node_challenges(director, target)
     readiness = Readiness()
     readiness.require(lambda: "ending" if director.is_ending else "")
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor, readiness)
@@ -327,6 +329,14 @@ def _share(cluster: Cluster | None, director: Director) -> None:
 
 def _leave(cluster: Cluster) -> None:
     Deferred.fromCoroutine(cluster.hand_over())
+
+
+def _node_challenges(director: Director, target: HandoverTarget | None) -> NodeChallenges:
+    """The challenges of ACME that this daemon publishes. target: CAs may look for its challenges just now."""
+    challenges = NodeChallenges(director)
+    if target is not None:
+        challenges.restore(target.inventory.challenges)
+    return challenges
 
 
 def _give_up_root(options: DaemonOptions, control: ControlListeners, opened: ExitStack) -> CertificateReader | None:

@@ -10,7 +10,8 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from ktcpvs.cluster.etcd_address import parse_etcd_address
-from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control, parse_listen_address
+from ktcpvs.command_line import OPTIONS, SERVICE_OPTIONS
+from ktcpvs.control.endpoints import ControlAddress, parse_control, parse_listen_address
 from ktcpvs.errors import BadAddress, Refusal
 from ktcpvs.model.expansion import parse_nameserver
 from ktcpvs.model.nodes import NodeIdentity, check_name, parse_labels
@@ -31,55 +32,7 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = "A layer-7 switch for TCP services. Administer it with tcpvsadm."
     optParameters = [
-        ["config", "c", None, "Load this configuration file at each start and at SIGHUP, and start its services."],
-        [
-            "status",
-            None,
-            None,
-            "Serve a status page and metrics at this address, for example tcp:9109 (on loopback). [default: none]",
-        ],
-        ["state", "s", None, "Save the table in this file; later starts load it instead of --config."],
-        [
-            "workers",
-            "w",
-            "auto",
-            "Number of worker processes, or auto for one per core; 0: a single process.",
-        ],
-        [
-            "takeover",
-            None,
-            None,
-            "Take over table, sockets and sessions from the daemon with this control connection, unix:/PATH; that "
-            "daemon drains and ends.",
-        ],
-        [
-            "user",
-            "u",
-            None,
-            "When started as root: run as this user, with only the capabilities that the switch needs.",
-        ],
-        ["group", "g", None, "With --user: run as this group. [default: the user's own]"],
-        [
-            "cluster",
-            None,
-            None,
-            "Be a node of the cluster whose table is in etcd: etcd:URL[,URL...]/PREFIX, for example "
-            "etcd:http://127.0.0.1:2379/ktcpvs.",
-        ],
-        ["node", None, None, "The name of this node, in a cluster and for `on` in a table. [default: the host name]"],
-        ["node-labels", None, None, "Labels of this node, LABEL[,LABEL...], for `on = label:LABEL`. [default: none]"],
-        ["cluster-ca", None, None, "With --cluster: the CA of etcd's members, a PEM file. [default: the system's]"],
-        ["cluster-cert", None, None, "With --cluster: the certificate to show to etcd, a PEM file."],
-        ["cluster-key", None, None, "With --cluster-cert: its key, a PEM file. [default: in the same file]"],
-        ["cluster-credentials", None, None, "With --cluster: a file with USER:PASSWORD for etcd."],
-        [
-            "cluster-secret",
-            None,
-            None,
-            "With --cluster: a file with a secret that all nodes have; with it they share sessions, sealed in etcd. To "
-            "make one: (umask 077; head -c 32 /dev/urandom | base64 > FILE)",
-        ],
-        ["control-group", None, None, "Also let members of this group administer, over a unix socket."],
+        [option.name, option.short, option.default, option.help] for option in SERVICE_OPTIONS if not option.repeats
     ]
 
     def __init__(self) -> None:
@@ -89,21 +42,17 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
 
     def opt_nameserver(self, text: str) -> None:
-        """Use this name server, HOST[:PORT], instead of those in /etc/resolv.conf; may be given several times."""
         self.nameservers.append(text)
 
     def opt_status_host(self, text: str) -> None:
-        """Serve the status under this host name too, besides IP addresses and localhost; may be given several times."""
         self.status_hosts.append(text)
 
     def opt_control(self, text: str) -> None:
         self.controls.append(text)
 
-    opt_control.__doc__ = (
-        "Endpoint of the control connection: unix:/PATH, tcp:PORT on loopback, or over a network "
-        "tls:PORT:interface=HOST:cert=FILE:key=FILE:ca=FILE, for clients with a certificate of that CA; may be given "
-        f"several times, with at most one unix:/PATH. [default: {default_control()}]"
-    )
+    opt_nameserver.__doc__ = OPTIONS["nameserver"].help
+    opt_status_host.__doc__ = OPTIONS["status-host"].help
+    opt_control.__doc__ = OPTIONS["control"].help
 
     def postOptions(self) -> None:
         """Check the options and convert them. Raises UsageError."""

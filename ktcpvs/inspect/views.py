@@ -118,6 +118,7 @@ class Views:
 
     def stats(self, ident: str | None) -> dict[str, Any]:
         answer = self.table(ident)
+        answer["traces"] = self._director.context.tracer.describe()
         for described in answer["services"]:
             config = self._director.expanded.services[described["ident"]]
             described["servers"] = [{**describe_server(server), "name": server.name} for server in config.servers]

@@ -64,6 +64,7 @@ from ktcpvs.model.tls import (
     path_or_refuse,
     paths,
 )
+from ktcpvs.model.tracing import DEFAULT_ENDPOINT, endpoint, trace_mode
 
 DEFAULT_LISTEN = (ListenAddress(parse_address("0.0.0.0:8080")),)
 DEFAULT_SCHEDULER = "http"
@@ -290,6 +291,19 @@ class VirtualService:
     )
     access_log_format: str = option(
         read_word, "combined", "the format of these lines", check=one_of("combined", "json")
+    )
+    trace: str = option(
+        read_word,
+        OFF,
+        "traces of requests (W3C Trace Context), for schedulers that decide per request: off; pass: each request has "
+        "trace IDs; or the share of requests that get spans of OpenTelemetry (1%)",
+        check=trace_mode,
+    )
+    otlp_endpoint: str = option(
+        read_word,
+        DEFAULT_ENDPOINT,
+        "the OpenTelemetry collector that gets the spans, by OTLP over HTTP; only if trace is a share",
+        check=endpoint,
     )
     relay: str = option(
         read_word,

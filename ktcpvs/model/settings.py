@@ -224,6 +224,17 @@ class Settings:
     proxy_timeout: int = _setting(
         5, 1, 3600, "seconds", "the most time for a client to send its header of the PROXY protocol"
     )
+    trace_limit: int = _setting(
+        500, 1, 1_000_000, "requests/s", "the most requests whose spans each process records; further ones are served "
+        "without, and counted"
+    )  # fmt: skip
+    trace_queue: int = _setting(
+        8192, 64, 1_000_000, "spans", "the most spans that wait in each process for a collector; further ones are "
+        "dropped, and counted"
+    )  # fmt: skip
+    trace_interval: int = _setting(
+        2, 1, 3600, "seconds", "send spans to the collector in this interval, and earlier once 512 wait"
+    )
     control_handshake_timeout: int = _setting(
         10, 1, 3600, "seconds", "the most time for a TLS client of the control connection to show its certificate"
     )

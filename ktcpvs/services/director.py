@@ -37,9 +37,11 @@ from ktcpvs.model.sharing import divided
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.tls_hosts import foreign_hosts
+from ktcpvs.model.tracing import has_spans
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
@@ -52,6 +54,8 @@ from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
+from ktcpvs.system.otlp_encoder import unavailable
+from ktcpvs.system.otlp_exporter import https_unavailable
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.response_files import ResponseFile
 from ktcpvs.system.sockets import close_listener
@@ -469,6 +473,25 @@ class Director:
         preparation.commands = self.processes.commands_for_cookie_secret(secret)
         await self._put_in_force(self.expanded, preparation)
 
+    # Challenges of ACME.
+
+    def use_challenges(self, pending: PendingChallenges) -> Deferred[None]:
+        """Have all processes answer these challenges, and no others. Fires when they do; they do not if this daemon is
+        ending, or another one has taken over."""
+        return self.between_edits(lambda: self._use_challenges(pending))
+
+    async def _use_challenges(self, pending: PendingChallenges) -> None:
+        if self.is_ending:
+            return
+        self.put_challenges(pending)
+        await self.context.steps.wait("challenges", self.processes.replace_challenges, pending.challenges)
+
+    def put_challenges(self, pending: PendingChallenges) -> None:
+        """Have this process alone answer these challenges, and no others. Workers that begin later do too."""
+        self.context.challenges = pending
+        for ident, service in self.services.items():
+            self.context.steps.run(f"service {ident}: challenges", service.follow_challenges)
+
     # Limits that nodes share.
 
     @property
@@ -564,6 +587,8 @@ class Director:
         nothing."""
         if service.access_log not in (NO_LOG, before and before.access_log):
             self.context.access_logs.check(service.access_log)
+        if before is None or (before.trace, before.otlp_endpoint) != (service.trace, service.otlp_endpoint):
+            _check_tracing(service)
         if before is None or (before.relay, before.listen) != (service.relay, service.listen):
             self._check_relay(service)
         if before is None or before.rules is not service.rules or before.error_page != service.error_page:
@@ -780,6 +805,16 @@ def edits_for(table: Table) -> list[Edit]:
         return [Adopt(dict(table.services), table.running, table.settings, local=table.local)]
     start = [StartService(ident) for ident in table.services if ident in table.running]
     return [Load(table.services, table.settings), *start]
+
+
+def _check_tracing(service: VirtualService) -> None:
+    """Raise BadValue if this installation cannot send the spans that the service wants."""
+    if has_spans(service.trace):
+        why = unavailable()
+        if not why and service.otlp_endpoint.startswith("https:"):
+            why = https_unavailable()
+        if why:
+            raise BadValue(f"service {service.ident}: trace = {service.trace}: {why}")
 
 
 def _scheduler_names(service: VirtualService) -> tuple[str, str, str, frozenset[str | None]]:

@@ -77,6 +77,7 @@ def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
     yield from _format_certificates(snapshot["certificates"])
     if snapshot["cluster"] is not None:
         yield from _format_cluster(snapshot["cluster"])
+    yield from _format_traces(snapshot["traces"])
     yield from _format_services(services)
     servers = [
         (_format_labels(service=service["ident"], server=row["address"], role="server"), row)
@@ -113,6 +114,23 @@ def _format_certificates(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
         "1: the newest version of the file cannot be used, and the one before is in use; 0: it is in use.",
         (f"{{{labels}}} {int(bool(row['error']))}\n" for labels, row in rows),
     )
+
+
+def _format_traces(traces: dict[str, int]) -> Iterator[bytes]:
+    outcomes = ("sent", "rejected", "queue_full", "lost")
+    yield from _format_metric(
+        "ktcpvs_trace_spans_total",
+        COUNTER,
+        "Spans, by what became of them; all but sent ones are gone.",
+        (f'{{outcome="{outcome}"}} {traces[outcome]}\n' for outcome in outcomes if outcome in traces),
+    )
+    for name, kind, metric, meaning in (
+        ("queued", GAUGE, "queued_spans", "Spans that wait for their collector."),
+        ("limited", COUNTER, "limited_requests_total", "Sampled requests without spans, because of trace_limit."),
+        ("failures", COUNTER, "export_failures_total", "Requests to collectors that have failed."),
+    ):
+        samples = [f" {traces[name]}\n"] if name in traces else []
+        yield from _format_metric(f"ktcpvs_trace_{metric}", kind, meaning, samples)
 
 
 def _format_cluster(cluster: dict[str, Any]) -> Iterator[bytes]:

@@ -43,6 +43,7 @@ def summarize(
         ],
         "certificates": [_select(certificate, _OF_CERTIFICATE) for certificate in certificates],
         "cluster": _summarize_cluster(nodes) if nodes is not None else None,
+        "traces": stats.get("traces", {}),
         "services": [_summarize_service(service) for service in stats["services"]],
     }
 

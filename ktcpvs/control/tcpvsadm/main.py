@@ -16,11 +16,10 @@ from typing import Any, NoReturn
 from ktcpvs import __version__
 from ktcpvs.control.tcpvsadm import exit_status
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
+from ktcpvs.control.tcpvsadm.input_files import read_configuration, read_networks
 from ktcpvs.control.tcpvsadm.options import Invocation, read_arguments
-from ktcpvs.errors import BadValue, Refusal, shorten
-from ktcpvs.model.lines import split_lines
+from ktcpvs.errors import Refusal, shorten
 
-STDIN = "<stdin>"
 MAX_MESSAGE_LENGTH = 4000
 
 Check = Callable[[str, str, bool], Sequence[str]]
@@ -97,56 +96,10 @@ def _run_command(given: Invocation, environment: Mapping[str, str], check: Check
 def _read_input(given: Invocation) -> tuple[str, str]:
     """Return the configuration to load and its name in messages, or networks; "" for other commands. Raises Refusal."""
     if given.command.name in ("load-configfile", "restore", "check", "diff"):
-        return _with_includes(*_read(given.words[0] if given.words else "-"))
+        return read_configuration(given.words[0] if given.words else "-")
     if given.command.name in ("allow", "deny", "del-network"):
-        return "\n".join(_read_networks(word) for word in given.words), ""
+        return "\n".join(read_networks(word) for word in given.words), ""
     return "", ""
-
-
-def _with_includes(text: str, source: str) -> tuple[str, str]:
-    """Return a configuration with the files that it includes. Raises Refusal."""
-    if "include" not in text.lower():
-        return text, source
-    from ktcpvs.model.language.includes import expand_includes
-    from ktcpvs.system.included_files import find_included
-
-    def read(name: str) -> str:
-        return _read(name)[0]
-
-    return expand_includes(text, source, find_included, read), source
-
-
-def _read_networks(word: str) -> str:
-    """Return the networks of a word: itself, or for @FILE those in the file. Raises Refusal, which names the file."""
-    if not word.startswith("@"):
-        return word
-    from ktcpvs.model.network import parse_networks
-
-    text, source = _read(word[1:])
-    try:
-        return str(parse_networks(text))
-    except BadValue as bad:
-        raise Refusal(f"{source}: {bad}") from None
-
-
-def _read(name: str) -> tuple[str, str]:
-    """Return the text of a file, or for "-" of standard input, and its name in messages. Raises Refusal."""
-    source = STDIN if name == "-" else name
-    try:
-        if name != "-":
-            with open(name, "rb") as file:
-                data = file.read()
-        elif sys.stdin is None:
-            raise Refusal("standard input is closed")
-        else:
-            data = sys.stdin.buffer.read()
-        return data.decode("utf-8"), source
-    except UnicodeDecodeError as error:
-        before = split_lines(data[: error.start].decode("utf-8"))
-        line, column = len(before), len(before[-1]) + 1
-        raise Refusal(f"{source}:{line}:{column}: byte 0x{data[error.start]:02x} is not UTF-8 text") from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise Refusal(f"{source}: {getattr(error, 'strerror', None) or error}") from None
 
 
 # Output.
