@@ -99,6 +99,7 @@ CONFIGURATIONS = {
     "default.conf": DEFAULT,
     "explained.conf": EXPLAINED,
     "listed.conf": LISTED,
+    "shop.conf": SITE.replace("8080", "8083"),
     "site.conf": SITE,
     "web.conf": SITE.replace("8080", "8082"),
     "etc/ktcpvs/ktcpvs.conf": SITE,
