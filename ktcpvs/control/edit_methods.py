@@ -103,6 +103,7 @@ class EditMethods(Generic[Result]):
     confirm: Callable[..., Result] = _make_method("Confirm")
     end_local: Callable[..., Result] = _make_method("EndLocal")
     reload_certificates: Callable[..., Result] = _make_method("ReloadCertificates")
+    renew_certificate: Callable[..., Result] = _make_method("RenewCertificate")
     drain_node: Callable[..., Result] = _make_method("DrainNode")
     undrain_node: Callable[..., Result] = _make_method("UndrainNode")
     forget_node: Callable[..., Result] = _make_method("ForgetNode")
