@@ -229,8 +229,8 @@ class Node:
 
 @frozen
 class Explanation:
-    """Which server would handle a request. outcome: server, response, queue or nobody. server: its address; None:
-    none. reason: in words. notes: what else has decided."""
+    """Which server would handle a request. outcome: server, redirect, respond, queue or nobody. server: its address;
+    None: none. reason: in words. notes: what else has decided."""
 
     outcome: str
     reason: str
