@@ -52,17 +52,20 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
         stack.callback(etcd.stop)
         server = SocketServer(answers)
         stack.callback(server.stop)
-        options = (
-            "--status",
-            f"tcp:{status}",
+        secret = folder / "secret"
+        secret.write_text("ab" * 32)
+        secret.chmod(0o600)
+        cluster = (
             "--cluster",
             f"etcd:{etcd.url}/x",
             "--node",
             "a",
             "--state",
             folder / "s",
+            "--cluster-secret",
+            secret,
         )
-        daemon = Daemon(control_thread, folder, *options, workers=1, tls=True)
+        daemon = Daemon(control_thread, folder, "--status", f"tcp:{status}", *cluster, workers=1, tls=True)
         stack.callback(daemon.finish)
         daemon.start()
         daemon.wait_for_log("node a follows")
@@ -70,10 +73,14 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
         address = f"{LOOPBACK}:{server.port}"
         file = folder / "web.conf"
         file.write_text(f"""
+            global {{
+                acme_directory = https://{LOOPBACK}:{free_port()}/nobody
+            }}
             Virtual web {{
                 listen = {LOOPBACK}:{plain}
                 listen = {LOOPBACK}:{tls} tls
                 certificate = {certificate}
+                certificate = acme www.example.org
                 scheduler = phttp
                 server = {address}
                 rule = path / use server {address}
@@ -97,6 +104,7 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
         with dial((LOOPBACK, tls)) as client, context.wrap_socket(client, server_hostname="shop.example.org") as secure:
             assert secure.version() == "TLSv1.3"
         daemon.adm("-f", file, "--confirm", "600")
+        wait_for(lambda: "ktcpvs_certificate_order_failures" in read(status), timeout=20)
         wait_for(lambda: {"outcome"} <= set(read(status).get("ktcpvs_service_handshakes_total", {})), timeout=20)
         yield read(status)
 

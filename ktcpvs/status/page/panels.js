@@ -38,7 +38,7 @@ class Trouble {
     setClass(by("trouble"), critical ? "critical" : warnings ? "warning" : "fine");
     const seen = new Set();
     rows.forEach((row, place) => {
-      const key = [row.kind, row.service, row.server, row.node, row.kind.startsWith("certificate") ? row.text : "",
+      const key = [row.kind, row.service, row.server, row.node, row.kind === "certificate" ? row.text : "",
         seen.has(`${row.kind} ${row.service} ${row.server}`) ? place : ""].join("\n");
       seen.add(`${row.kind} ${row.service} ${row.server}`).add(key);
       const line = this.lines.get(key) || this.makeLine(key, row);
@@ -87,8 +87,15 @@ function nodeNote(node) {
 
 function certificateState(one, now) {
   const expired = one.not_after !== null && one.not_after <= now;
-  const state = expired ? "expired" : one.error ? "stale" : one.warning ? "expiring" : "valid";
-  return { text: state, state, note: [one.error, one.warning].filter(Boolean).join("; ") };
+  const state = expired ? "expired" : one.error ? "stale" : one.warning ? "warning" : "valid";
+  const order = one.acme;
+  const notes = [one.error, one.warning];
+  if (order) {
+    notes.push(order.error);
+    if (order.next !== null && order.state !== "ordering") notes.push(`${order.failures ? "next attempt" : "renewed"} at ${moment(order.next)}`);
+  }
+  const text = order && order.state !== "valid" ? `${state}, ${order.state}` : state;
+  return { text, state: order && order.state === "failed" && state === "valid" ? "warning" : state, note: notes.filter(Boolean).join("; ") };
 }
 
 function until(seconds, now) {
