@@ -83,7 +83,8 @@ def _of_certificates(snapshot: dict[str, Any]) -> Iterator[Row]:
     seen = set()
     for one in snapshot["certificates"]:
         has_expired = one["not_after"] is not None and one["not_after"] <= snapshot["time"]
-        for kind, text in (("certificate_stale", one["error"]), ("certificate", one["warning"])):
+        has_failed = one["acme"] is not None and one["acme"]["error"]  # which is why it is self-signed, or old
+        for kind, text in (("certificate_stale", one["error"]), ("certificate", "" if has_failed else one["warning"])):
             if text and (kind, text) not in seen:
                 seen.add((kind, text))
                 service = one["services"][0] if len(one["services"]) == 1 else None
