@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import http.client
 import random
+import shutil
 import socket
 import ssl
 import subprocess
@@ -33,6 +34,9 @@ FILL_TIME = 125
 """Seconds until the screenshots are taken: the time that the plots show."""
 
 BIN = Path(sys.executable).parent
+
+FOLDER = Path(tempfile.gettempdir()) / "ktcpvs-pictures"
+"""For files of the switches, whose names are in the pictures."""
 
 CONFIGURATION = """
 global {{
@@ -313,8 +317,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=FILL_TIME, help="until the screenshots are taken")
     parser.add_argument("--measure", action="store_true", help="measure instead of taking pictures")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        FOLDER.mkdir()
+        stack.callback(shutil.rmtree, FOLDER)
+        folder = FOLDER
         scene = Scene(folder, stack, given.services)
         address = f"http://{LOOPBACK}:{scene.status}/"
         if given.measure:
