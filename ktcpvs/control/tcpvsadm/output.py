@@ -362,10 +362,10 @@ def format_server(server: dict[str, Any], show: ShowAddress) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Format a duration, as "2.5 ms" or "10 s"; None becomes "-"."""
+    """Format a duration with three digits, as "2.5 ms", "0.0312 ms" or "10 s"; None becomes "-"."""
     if seconds is None:
         return "-"
-    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def _format_own_responses(counters: dict[str, Any]) -> list[str]:
