@@ -33,7 +33,7 @@ from ktcpvs.model import exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
-from ktcpvs.model.settings import SECRETS, Settings
+from ktcpvs.model.settings import SECRETS, TEXTS, Settings
 from ktcpvs.model.table import Table
 from ktcpvs.protocols.forwarding import FIELDS
 from ktcpvs.system.names import service_port
@@ -241,6 +241,9 @@ def test_the_table_of_settings_is_whole_and_right() -> None:
     for attribute in fields(Settings):
         if attribute.name in SECRETS:
             expected.append((attribute.name, "none", "8..128", "characters"))
+            continue
+        if attribute.name in TEXTS:
+            expected.append((attribute.name, attribute.default or "none", "text", "-"))
             continue
         lowest, highest = attribute.metadata["range"]
         expected.append((attribute.name, str(attribute.default), f"{lowest}..{highest}", attribute.metadata["unit"]))
