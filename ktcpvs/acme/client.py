@@ -351,7 +351,7 @@ class ACMEClient:
         except (errors.Error, JoseError, ValueError, KeyError, AttributeError, TypeError) as error:
             self._client = None
             text = f"{self.ca.directory}: unexpected response: {shorten(repr(error), MAX_WORDS)}"
-            raise ACMEProblem(text, is_of_ca=True) from None
+            raise ACMEProblem(text, is_of_ca=True, is_order_lost=False) from None
 
     def _problem(self, error: messages.Error) -> ACMEProblem:
         """Return what the CA has refused, in its words."""

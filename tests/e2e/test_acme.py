@@ -278,7 +278,7 @@ def test_an_order_goes_on_after_a_crash(
     daemon.start()
     release = _hold(ca)
     load(daemon, ca, backend, f"acme {name}", acme_retry=600)
-    wait_for_state(daemon, name, "failed")
+    assert wait_for_state(daemon, name, "failed")["error"] == "busy (serverInternal)"
     url = order_url(Path(f"{state}.acme"), name)
     assert url.startswith("https://")
     daemon.restart()
