@@ -91,7 +91,10 @@ def load(daemon: Daemon, ca: CA, backend: SocketServer, *certificates: str, **mo
     daemon.call("start")
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["alone", "workers"])
+ALONE = pytest.param(0, id="alone", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[ALONE, pytest.param(2, id="workers")])
 def shared(
     request: pytest.FixtureRequest, control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
