@@ -57,14 +57,18 @@ OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 # Each process of pytest-xdist imports every test module, for which pytest first rewrites the assertions: 12 s of CPU time
 # for all of them. The byte code is kept, and made once before the processes start.
 test: export PYTHONDONTWRITEBYTECODE =
-test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled)
-	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream etcd=etcd-server etcdctl=etcd-client)
+test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled) $(if $(OTHER_TESTS),$(VENV)/axe-core.js)
+	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream etcd=etcd-server etcdctl=etcd-client pebble)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 # Those that the marker `slow` leaves out of `make test`: faults of a cluster, and what takes half a minute.
 test-slow: compiled
-	@docs/tools/debian-packages services=netbase nginx=nginx-light openssl etcd=etcd-server etcdctl=etcd-client
+	@docs/tools/debian-packages services=netbase nginx=nginx-light openssl etcd=etcd-server etcdctl=etcd-client pebble
 	@$(BIN)/python -m pytest -m slow tests
+
+# The test of the status page for barriers runs it in Chromium.
+$(VENV)/axe-core.js: docs/tools/axe_core.py | $(VENV)/ready
+	@$(BIN)/python docs/tools/axe_core.py $@
 
 $(VENV)/tests-compiled: $(VENV)/ready
 	@find tests -name "test_*.py" | xargs -n 120 -P 2 $(BIN)/python -m pytest --collect-only -q >/dev/null 2>&1 || true
@@ -84,7 +88,7 @@ pictures: compiled
 FUZZ_SECONDS ?= 60
 
 fuzz: $(VENV)/ready
-	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary atheris --no-build-isolation -e '.[test,tls,fuzz]'
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary atheris --no-build-isolation -e '.[test,tls,acme,fuzz]'
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
 bench: compiled

@@ -193,6 +193,7 @@ class Switch(SwitchBase):
     confirm = _make_method("Confirm")
     end_local = _make_method("EndLocal")
     reload_certificates = _make_method("ReloadCertificates")
+    renew_certificate = _make_method("RenewCertificate")
     drain_node = _make_method("DrainNode")
     undrain_node = _make_method("UndrainNode")
     forget_node = _make_method("ForgetNode")

@@ -20,7 +20,8 @@ from ktcpvs.errors import (
     ServerExists,
     shorten,
 )
-from ktcpvs.model.address import Address, Inet, parse_address
+from ktcpvs.model.acme import ACME, read_certificate
+from ktcpvs.model.address import Address, Inet, PortNamed, parse_address
 from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.error_pages import each_status_once, read_error_page
 from ktcpvs.model.expectation import Expectation
@@ -58,11 +59,11 @@ from ktcpvs.model.tls import (
     OPTIONAL,
     REFUSE,
     REQUIRED,
+    certificate_or_refuse,
+    certificates,
     ciphers,
     contradiction,
     path,
-    path_or_refuse,
-    paths,
 )
 from ktcpvs.model.tracing import DEFAULT_ENDPOINT, endpoint, trace_mode
 
@@ -135,9 +136,18 @@ def _forwarding(field_name: str) -> Any:
     return option(read_word, "off", meaning, check=one_of("off", "append", "replace"))
 
 
-def _several(read: Read, meaning: str, check: Any, *, is_phrase: bool = False) -> Any:
+def _certificate(name: str, text: str, port_named: PortNamed) -> str:
+    try:
+        return read_certificate(text)
+    except BadValue as refusal:
+        raise BadValue(f"{name} = {refusal}") from None
+
+
+def _several(read: Read, meaning: str, check: Any, *, is_phrase: bool = False, opens_phrase: str = "") -> Any:
     """Declare an option that may be given several times, and is an empty tuple if it never was."""
-    return option(read, (), meaning, check=check, is_phrase=is_phrase, repeats=True, converter=tuple)
+    return option(
+        read, (), meaning, check=check, is_phrase=is_phrase, repeats=True, converter=tuple, opens_phrase=opens_phrase
+    )
 
 
 def _own(name: str) -> Any:
@@ -177,9 +187,11 @@ class VirtualService:
         is_phrase=True,
     )
     certificate: tuple[str, ...] = _several(
-        read_word,
-        "a certificate for clients of TLS, with its chain and key: a PEM file, or a folder of such files or of certbot",
-        paths,
+        _certificate,
+        "a certificate for clients of TLS, with its chain and key: a PEM file, a folder of such files or of certbot; "
+        "or acme NAME...: one that the switch obtains for these names",
+        certificates,
+        opens_phrase=ACME,
     )
     tls_min: str = option(
         read_word, "1.2", "the lowest version of TLS that clients may speak", check=one_of("1.2", "1.3")
@@ -204,10 +216,11 @@ class VirtualService:
         check=one_of("on", OFF),
     )
     tls_default: str = option(
-        read_word,
+        _certificate,
         REFUSE,
         "the certificate for clients that name no server, or one that no certificate has; refuse: none",
-        check=path_or_refuse,
+        check=certificate_or_refuse,
+        opens_phrase=ACME,
     )
     https_only: str = option(
         read_word, OFF, "on: listeners without TLS redirect each request to https", check=one_of("on", OFF)

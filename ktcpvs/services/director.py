@@ -21,7 +21,7 @@ from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS, Ref
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
-from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, StartService, Unload
+from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
@@ -43,6 +43,7 @@ from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
+from ktcpvs.services.certificate_issuer import CertificateIssuer, NoIssuer
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
@@ -110,9 +111,9 @@ class Director:
     addresses of host names in it. expanded: the table that runs: the services and listeners that are for this node,
     with a server for each address of a name; other services are stopped in it. services: ident -> running service,
     including stopped ones that drain. draining: deleted services that drain. confirmation: of a table on trial; a node
-    of a cluster puts the cluster's in its place. files: those that TLS needs. local_dropped: called with edits that do
-    not hold on this node any more, and why. withdrawal: see `withdraw`. is_ending: it accepts neither edits nor clients
-    any more.
+    of a cluster puts the cluster's in its place. files: those that TLS needs. issuer: obtains certificates from a CA.
+    local_dropped: called with edits that do not hold on this node any more, and why. withdrawal: see `withdraw`.
+    is_ending: it accepts neither edits nor clients any more.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Director:
         self.files = files if files is not None else TLSFileStore(context)
         self.files.changed = self._files_changed
         self.files.observe(self._files_replaced)
+        self.issuer: CertificateIssuer = NoIssuer()
         self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
         self._forward: CarryOut | None = None
         self.is_ending = False
@@ -178,6 +180,7 @@ class Director:
         run("checks", self.checks.stop)
         run("names", self._resolver.stop)
         run("files of TLS", self.files.stop)
+        run("certificates", self.issuer.stop)
         self.context.stop()
 
     # Schedulers.
@@ -265,6 +268,10 @@ class Director:
             raise Busy("the daemon is ending")
         if isinstance(edit, ReloadCertificates):
             return await self._reload_certificates(edit)
+        if isinstance(edit, RenewCertificate):
+            self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
+            await self.issuer.renew(edit.host)
+            return ()
         self.confirmation.admit(edit)
         old = self.table
         try:
@@ -668,6 +675,7 @@ class Director:
             self.draining.add(service)
         self.draining = {service for service in self.draining if service.living}
         run("files of TLS", self._follow_files)
+        run("certificates", self.issuer.follow)
         run("hosts of TLS", self._follow_hosts)
         run("checks", self._follow_checks)
         run("health updates", self.processes.watch_health, self.services.values())
@@ -758,6 +766,7 @@ class Director:
         """
         self.is_ending = True
         self.context.steps.run("files of TLS", self.files.stop)
+        self.context.steps.run("certificates", self.issuer.stop)
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
         left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
         for ident, service in self.services.items():

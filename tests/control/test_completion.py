@@ -31,7 +31,15 @@ from ktcpvs.daemon import run
 run()
 """
 
-OF_NODES = {"confirm", "end-local", "reload-certificates", "drain-node", "undrain-node", "forget-node"}
+OF_NODES = {
+    "confirm",
+    "end-local",
+    "reload-certificates",
+    "renew-certificate",
+    "drain-node",
+    "undrain-node",
+    "forget-node",
+}
 """Commands that concern this node, or all of them: the daemon refuses --local with these."""
 
 TABLE = """

@@ -76,6 +76,7 @@ get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  
 explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .
 certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
 reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
 drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .
 undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
@@ -106,6 +107,7 @@ WORDS = {
     "del-rule": ["host", "a.example"],
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     **{name: ["NODE"] for name in ("drain-node", "undrain-node", "forget-node")},
+    "renew-certificate": ["a.example"],
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
 
@@ -358,7 +360,8 @@ INVALID = [
     (["--li"], "Option '--li' may be --list or --listen"),
     (
         ["--re", "x"],
-        "Option '--re' may be --ready or --restore or --reload-certificates or --redirect or --real-server",
+        "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or --redirect or "
+        "--real-server",
     ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),

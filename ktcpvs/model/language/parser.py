@@ -385,7 +385,8 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         if option is None:
             raise keyword.error(f"unknown keyword {unknown(keyword.text, KEYWORDS)}")
         token = reader.next(f"the value of {option.name}")
-        text = token.text if not option.is_phrase else reader.phrase(token)
+        is_phrase = option.is_phrase or (option.opens_phrase and token.is_word(option.opens_phrase))
+        text = reader.phrase(token) if is_phrase else token.text
         with _at(token):
             value = option.read(option.name, text, port_named)
             if option.name in CONTRADICTING:
