@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
 
 import requests
-from acme import challenges, crypto_util, errors, messages
+from acme import crypto_util, errors, messages
 from acme.client import ClientNetwork, ClientV2
 from attrs import frozen
 from cryptography import x509
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from josepy.errors import DeserializationError
 from josepy.errors import Error as JoseError
 from josepy.interfaces import JSONDeSerializable
+from josepy.json_util import encode_b64jose
 from josepy.json_util import field as json_field
 from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
@@ -180,18 +181,20 @@ class ACMEClient:
             return Authorization(None)
         if found.status.name != PENDING:
             raise ACMEProblem(f"{name}: {self._refusal(found)}")
+        described = [(one, one.chall.to_json()) for one in found.challenges]
         for kind in kinds:
-            for offered in found.challenges:
-                if offered.chall.typ == kind:
-                    return self._offered(offered, name)
-        offers = ", ".join(sorted(one.chall.typ for one in found.challenges))
+            for offered, text in described:
+                if text.get("type") == kind:
+                    return self._offered(offered, kind, name, str(text.get("token", "")))
+        offers = ", ".join(sorted(str(text.get("type", "?")) for _, text in described))
         raise ACMEProblem(f"{name}: the CA offers only {offers or 'no challenge'}, and this switch {', '.join(kinds)}")
 
-    def _offered(self, offered: messages.ChallengeBody, name: str) -> Authorization:
-        chall = cast(challenges.KeyAuthorizationChallenge, offered.chall)
-        text = chall.key_authorization(self._thumbprint)
-        token = text.partition(".")[0]
-        challenge = Challenge(offered.chall.typ, name, token, text)
+    def _offered(self, offered: messages.ChallengeBody, kind: str, name: str, token: str) -> Authorization:
+        """The library makes the key authorization of the kinds that it knows; tls-alpn-01 is none since its version
+        5."""
+        assert self._thumbprint is not None
+        thumbprint = encode_b64jose(self._thumbprint.thumbprint())
+        challenge = Challenge(kind, name, token, f"{token}.{thumbprint}")
         return Authorization(challenge, offered.uri if offered.status.name == PENDING else "")
 
     def _authorization(self, url: str) -> messages.Authorization:
