@@ -315,6 +315,7 @@ class CertificateManager:
         kinds = self._kinds(managed.record.failures)
 
         async def save(record: Record) -> None:
+            await self._share_account()  # another node can go on with the order only by the account that has made it
             await self._save(managed, record)
 
         from ktcpvs.acme.self_signed import make_key

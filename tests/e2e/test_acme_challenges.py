@@ -109,7 +109,7 @@ def usual(ca: CA) -> Iterator[None]:
 def daemon(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """With two workers."""
     folder = tmp_path_factory.mktemp("daemon")
-    one = Daemon(control_thread, folder, "--state", folder / "state", workers=2, tls=True)
+    one = Daemon(control_thread, folder, "--state", folder / "state", workers=2, tls=True, preloaded=True)
     one.start()
     yield one
     one.finish()
@@ -183,7 +183,7 @@ def test_a_new_daemon_answers_the_challenges_of_the_old_one(
     status, authorization = ask(ca.http_port, token)
     assert (status, authorization.partition(".")[0]) == (200, token)
     options = ("--state", daemon.folder / "state", "--takeover", daemon.control)
-    new = Daemon(control_thread, tmp_path, *options, control=daemon.control, workers=2, tls=True)
+    new = Daemon(control_thread, tmp_path, *options, control=daemon.control, workers=2, tls=True, preloaded=True)
     new.run()
     try:
         new.wait_for_log("taken over from")
@@ -223,7 +223,7 @@ class Nodes:
         folder.mkdir()
         words: list[str | Path] = ["--cluster", f"etcd:{self._etcd.url}/{self._folder.name}", "--node", name]
         words += ["--state", folder / "state", *(["--cluster-secret", self.secret] if has_secret else [])]
-        daemon = self.daemons[name] = Daemon(self._thread, folder, *words, tls=True)
+        daemon = self.daemons[name] = Daemon(self._thread, folder, *words, tls=True, preloaded=True)
         daemon.start()
         daemon.wait_for_log(f"node {name} follows")
         return daemon
@@ -287,7 +287,7 @@ def test_a_node_without_the_secret_refuses(ca: CA, nodes: Nodes) -> None:
 @pytest.mark.slow
 def test_the_other_node_completes_the_order_of_one_that_dies(ca: CA, nodes: Nodes) -> None:
     a = nodes.start("a")
-    nodes.start("b")
+    b = nodes.start("b")
     held, orders = Held(ca, TELLS_TO_LOOK), ca.orders()
     a.call("load", ca.settings(acme_challenge="http-01") + site("f.example", nodes.listen))
     a.call("start")
@@ -299,7 +299,7 @@ def test_the_other_node_completes_the_order_of_one_that_dies(ca: CA, nodes: Node
     wait_for(lambda: nodes.leader(other) == other, "the other node to order", timeout=2 * LEASE_SECONDS)
     if other == "b":  # where the CA looks
         ca.issued(nodes.ports["b"], "f.example")
-        assert ca.orders() == orders + 1, "it has gone on with the order of the other one"
+        assert ca.orders() == orders + 1, f"it has not gone on with the order of the other one: {b.log()} {ca.proxy.requests}"
     else:
         nodes.daemons[first].start()
         ca.issued(nodes.ports["a"], "f.example", 2 * TIMEOUT)
