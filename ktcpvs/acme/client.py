@@ -9,7 +9,7 @@ import base64
 import datetime
 import ipaddress
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
 
@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from josepy.errors import DeserializationError
 from josepy.errors import Error as JoseError
 from josepy.interfaces import JSONDeSerializable
-from josepy.json_util import encode_b64jose
 from josepy.json_util import field as json_field
 from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
@@ -126,7 +125,7 @@ class ACMEClient:
         self._accounts = accounts
         self._now = now
         self._client: ClientV2 | None = None
-        self._thumbprint: JWK | None = None
+        self._key: JWK | None = None  # of the account
         self._connected = 0.0
         self._retry_after: float | None = None  # of the last response
 
@@ -181,19 +180,18 @@ class ACMEClient:
             return Authorization(None)
         if found.status.name != PENDING:
             raise ACMEProblem(f"{name}: {self._refusal(found)}")
-        described = [(one, one.chall.to_json()) for one in found.challenges]
+        # The package has a class for some kinds of challenges only; of the others it keeps what the CA has sent.
+        offered = {str(data["type"]): (one, data) for one in found.challenges for data in [one.chall.to_partial_json()]}
         for kind in kinds:
-            for offered, text in described:
-                if text.get("type") == kind:
-                    return self._offered(offered, kind, name, str(text.get("token", "")))
-        offers = ", ".join(sorted(str(text.get("type", "?")) for _, text in described))
+            if kind in offered:
+                return self._offered(*offered[kind], name)
+        offers = ", ".join(sorted(offered))
         raise ACMEProblem(f"{name}: the CA offers only {offers or 'no challenge'}, and this switch {', '.join(kinds)}")
 
-    def _offered(self, offered: messages.ChallengeBody, kind: str, name: str, token: str) -> Authorization:
-        """The library makes the key authorization of the kinds that it knows; tls-alpn-01 is none since its version
-        5."""
-        assert self._thumbprint is not None
-        thumbprint = encode_b64jose(self._thumbprint.thumbprint())
+    def _offered(self, offered: messages.ChallengeBody, data: Mapping[str, Any], name: str) -> Authorization:
+        assert self._key is not None
+        kind, token = str(data["type"]), str(data["token"])
+        thumbprint = base64.urlsafe_b64encode(self._key.thumbprint()).decode("ascii").rstrip("=")
         challenge = Challenge(kind, name, token, f"{token}.{thumbprint}")
         return Authorization(challenge, offered.uri if offered.status.name == PENDING else "")
 
@@ -316,7 +314,7 @@ class ACMEClient:
 
     def _use(self, client: ClientV2, account: Account) -> None:
         jwk = _jwk(account.key)
-        client.net.key, self._thumbprint = jwk, jwk
+        client.net.key = self._key = jwk
         client.net.account = messages.RegistrationResource(body=messages.Registration(), uri=account.uri)
 
     @staticmethod
