@@ -334,8 +334,13 @@ def _obtain_certificates(
 
     can_order = folder is not None and find_spec("acme") is not None
 
+    looked: list[tuple[Table, bool]] = []  # at most one: it is asked for every two seconds, and a table may be large
+
     def is_wanted() -> bool:
-        return can_order and any(True for _ in issued_files(director.effective))
+        table = director.effective
+        if not looked or looked[0][0] is not table:
+            looked[:] = [(table, can_order and any(True for _ in issued_files(table)))]
+        return looked[0][1]
 
     # A node that cannot order answers the challenges of the others nevertheless: a CA may look at its port 80.
     shared = share_acme(cluster, director, store, administration.requests, challenges, is_wanted)

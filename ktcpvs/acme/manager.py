@@ -401,6 +401,8 @@ class CertificateManager:
             managed.record = record
             self._log.warn("certificate for {names}: {why}", names=_listed(record.names), why=refusal)
         await self._share_account()
+        if problem.is_unreachable and self._leadership is not None:
+            await self._leadership.resign()
 
     def _say(self, managed: _Managed, record: Record) -> None:
         """Log an error, once until another one takes its place."""
