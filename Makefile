@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo demo-cluster test test-slow fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster lint clean
+.PHONY: help compiled demo demo-cluster test test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
@@ -12,6 +12,8 @@ help:
 	@echo "make demo-cluster    three switches with one table and three members of etcd on loopback, of which some crash; 40 seconds"
 	@echo "make test            the tests; TESTS='tests/model -k rules' for some"
 	@echo "make test-slow       those that make test leaves out: faults of a cluster, and what takes half a minute"
+	@echo "make site            the documentation as a site in build/site; SITE_URL=https://docs.example/ if it is published there"
+	@echo "make pictures        draws the pictures of the README; STATUS=1: those of the status page too"
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
 	@echo "make bench           the switch and its peers, measured; writes docs/benchmarks.md. QUICK=1: in two minutes; ONLY=A,E: some"
 	@echo "make bench BASELINE=DIR PAGE=FILE.md   the same with another checkout beside; ROUNDS=7; ALONE=1: without the peers"
@@ -23,6 +25,9 @@ help:
 	@echo "make soak-certificates   200 certificates replaced and 20 takeovers while clients connect by TLS; four minutes"
 	@echo "make soak-http2      HTTP/2: bodies of 1 GiB, 1,000 edits and 20 takeovers under load, each attack by itself; ten minutes"
 	@echo "make soak-cluster    four switches of a cluster under load, while members of etcd and switches crash; SECONDS=60, SEED=1 to repeat"
+	@echo "make dist            an sdist and a wheel in dist/, checked"
+	@echo "make deb             a package for Debian 12 or Ubuntu in dist/, with an environment of its own"
+	@echo "make image           a container image, ktcpvs:VERSION, by docker, podman or buildah; BUILDER=podman chooses"
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
@@ -52,23 +57,39 @@ OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 # Each process of pytest-xdist imports every test module, for which pytest first rewrites the assertions: 12 s of CPU time
 # for all of them. The byte code is kept, and made once before the processes start.
 test: export PYTHONDONTWRITEBYTECODE =
-test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled)
-	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream etcd=etcd-server etcdctl=etcd-client)
+test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled) $(if $(OTHER_TESTS),$(VENV)/axe-core.js)
+	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin rsyslogd=rsyslog haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream etcd=etcd-server etcdctl=etcd-client pebble)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 # Those that the marker `slow` leaves out of `make test`: faults of a cluster, and what takes half a minute.
 test-slow: compiled
-	@docs/tools/debian-packages services=netbase nginx=nginx-light openssl etcd=etcd-server etcdctl=etcd-client
+	@docs/tools/debian-packages services=netbase nginx=nginx-light openssl etcd=etcd-server etcdctl=etcd-client pebble \
+		curl dh=debhelper dpkg-buildpackage=dpkg-dev fakeroot ensurepip=python3-venv adduser logrotate lintian ip=iproute2
 	@$(BIN)/python -m pytest -m slow tests
+
+# The test of the status page for barriers runs it in Chromium.
+$(VENV)/axe-core.js: docs/tools/axe_core.py | $(VENV)/ready
+	@$(BIN)/python docs/tools/axe_core.py $@
 
 $(VENV)/tests-compiled: $(VENV)/ready
 	@find tests -name "test_*.py" | xargs -n 120 -P 2 $(BIN)/python -m pytest --collect-only -q >/dev/null 2>&1 || true
 	@touch $@
 
+# A warning is an error.
+site: export SITE_URL := $(SITE_URL)
+site: $(VENV)/ready
+	@$(BIN)/sphinx-build -q -W --keep-going -c docs/site -b html . build/site
+	@echo "Open build/site/index.html"
+
+pictures: compiled
+	@docs/tools/debian-packages curl $(if $(STATUS),chromium)
+	@$(BIN)/python docs/tools/readme_pictures.py
+	@$(if $(STATUS),$(BIN)/python docs/tools/pictures.py)
+
 FUZZ_SECONDS ?= 60
 
 fuzz: $(VENV)/ready
-	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary atheris --no-build-isolation -e '.[test,tls,fuzz]'
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --only-binary atheris --no-build-isolation -e '.[test,tls,acme,fuzz]'
 	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
 bench: compiled
@@ -107,6 +128,22 @@ soak-cluster: SECONDS = 60
 soak-cluster: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light etcd=etcd-server
 	@$(BIN)/python tests/soak/cluster.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(SOAK)
+
+# An sdist, and a wheel that is made of it; both are checked.
+dist: $(VENV)/ready
+	@$(BIN)/python -c "import build, twine, check_wheel_contents" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test,tls,dist]'
+	@rm -f dist/*.tar.gz dist/*.whl
+	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*.tar.gz dist/*.whl
+	@$(BIN)/check-wheel-contents dist/*.whl
+
+# The package is built of what git has, in a folder of its own.
+deb:
+	@docs/tools/debian-packages dh=debhelper dpkg-buildpackage=dpkg-dev cc=gcc fakeroot ensurepip=python3-venv /usr/bin/python3-config=python3-dev git
+	@docs/tools/build_deb dist
+
+image: $(VENV)/ready
+	@docs/tools/build_image $(IMAGE)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -1,11 +1,15 @@
-"""The compiled extensions. Everything else about the package is in setup.cfg.
+"""The compiled extensions, and the manual pages. Everything else about the package is in setup.cfg.
 
-They are optional: without a C compiler the installation goes on, and the same functions run in Python.
+The extensions are optional: without a C compiler the installation goes on, and the same functions run in Python.
 """
 
+import runpy
 from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
+
+runpy.run_path("docs/tools/manual_pages.py")["write"](Path("build/man"))
 
 setup(
     ext_modules=[

@@ -22,4 +22,7 @@ Its packages, from the bottom up; each imports only from those below it (setup.c
 - `daemon`, `tap`, `adm`: the programs
 """
 
-__version__ = "0.1.0"
+try:
+    from ktcpvs._version import __version__ as __version__
+except ImportError:  # a source tree that was never installed
+    __version__ = "0.1.dev0"

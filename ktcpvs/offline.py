@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
+from ktcpvs.acme.access import IssuedAccess
+from ktcpvs.acme.store import CertificateFolder
 from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.placement import UNKNOWN_NODES
@@ -19,10 +22,11 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
 from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
+from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.names import service_port
-from ktcpvs.system.tls_files import OwnAccess
+from ktcpvs.system.tls_files import FileAccess
 
 
 def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[str]:
@@ -41,7 +45,8 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         edit = parse(text, source, service_port, allow_empty=allow_empty)
         table = edit.apply(Table())
         context = Context(reactor, EventLog())
-        director = Director(context, nodes=lambda: UNKNOWN_NODES)
+        files = TLSFileStore(context, _access(context))
+        director = Director(context, nodes=lambda: UNKNOWN_NODES, files=files)
         warnings: list[str] = []
         for service in table:
             prepared = await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)
@@ -86,7 +91,7 @@ async def _check_tls(director: Director, service: VirtualService, unit: str) -> 
     unreadable = []
     for file, where in files_of(service).items():
         try:
-            OwnAccess().read(file)
+            _access(director.context).read(file)
         except NoTLS as refusal:
             if not _is_unreadable(refusal):
                 raise NoTLS(f"{where}{refusal}") from None
@@ -97,6 +102,11 @@ async def _check_tls(director: Director, service: VirtualService, unit: str) -> 
     if any(listener.is_tls for listener in service.listen):
         TLSProfiles(director.files).choice(service, unit)
     return warnings
+
+
+def _access(context: Context) -> FileAccess:
+    """Reads files with the rights of this user, and takes certificates that a daemon would obtain as missing yet."""
+    return IssuedAccess(None, CertificateFolder(os.devnull), context.wall)
 
 
 def _is_unreadable(error: BaseException | None) -> bool:

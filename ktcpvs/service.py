@@ -15,6 +15,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from ktcpvs import __version__
+from ktcpvs.acme.access import NO_SECRET, IssuedAccess
+from ktcpvs.acme.start import make_manager
+from ktcpvs.acme.store import SUFFIX, CertificateFolder
 from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.permissions import Permissions
@@ -25,10 +28,12 @@ from ktcpvs.model import edits
 from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.placement import KnownNodes
 from ktcpvs.model.table import Table
+from ktcpvs.model.tls_files import issued_files
 from ktcpvs.reload import Reload, log_warnings
 from ktcpvs.runtime.context import Context, new_key
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
+from ktcpvs.services.challenges import NodeChallenges
 from ktcpvs.services.director import Director, edits_for
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.ticket_secrets import TicketSecrets
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from ktcpvs.cluster.cluster import Cluster
     from ktcpvs.cluster.editing import ClusterEdits
     from ktcpvs.cluster.options import ClusterOptions
+    from ktcpvs.cluster.sealed_store import SealedStore
 
 NO_PROC = (
     "/proc is not mounted: sockets that a service manager hands in are not seen, the usage of processes is not known, "
@@ -193,10 +199,12 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader, nodes)
     director = built.director
     opened.callback(director.end)
+    store = None
     if cluster is not None and shared_edits is not None:
         director.confirmation = shared_edits.trial
-        _share_secrets(cluster, shared_edits, built, state)
+        store = _share_secrets(cluster, shared_edits, built, state)
     _share(cluster, director)
+    challenges = _node_challenges(director, target)
     readiness = Readiness()
     readiness.require(lambda: "ending" if director.is_ending else "")
     status = StatusListener(options.status, options.status_hosts, switch, log, reactor, readiness)
@@ -231,6 +239,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             cluster.instance if cluster is not None else "",
         )
     administration = _administration(cluster, built.views, reactor, log, readiness)
+    _obtain_certificates(built, challenges, cluster, store, administration)
     switch.begin(OwnSwitch(director, built.views, shared_edits, administration), built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     has_state, is_in_cluster = options.state is not None, cluster is not None
@@ -247,6 +256,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             await administration.start(director)
         log_start(director, options.workers)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
+        director.issuer.start()
         await service_manager.started()
         readiness.begin()
 
@@ -283,8 +293,8 @@ def _cluster(
 
 def _share_secrets(
     cluster: Cluster, shared_edits: ClusterEdits, built: _BuiltSwitch, state: StateFile | _NoStateFile
-) -> None:
-    """Let the nodes of a cluster use the same secrets."""
+) -> SealedStore:
+    """Let the nodes of a cluster use the same secrets. Returns the store of these."""
     from ktcpvs.cluster.shared_secrets import share_secrets
 
     async def save_key(key: bytes) -> None:
@@ -292,7 +302,7 @@ def _share_secrets(
         if not shared_edits.trial.holds_the_save:  # or else it is saved with the table, when the trial has ended
             await state.save(built.director.table)
 
-    share_secrets(cluster, built.director, built.tickets, save_key)
+    return share_secrets(cluster, built.director, built.tickets, save_key).store
 
 
 def _administration(
@@ -306,6 +316,41 @@ def _administration(
     administration = ClusterAdministration(cluster, own.view, reactor, log)
     readiness.require(administration.why_not_ready)
     return administration
+
+
+def _obtain_certificates(
+    built: _BuiltSwitch,
+    challenges: NodeChallenges,
+    cluster: Cluster | None,
+    store: SealedStore | None,
+    administration: ClusterAdministration | None,
+) -> None:
+    """Let the director have certificates obtained. challenges: of this node. store: of the cluster's secrets."""
+    director, folder = built.director, built.folder
+    if folder is None:  # they could not be kept, so services with `certificate = acme` are refused
+        return
+    if cluster is None or store is None or administration is None:
+        director.issuer = make_manager(director, folder, challenges)
+        return
+    from ktcpvs.cluster.acme_sharing import share_acme
+
+    def is_wanted() -> bool:
+        return any(True for _ in issued_files(director.effective))
+
+    shared = share_acme(cluster, director, store, administration.requests, challenges, is_wanted)
+    director.issuer = make_manager(director, folder, shared.publisher, shared.leadership, shared.values)
+
+
+def _certificate_folder(options: DaemonOptions) -> CertificateFolder | None:
+    return CertificateFolder(options.state + SUFFIX) if options.state is not None else None
+
+
+def _file_access(
+    options: DaemonOptions, context: Context, reader: CertificateReader | None, folder: CertificateFolder | None
+) -> IssuedAccess:
+    """Reads the files of TLS. The arguments are those of `_build_switch`."""
+    is_alone = options.cluster is not None and options.cluster.secret is None
+    return IssuedAccess(reader, folder, context.wall, NO_SECRET if is_alone else "")
 
 
 def _known_nodes(options: DaemonOptions, cluster: Cluster | None) -> Callable[[], KnownNodes]:
@@ -329,6 +374,14 @@ def _share(cluster: Cluster | None, director: Director) -> None:
 
 def _leave(cluster: Cluster) -> None:
     Deferred.fromCoroutine(cluster.hand_over())
+
+
+def _node_challenges(director: Director, target: HandoverTarget | None) -> NodeChallenges:
+    """The challenges of ACME that this daemon publishes. target: CAs may look for its challenges just now."""
+    challenges = NodeChallenges(director)
+    if target is not None:
+        challenges.restore(target.inventory.challenges)
+    return challenges
 
 
 def _give_up_root(options: DaemonOptions, control: ControlListeners, opened: ExitStack) -> CertificateReader | None:
@@ -385,12 +438,14 @@ def _read_state(
 
 @frozen
 class _BuiltSwitch:
-    """A director with its views, and the secrets of session tickets. workers: None: one process serves."""
+    """A director with its views, and the secrets of session tickets. workers: None: one process serves. folder: of
+    certificates of ACME; None: there is no state file beside which it could be."""
 
     director: Director
     views: Views | MergedViews
     tickets: TicketSecrets
     workers: WorkerProcesses | None = None
+    folder: CertificateFolder | None = None
 
 
 def _build_switch(
@@ -418,21 +473,22 @@ def _build_switch(
     )
     tickets = target.inventory.tickets if target is not None else None
     size = options.workers
+    folder = _certificate_folder(options)
     if not size:
         context = make_context()
-        files = TLSFileStore(context, reader)
+        files = TLSFileStore(context, _file_access(options, context, reader, folder))
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
         director = Director(context, save, reactor.stop, stages_of=stages, files=files, nodes=nodes)
         secrets = TicketSecrets(context, profiles.use_tickets, tickets)
-        return _BuiltSwitch(director, Views(director), secrets)
+        return _BuiltSwitch(director, Views(director), secrets, folder=folder)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
-    files = TLSFileStore(context, reader)
+    files = TLSFileStore(context, _file_access(options, context, reader, folder))
     stages = ListenerStages(context, TLSProfiles(files))
     supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files, nodes)
     secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
-    return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers)
+    return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers, folder)
 
 
 def _control_listeners(

@@ -71,6 +71,11 @@ class Browser:
         """Open an address in a window of that size in pixels. A narrow one is that of a telephone."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.say("Emulation.setEmulatedMedia", features=[scheme])
+        self.resize(width, height)
+        self.say("Page.navigate", url=address)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the window that size in pixels."""
         phone = width < 600
         self.say(
             "Emulation.setDeviceMetricsOverride",
@@ -79,11 +84,25 @@ class Browser:
             deviceScaleFactor=2 if phone else 1,
             mobile=phone,
         )
-        self.say("Page.navigate", url=address)
+
+    def before_each_page(self, script: str) -> str:
+        """Run a script in each page that is opened from now on, before the page's own. Returns its identifier."""
+        return str(self.say("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"])
+
+    def before_no_page(self, identifier: str) -> None:
+        """Do not run that script any more."""
+        self.say("Page.removeScriptToEvaluateOnNewDocument", identifier=identifier)
+
+    def press(self, key: str) -> None:
+        """Press and release a key: Tab or Enter."""
+        code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]
+        named = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.say("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
+        self.say("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def ask(self, script: str) -> Any:
-        """Evaluate an expression in the page."""
-        answer = self.say("Runtime.evaluate", expression=script, returnByValue=True)
+        """Evaluate an expression in the page. A promise is waited for."""
+        answer = self.say("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 

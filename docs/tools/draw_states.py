@@ -90,7 +90,7 @@ def files() -> str:
     package = ROOT / "ktcpvs"
     folders: dict[Path, list[Path]] = {}
     for path in sorted(package.rglob("*.py"), key=lambda path: (str(path.parent), path.name)):
-        if path.name != "__init__.py":
+        if path.name not in ("__init__.py", "_version.py"):  # the latter is made by the installation
             folders.setdefault(path.parent, []).append(path)
     parts = []
     for folder, paths in folders.items():

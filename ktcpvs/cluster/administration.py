@@ -15,13 +15,13 @@ from ktcpvs.system.log import EventLog
 
 
 class ClusterAdministration:
-    """Makes the parts, and lets them follow the cluster's keys."""
+    """Makes the parts, and lets them follow the cluster's keys. requests: of nodes to each other."""
 
     def __init__(self, cluster: Cluster, own: OwnView, reactor: Any, log: EventLog) -> None:
         """own: the views of this node's switch."""
         self._cluster = cluster
         prefix, name = cluster.store.prefix, cluster.membership.name
-        requests = Requests(cluster.etcd, prefix, name, reactor, log)
+        self.requests = requests = Requests(cluster.etcd, prefix, name, reactor, log)
         self._drains = NodeDrains(prefix, name, self._report)
         self._views = NodeViews(cluster, requests, self._drains, own)
         self._edits = NodeEdits(cluster, self._drains)

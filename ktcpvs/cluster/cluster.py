@@ -33,6 +33,7 @@ from ktcpvs.model.local_edits import LocalEdit, without_forced
 from ktcpvs.model.table import Table
 from ktcpvs.services.confirmation import Confirmation
 from ktcpvs.services.director import Director
+from ktcpvs.system.limits import collector_paused
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.threads import run_beside
@@ -346,10 +347,15 @@ class Cluster:
     async def _adopt(self) -> tuple[int, tuple[str, ...]]:
         """Adopt the cluster's table between two edits. Return its revision, and what cannot be put in force, a line
         each."""
-        director = self.director
         size, read = self.store.unread()
-        if size > MAX_READ_AT_ONCE:
-            await run_beside(partial(read, director.table))
+        if size <= MAX_READ_AT_ONCE:
+            return await self._adopt_read()
+        with collector_paused():
+            await run_beside(partial(read, self.director.table))
+            return await self._adopt_read()
+
+    async def _adopt_read(self) -> tuple[int, tuple[str, ...]]:
+        director = self.director
         revision = self.store.table_revision
         before, wanted = director.effective, self.choose_table(self.store.table(director.table))
         is_forced = self._ends_forced and without_forced(wanted) != wanted

@@ -16,7 +16,7 @@ from ktcpvs.cluster.table_store import NotInForce, Transaction
 from ktcpvs.cluster.trial import ClusterTrial
 from ktcpvs.errors import BadValue, Busy, CannotSave, ChangedMeanwhile
 from ktcpvs.model.difference import table_differences
-from ktcpvs.model.edits import Confirm, Edit, EndLocal, Load, ReloadCertificates, Unload
+from ktcpvs.model.edits import Confirm, Edit, EndLocal, Load, ReloadCertificates, RenewCertificate, Unload
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.table import Table
 from ktcpvs.model.table_parts import changed_parts, conflicting_parts
@@ -26,6 +26,9 @@ MAX_ATTEMPTS = 10
 
 HEAR_SECONDS = 1.5
 """The most seconds for which an edit waits for the reports of other nodes."""
+
+_OF_THIS_NODE = (Local, EndLocal, Unload, ReloadCertificates, RenewCertificate)
+"""Edits that change nothing of the cluster's table."""
 
 MAX_CONFLICT_LINES = 5
 """The changes of another administrator that a refused edit names."""
@@ -47,7 +50,7 @@ class ClusterEdits:
         """Carry an edit out in the whole cluster. Returns warnings, a line each. Raises a Refusal; then nothing has
         changed."""
         director = self._node.director
-        if isinstance(edit, ReloadCertificates | Unload):  # of this node alone
+        if isinstance(edit, ReloadCertificates | RenewCertificate | Unload):  # of this node alone
             return await director.between_edits(lambda: self._carry_out(edit))
         await self._node.wait_for_start()
         if isinstance(edit, Local | EndLocal):
@@ -92,7 +95,7 @@ class ClusterEdits:
             )
         self._edit = edit
         try:
-            if self._node.errors and not isinstance(edit, Local | EndLocal | Unload | ReloadCertificates):
+            if self._node.errors and not isinstance(edit, _OF_THIS_NODE):
                 return await self._carry_out_on_stored(edit)
             # Otherwise the director itself would undo it.
             return await director.carry_out(evolve(edit, confirm=0) if isinstance(edit, Load) else edit)

@@ -1,7 +1,8 @@
 """The records in etcd: a key for each service, for the settings, for each node and for the format.
 
 Below the cluster's prefix: `format`, `table` (the generation in use), `tables/GENERATION/settings`,
-`tables/GENERATION/services/IDENT`, `trial`, `nodes/NAME` (with a lease), `members/NAME` and `secrets/NAME` (sealed).
+`tables/GENERATION/services/IDENT`, `trial`, `nodes/NAME` (with a lease), `members/NAME`, `secrets/NAME` (sealed),
+`acme-leader` (with a lease) and `challenges/ID` (sealed, with a lease).
 Values are JSON objects. A load of many services writes a new generation, and then `table`, so that it is in force as a
 whole.
 """
@@ -30,6 +31,7 @@ FORMAT_KEY, TABLE_KEY, TABLES, NODES, MEMBERS = "format", "table", "tables/", "n
 SECRETS = "secrets/"
 TRIAL_KEY = "trial"
 REQUESTS, ANSWERS, DRAINS = "requests/", "answers/", "drains/"
+ACME_LEADER, CHALLENGES = "acme-leader", "challenges/"
 
 MAX_REPORTED_ERRORS, MAX_ERROR_CHARACTERS = 20, 500
 """The most errors, or other texts, in a report, and the most characters of one; further ones are counted or cut."""

@@ -31,7 +31,7 @@ TICKETS = "ticket-secrets"
 
 class SharedSecrets:
     """Has this node use the secrets of a SealedStore, and stores those that are missing there. It provides Follower,
-    and comes behind the store among the followers."""
+    and comes behind the store among the followers. store: with whatever else it keeps."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class SharedSecrets:
     ) -> None:
         """save_key: writes the secret for cookies to this node's own disk. Raises CannotSave. is_member: returns
         whether this node may write to etcd. wall: seconds since 1970."""
-        self._store = store
+        self.store = store
         self._director = director
         self._tickets = tickets
         self._save_key = save_key
@@ -70,25 +70,25 @@ class SharedSecrets:
         """See Follower."""
         self._is_joined = True
         self._follow(is_new=False)
-        if self._store.is_usable:
+        if self.store.is_usable:
             await self._store_missing()
 
     def _follow(self, is_new: bool) -> None:
         """Use what has changed. is_new: it was stored just now, and not at an unknown time before."""
-        if self._store.problems != self._told:
-            self._told = self._store.problems
+        if self.store.problems != self._told:
+            self._told = self.store.problems
             for problem in self._told:
                 self._log.warn("cluster: {problem}; this node goes on with those that it has", problem=problem)
         for name, use in ((COOKIES, self._use_cookie_secret), (TICKETS, self._use_tickets)):
-            value = self._store.get(name)
+            value = self.store.get(name)
             if value is not None and value is not self._used.get(name):
                 self._used[name] = value
                 try:
                     use(value.value, is_new)
                 except (ValueError, KeyError, TypeError, RecursionError):
                     self._log.warn("cluster: secret {name}: this version cannot read it", name=name)
-        is_missing = not (self._store.has(COOKIES) and self._store.has(TICKETS))
-        if is_new and is_missing and self._store.is_usable and not self._is_storing:  # somebody has deleted it
+        is_missing = not (self.store.has(COOKIES) and self.store.has(TICKETS))
+        if is_new and is_missing and self.store.is_usable and not self._is_storing:  # somebody has deleted it
             self._run(self._store_missing())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -138,7 +138,7 @@ class SharedSecrets:
             self._run(self._rotate(due))
 
     async def _rotate(self, due: SecretsRecord) -> None:
-        known = self._store.get(TICKETS)
+        known = self.store.get(TICKETS)
         if known is not None:
             await self._put(TICKETS, self._encoded_tickets(due), known.revision)
 
@@ -148,16 +148,16 @@ class SharedSecrets:
         """Store what no node has stored yet."""
         self._is_storing = True
         try:
-            if not self._store.has(COOKIES):
+            if not self.store.has(COOKIES):
                 await self._put(COOKIES, self._director.context.cookie_secret, 0)
-            if not self._store.has(TICKETS):
+            if not self.store.has(TICKETS):
                 await self._put(TICKETS, self._encoded_tickets(self._tickets.record()), 0)
         finally:
             self._is_storing = False
 
     async def _put(self, name: str, value: bytes, revision: int) -> None:
         try:
-            await self._store.put(name, value, revision)
+            await self.store.put(name, value, revision)
         except EtcdError:
             return  # the cluster notices it too; this node tries again when it has joined again
         self._follow(is_new=True)
@@ -168,7 +168,7 @@ def share_secrets(
 ) -> SharedSecrets:
     """Let this node share the secrets of its cluster, if it has a --cluster-secret; else it only says that there are
     some. save_key: as for SharedSecrets."""
-    store = SealedStore(cluster.etcd, cluster.store.prefix, cluster.sealer)
+    store = SealedStore(cluster.etcd, cluster.store.prefix, cluster.sealer, always=(COOKIES, TICKETS))
     shared = SharedSecrets(store, director, tickets, save_key, lambda: cluster.is_connected and not cluster.has_left)
     if store.is_usable:
         tickets.share(shared.propose)

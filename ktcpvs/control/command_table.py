@@ -141,6 +141,7 @@ _ONLY = Argument(
     "only", ArgumentType.BOOLEAN, False, option="only", help="True replaces the list, False adds to it."
 )  # fmt: skip
 
+_HOST = Argument("host", ArgumentType.TEXT, help="One of the names of the certificate.")
 _NODE = Argument("node", ArgumentType.TEXT, help="The name of the node.")
 
 _SERVER_OPTIONS = Argument(
@@ -283,6 +284,10 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
     EditCommand(
         "ReloadCertificates", "reload-certificates", "reload_certificates",
         "read the certificates of services again, for new connections",
+    ),
+    EditCommand(
+        "RenewCertificate", "renew-certificate", "renew_certificate",
+        "renew the certificate that the switch has obtained for a host", (_HOST,),
     ),
     EditCommand(
         "DrainNode", "drain-node", "drain_node", "let a node of the cluster get no more clients, and drain",

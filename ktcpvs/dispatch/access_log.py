@@ -66,11 +66,12 @@ class AccessLogWriter:
         status: int,
         choice: Choice,
         moved: tuple[int, int, int],
+        trace: tuple[bytes, bytes] | None = None,
     ) -> None:
         """Write the line of a plain request that ends now.
 
         client: its address, and the TLS of its connection. started: what `start` returned when it began. moved: bytes
-        to the server, to the client, and of the body.
+        to the server, to the client, and of the body. trace: the IDs of its trace and of its span; None: it has none.
         """
         destination = choice.destination
         key = destination, choice.reason
@@ -81,7 +82,8 @@ class AccessLogWriter:
             server = self._servers[key] = str(destination.address), choice.reason
         began, since = started
         total = self._context.reactor.seconds() - since
-        self._write(self._form.plain_line(request, client, began, total, status, server, moved))
+        line = self._form.plain_line(request, client, began, total, status, server, moved)
+        self._write(line if trace is None else self._form.traced(line, *trace))
 
 
 class ServiceAccessLog:
@@ -135,6 +137,13 @@ class AccessLogEntry:
         record = self.record
         record.method, record.target, record.lines = method, target, lines
         record.minor = HTTP_2 if self._log.is_http2 else minor
+
+    def trace_begun(self, trace_id: bytes, span_id: bytes) -> None:
+        """Note the IDs of the request's trace and of its span."""
+        self.record.trace = trace_id, span_id
+
+    def queued(self) -> None:
+        """Note nothing: lines do not tell how long a request has waited for a server."""
 
     def server_chosen(self, choice: Choice) -> None:
         self.record.server, self.record.reason = str(choice.destination.address), choice.reason

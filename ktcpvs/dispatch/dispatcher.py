@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.access_log import AccessLogEntry
+from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model.destination import Destination, Lease
@@ -64,9 +64,9 @@ class Dispatcher:
     """The selection of a server for the current request of one client connection.
 
     request: as the scheduler sees it. choice: the server of the current request, or of the last one. lease: counts the
-    request there. entry: of the access log; None without one. failed_connections: servers whose connection died with
-    the current request. is_retry: the next lease counts against `retry_budget`. uses_scheduler: False when the client
-    has sent nothing that the scheduler could use.
+    request there. entry: notes it, for the access log and for its trace; None: nothing does. failed_connections:
+    servers whose connection died with the current request. is_retry: the next lease counts against `retry_budget`.
+    uses_scheduler: False when the client has sent nothing that the scheduler could use.
     """
 
     __slots__ = (
@@ -86,7 +86,7 @@ class Dispatcher:
         self.request = Request(client_host, tried=service.selector.excluded)
         self.choice: Choice | None = None
         self.lease: Lease | None = None
-        self.entry: AccessLogEntry | None = None
+        self.entry: RequestNotes | None = None
         self.failed_connections: tuple[Destination, ...] = ()
         self.is_retry = False
         self.is_waiting = False  # for the scheduler or for room at a server
@@ -225,6 +225,8 @@ class Dispatcher:
         if not self._queued_since:
             self._queued_since = now + 1
         self.is_waiting = True
+        if self.entry is not None:
+            self.entry.queued()
         self._service.wait_for_room(self, chosen)
         left = self._service.settings.queue_timeout + self._queued_since - 1 - now
         owner.set_timer(max(left, 0), self._queue_timed_out)

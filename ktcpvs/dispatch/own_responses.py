@@ -25,6 +25,15 @@ MAX_LABEL = 120
 """The most characters of a rule's label in counters."""
 
 
+CHALLENGE_ANSWERED = "a challenge of ACME"
+"""Why the switch responds itself to the request of a CA."""
+
+
+def challenge_response(key_authorization: bytes) -> OwnMessage:
+    """Return the response to a challenge of ACME (RFC 8555, section 8.3)."""
+    return OwnMessage(200, key_authorization, "application/octet-stream")
+
+
 class OwnResponses:
     """The responses that one service gives itself. files: those that its rules and error pages name, by their paths.
     counts: (label of a rule, status) -> how many there were."""

@@ -83,11 +83,12 @@ class ServiceContext:
     a connection or request has failed by that server's fault. room_needed: called when a client begins to wait for
     room. make_connector: makes the connector of a server as it is configured now. connection_options: address -> how
     connections to that server are made, where they are not plain. take_preconnected: returns an open stream to a server
-    for a client that is relayed as a whole; None: the client must connect.
+    for a client that is relayed as a whole; None: the client must connect. challenges: the path of a request -> the
+    response to a challenge of ACME; None: none is pending.
     """
 
     __slots__ = (
-        "_connectors", "access_log", "admission", "config", "connection_options", "context", "counters",
+        "_connectors", "access_log", "admission", "challenges", "config", "connection_options", "context", "counters",
         "http2_access_log", "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates",
         "selector", "server_failed", "settings", "take_preconnected", "unit",
     )  # fmt: skip
@@ -118,6 +119,7 @@ class ServiceContext:
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None
         self.take_preconnected: Callable[[Destination], Stream | None] = no_preconnection
+        self.challenges: Mapping[bytes, bytes] | None = None
 
     def __repr__(self) -> str:
         return f"<service {self.ident}, {self.config.scheduler}>"

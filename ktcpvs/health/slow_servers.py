@@ -39,6 +39,6 @@ class SlowServers:
             usual = median_low(others) if others else seconds
             if seconds >= min_seconds and seconds >= usual * factor:
                 found.append(
-                    (destination, f"half of its requests take up to {seconds:g} s, those of others {usual:g} s")
+                    (destination, f"half of its requests take up to {seconds:.3g} s, those of others {usual:.3g} s")
                 )
         return found

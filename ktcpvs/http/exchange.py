@@ -155,9 +155,16 @@ class Exchange:
         request.method, request.target, request.path = message.method, message.target, message.path
         request.lines = message.lines
         owner.begin_entry()
+        if self.edits is not None:
+            dispatcher.entry = self.edits.noted(dispatcher.entry, self.age)
         if dispatcher.entry is not None:
             dispatcher.entry.head_complete(message.method, message.target, message.minor, message.lines)
         owner.transition(life.REQUEST)
+        challenges = self.http.context.challenges
+        if challenges is not None and message.path in challenges and message.method in (b"GET", b"HEAD"):
+            self.edits = None  # a CA reads the response as it is
+            self.http.own_responses.respond_to_challenge(self, challenges[message.path])
+            return
         if owner.is_denied:
             self.fail(403, DENIED)
             return

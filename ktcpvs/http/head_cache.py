@@ -16,6 +16,7 @@ from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols.forwarding import CERTIFICATE_FIELDS, FIELDS, HTTP, Forwarding
 from ktcpvs.protocols.http1 import plain
 from ktcpvs.protocols.http1.plain import MAX_REPLACED, PlainRequest, RequestScanner
+from ktcpvs.runtime.challenges import CHALLENGE_PATH
 
 CLOSE = b"Connection: close\r\n\r\n"
 """The end of a response's head after which the client's connection is closed."""
@@ -52,6 +53,16 @@ def _scan_unless_foreign(scan: Scan, foreign: ForeignHosts) -> Scan:
         return None if request is None or normalized_host(request.host) in foreign else request
 
     return scan_own
+
+
+def _scan_unless_challenge(scan: Scan) -> Scan:
+    """Return a `scan` for which requests for challenges of ACME are not plain."""
+
+    def scan_others(data: bytes, added: bytes) -> PlainRequest | None:
+        request = scan(data, added)
+        return None if request is None or request.target.startswith(CHALLENGE_PATH) else request
+
+    return scan_others
 
 
 class CachedResponse:
@@ -129,11 +140,13 @@ class HeadCache:
         logs: bool,
         has_proxies: bool = False,
         foreign: ForeignHosts | None = None,
+        has_challenges: bool = False,
     ) -> None:
         """Apply changed options or settings, and clear the cache.
 
         logs: requests are noted in an access log. has_proxies: the service has trusted proxies. foreign: hosts whose
-        requests are not plain; None: there are none.
+        requests are not plain; None: there are none. has_challenges: challenges of ACME are pending, so that requests
+        for them are not plain.
         """
         modes = {name: getattr(config, name) for name in FIELDS}
         replaced = frozenset() if config.client_cert_header == OFF else CERTIFICATE_FIELDS
@@ -142,8 +155,9 @@ class HeadCache:
         self._requests, self._added, self._scanners = [None] * MAX_REQUESTS, {}, {}
         self.head_size = settings.head_size
         self._limits = settings.head_size, settings.head_lines, settings.uri_size
-        scan = self._scanner(*self._limits, forwarding.replaced, logs).scan
-        self.scan = scan if foreign is None else _scan_unless_foreign(scan, foreign)
+        scan: Scan = self._scanner(*self._limits, forwarding.replaced, logs).scan
+        scan = scan if foreign is None else _scan_unless_foreign(scan, foreign)
+        self.scan = _scan_unless_challenge(scan) if has_challenges else scan
         self.whole_requests = WholeRequests(*self._limits, settings.body_size, forwarding.replaced, foreign)
         self.whole_responses = WholeResponses()
         self.is_enabled, self.has_proxies = is_enabled, has_proxies

@@ -9,6 +9,7 @@ from urllib.parse import quote_from_bytes
 
 import re2
 
+from ktcpvs.dispatch.tracing import ServiceTracing
 from ktcpvs.model.header_edits import HeaderEdit, canonical, header_edit_of
 from ktcpvs.model.modifiers import NONE, Modifiers, Rewrite
 from ktcpvs.model.pattern import encode_pattern, re2_options
@@ -16,6 +17,7 @@ from ktcpvs.model.request_values import normalized_path
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.templates import GROUPS
 from ktcpvs.protocols.http1.target import url_text
+from ktcpvs.protocols.trace_context import TRACE_FIELDS
 
 MAX_CACHED_MODIFIERS = 1024
 """The most rules of a service whose edits are cached."""
@@ -30,7 +32,9 @@ _SAFE_IN_PATH = "/!$&'()*+,;=:@-._~"
 """Characters of a path that need no encoding (RFC 3986, section 3.3)."""
 
 
-CLEAN_VARIABLES = frozenset(("host", "hostport", "request_id", "client", "client_port", "scheme"))
+CLEAN_VARIABLES = frozenset(
+    ("host", "hostport", "request_id", "trace_id", "span_id", "client", "client_port", "scheme")
+)
 """Variables whose values are such that they can stand in any field."""
 
 
@@ -99,23 +103,27 @@ class HeaderLines:
 class MessageEdits:
     """The edits of the messages that one rule takes, or of all other messages of a service.
 
-    request, response: header lines. keeps_path: the server gets the path and query of the request.
+    request, response: header lines. keeps_path: the server gets the path and query of the request. tracing: of the
+    service; None: its requests have no traces. traced: the names of the fields that a request with a trace of its own
+    loses.
     """
 
-    __slots__ = ("_modifiers", "_rewrite", "keeps_path", "request", "response")
+    __slots__ = ("_modifiers", "_rewrite", "keeps_path", "request", "response", "traced", "tracing")
 
-    def __init__(self, config: VirtualService, modifiers: Modifiers) -> None:
-        """modifiers: of the rule, after the service's own edits."""
+    def __init__(self, config: VirtualService, modifiers: Modifiers, tracing: ServiceTracing | None = None) -> None:
+        """modifiers: of the rule, after the service's own edits. tracing: of the service; None: it has none."""
         request = [*map(header_edit_of, config.request_header), *modifiers.request_headers]
         response = [*map(header_edit_of, config.response_header), *modifiers.response_headers]
         self.request = HeaderLines(request, canonical)
         self.response = HeaderLines(response, str.lower)
+        self.tracing = tracing if tracing is not None and tracing.is_on else None
+        self.traced = self.request.removed | TRACE_FIELDS
         self._modifiers = modifiers
         self._rewrite = None if modifiers.rewrite is None else _Rewriter(modifiers.rewrite)
         self.keeps_path = self._rewrite is None and modifiers.strip_prefix is None
 
     def __bool__(self) -> bool:
-        return bool(self.request or self.response or self._modifiers)
+        return bool(self.request or self.response or self._modifiers or self.tracing is not None)
 
     def target(self, path: bytes, value_of: ValueOf) -> bytes:
         """Return the path and query that the server gets. path: those of the request."""
@@ -163,9 +171,11 @@ def stripped(path: bytes, prefix: bytes) -> bytes:
 class ServiceEdits:
     """The edits of one service's messages. own: those of all messages; None: there are none."""
 
-    __slots__ = ("_cached", "_config", "own")
+    __slots__ = ("_cached", "_config", "_tracing", "own")
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: ServiceTracing | None = None) -> None:
+        """tracing: of the service; None: it has none."""
+        self._tracing = tracing
         self._config: VirtualService | None = None
         self._cached: dict[Modifiers, MessageEdits] = {}
         self.own: MessageEdits | None = None
@@ -173,7 +183,9 @@ class ServiceEdits:
     def configure(self, config: VirtualService) -> None:
         """Apply a configuration."""
         self._config, self._cached = config, {}
-        self.own = MessageEdits(config, NONE) or None
+        if self._tracing is not None:
+            self._tracing.configure(config)
+        self.own = MessageEdits(config, NONE, self._tracing) or None
 
     def of(self, modifiers: Modifiers) -> MessageEdits | None:
         """Return the edits for messages that a rule with these modifiers takes."""
@@ -183,5 +195,5 @@ class ServiceEdits:
                 return self.own
             if len(self._cached) >= MAX_CACHED_MODIFIERS:
                 self._cached.clear()
-            found = self._cached[modifiers] = MessageEdits(self._config, modifiers)
+            found = self._cached[modifiers] = MessageEdits(self._config, modifiers, self._tracing)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ktcpvs.dispatch.dispatcher import Dispatcher
+from ktcpvs.dispatch.own_responses import CHALLENGE_ANSWERED, challenge_response
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.exchange_owner import CONNECTING, ExchangeOwner
 from ktcpvs.http.message_edits import MessageEdits, ServiceEdits
@@ -72,6 +73,10 @@ class OwnResponseSender:
         responses.count(own.rule, response.status)
         exchange.use_edits(self._edits.of(own.modifiers), own.rule, own.groups)
         _send(exchange, response, own.reason)
+
+    def respond_to_challenge(self, exchange: RefusedExchange, key_authorization: bytes) -> None:
+        """Respond to a challenge of ACME."""
+        _send(exchange, challenge_response(key_authorization), CHALLENGE_ANSWERED)
 
 
 def _send(exchange: RefusedExchange, response: OwnMessage, reason: str, closes: bool = False) -> None:

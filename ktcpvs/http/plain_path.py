@@ -14,8 +14,10 @@ from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.access_log import AccessLogWriter, ServiceAccessLog
 from ktcpvs.dispatch.dispatcher import Dispatcher
+from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.selection import is_choice
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.dispatch.traced_request import ANSWERED
 from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.http.exchange_owner import ExchangeOwner
 from ktcpvs.http.fast_path import SENT, WHOLE
@@ -39,8 +41,12 @@ NO_NAMES: frozenset[bytes] = frozenset()
 NO_RULE: tuple[str, tuple[bytes, ...]] = ("", ())
 """The label and the groups of no rule."""
 
-PlainLog = tuple[AccessLogWriter, tuple[float, float], tuple[int, int]]
-"""The access log of a plain request, the time when the request began, and the bytes moved before it."""
+NO_TIME = (0.0, 0.0)
+"""In place of the time when a request began that has no access log."""
+
+PlainLog = tuple[AccessLogWriter | None, tuple[float, float], tuple[int, int]]
+"""The access log of a plain request, the time when the request began, and the bytes moved before it. None: the request
+has none, but spans."""
 
 
 class PlainExchange(ServerConnectionUser, Protocol):
@@ -171,17 +177,29 @@ class PlainPath:
             exchange.begin_edits()
         if plain.body and exchange.server is None:
             exchange.hold_body(plain.body)
-        logged, dispatcher = exchange.plain_log, exchange.dispatcher
-        if logged is None:
-            return
+        logged, dispatcher, edits = exchange.plain_log, exchange.dispatcher, exchange.edits
         exchange.plain_log = None
-        writer, started, moved = logged
-        client = dispatcher.request.client
-        entry = dispatcher.entry = writer.begin(client, exchange.owner.client.tls, moved, started)
-        entry.head_complete(plain.method, plain.target, plain.minor, plain.lines)
-        if exchange.server is not None and dispatcher.choice is not None:
-            entry.server_chosen(dispatcher.choice)
-            entry.connected(is_reused=True)
+        notes: RequestNotes | None = None
+        if logged is not None and logged[0] is not None:
+            writer, started, moved = logged[0], logged[1], logged[2]
+            notes = writer.begin(dispatcher.request.client, exchange.owner.client.tls, moved, started)
+        if edits is not None and edits.observed is not None:  # which knows everything already
+            if notes is not None:
+                self._note(exchange, plain, notes)
+            dispatcher.entry = edits.noted(notes, 0)
+            return
+        if edits is not None:
+            notes = edits.noted(notes, monotonic() - exchange.started)
+        if notes is not None:
+            dispatcher.entry = notes
+            self._note(exchange, plain, notes)
+
+    def _note(self, exchange: PlainExchange, plain: PlainRequest, notes: RequestNotes) -> None:
+        """Note what has happened to a plain request so far."""
+        notes.head_complete(plain.method, plain.target, plain.minor, plain.lines)
+        if exchange.server is not None and exchange.dispatcher.choice is not None:
+            notes.server_chosen(exchange.dispatcher.choice)
+            notes.connected(is_reused=True)
 
     def request_head(self, exchange: PlainExchange, plain: PlainRequest, choice: Choice) -> bytes:
         """Return the head of a plain request as the chosen server gets it."""
@@ -192,8 +210,19 @@ class PlainPath:
         if edits is not None:
             client_name, proxies = exchange.owner.client_name, self._service.proxies
             exchange.edits = RequestEdits(exchange.dispatcher, client_name, proxies, edits, rule, groups)
-            return self._edited_head(exchange, plain, choice.lines, exchange.edits)
+            head = self._edited_head(exchange, plain, choice.lines, exchange.edits)
+            if edits.tracing is not None:
+                self._observe(exchange, plain, exchange.edits)
+            return head
         return plain.out if choice.lines is None else self.with_lines(exchange, plain, choice.lines)
+
+    def _observe(self, exchange: PlainExchange, plain: PlainRequest, edits: RequestEdits) -> None:
+        """Let a plain request have spans, if it is recorded."""
+        observed = edits.observe(monotonic() - exchange.started)
+        if observed is not None:
+            self._note(exchange, plain, observed)
+            if exchange.plain_log is None:
+                exchange.plain_log = None, NO_TIME, (exchange.bytes_in, exchange.bytes_out)
 
     def _edited_head(
         self, exchange: PlainExchange, plain: PlainRequest, lines: bytes | None, edits: RequestEdits
@@ -356,6 +385,12 @@ class PlainPath:
         exchange.plain_log = None
         if logged is not None and plain is not None and choice is not None:
             writer, started, before = logged
-            moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
-            client = exchange.dispatcher.request.client, exchange.owner.client.tls
-            writer.write_plain(plain, client, started, response.status, choice, moved)
+            edits = exchange.edits
+            if writer is not None:
+                moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
+                client = exchange.dispatcher.request.client, exchange.owner.client.tls
+                trace = None if edits is None else edits.trace_ids
+                writer.write_plain(plain, client, started, response.status, choice, moved, trace)
+            if edits is not None and edits.observed is not None:
+                edits.observed.response_begun(response.status, 0)
+                edits.observed.end((exchange.bytes_in, exchange.bytes_out), ANSWERED)

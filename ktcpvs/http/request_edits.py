@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ktcpvs.dispatch.dispatcher import Dispatcher
+from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.template_values import TemplateValues
+from ktcpvs.dispatch.traced_request import TracedConnection, TracedRequest
+from ktcpvs.dispatch.tracing import RequestTrace
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies, peer_of
 from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.message_edits import MessageEdits
@@ -12,9 +15,16 @@ from ktcpvs.system.random_ids import request_ids
 
 
 class RequestEdits:
-    """The edits of one request and of all responses to it. The request keeps its ID when a rule brings other edits."""
+    """The edits of one request and of all responses to it. The request keeps its ID and its trace when a rule brings
+    other edits.
 
-    __slots__ = ("_client_name", "_dispatcher", "_edits", "_groups", "_proxies", "_request_id", "_rule", "_values")
+    observed: makes the spans of the request, once it is known to be recorded; None: it is not.
+    """
+
+    __slots__ = (
+        "_client_name", "_dispatcher", "_edits", "_groups", "_proxies", "_request_id", "_rule", "_trace", "_values",
+        "observed",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -34,6 +44,8 @@ class RequestEdits:
         self._rule = rule
         self._groups = groups
         self._request_id = b""  # made when a template needs it
+        self._trace: RequestTrace | None = None  # begun when it is needed
+        self.observed: TracedRequest | None = None
         self._values: TemplateValues | None = None  # of the message that is being edited
 
     def use(self, edits: MessageEdits | None, rule: str = "", groups: tuple[bytes, ...] = ()) -> None:
@@ -49,7 +61,11 @@ class RequestEdits:
         self._values = None
         request, value_of = edits.request, self._value_of
         lines = request.added(value_of) if request.constant is None else request.constant
-        return lines, request.removed, None if edits.keeps_path else edits.target(path, value_of)
+        target = None if edits.keeps_path else edits.target(path, value_of)
+        trace = self.trace
+        if trace is None or trace.goes_on:
+            return lines, request.removed, target
+        return lines + trace.lines(), edits.traced, target
 
     def response_head(self, head: bytes) -> bytes:
         """Return the edited head of a response. head: without the empty line."""
@@ -78,6 +94,9 @@ class RequestEdits:
         """Return the value of a variable."""
         if name == "request_id":
             return self.request_id
+        if name in ("trace_id", "span_id"):
+            trace = self.trace
+            return b"" if trace is None else trace.trace_id if name == "trace_id" else trace.span_id
         dispatcher = self._dispatcher
         if name == "client":
             return dispatcher.request.client.encode("ascii", "surrogateescape")
@@ -85,6 +104,40 @@ class RequestEdits:
             server = "" if dispatcher.destination is None else str(dispatcher.destination.address)
             self._values = TemplateValues(dispatcher.request, self._client_name, self._rule, self._groups, server)
         return self._values.of(name)
+
+    @property
+    def trace(self) -> RequestTrace | None:
+        """The trace of the request; None: the service has none."""
+        if self._trace is None and self._edits is not None and self._edits.tracing is not None:
+            is_trusted = self._proxies.is_used and self._proxies.trusts(peer_of(self._client_name))
+            self._trace = self._edits.tracing.begin(self._dispatcher.request.lines, is_trusted)
+        return self._trace
+
+    @property
+    def trace_ids(self) -> tuple[bytes, bytes] | None:
+        """The IDs of the request's trace and of its span; None: it has none."""
+        trace = self.trace
+        return None if trace is None else (trace.trace_id, trace.span_id)
+
+    def observe(self, age: float) -> TracedRequest | None:
+        """Return what makes the spans of the request; None: it is not recorded. age: the seconds since its head was
+        complete."""
+        trace = self.trace
+        if self.observed is None and trace is not None and trace.is_recorded:
+            edits, request = self._edits, self._dispatcher.request
+            if edits is not None and edits.tracing is not None:
+                tls = request.connection.tls if request.connection is not None else None
+                connection = TracedConnection(request.client, self._client_name, "http" if tls is None else "https")
+                self.observed = edits.tracing.observe(trace, connection, age)
+        return self.observed
+
+    def noted(self, entry: RequestNotes | None, age: float) -> RequestNotes | None:
+        """Return what notes the request for the access log and for its trace. entry: of the access log; None: it has
+        none. age: as for `observe`."""
+        trace, observed = self.trace_ids, self.observe(age)
+        if trace is not None and entry is not None:
+            entry.trace_begun(*trace)
+        return entry if observed is None else observed.also(entry)
 
     @property
     def request_id(self) -> bytes:

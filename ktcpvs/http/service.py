@@ -7,6 +7,7 @@ from typing import Any
 
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.dispatch.tracing import ServiceTracing
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.message_edits import ServiceEdits
 from ktcpvs.http.own_response_sender import OwnResponseSender
@@ -46,7 +47,7 @@ class HTTPService:
         self.cache = cache
         self.begin_http2: Callable[[Stream, Any, ClientLimits | None, bytes], object] = nothing
         self.retries = Retries(context)
-        self.edits = ServiceEdits()
+        self.edits = ServiceEdits(ServiceTracing(context, is_http2))
         self.own_responses = OwnResponseSender(context, self.edits)
         self.access_log = context.http2_access_log if is_http2 else context.access_log
         self.selector = context.selector

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterator
 from typing import Any
 
-from ktcpvs.model.tls_files import TLSFile, files_of
+from ktcpvs.model.tls_files import ISSUED, TLSFile, files_of
 from ktcpvs.services.director import Director
 from ktcpvs.system.tls_files import Authorities, Contents, Validity, validities
 
@@ -17,7 +17,8 @@ def describe_certificates(director: Director, ident: str | None) -> list[dict[st
     use: one of USES. path: as configured. file: where the certificate was read. names: of hosts. not_before, not_after:
     seconds since 1970; None: nothing could be read. left: the share of its lifetime. services: idents. error: why the
     newest version of the file cannot be used; "": it is in use. warning: why clients do not trust the certificate, or
-    soon will not; "": they do.
+    soon will not; "": they do. acme: of a certificate that the switch obtains, what CertificateIssuer.describe returns;
+    None: of others.
     """
     table = director.expanded
     used: dict[TLSFile, list[str]] = {}
@@ -28,7 +29,12 @@ def describe_certificates(director: Director, ident: str | None) -> list[dict[st
         table.service(ident)
     now = datetime.datetime.fromtimestamp(director.context.wall(), datetime.UTC)
     return [
-        {**row, "services": used.get(file, []), "error": director.files.errors.get(file, "")}
+        {
+            **row,
+            "services": used.get(file, []),
+            "error": director.files.errors.get(file, ""),
+            "acme": director.issuer.describe(file),
+        }
         for file, contents in director.files
         if ident is None or ident in used.get(file, ())
         for row in _describe(file, contents, now)
@@ -50,7 +56,10 @@ def _describe(file: TLSFile, contents: Contents, now: datetime.datetime) -> Iter
             "issuer": one.issuer,
             "kind": one.kind,
         }
-        yield {**common, **others, **_describe_validity(validity, now)}
+        described = _describe_validity(validity, now)
+        if file.use == ISSUED and one.is_self_signed:
+            described["warning"] = f"{file.path}: the certificate in use is self-signed until the CA has issued one"
+        yield {**common, **others, **described}
     if not contents:
         others = {"file": file.path, "names": [], "subject": "", "issuer": "", "kind": ""}
         yield {**common, **others, **_describe_validity(None, now)}

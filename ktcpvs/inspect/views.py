@@ -33,6 +33,7 @@ COUNTS_OF_SERVICE = (
     "total",
     "refused",
     "queued",
+    "paused_listeners",
     "denied",
     "limited",
     "handshake_pauses",
@@ -118,11 +119,13 @@ class Views:
 
     def stats(self, ident: str | None) -> dict[str, Any]:
         answer = self.table(ident)
+        answer["traces"] = self._director.context.tracer.describe()
         for described in answer["services"]:
             config = self._director.expanded.services[described["ident"]]
             described["servers"] = [{**describe_server(server), "name": server.name} for server in config.servers]
             live = self._director.services.get(config.ident)
             is_running = config.ident in self._director.expanded.running
+            described["unit"] = live.traffic.unit if live is not None else None
             described["stats"] = {**_service_stats(live), "relay": _relay(live if is_running else None)}
             passed = _passed(live)
             for server, row in zip(config.servers, described["servers"], strict=True):
@@ -300,6 +303,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         "http2_glitches": live.http2_clients.glitches,
         "http2_floods": live.http2_clients.floods,
         "queued": len(traffic.queue),
+        "paused_listeners": sum(listener.lacks_descriptors for listener in live.listeners.values()),
         "denied": traffic.admission.denied,
         "limited": traffic.admission.limited,
         "bytes_in": counters.ended_in + sum(connection.moved()[0] for connection in live.connections),

@@ -52,7 +52,11 @@ def stats_of_nodes(own: Data, answers: Mapping[str, Data]) -> Data:
     nodes that see it so in `nodes`; a service has in `not_running_on` those that do not run it, although it is for them
     and runs in `own`. It is `here` if it is for any of them.
     """
-    without_counts = {**own, "services": [_zeroed_service(service) for service in own["services"]]}
+    without_counts = {
+        **own,
+        "services": [_zeroed_service(service) for service in own["services"]],
+        "traces": dict.fromkeys(own.get("traces", ()), 0),
+    }
     return _stats(without_counts, answers, _server_of_nodes, _service_of_nodes)
 
 
@@ -64,7 +68,11 @@ def connections_of_nodes(answers: Mapping[str, list[Data]]) -> list[Data]:
 def part_of_node(stats: Data) -> Data:
     """Return what one node alone can say: counters and states, without the table, which is the same on all nodes. A
     server's health is None where the node does not run the service."""
-    return {"version": stats["version"], "services": [_part_of_service(service) for service in stats["services"]]}
+    return {
+        "version": stats["version"],
+        "services": [_part_of_service(service) for service in stats["services"]],
+        "traces": stats.get("traces", {}),
+    }
 
 
 def _part_of_service(service: Data) -> Data:
@@ -87,6 +95,7 @@ def _stats(own: Data, answers: _Answers, of_server: _Merge, of_service: _Merge) 
             for service in own["services"]
             for known in [_of_all(by_ident, service["ident"])]
         ],
+        "traces": _added(own.get("traces", {}), [answer.get("traces", {}) for answer in answers.values()]),
     }
 
 

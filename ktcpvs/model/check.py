@@ -98,13 +98,19 @@ class Check:
         return evolve(server, port=self.port) if self.port is not None and isinstance(server, Inet) else server
 
 
+NO_CHECK = Check()
+"""The value of `check = off`."""
+
+
 def parse_check(text: str) -> Check:
     """Parse the option's text. Raises BadValue."""
+    if text == OFF:  # as most services have it
+        return NO_CHECK
     found = tokens(text, "check")
     kind = found[0].text if found and not found[0].quoted else ""
     rest = deque(found[1:])
     if kind == OFF and not rest:
-        return Check()
+        return NO_CHECK
     if kind == TCP:
         return _where(Check(TCP), text, rest)
     if kind == HTTP and rest:

@@ -484,6 +484,17 @@ class ReloadCertificates(Edit):
 
 
 @frozen
+class RenewCertificate(Edit):
+    """Renew the certificates that the switch has obtained for a host name. The table stays as it is."""
+
+    name: ClassVar[str] = "renew-certificate"
+    host: str
+
+    def apply(self, table: Table) -> Table:
+        return table
+
+
+@frozen
 class EndLocal(Edit):
     """Follow the cluster again, where edits hold on this node only. ident: end those of this service; None: all."""
 

@@ -49,13 +49,14 @@ def described(latencies: Latencies | None) -> dict[str, Any]:
 
 
 def within(buckets: list[int], share: float) -> float | None:
-    """Return the upper bound of the smallest latencies that make up `share` (0 to 1) of all; None if there are none.
+    """Return the time within which `share` (0 to 1) of the requests were complete, in seconds; None: there were none.
 
-    Latencies beyond the last bound count as the last bound.
+    The time is interpolated, as if the requests of a bucket were spread evenly between its bounds: Prometheus'
+    histogram_quantile does so too. Latencies beyond the last bound count as the last bound.
     """
-    enough, seen = sum(buckets) * share, 0
+    enough, seen, lower = sum(buckets) * share, 0, 0.0
     for bound, count in zip((*BUCKETS, BUCKETS[-1]), buckets, strict=True):
-        seen += count
-        if seen and seen >= enough:
-            return bound
+        if count and seen + count >= enough:
+            return lower + (bound - lower) * (enough - seen) / count
+        seen, lower = seen + count, bound
     return None

@@ -89,6 +89,11 @@ def read_listen(name: str, text: str, port_named: PortNamed) -> ListenAddress:
     return ListenAddress(parse_address(found[0].text, port_named), **words)
 
 
+def port_of(listen: Iterable[ListenAddress]) -> int | None:
+    """Return the port of the first TCP address among listeners; None: there is none."""
+    return next((one.address.port for one in listen if isinstance(one.address, Inet)), None)
+
+
 def read_listen_words(found: Sequence[Token], error: Callable[[Token, str], Refusal]) -> dict[str, Any]:
     """Return the fields of a ListenAddress that the words behind its address give. error: makes the refusal of a
     token. Raises what it makes."""

@@ -27,7 +27,8 @@ Read = Callable[[str, str, PortNamed], Any]
 class Option:
     """An option. default: its value if it was never set. shown: listings show it even then. meaning: for people.
     is_phrase: its value is several words, each a token of the language. repeats: it may be given several
-    times; its value is a tuple, and `read` reads one item."""
+    times; its value is a tuple, and `read` reads one item. opens_phrase: a first word after which the value is several
+    words, though otherwise it is one; "": there is none."""
 
     name: str
     read: Read
@@ -36,6 +37,7 @@ class Option:
     meaning: str
     is_phrase: bool
     repeats: bool = False
+    opens_phrase: str = ""
 
     def read_text(self, text: str, port_named: PortNamed) -> Any:
         """Return the value that `text` writes; of an option that repeats, with an item in each line."""
@@ -55,10 +57,12 @@ def option(
     is_phrase: bool = False,
     repeats: bool = False,
     converter: Any = None,
+    opens_phrase: str = "",
 ) -> Any:
     """Declare an attrs field that is an option. is_phrase: its value is several words, some perhaps quoted. repeats:
-    its value is a tuple, and each item has a line of its own."""
+    its value is a tuple, and each item has a line of its own. opens_phrase: see Option."""
     metadata = {"read": read, "shown": shown, "meaning": meaning, "is_phrase": is_phrase, "repeats": repeats}
+    metadata["opens_phrase"] = opens_phrase
     return field(default=default, validator=check, metadata=metadata, converter=converter)
 
 
@@ -73,6 +77,7 @@ def options_of(configured: type) -> dict[str, Option]:
             attribute.metadata["meaning"],
             attribute.metadata["is_phrase"],
             attribute.metadata["repeats"],
+            attribute.metadata["opens_phrase"],
         )
         for attribute in fields(configured)
         if "read" in attribute.metadata

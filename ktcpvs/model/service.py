@@ -20,12 +20,13 @@ from ktcpvs.errors import (
     ServerExists,
     shorten,
 )
-from ktcpvs.model.address import Address, Inet, parse_address
+from ktcpvs.model.acme import ACME, read_certificate
+from ktcpvs.model.address import Address, Inet, PortNamed, parse_address
 from ktcpvs.model.check import read_check, well_formed
 from ktcpvs.model.error_pages import each_status_once, read_error_page
 from ktcpvs.model.expectation import Expectation
 from ktcpvs.model.header_edits import header_edits, read_header_edit
-from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, read_listen
+from ktcpvs.model.listen import Listen, ListenAddress, as_listen, check_complete, port_of, read_listen
 from ktcpvs.model.listen import well_formed as well_formed_listen
 from ktcpvs.model.network import Network, Networks, read_networks
 from ktcpvs.model.nodes import Nodes, read_nodes
@@ -58,12 +59,13 @@ from ktcpvs.model.tls import (
     OPTIONAL,
     REFUSE,
     REQUIRED,
+    certificate_or_refuse,
+    certificates,
     ciphers,
     contradiction,
     path,
-    path_or_refuse,
-    paths,
 )
+from ktcpvs.model.tracing import DEFAULT_ENDPOINT, endpoint, trace_mode
 
 DEFAULT_LISTEN = (ListenAddress(parse_address("0.0.0.0:8080")),)
 DEFAULT_SCHEDULER = "http"
@@ -87,12 +89,27 @@ def _complete(instance: object, attribute: Attribute[Any], value: Address | None
     check_complete(value)
 
 
-def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
+def check_ident(value: str) -> None:
+    """Raise BadValue for a name that a service cannot have."""
     if not IDENT.fullmatch(value) or not value.isprintable():
         raise BadValue(
             f"'{shorten(value)}' is not a valid service name: expected "
             '1 to 128 printable characters without white space and without " { } # ='
         )
+
+
+def _ident(instance: object, attribute: Attribute[str], value: str) -> None:
+    check_ident(value)
+
+
+def with_port(address: Address, port: int | None, ident: str) -> Address:
+    """Return the address of a server, with the port of its service if its own was left out. port: None: the service has
+    none. ident: of the service. Raises BadAddress."""
+    if not isinstance(address, Inet) or address.port is not None:
+        return address
+    if port is None:
+        raise BadAddress(f"{address}: missing port, since service {ident} has none (example: {address}:80)")
+    return address.with_port(port)
 
 
 def _log_place(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -119,9 +136,18 @@ def _forwarding(field_name: str) -> Any:
     return option(read_word, "off", meaning, check=one_of("off", "append", "replace"))
 
 
-def _several(read: Read, meaning: str, check: Any, *, is_phrase: bool = False) -> Any:
+def _certificate(name: str, text: str, port_named: PortNamed) -> str:
+    try:
+        return read_certificate(text)
+    except BadValue as refusal:
+        raise BadValue(f"{name} = {refusal}") from None
+
+
+def _several(read: Read, meaning: str, check: Any, *, is_phrase: bool = False, opens_phrase: str = "") -> Any:
     """Declare an option that may be given several times, and is an empty tuple if it never was."""
-    return option(read, (), meaning, check=check, is_phrase=is_phrase, repeats=True, converter=tuple)
+    return option(
+        read, (), meaning, check=check, is_phrase=is_phrase, repeats=True, converter=tuple, opens_phrase=opens_phrase
+    )
 
 
 def _own(name: str) -> Any:
@@ -161,9 +187,11 @@ class VirtualService:
         is_phrase=True,
     )
     certificate: tuple[str, ...] = _several(
-        read_word,
-        "a certificate for clients of TLS, with its chain and key: a PEM file, or a folder of such files or of certbot",
-        paths,
+        _certificate,
+        "a certificate for clients of TLS, with its chain and key: a PEM file, a folder of such files or of certbot; "
+        "or acme NAME...: one that the switch obtains for these names",
+        certificates,
+        opens_phrase=ACME,
     )
     tls_min: str = option(
         read_word, "1.2", "the lowest version of TLS that clients may speak", check=one_of("1.2", "1.3")
@@ -188,10 +216,11 @@ class VirtualService:
         check=one_of("on", OFF),
     )
     tls_default: str = option(
-        read_word,
+        _certificate,
         REFUSE,
         "the certificate for clients that name no server, or one that no certificate has; refuse: none",
-        check=path_or_refuse,
+        check=certificate_or_refuse,
+        opens_phrase=ACME,
     )
     https_only: str = option(
         read_word, OFF, "on: listeners without TLS redirect each request to https", check=one_of("on", OFF)
@@ -275,6 +304,19 @@ class VirtualService:
     )
     access_log_format: str = option(
         read_word, "combined", "the format of these lines", check=one_of("combined", "json")
+    )
+    trace: str = option(
+        read_word,
+        OFF,
+        "traces of requests (W3C Trace Context), for schedulers that decide per request: off; pass: each request has "
+        "trace IDs; or the share of requests that get spans of OpenTelemetry (1%)",
+        check=trace_mode,
+    )
+    otlp_endpoint: str = option(
+        read_word,
+        DEFAULT_ENDPOINT,
+        "the OpenTelemetry collector that gets the spans, by OTLP over HTTP; only if trace is a share",
+        check=endpoint,
     )
     relay: str = option(
         read_word,
@@ -497,7 +539,7 @@ class VirtualService:
     def port(self) -> int | None:
         """The port of the first TCP address on which it listens, which servers without a port get; None: there is
         none."""
-        return next((address.port for address in self.addresses if isinstance(address, Inet)), None)
+        return port_of(self.listen)
 
     @property
     def has_tcp_listener(self) -> bool:
@@ -522,13 +564,7 @@ class VirtualService:
 
     def complete(self, address: Address) -> Address:
         """Return `address`, with this service's port if its own was left out. Raises BadAddress."""
-        if isinstance(address, Inet) and address.port is None:
-            if self.port is None:
-                raise BadAddress(
-                    f"{address}: missing port, since service {self.ident} has none (example: {address}:80)"
-                )
-            return address.with_port(self.port)
-        return address
+        return with_port(address, self.port, self.ident)
 
     def with_listener(self, listener: ListenAddress) -> VirtualService:
         """Listen on one more address."""

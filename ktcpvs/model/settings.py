@@ -7,11 +7,21 @@ The command line, the configuration language and the documents read them from he
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from attrs import Attribute, evolve, field, fields, frozen
 
 from ktcpvs.errors import BadValue, NoSuchSetting, shorten, unknown
+from ktcpvs.model.acme import (
+    AUTO,
+    LETSENCRYPT,
+    challenge_fault,
+    directory_fault,
+    email_fault,
+    path_fault,
+    word_fault,
+)
 
 
 def _in_range(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -22,7 +32,7 @@ def _in_range(instance: object, attribute: Attribute[int], value: int) -> None:
 
 
 def _setting(default: int, lowest: int, highest: int, unit: str, meaning: str) -> Any:
-    metadata = {"range": (lowest, highest), "unit": unit, "meaning": meaning}
+    metadata = {"range": (lowest, highest), "unit": unit, "meaning": meaning, "is_secret": False}
     return field(default=default, validator=_in_range, metadata=metadata)
 
 
@@ -39,8 +49,19 @@ def _secret_form(instance: object, attribute: Attribute[str], value: str) -> Non
 
 def _secret(meaning: str) -> Any:
     """Declare a secret text, which never appears in the log; "" is none."""
-    metadata = {"range": None, "unit": "", "meaning": meaning}
+    metadata = {"range": None, "unit": "", "meaning": meaning, "is_secret": True}
     return field(default="", validator=_secret_form, metadata=metadata, repr=lambda value: "'...'" if value else "''")
+
+
+def _text(default: str, fault: Callable[[str], str], meaning: str) -> Any:
+    """Declare a text that is no secret. fault: returns what is wrong with a value; "": nothing."""
+
+    def check(instance: object, attribute: Attribute[str], value: str) -> None:
+        if why := fault(value):
+            raise BadValue(f"{attribute.name} = {shorten(value, 40)}: {why}")
+
+    metadata = {"range": None, "unit": "", "meaning": meaning, "is_secret": False}
+    return field(default=default, validator=check, metadata=metadata)
 
 
 DAY = 86400
@@ -48,7 +69,7 @@ DAY = 86400
 
 @frozen
 class Settings:
-    """All settings: whole numbers, and one secret. Times are seconds, by a clock that ticks once a second."""
+    """All settings: whole numbers, texts, and one secret. Times are seconds, by a clock that ticks once a second."""
 
     debug_level: int = _setting(
         0, 0, 12, "", "the log level: 0 announcements and transmission errors, 1 non-fatal errors, 2 configuration, "
@@ -217,12 +238,46 @@ class Settings:
         10, 0, DAY, "seconds", "look for changed certificate files in this interval, and read them again; 0: only on "
         "request"
     )  # fmt: skip
+    acme_email: str = _text(
+        "", email_fault, "where the CA of certificate = acme may write to about an account; empty: nowhere"
+    )
+    acme_directory: str = _text(
+        LETSENCRYPT, directory_fault, "the CA that issues the certificates of certificate = acme: letsencrypt, "
+        "letsencrypt-staging, whose certificates are for tests, or the URL of a directory of ACME"
+    )  # fmt: skip
+    acme_ca: str = _text(
+        "", path_fault, "the file with the CAs that verify the TLS of acme_directory; empty: those of the system"
+    )
+    acme_eab_kid: str = _text(
+        "", word_fault, "the name of the external account to which the CA binds that of this switch; empty: none"
+    )
+    acme_eab_key: str = _text("", path_fault, "the file with the key of acme_eab_kid, as the CA has given it")
+    acme_profile: str = _text("", word_fault, "the CA's profile for certificates; empty: its default")
+    acme_challenge: str = _text(
+        AUTO, challenge_fault, "how the CA sees that names lead here: http-01, tls-alpn-01, or auto: the former where "
+        "a service listens on port 80 without TLS"
+    )  # fmt: skip
+    acme_retry: int = _setting(
+        300, 1, DAY, "seconds", "order a certificate again after this time if its order has failed; twice the time "
+        "after each further failure, up to 6 hours"
+    )  # fmt: skip
     tls_ticket_rotation: int = _setting(
         12, 1, 168, "hours", "make a new secret for session tickets in this interval; tickets of the one before are "
         "still accepted"
     )  # fmt: skip
     proxy_timeout: int = _setting(
         5, 1, 3600, "seconds", "the most time for a client to send its header of the PROXY protocol"
+    )
+    trace_limit: int = _setting(
+        500, 1, 1_000_000, "requests/s", "the most requests whose spans each process records; further ones are served "
+        "without, and counted"
+    )  # fmt: skip
+    trace_queue: int = _setting(
+        8192, 64, 1_000_000, "spans", "the most spans that wait in each process for a collector; further ones are "
+        "dropped, and counted"
+    )  # fmt: skip
+    trace_interval: int = _setting(
+        2, 1, 3600, "seconds", "send spans to the collector in this interval, and earlier once 512 wait"
     )
     control_handshake_timeout: int = _setting(
         10, 1, 3600, "seconds", "the most time for a TLS client of the control connection to show its certificate"
@@ -246,7 +301,7 @@ class Settings:
         for name, text in changes.items():
             if name not in known:
                 raise NoSuchSetting(f"no setting {unknown(name, known, 40)}")
-            values[name] = text if name in SECRETS else whole_number(name, text)
+            values[name] = text if name in TEXTS else whole_number(name, text)
         return evolve(self, **values)
 
     def described(self) -> dict[str, int | str]:
@@ -254,8 +309,15 @@ class Settings:
         return {name: getattr(self, name) for name in self.names()}
 
 
-SECRETS = frozenset(attribute.name for attribute in fields(Settings) if attribute.metadata["range"] is None)
+SECRETS = frozenset(attribute.name for attribute in fields(Settings) if attribute.metadata["is_secret"])
 """The names of the settings that are secret."""
+
+TEXTS = frozenset(attribute.name for attribute in fields(Settings) if attribute.metadata["range"] is None)
+"""The names of the settings that are no numbers."""
+
+
+DEFAULT_SETTINGS = Settings()
+"""The settings of a switch that is given none."""
 
 
 def whole_number(name: str, text: str) -> int:

@@ -36,6 +36,8 @@ class Sticky:
 
 def parse_sticky(text: str) -> Sticky | None:
     """Parse the option's text; None: off. Raises BadValue."""
+    if text == OFF:  # as most services have it
+        return None
     found = tokens(text, "sticky")
     if len(found) == 1 and found[0].is_word(OFF):
         return None

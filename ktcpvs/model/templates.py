@@ -18,7 +18,7 @@ VARIABLES = (
 )  # fmt: skip
 """The names of variables, besides `1` to `9`: the groups of the rule's pattern."""
 
-IN_HEADERS = (*VARIABLES, "server", "request_id")
+IN_HEADERS = (*VARIABLES, "server", "request_id", "trace_id", "span_id")
 """The names of variables in the values of header fields, where more is known than in a redirect."""
 
 GROUPS = tuple(str(number) for number in range(1, 10))

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 from ktcpvs.errors import BadAddress, BadValue, shorten
+from ktcpvs.model.acme import is_acme, read_certificate
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.model.options import OFF
 
@@ -36,19 +37,25 @@ def path(instance: object, attribute: Attribute[Any], value: str | None) -> None
         raise BadValue(f"{attribute.name} = {shorten(value, 40)}: expected the absolute path of a file")
 
 
-def paths(instance: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
-    """A validator: absolute paths, each once."""
+def certificates(instance: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    """A validator: absolute paths, or names for ACME as `read_certificate` returns them; each once."""
     for one in value:
-        if not is_path(one):
-            raise BadValue(f"{attribute.name} = {shorten(one, 40)}: expected the absolute path of a file or folder")
+        if not _is_certificate(one):
+            form = "expected the absolute path of a file or folder, or acme NAME..."
+            raise BadValue(f"{attribute.name} = {shorten(one, 40)}: {form}")
     if len(set(value)) != len(value):
-        raise BadValue(f"{attribute.name}: a path appears a second time")
+        raise BadValue(f"{attribute.name}: {'names appear' if is_acme(value[-1]) else 'a path appears'} a second time")
 
 
-def path_or_refuse(instance: object, attribute: Attribute[Any], value: str) -> None:
-    """A validator: an absolute path, or REFUSE."""
-    if value != REFUSE and not is_path(value):
-        form = f"expected {REFUSE}, or the absolute path of a certificate"
+def _is_certificate(value: str) -> bool:
+    """Whether a value is a path, or names for ACME as `read_certificate` returns them."""
+    return is_path(value) or (is_acme(value) and value == read_certificate(value))
+
+
+def certificate_or_refuse(instance: object, attribute: Attribute[Any], value: str) -> None:
+    """A validator: an absolute path, names for ACME, or REFUSE."""
+    if value != REFUSE and not _is_certificate(value):
+        form = f"expected {REFUSE}, the absolute path of a certificate, or acme NAME..."
         raise BadValue(f"{attribute.name} = {shorten(value, 40)}: {form}")
 
 

@@ -57,6 +57,7 @@ FORWARDING_OPTIONS = (
 REQUEST_OPTIONS = (
     "request_header",
     "response_header",
+    "trace",
     "eject_slow",
     "keepalive_timeout",
     "response_timeout",

@@ -55,8 +55,8 @@ class Record:
     bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
     body. retries: failed or repeated attempts at a server. reused: on a kept server connection. ending: what ended it.
     error: the last server that failed the request, and why; None: none did. grpc_status: of the response to a request
-    of gRPC; None without one. tls: of the client's connection; None
-    without.
+    of gRPC; None without one. tls: of the client's connection; None without. trace: the IDs of the request's trace and
+    of its span; None: it has none.
     """
 
     client: str
@@ -80,6 +80,7 @@ class Record:
     tls: TLSNames | None = None
     error: str | None = None
     grpc_status: int | None = None
+    trace: tuple[bytes, bytes] | None = None
 
 
 _PLAIN = bytes(code for code in range(0x20, 0x7F) if code not in b'"\\')
@@ -118,6 +119,9 @@ class LineFormat(Protocol):
         client: `client` and `tls` of Record. began, total, status: as there. server: its address, and the reason.
         moved: bytes_in, bytes_out and body_out.
         """
+
+    def traced(self, line: bytes, trace_id: bytes, span_id: bytes) -> bytes:
+        """Return a line of a request with the IDs of its trace and of its span, where lines have them."""
 
 
 class CombinedFormat:
@@ -168,6 +172,9 @@ class CombinedFormat:
             request.user_agent,
         )
 
+    def traced(self, line: bytes, trace_id: bytes, span_id: bytes) -> bytes:
+        return line
+
 
 def combined_line(
     client: bytes,
@@ -196,7 +203,8 @@ _COMBINED = b'%b - - [%b] "%b" %03d %d "%b" "%b"\n'
 
 
 class JSONFormat:
-    """Lines that are JSON objects. All keys are always there, in this order; `grpc_status` only where there is one.
+    """Lines that are JSON objects. All keys are always there, in this order; `grpc_status`, `trace_id` and
+    `span_id` only where there is one.
 
     Times are seconds with six decimals; `time` is `began` in ISO 8601, UTC, with milliseconds. Bytes from the client
     become the characters U+0000 to U+00FF (ISO 8859-1): this loses nothing, and every JSON parser accepts it, whereas
@@ -217,7 +225,7 @@ class JSONFormat:
         lower = lines.lower()
         milliseconds = int(record.began * 1000)
         grpc_status = "" if record.grpc_status is None else f', "grpc_status": {record.grpc_status}'
-        return (
+        line = (
             f'{{"time": "{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}{self._names}'
             f"{_client(record.client, record.tls)}, "
             f'"method": {_bytes(record.method)}, "target": {_bytes(record.target)}, '
@@ -230,6 +238,10 @@ class JSONFormat:
             f'"retries": {record.retries}, "reused": {"true" if record.reused else "false"}, '
             f'"ending": {_quoted(record.ending)}, "error": {_text(record.error)}{grpc_status}}}\n'
         ).encode("ascii")
+        return line if record.trace is None else self.traced(line, *record.trace)
+
+    def traced(self, line: bytes, trace_id: bytes, span_id: bytes) -> bytes:
+        return b'%b, "trace_id": "%b", "span_id": "%b"}\n' % (line[:-2], trace_id, span_id)
 
     def plain_line(
         self,

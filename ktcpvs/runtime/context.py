@@ -11,9 +11,11 @@ from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.quorum import Quorum
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay.engines import Relays
+from ktcpvs.runtime.challenges import NO_CHALLENGES
 from ktcpvs.runtime.counters import Counters
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.listening_sockets import ListeningSockets
+from ktcpvs.runtime.tracer import Tracer
 from ktcpvs.system.access_log_files import AccessLogs
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.steps import Steps
@@ -28,17 +30,17 @@ def new_key() -> bytes:
 
 
 class Context:
-    """The state that the services of one process share. Only `settings`, `is_accepting`, `cookie_secret` and `quorum`
-    change after construction.
+    """The state that the services of one process share. Only `settings`, `is_accepting`, `cookie_secret`, `quorum` and
+    `challenges` change after construction.
 
     settings: those of the table in force. steps: runs the steps of a change that can no longer be refused. key: this
     switch's own secret. cookie_secret: signs cookies if the settings have no cookie_key: `key`, or a secret that the
     nodes of a cluster share. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set and
     that all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
-    nameservers: (IP address, port) of the name servers to ask; none: those of the system. is_accepting: False while
-    another daemon still accepts from the same listening sockets. node: the name and the labels of this switch, by which
-    the table says what runs where. quorum: the results of checks of all nodes of a cluster; None: this switch is in
-    none, or another process has them.
+    tracer: sends the spans of requests. nameservers: (IP address, port) of the name servers to ask; none: those of the
+    system. is_accepting: False while another daemon still accepts from the same listening sockets. node: the name and
+    the labels of this switch, by which the table says what runs where. quorum: the results of checks of all nodes of a
+    cluster; None: this switch is in none, or another process has them. challenges: of ACME, which this process answers.
     """
 
     def __init__(
@@ -68,13 +70,16 @@ class Context:
         self.wheel = TimerWheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
+        self.tracer = Tracer(reactor, log, lambda: self.node.name)
         self.relays = relays or Relays(reactor, self.descriptors.limit)
+        self.tracer.configure(self.settings)
         self.counters = counters or Counters()
         self.sockets = sockets or ListeningSockets()
         self.is_accepting = is_accepting
         self.nameservers = nameservers
         self.node = node or NodeIdentity()
         self.quorum: Quorum | None = None
+        self.challenges = NO_CHALLENGES
         self.wall = wall
         self.monotonic = monotonic
         self.key = self.cookie_secret = key or new_key()
@@ -88,12 +93,14 @@ class Context:
         """Stop the timers, flush the access logs, and close the relay engines."""
         self.wheel.stop()
         self.steps.run("relays", self.relays.close)
+        self.steps.run("traces", self.tracer.close)
         self.steps.run("access logs", self.access_logs.close)
 
     def apply_settings(self, settings: Settings) -> None:
         """Put `settings` in force."""
         self.settings = settings
         self.log.level = settings.debug_level
+        self.tracer.configure(settings)
         self.steps.run("relay window", self.relays.set_window, settings.relay_window << 10)
 
     def start_accepting(self) -> None:
@@ -106,4 +113,5 @@ class Context:
 
     def _tick(self) -> bool:
         self.access_logs.tick()
+        self.tracer.tick()
         return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator, Sequence
+from weakref import WeakValueDictionary
 
 import re2
 
@@ -46,9 +47,9 @@ _PREFIX = re.compile(rb"\^((?:[A-Za-z0-9/_~%=,:;@&!'\-]|\\[./_~\-])++)")
 
 
 class Block:
-    """Some consecutive patterns, and the automaton of all of them."""
+    """Some consecutive patterns, and the automaton of all of them. Services with the same patterns share it."""
 
-    __slots__ = ("automaton", "patterns", "size")
+    __slots__ = ("__weakref__", "automaton", "patterns", "size")
 
     def __init__(self, patterns: tuple[bytes, ...], automaton: re2.Set) -> None:
         self.patterns = patterns
@@ -62,6 +63,10 @@ class Block:
             return [place for place in matched if place < self.size]
         options = re2_options()
         return [place for place, one in enumerate(self.patterns) if re2.search(one, text, options=options)]
+
+
+_blocks: WeakValueDictionary[tuple[bytes, ...], Block] = WeakValueDictionary()
+"""All blocks in use, by their patterns. Many services that are configured alike have the same ones."""
 
 
 class RuleSet:
@@ -195,6 +200,10 @@ def _cut(patterns: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
 def _compiling(patterns: tuple[bytes, ...], blocks: list[Block]) -> Generator[None, None, None]:
     """Compile blocks of these patterns, and append them to `blocks`: one, or more if one automaton is too small. Yields
     while it works, if there are many patterns. Raises BadPattern."""
+    known = _blocks.get(patterns)
+    if known is not None:
+        blocks.append(known)
+        return
     automaton = re2.Set.SearchSet(re2_options(MAX_BLOCK_MEMORY))
     try:
         for number, pattern in enumerate(patterns, 1):
@@ -207,7 +216,8 @@ def _compiling(patterns: tuple[bytes, ...], blocks: list[Block]) -> Generator[No
     except re2.error:
         is_usable = False
     if is_usable:
-        blocks.append(Block(patterns, automaton))
+        block = _blocks[patterns] = Block(patterns, automaton)
+        blocks.append(block)
         if len(patterns) >= ADDED_PER_STEP:
             yield
     elif len(patterns) == 1:

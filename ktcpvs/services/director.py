@@ -22,7 +22,7 @@ from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import changes_between
-from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, StartService, Unload
+from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
@@ -38,10 +38,13 @@ from ktcpvs.model.sharing import divided
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
 from ktcpvs.model.tls_hosts import foreign_hosts
+from ktcpvs.model.tracing import has_spans
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
+from ktcpvs.services.certificate_issuer import CertificateIssuer, NoIssuer
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
@@ -53,6 +56,8 @@ from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
+from ktcpvs.system.otlp_encoder import unavailable
+from ktcpvs.system.otlp_exporter import https_unavailable
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.response_files import ResponseFile
 from ktcpvs.system.sockets import close_listener
@@ -110,9 +115,9 @@ class Director:
     addresses of host names in it. expanded: the table that runs: the services and listeners that are for this node,
     with a server for each address of a name; other services are stopped in it. services: ident -> running service,
     including stopped ones that drain. draining: deleted services that drain. confirmation: of a table on trial; a node
-    of a cluster puts the cluster's in its place. files: those that TLS needs. local_dropped: called with edits that do
-    not hold on this node any more, and why. withdrawal: see `withdraw`. is_ending: it accepts neither edits nor clients
-    any more.
+    of a cluster puts the cluster's in its place. files: those that TLS needs. issuer: obtains certificates from a CA.
+    local_dropped: called with edits that do not hold on this node any more, and why. withdrawal: see `withdraw`.
+    is_ending: it accepts neither edits nor clients any more.
     """
 
     def __init__(
@@ -158,6 +163,7 @@ class Director:
         self.files = files if files is not None else TLSFileStore(context)
         self.files.changed = self._files_changed
         self.files.observe(self._files_replaced)
+        self.issuer: CertificateIssuer = NoIssuer()
         self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
         self._forward: CarryOut | None = None
         self.is_ending = False
@@ -178,6 +184,7 @@ class Director:
         run("checks", self.checks.stop)
         run("names", self._resolver.stop)
         run("files of TLS", self.files.stop)
+        run("certificates", self.issuer.stop)
         self.context.stop()
 
     # Schedulers.
@@ -265,6 +272,10 @@ class Director:
             raise Busy("the daemon is ending")
         if isinstance(edit, ReloadCertificates):
             return await self._reload_certificates(edit)
+        if isinstance(edit, RenewCertificate):
+            self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
+            await self.issuer.renew(edit.host)
+            return ()
         self.confirmation.admit(edit)
         old = self.table
         try:
@@ -486,6 +497,25 @@ class Director:
         preparation.commands = self.processes.commands_for_cookie_secret(secret)
         await self._put_in_force(self.expanded, preparation)
 
+    # Challenges of ACME.
+
+    def use_challenges(self, pending: PendingChallenges) -> Deferred[None]:
+        """Have all processes answer these challenges, and no others. Fires when they do; they do not if this daemon is
+        ending, or another one has taken over."""
+        return self.between_edits(lambda: self._use_challenges(pending))
+
+    async def _use_challenges(self, pending: PendingChallenges) -> None:
+        if self.is_ending:
+            return
+        self.put_challenges(pending)
+        await self.context.steps.wait("challenges", self.processes.replace_challenges, pending.challenges)
+
+    def put_challenges(self, pending: PendingChallenges) -> None:
+        """Have this process alone answer these challenges, and no others. Workers that begin later do too."""
+        self.context.challenges = pending
+        for ident, service in self.services.items():
+            self.context.steps.run(f"service {ident}: challenges", service.follow_challenges)
+
     # Limits that nodes share.
 
     @property
@@ -581,6 +611,8 @@ class Director:
         nothing."""
         if service.access_log not in (NO_LOG, before and before.access_log):
             self.context.access_logs.check(service.access_log)
+        if before is None or (before.trace, before.otlp_endpoint) != (service.trace, service.otlp_endpoint):
+            _check_tracing(service)
         if before is None or (before.relay, before.listen) != (service.relay, service.listen):
             self._check_relay(service)
         if before is None or before.rules is not service.rules or before.error_page != service.error_page:
@@ -660,6 +692,7 @@ class Director:
             self.draining.add(service)
         self.draining = {service for service in self.draining if service.living}
         run("files of TLS", self._follow_files)
+        run("certificates", self.issuer.follow)
         run("hosts of TLS", self._follow_hosts)
         run("checks", self._follow_checks)
         run("health updates", self.processes.watch_health, self.services.values())
@@ -750,6 +783,7 @@ class Director:
         """
         self.is_ending = True
         self.context.steps.run("files of TLS", self.files.stop)
+        self.context.steps.run("certificates", self.issuer.stop)
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
         left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
         for ident, service in self.services.items():
@@ -797,6 +831,16 @@ def edits_for(table: Table) -> list[Edit]:
         return [Adopt(dict(table.services), table.running, table.settings, local=table.local)]
     start = [StartService(ident) for ident in table.services if ident in table.running]
     return [Load(table.services, table.settings), *start]
+
+
+def _check_tracing(service: VirtualService) -> None:
+    """Raise BadValue if this installation cannot send the spans that the service wants."""
+    if has_spans(service.trace):
+        why = unavailable()
+        if not why and service.otlp_endpoint.startswith("https:"):
+            why = https_unavailable()
+        if why:
+            raise BadValue(f"service {service.ident}: trace = {service.trace}: {why}")
 
 
 def _scheduler_names(service: VirtualService) -> tuple[str, str, str, frozenset[str | None]]:

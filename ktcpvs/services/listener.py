@@ -205,6 +205,11 @@ class Listener:
             self._retry_job.start(RETRY_DELAY)
 
     @property
+    def lacks_descriptors(self) -> bool:
+        """Whether it accepts no clients because the process has no file descriptors for them."""
+        return self in self._context.descriptors.waiting or self._retry_job.is_scheduled
+
+    @property
     def port(self) -> int | None:
         """The TCP port; None: it is a unix socket."""
         return None if self._family == socket.AF_UNIX else int(self.socket.getsockname()[1])

@@ -10,6 +10,7 @@ from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.network import Networks
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
+from ktcpvs.services.tls_challenges import TLSChallenges
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.preamble import Stage
@@ -25,6 +26,7 @@ class ListenerStages:
     def __init__(self, context: Context, profiles: TLSProfiles) -> None:
         self._context = context
         self.profiles = profiles
+        self._challenges = TLSChallenges(context)
 
     def __call__(self, config: VirtualService, listener: ListenAddress, unit: str) -> Sequence[Stage]:
         """The stages of one listener. unit: of the service's scheduler. Raises NoTLS."""
@@ -36,7 +38,8 @@ class ListenerStages:
             stages.append(ProxyStage(is_proxy, lambda: self._context.settings.proxy_timeout))
         if listener.is_tls:
             choice = self.profiles.choice(config, unit)
-            stages.append(TLSStage(choice, buffers_of(self._context.reactor), self._handshake_timeout))
+            buffers = buffers_of(self._context.reactor)
+            stages.append(TLSStage(choice, buffers, self._handshake_timeout, self._challenges.context))
         return stages
 
     def _handshake_timeout(self) -> int:

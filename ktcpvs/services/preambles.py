@@ -131,6 +131,17 @@ class Preambles:
         self.gone(preamble)  # after its connection was counted in: there is no room for another client meanwhile
         connection.take_over(stream, rest)
 
+    def finished(self, preamble: Preamble) -> None:
+        tls = preamble.stream.tls
+        if tls is not None:
+            self.handshakes[tls.version, FULL] += 1
+        if preamble in self._running:
+            self._free_room(preamble)
+            self._left()
+        client, _ = client_name(preamble.peer)
+        form = "{client} of {ident}: a challenge of ACME is answered"
+        self._context.log.event(levels.CONNECTION, form, client=client, ident=self._ident)
+
     def refused(self, preamble: Preamble, reason: str) -> None:
         if reason not in self.refusals and len(self.refusals) >= MAX_REASONS:
             reason = OTHER_REASONS

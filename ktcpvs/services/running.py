@@ -191,6 +191,14 @@ class RunningService:
             self._foreign_hosts = foreign
             self.apply_settings()
 
+    def follow_challenges(self) -> None:
+        """Answer the challenges of ACME that are pending in this process from now on."""
+        pending = self.context.challenges.responses
+        if (pending is None) == (self.traffic.challenges is None):
+            self.traffic.challenges = pending
+        else:
+            self.apply_settings()  # since the head caches must know whether there are any
+
     def destinations_for(self, config: VirtualService) -> dict[Address, Destination]:
         """Return the destinations that `config` needs, existing and new ones. Changes nothing."""
         known = {**self.leaving, **self.destinations}
@@ -446,6 +454,8 @@ class RunningService:
         settings = traffic.settings
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
+        traffic.challenges = self.context.challenges.responses
+        has_challenges = traffic.challenges is not None
         for http in self._all_http:
             http.edits.configure(config)
         # Unlike the fast path of a request, the general way knows redirects to HTTPS and certificates of clients.
@@ -455,9 +465,10 @@ class RunningService:
         for http in self._with_tls:
             http.foreign_hosts = self._foreign_hosts
         for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
-            cache.configure(config, settings, is_enabled and config.https_port is None, logs, has_proxies)
+            has_plain = is_enabled and config.https_port is None
+            cache.configure(config, settings, has_plain, logs, has_proxies, has_challenges=has_challenges)
             has_plain = is_enabled and config.client_cert_header == OFF
-            tls_cache.configure(config, settings, has_plain, logs, has_proxies, self._foreign_hosts)
+            tls_cache.configure(config, settings, has_plain, logs, has_proxies, self._foreign_hosts, has_challenges)
         traffic.relay.configure(self.context, config)
         for listener in self.listeners.values():
             keep_alive(listener.socket, config.tcp_keepalive)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
 from ktcpvs.model.address import Address
+from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.nodes import NodeIdentity
@@ -80,6 +81,9 @@ class ServingProcesses(Protocol):
 
     async def replace_files(self, update: Update) -> None:
         """Have other processes use these new versions of files of TLS."""
+
+    async def replace_challenges(self, challenges: Sequence[Challenge]) -> None:
+        """Have other processes answer these challenges of ACME, and no others. Returns when they do."""
 
     # State.
 
@@ -154,6 +158,9 @@ class SingleProcess:
         pass
 
     async def replace_files(self, update: Update) -> None:
+        pass
+
+    async def replace_challenges(self, challenges: Sequence[Challenge]) -> None:
         pass
 
     def listen(self, service: RunningService, socks: Mapping[Address, list[socket.socket]]) -> None:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from ktcpvs.errors import NoTLS
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import DAY
-from ktcpvs.model.tls_files import AUTHORITIES, TLSFile, files_of
+from ktcpvs.model.tls_files import AUTHORITIES, ISSUED, TLSFile, files_of
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
@@ -244,7 +244,7 @@ class TLSFileStore:
             was_bad = self.errors.pop(file, None) is not None
             if contents != self._contents[file]:
                 self._contents[file] = changed[file] = contents
-            if was_bad or file in changed:
+            if (was_bad or file in changed) and file.use != ISSUED:  # what has obtained it says so
                 what = _describe(contents)
                 self._context.log.event(ANNOUNCE, "{path} is read again: {what}", path=file.path, what=what)
         if changed:

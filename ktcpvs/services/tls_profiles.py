@@ -18,7 +18,7 @@ from ktcpvs.errors import NoTLS
 from ktcpvs.interfaces import EACH_REQUEST, FIRST_REQUEST
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls import REFUSE
-from ktcpvs.model.tls_files import AUTHORITIES, CERTIFICATE, TLSFile
+from ktcpvs.model.tls_files import AUTHORITIES, TLSFile, certificate_file
 from ktcpvs.protocols.http2.constants import ALPN
 from ktcpvs.services.tls_file_store import TLSFiles
 from ktcpvs.streams.tls_stage import ContextChoice
@@ -123,7 +123,7 @@ class ServiceTLS(ContextChoice):
         return chain.from_iterable(certificate.names for certificate in self.store.certificates)
 
     def _certificates(self, path: str) -> tuple[ServerCertificate, ...]:
-        found = self._files.contents(TLSFile(CERTIFICATE, path))
+        found = self._files.contents(certificate_file(path))
         assert not isinstance(found, Authorities)
         return found
 

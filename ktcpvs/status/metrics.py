@@ -21,6 +21,7 @@ GAUGE, COUNTER = "gauge", "counter"
 _OF_SERVICE = (
     ("active", GAUGE, "active_connections", "Open client connections."),
     ("queued", GAUGE, "queued_connections", "Clients that wait for a server below its maxconn."),
+    ("paused_listeners", GAUGE, "paused_listeners", "Listeners that accept nobody for want of file descriptors."),
     ("total", COUNTER, "connections_total", "Client connections accepted."),
     ("denied", COUNTER, "denied_total", "Clients rejected by the allow and deny lists."),
     ("limited", COUNTER, "limited_total", "Clients and requests rejected by the limits per client."),
@@ -50,6 +51,12 @@ _OF_PROCESS = (
     ("cpu", COUNTER, "cpu_seconds_total", "CPU time of a process of the switch."),
     ("memory", GAUGE, "resident_memory_bytes", "Memory of a process of the switch."),
     ("descriptors", GAUGE, "open_descriptors", "Open file descriptors of a process of the switch."),
+    ("max_descriptors", GAUGE, "max_descriptors", "The most file descriptors that a process of the switch may open."),
+)
+_OF_WORKERS = (
+    ("configured", GAUGE, "workers", "The configured number of worker processes."),
+    ("ready", GAUGE, "workers_ready", "Worker processes that serve."),
+    ("restarts", COUNTER, "worker_restarts_total", "Worker processes that ended and were replaced."),
 )
 
 SAMPLES_PER_PIECE = 100
@@ -72,11 +79,17 @@ def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
     )
     processes = [(_format_labels(process=process["name"]), process) for process in snapshot["processes"]]
     for name, kind, metric, meaning in _OF_PROCESS:
-        samples = (f"{{{labels}}} {process[name]!r}\n" for labels, process in processes)
+        samples = (f"{{{labels}}} {process[name]!r}\n" for labels, process in processes if process[name] is not None)
         yield from _format_metric(f"ktcpvs_process_{metric}", kind, meaning, samples)
+    yield from _format_trial(snapshot["trial"])
+    for name, kind, metric, meaning in _OF_WORKERS if snapshot["workers"] is not None else ():
+        yield from _format_metric(f"ktcpvs_{metric}", kind, meaning, [f" {snapshot['workers'][name]!r}\n"])
     yield from _format_certificates(snapshot["certificates"])
+    if any(one["acme"] is not None for one in snapshot["certificates"]):
+        yield from _format_orders(snapshot["certificates"])
     if snapshot["cluster"] is not None:
         yield from _format_cluster(snapshot["cluster"])
+    yield from _format_traces(snapshot["traces"])
     yield from _format_services(services)
     servers = [
         (_format_labels(service=service["ident"], server=row["address"], role="server"), row)
@@ -93,6 +106,19 @@ def format_metrics(snapshot: dict[str, Any]) -> Iterator[bytes]:
     ]
     yield from _format_configuration(servers)
     yield from _format_counters(servers + redirects, snapshot["buckets"])
+
+
+def _format_trial(seconds_left: int | None) -> Iterator[bytes]:
+    is_pending = seconds_left is not None
+    for name, meaning, samples in (
+        ("pending", "1: the table is on trial and waits for confirmation, 0: it is not.", [f" {int(is_pending)}\n"]),
+        (
+            "seconds_left",
+            "Seconds until the table is undone unless it is confirmed; no sample: it is not on trial.",
+            [f" {seconds_left}\n"] * is_pending,
+        ),
+    ):
+        yield from _format_metric(f"ktcpvs_trial_{name}", GAUGE, meaning, samples)
 
 
 def _format_certificates(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
@@ -113,6 +139,41 @@ def _format_certificates(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
         "1: the newest version of the file cannot be used, and the one before is in use; 0: it is in use.",
         (f"{{{labels}}} {int(bool(row['error']))}\n" for labels, row in rows),
     )
+
+
+def _format_orders(certificates: list[dict[str, Any]]) -> Iterator[bytes]:
+    """Format the certificates that the switch obtains from a CA."""
+    orders = {" ".join(one["acme"]["names"]): one["acme"] for one in certificates if one["acme"] is not None}
+    rows = [(_format_labels(names=names), order) for names, order in orders.items()]
+    yield from _format_metric(
+        "ktcpvs_certificate_order_failures",
+        GAUGE,
+        "Attempts to obtain a certificate from a CA that have failed since the last one that succeeded.",
+        (f"{{{labels}}} {order['failures']}\n" for labels, order in rows),
+    )
+    yield from _format_metric(
+        "ktcpvs_certificate_next_order_seconds",
+        GAUGE,
+        "When the certificate is renewed, or ordered again after a failure, in seconds since 1970; 0: now.",
+        (f"{{{labels}}} {order['next'] or 0!r}\n" for labels, order in rows),
+    )
+
+
+def _format_traces(traces: dict[str, int]) -> Iterator[bytes]:
+    outcomes = ("sent", "rejected", "queue_full", "lost")
+    yield from _format_metric(
+        "ktcpvs_trace_spans_total",
+        COUNTER,
+        "Spans, by what became of them; all but sent ones are gone.",
+        (f'{{outcome="{outcome}"}} {traces[outcome]}\n' for outcome in outcomes if outcome in traces),
+    )
+    for name, kind, metric, meaning in (
+        ("queued", GAUGE, "queued_spans", "Spans that wait for their collector."),
+        ("limited", COUNTER, "limited_requests_total", "Sampled requests without spans, because of trace_limit."),
+        ("failures", COUNTER, "export_failures_total", "Requests to collectors that have failed."),
+    ):
+        samples = [f" {traces[name]}\n"] if name in traces else []
+        yield from _format_metric(f"ktcpvs_trace_{metric}", kind, meaning, samples)
 
 
 def _format_cluster(cluster: dict[str, Any]) -> Iterator[bytes]:

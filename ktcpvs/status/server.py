@@ -27,6 +27,7 @@ from ktcpvs.status.metrics import CONTENT_TYPE, format_metrics
 from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.shared_value import SharedValue
 from ktcpvs.status.summary import summarize
+from ktcpvs.status.trouble import find_trouble
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.processes import usage
 from ktcpvs.system.thread import WorkerThread
@@ -50,10 +51,13 @@ CHUNK_SIZE = 1 << 16
 MAX_TURN = 0.001
 """Seconds for which the rendering thread may hold the interpreter, while the switch's clients wait."""
 
+SCRIPTS = ("page.js", "panels.js", "services.js", "plots.js", "measure.js", "format.js", "dom.js")
+"""The page's modules; the first one imports the others."""
+
 STATIC = {
     b"/": ("index.html", "text/html; charset=utf-8"),
     b"/page.css": ("page.css", "text/css; charset=utf-8"),
-    b"/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}".encode(): (name, "text/javascript; charset=utf-8") for name in SCRIPTS},
 }
 
 READY = b"/ready"
@@ -77,6 +81,10 @@ class Switch(Protocol):
 
     def processes(self) -> Mapping[str, int]:
         """Return {name: process id} for each process of the switch."""
+
+    def worker_counts(self) -> Mapping[str, float | None] | None:
+        """Return `configured`, `ready`, `restarts` and `since_restart` (seconds; None: never) of the workers; None: one
+        process serves."""
 
 
 class RenderedStatus:
@@ -108,7 +116,8 @@ class RenderedStatus:
         certificates = await maybeDeferred(self._switch.view, "certificates", None)
         nodes = await self._read_nodes()
         processes = {name: usage(pid) for name, pid in self._switch.processes().items()}
-        return summarize(stats, certificates, time.time(), self._started, processes, nodes)
+        workers = self._switch.worker_counts()
+        return summarize(stats, certificates, time.time(), self._started, processes, nodes, workers)
 
     async def _read_nodes(self) -> dict[str, Any] | None:
         """Return the nodes of the cluster; None: this daemon is in none."""
@@ -136,6 +145,7 @@ def _render(render: Callable[[dict[str, Any]], Iterator[bytes]], snapshot: dict[
 def format_json(snapshot: dict[str, Any]) -> Iterator[bytes]:
     """Format the page's data service by service, since json.dumps lets no other thread run."""
     head = {name: value for name, value in snapshot.items() if name != "services"}
+    head["trouble"], head["trouble_left_out"] = find_trouble(snapshot)
     yield _json(head)[:-1] + b',"services":['
     for number, service in enumerate(snapshot["services"]):
         yield b"," * (number > 0) + _json(service)

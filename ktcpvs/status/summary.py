@@ -5,17 +5,32 @@ Only the fields that are named here are published: no settings, and so no secret
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from attrs import asdict
 
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.system.processes import Usage
 
-_OF_SERVICE = ("ident", "running", "here", "on", "scheduler", "listen", "listeners", "maxclients", "stats")
-_OF_SERVER = ("address", "name", "weight", "maxconn", "max_pending", "priority", "stats", "health")
+_OF_SERVICE = ("ident", "running", "here", "on", "scheduler", "unit", "listen", "listeners", "maxclients", "stats")
+_OF_SERVER = ("address", "name", "weight", "maxconn", "max_pending", "priority", "stats", "health", "last_error")
 _OF_RULE = ("pattern", "match", "name", "servers", "weights", "action", "modifiers")
 _OF_CLUSTER = ("node", "connected", "problem", "revision", "applied", "requests")
 _OF_NODE = ("node", "state", "drain", "revision", "version", "connections", "since", "errors")
-_OF_CERTIFICATE = ("use", "file", "names", "subject", "kind", "not_after", "services", "error", "warning")
+_OF_CERTIFICATE = (
+    "use",
+    "file",
+    "names",
+    "subject",
+    "issuer",
+    "kind",
+    "not_after",
+    "services",
+    "error",
+    "warning",
+    "acme",
+)
 
 
 def summarize(
@@ -25,24 +40,25 @@ def summarize(
     started: float,
     processes: dict[str, Usage | None],
     nodes: dict[str, Any] | None = None,
+    workers: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """Return the data as one snapshot.
 
     stats, certificates: the views of these names. now, started: seconds since 1970. processes: name -> usage. nodes:
-    the view of this name; None: this daemon is in no cluster.
+    the view of this name; None: this daemon is in no cluster. workers: see Switch.worker_counts in
+    ktcpvs.status.server; None: one process serves.
     """
     return {
         "version": stats["version"],
         "time": now,
         "started": started,
         "buckets": list(BUCKETS),
-        "processes": [
-            {"name": name, "cpu": used.cpu, "memory": used.memory, "descriptors": used.descriptors}
-            for name, used in processes.items()
-            if used is not None
-        ],
+        "trial": stats["trial"],
+        "processes": [{"name": name, **asdict(used)} for name, used in processes.items() if used is not None],
+        "workers": workers,
         "certificates": [_select(certificate, _OF_CERTIFICATE) for certificate in certificates],
         "cluster": _summarize_cluster(nodes) if nodes is not None else None,
+        "traces": stats.get("traces", {}),
         "services": [_summarize_service(service) for service in stats["services"]],
     }
 

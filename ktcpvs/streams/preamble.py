@@ -44,10 +44,17 @@ class Refuse:
     message: bytes = b""
 
 
+@frozen
+class Finish:
+    """The client has got all that it came for, and is not served. stream: as in `Proceed`; it is closed."""
+
+    stream: Stream
+
+
 class StageReader(Protocol):
     """One stage of one client."""
 
-    def feed(self, data: bytes) -> Proceed | Refuse | None:
+    def feed(self, data: bytes) -> Proceed | Refuse | Finish | None:
         """Read `data`, which follows what was fed before. None: more is needed."""
 
 
@@ -80,6 +87,9 @@ class Stage(Protocol):
 
 class PreambleOwner(Protocol):
     """The receiver of a preamble's events. Nothing follows `completed`; without it, `gone` is the last one."""
+
+    def finished(self, preamble: Preamble) -> None:
+        """A stage has given the client all that it came for. `preamble.stream` closes, and is gone later."""
 
     def admits(self, preamble: Preamble) -> bool:
         """A stage has found the client's address, `preamble.peer`. Returns False to reset the client."""
@@ -181,6 +191,9 @@ class Preamble:
                 self._refuse(outcome.reason, outcome.message)
                 return None
             self._stop_stage()
+            if isinstance(outcome, Finish):
+                self._finish(outcome.stream)
+                return None
             if outcome.peer is not None:
                 self.peer = outcome.peer
             if outcome.called is not None:
@@ -232,6 +245,12 @@ class Preamble:
         else:
             self.reject()
         self._owner.refused(self, reason)
+
+    def _finish(self, stream: Stream) -> None:
+        self._stages = iter(())
+        self._watch(stream)
+        LingeringClose(stream, self._wheel, self._settings or Settings()).linger()
+        self._owner.finished(self)
 
     def reject(self) -> None:
         """Reset the client. The owner is told when it is gone."""

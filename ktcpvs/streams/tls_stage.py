@@ -23,7 +23,7 @@ from ktcpvs.protocols.client_hello import (
     read_whole,
 )
 from ktcpvs.streams.contract import SocketAddress
-from ktcpvs.streams.preamble import Proceed, Refuse
+from ktcpvs.streams.preamble import Finish, Proceed, Refuse
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers
 from ktcpvs.system.tls_contexts import ServerContexts
@@ -37,6 +37,9 @@ NAME = "TLS"
 MAX_CLIENT_SIZE = 256 << 10
 """The most bytes of a client before its handshake is complete: a hello in tiny records, and 100 KiB of certificates,
 which is OpenSSL's limit for them."""
+
+ACME_ALONE = (b"acme-tls/1",)
+"""The protocols of ALPN that a CA offers to have a challenge answered (RFC 8737, section 3)."""
 
 _TEXT = b"This port speaks TLS: use https:// instead of http://\n"
 
@@ -106,9 +109,17 @@ class TLSStage:
     name = NAME
     max_size = MAX_CLIENT_SIZE
 
-    def __init__(self, choice: ContextChoice, buffers: TLSBuffers, timeout: int | Callable[[], int]) -> None:
-        """timeout: seconds in which a client must complete its handshake; a function is called for each client."""
+    def __init__(
+        self,
+        choice: ContextChoice,
+        buffers: TLSBuffers,
+        timeout: int | Callable[[], int],
+        challenge: Callable[[ClientHello], ssl.SSLContext | None] = lambda hello: None,
+    ) -> None:
+        """timeout: seconds in which a client must complete its handshake; a function is called for each client.
+        challenge: returns the context for a client that offers ACME_PROTOCOL alone; None: it is one as others."""
         self.choice = choice
+        self.challenge = challenge
         self.buffers = buffers
         self._timeout = timeout
 
@@ -126,15 +137,16 @@ class TLSStage:
 class TLSReader:
     """The handshake of one client."""
 
-    __slots__ = ("_handshake", "_hello", "_stage", "_stream")
+    __slots__ = ("_handshake", "_hello", "_is_challenge", "_stage", "_stream")
 
     def __init__(self, stage: TLSStage, stream: Stream) -> None:
         self._stage = stage
         self._stream = stream
         self._hello: ClientHelloReader | None = None  # of a hello that did not come whole
         self._handshake: Handshake | None = None  # None until the hello is complete
+        self._is_challenge = False
 
-    def feed(self, data: bytes) -> Proceed | Refuse | None:
+    def feed(self, data: bytes) -> Proceed | Refuse | Finish | None:
         try:
             handshake = self._handshake or self._begin(data)
             if handshake is None:
@@ -153,6 +165,8 @@ class TLSReader:
             return None
         stream = Stream()
         transport = handshake.open(stream, b"")
+        if self._is_challenge:
+            return Finish(stream)
         return Proceed(transport.take_first(rest) if rest else b"", stream=stream)
 
     def _begin(self, data: bytes) -> Handshake | None:
@@ -165,7 +179,11 @@ class TLSReader:
             if hello is None:
                 return None
         stage = self._stage
-        context = stage.choice.choose(hello)
+        context = stage.challenge(hello) if hello.protocols == ACME_ALONE else None
+        if context is None:
+            context = stage.choice.choose(hello)
+        else:
+            self._is_challenge = True
         self._handshake = Handshake(
             self._stream, stage.buffers, context, server_side=True, server_name=hello.server_name
         )

@@ -129,6 +129,11 @@ def read_certificates(path: str) -> tuple[ServerCertificate, ...]:
     return tuple(one for file in files for one in read_certificates(file))
 
 
+def read_certificate(file: str, data: bytes) -> ServerCertificate:
+    """Return the certificate in `data`, with its chain and key in PEM. file: named in errors. Raises NoTLS."""
+    return _certificate(file, data, file, data)
+
+
 def read_client_certificate(path: str) -> ServerCertificate:
     """Read the certificate that a server sees, with its chain and key in one PEM file. Raises NoTLS."""
     data = _read(path)

@@ -36,6 +36,19 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Collect no garbage while a large table is made: nearly all of its objects stay, and collections over them would
+    take a tenth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def raise_descriptor_limit() -> None:
     """Raise the limit of descriptors to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

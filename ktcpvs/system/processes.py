@@ -17,11 +17,13 @@ def is_proc_mounted() -> bool:
 
 @frozen
 class Usage:
-    """The usage of a process. cpu: seconds in user and system mode. memory: resident bytes. descriptors: open ones."""
+    """The usage of a process. cpu: seconds in user and system mode. memory: resident bytes. descriptors: open ones.
+    max_descriptors: its soft limit; None: there is none."""
 
     cpu: float
     memory: int
     descriptors: int
+    max_descriptors: int | None
 
 
 def usage(pid: int) -> Usage | None:
@@ -33,9 +35,17 @@ def usage(pid: int) -> Usage | None:
             cpu=(int(fields[11]) + int(fields[12])) / _TICKS,
             memory=int(fields[21]) * _PAGE,
             descriptors=len(os.listdir(f"/proc/{pid}/fd")),
+            max_descriptors=_max_descriptors(pid),
         )
     except (OSError, IndexError, ValueError):
         return None
+
+
+def _max_descriptors(pid: int) -> int | None:
+    """Raises OSError, IndexError or ValueError."""
+    with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+        soft = file.read().partition("Max open files")[2].split()[0]
+    return None if soft == "unlimited" else int(soft)
 
 
 def identity(pid: int) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from attrs import field, frozen
 
 from ktcpvs.errors import NoTLS
-from ktcpvs.model.tls_files import AUTHORITIES, CERTIFICATE, TLSFile
+from ktcpvs.model.tls_files import AUTHORITIES, CERTIFICATE, ISSUED, TLSFile
 from ktcpvs.system.tls_contexts import read_authorities
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class OwnAccess:
     def read(self, file: TLSFile) -> Contents:
         if file.use == AUTHORITIES:
             return _read_cas(file.path)
+        if file.use == ISSUED:
+            raise NoTLS(f"certificate = {file.path}: only a daemon obtains certificates")
         try:
             from ktcpvs.system import certificates
         except ImportError as error:
@@ -173,15 +175,23 @@ def _decode_times(data: dict[str, Any]) -> dict[str, datetime.datetime | None]:
 MIN_SHARE = 1 / 3
 """A certificate with less than this share of its lifetime left should have been renewed: certbot does it then."""
 
+MIN_SHARE_ISSUED = 1 / 5
+"""The same for one that this switch renews, at a third or when the CA suggests it."""
+
+
+_SHARES = {MIN_SHARE: "a third", MIN_SHARE_ISSUED: "a fifth"}
+
 
 @frozen
 class Validity:
-    """The validity of one certificate, or of the CA of a file that expires first. file: where it was read."""
+    """The validity of one certificate, or of the CA of a file that expires first. file: where it was read. min_share:
+    of its lifetime: with less left it should have been renewed."""
 
     file: str
     subject: str
     not_before: datetime.datetime
     not_after: datetime.datetime
+    min_share: float = MIN_SHARE
 
     def share_left(self, now: datetime.datetime) -> float:
         """Return the share of the lifetime that is left, from 1.0 to 0.0."""
@@ -196,16 +206,18 @@ class Validity:
             return f"{what} expired on {self.not_after:%Y-%m-%d %H:%M} UTC"
         if now < self.not_before:
             return f"{what} is not valid before {self.not_before:%Y-%m-%d %H:%M} UTC"
-        if self.share_left(now) < MIN_SHARE:
+        if self.share_left(now) < self.min_share:
             when = f"{self.not_after:%Y-%m-%d %H:%M} UTC"
-            return f"{what} expires on {when}: it is not renewed, and less than a third of its lifetime is left"
+            share = _SHARES[self.min_share]
+            return f"{what} expires on {when}: it is not renewed, and less than {share} of its lifetime is left"
         return ""
 
 
 def validities(file: TLSFile, contents: Contents) -> list[Validity]:
     """Return the validity of each certificate of a file; of CAs, that of the one that expires first."""
     if not isinstance(contents, Authorities):
-        return [Validity(one.file, one.subject, one.not_before, one.not_after) for one in contents]
+        share = MIN_SHARE_ISSUED if file.use == ISSUED else MIN_SHARE
+        return [Validity(one.file, one.subject, one.not_before, one.not_after, share) for one in contents]
     if contents.not_before is None or contents.not_after is None:
         return []
     return [Validity(file.path, contents.subject, contents.not_before, contents.not_after)]

@@ -138,3 +138,19 @@ class AdministeredSwitch:
             f"worker {worker.number}": worker.pid for worker in self._workers.running() if worker.pid is not None
         }
         return {"supervisor": os.getpid(), **workers}
+
+    def worker_counts(self) -> Mapping[str, float | None] | None:
+        """Return how many workers there are, and how often one was replaced; None: one process serves.
+
+        configured, ready: the number of workers, and of those that serve. restarts: since the daemon started.
+        since_restart: seconds since the last of them; None: there was none.
+        """
+        workers = self._workers
+        if workers is None:
+            return None
+        return {
+            "configured": len(workers.all),
+            "ready": len(workers.ready()),
+            "restarts": workers.restarts,
+            "since_restart": workers.seconds_since_restart,
+        }

@@ -140,6 +140,7 @@ class HandoverSource:
             has_reader=self._reader is not None,
             instance=self._instance,
             is_drained=director.withdrawal.is_whole,
+            challenges=director.context.challenges.challenges,
         )
 
     def page(self, number: int) -> bytes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from attrs import Factory, evolve, frozen
+from attrs import Factory, asdict, evolve, frozen
 
 from ktcpvs.control.edit_commands import decode_local, encode_local
 from ktcpvs.errors import CannotTakeOver, Refusal
+from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.describe import configuration
 from ktcpvs.model.expansion import Resolution, check_resolution
 from ktcpvs.model.language.parser import parse
@@ -46,7 +47,8 @@ class Inventory:
     stand for. watchdog: the microseconds within which the service manager expects a sign of life; 0: it expects none.
     tickets: the secrets of session tickets; None: an older version has none. has_reader: a process reads certificates
     for the daemon, and TakeReader hands it over. instance: as which the daemon is a node of its cluster, so that the
-    new one takes its place; "": it is in none. is_drained: it is a node that accepts no clients."""
+    new one takes its place; "": it is in none. is_drained: it is a node that accepts no clients. challenges: of ACME,
+    which a CA may look for just now."""
 
     table: Table
     key: bytes
@@ -58,6 +60,7 @@ class Inventory:
     has_reader: bool = False
     instance: str = ""
     is_drained: bool = False
+    challenges: tuple[Challenge, ...] = ()
 
     def text(self) -> bytes:
         """The inventory as one JSON document. Two versions exchange it, so its names stay."""
@@ -76,12 +79,18 @@ class Inventory:
                 "instance": self.instance,
                 "is_drained": self.is_drained,
                 "local": encode_local(self.table.local),
+                "challenges": [asdict(challenge) for challenge in self.challenges],
             }
         ).encode("utf-8")
 
 
 def _read_record(use: str, ident: str, file: list[int] | None, address: str = "") -> SocketRecord:
     return SocketRecord(use, ident, (file[0], file[1]) if file else None, address)
+
+
+def _read_challenge(kind: str, name: str, token: str, key_authorization: str, **more: object) -> Challenge:
+    """more: what later versions may add."""
+    return Challenge(str(kind), str(name), str(token), str(key_authorization))
 
 
 def read_inventory(text: bytes, source: str) -> Inventory:
@@ -105,6 +114,7 @@ def read_inventory(text: bytes, source: str) -> Inventory:
             has_reader=bool(data.get("has_reader")),
             instance=str(data.get("instance", "")),
             is_drained=bool(data.get("is_drained")),
+            challenges=tuple(_read_challenge(**found) for found in data.get("challenges", [])),
         )
     except Refusal as refusal:
         raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it continues") from None

@@ -20,8 +20,8 @@ FIELDS(dispatcher, "entry", "lease", "request");
 enum { R_CONNECTION, R_LINES, R_METHOD, R_PATH, R_TARGET };
 FIELDS(request, "connection", "lines", "method", "path", "target");
 
-enum { V_CONNECTORS, V_ACCESS_LOG, V_PROXIES, V_SETTINGS, V_TAKE_PRECONNECTED, V_UNIT };
-FIELDS(service, "_connectors", "access_log", "proxies", "settings", "take_preconnected", "unit");
+enum { V_CONNECTORS, V_ACCESS_LOG, V_CHALLENGES, V_PROXIES, V_SETTINGS, V_TAKE_PRECONNECTED, V_UNIT };
+FIELDS(service, "_connectors", "access_log", "challenges", "proxies", "settings", "take_preconnected", "unit");
 
 enum { A_WRITER };
 FIELDS(access_log, "writer");
@@ -251,7 +251,7 @@ first_received(PyObject *self, PyObject *data)
     PyObject *service = C(C_SERVICE), *client = C(C_CLIENT), *dispatcher = C(C_DISPATCHER);
     if (!IS_A(service, service) || !is_stream(client) || !IS_A(dispatcher, dispatcher) || C(C_LIMITS) != Py_None ||
         SLOT(dispatcher, dispatcher, D_ENTRY) != Py_None || !IS_A(SLOT(dispatcher, dispatcher, D_REQUEST), request) ||
-        !PyBytes_CheckExact(data))
+        SLOT(service, service, V_CHALLENGES) != Py_None || !PyBytes_CheckExact(data))
         return plainly(plain_first_received, self, data);
     PyObject *has_proxies = PyObject_GetAttr(SLOT(service, service, V_PROXIES), s_is_used);
     if (has_proxies == NULL)

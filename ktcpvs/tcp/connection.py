@@ -13,6 +13,7 @@ from ktcpvs.dispatch.admission import DENIED, RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, TOO_MUCH_HEAD
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED
+from ktcpvs.dispatch.own_responses import CHALLENGE_ANSWERED, challenge_response
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.interfaces import CLIENT_HELLO
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
@@ -203,6 +204,12 @@ class TCPClientConnection(ClientConnection):
             dispatcher.entry.client_found(request.client)
             dispatcher.entry.head_complete(head.method, head.target, head.minor, head.lines)
         self.transition(life.HEAD)
+        challenges = self.service.challenges
+        if challenges is not None and head.path in challenges and head.method in (b"GET", b"HEAD"):
+            self.ending = f"200: {CHALLENGE_ANSWERED}"
+            self.transition(life.NO_SERVER)
+            self._send_last(challenge_response(challenges[head.path]))
+            return
         wait = self.limits.wait_time(request) if self.limits is not None and not self.is_denied else 0
         if self.is_denied:
             self.fail(403, DENIED)

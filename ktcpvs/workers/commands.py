@@ -137,6 +137,26 @@ class UseCookieSecret(amp.Command):
     arguments = [(b"secret", amp.String())]
 
 
+class UseChallenges(amp.Command):
+    """The challenges of ACME that the worker answers: one page of them. After the last page, it answers these alone."""
+
+    arguments = [
+        (
+            b"challenges",
+            amp.AmpList(
+                [
+                    (b"kind", amp.Unicode()),
+                    (b"name", amp.Unicode()),
+                    (b"token", amp.Unicode()),
+                    (b"key_authorization", amp.Unicode()),
+                ]
+            ),
+        ),
+        (b"is_first", amp.Boolean()),
+        (b"is_last", amp.Boolean()),
+    ]
+
+
 class ReopenLogs(amp.Command):
     """Reopen the files of access logs."""
 

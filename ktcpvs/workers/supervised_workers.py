@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from attrs import evolve
+from attrs import asdict, evolve
 from twisted.internet.defer import Deferred, gatherResults
 
 from ktcpvs.control.edit_commands import CommandCall, commands_for
@@ -19,6 +19,7 @@ from ktcpvs.health.service_health import ServiceHealth
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
+from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
@@ -44,6 +45,9 @@ SLOTS_PER_COMMAND = 64
 
 NODES_PER_COMMAND = 16
 """The most nodes that one command names: each may have 32 labels of 63 characters."""
+
+CHALLENGES_PER_COMMAND = 32
+"""The most challenges of ACME that one command names: each may have 1.5 KB."""
 
 SERVERS_PER_COMMAND = 64
 """The most servers whose health one command updates."""
@@ -176,6 +180,9 @@ class SupervisedWorkers:
         self._files |= update.contents
         await self._workers.broadcast(_file_calls(update.contents), lambda worker: [])
 
+    async def replace_challenges(self, challenges: Sequence[Challenge]) -> None:
+        await self._workers.broadcast(_challenge_calls(challenges), lambda worker: [])
+
     def use_tickets(self, current: bytes, previous: bytes | None) -> None:
         """Have all workers derive the keys of session tickets from these secrets. previous: None: there is none."""
         self._tickets = commands.UseTickets, {"current": current, "previous": previous or b""}
@@ -232,6 +239,7 @@ class SupervisedWorkers:
         answers += self._send_slots(worker, self._slots.slots)
         passed = [*_file_calls(self._files), *([] if self._tickets is None else [self._tickets])]
         passed += self.commands_for_cookie_secret(self._context.cookie_secret)
+        passed += _challenge_calls(self._context.challenges.challenges)
         answers += [worker.call(command, **arguments) for command, arguments in passed]
         answers += [
             self._send_socket(worker, ident, address) for ident, known in self._listening.items() for address in known
@@ -321,6 +329,16 @@ def _file_calls(files: Mapping[TLSFile, Contents]) -> list[CommandCall]:
             where = {"is_first": number == 0, "is_last": number == len(found) - 1}
             calls.append((commands.PassFile, {"use": file.use, "path": file.path, "page": page, **where}))
     return calls
+
+
+def _challenge_calls(challenges: Sequence[Challenge]) -> list[CommandCall]:
+    """The commands that have a worker answer these challenges, and no others."""
+    described = [asdict(challenge) for challenge in challenges]
+    pages = list(_pages(described, CHALLENGES_PER_COMMAND)) or [()]
+    return [
+        (commands.UseChallenges, {"challenges": page, "is_first": number == 0, "is_last": number == len(pages) - 1})
+        for number, page in enumerate(pages)
+    ]
 
 
 def _health_update(ident: str, address: str, is_up: bool, why: str, weight: str) -> dict[str, Any]:

@@ -28,10 +28,12 @@ from ktcpvs.health.active_checks import NoChecks
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_files import TLSFile
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.listening_sockets import ListeningSockets
 from ktcpvs.services.director import Director
@@ -86,6 +88,7 @@ class SupervisorLink(Administrator):
         self._worker = worker
         self._file = bytearray()  # the pages of the one that is being passed
         self._live_nodes: list[NodeIdentity] = []  # the pages of those that are being told
+        self._challenges: list[Challenge] = []  # likewise
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
@@ -183,6 +186,16 @@ class SupervisorLink(Administrator):
     def use_cookie_secret(self, secret: bytes) -> Deferred[dict[str, Any]]:
         director = self._worker.director
         return director.between_edits(lambda: director.use_cookie_secret(secret)).addCallback(lambda _: {})
+
+    @commands.UseChallenges.responder
+    def use_challenges(
+        self, challenges: list[dict[str, Any]], is_first: bool, is_last: bool
+    ) -> Deferred[dict[str, Any]]:
+        self._challenges = [*([] if is_first else self._challenges), *(Challenge(**one) for one in challenges)]
+        if not is_last:
+            return succeed({})
+        pending = PendingChallenges.of(self._challenges)
+        return self._worker.director.use_challenges(pending).addCallback(lambda _: {})
 
     @commands.ReopenLogs.responder
     def reopen_logs(self) -> dict[str, Any]:
@@ -330,17 +343,22 @@ class Worker:
         if self._director is not None:
             self._director.context.steps.run("end: listeners", self._director.end)
 
-    def _end_if_drained(self) -> float | None:
+    def _end_if_drained(self) -> float | Deferred[None] | None:
         director = self._director
         if director is not None:
             if self._reactor.seconds() < self._deadline and director.count_draining():
                 return DRAIN_POLL_INTERVAL
-            run = director.context.steps.run
-            run("end: connections", director.end_all)
-            run("end: director", director.stop)
+            director.context.steps.run("end: connections", director.end_all)
+            return director.context.tracer.flush().addCallback(lambda _: self._stop())
+        self._stop()
+        return None
+
+    def _stop(self) -> None:
+        director = self._director
+        if director is not None:
+            director.context.steps.run("end: director", director.stop)
         with contextlib.suppress(Exception):
             self._reactor.stop()
-        return None
 
 
 def run() -> None:

@@ -266,7 +266,8 @@ class _LinkFactory(Factory):
 
 
 class WorkerProcesses:
-    """All workers of a switch. all: including those that do not run. is_ending: workers are no longer replaced."""
+    """All workers of a switch. all: including those that do not run. is_ending: workers are no longer replaced.
+    restarts: how often a worker that had ended was replaced."""
 
     def __init__(
         self,
@@ -284,6 +285,8 @@ class WorkerProcesses:
         self.started = started
         self.all = [WorkerProcess(self, number) for number in range(1, size + 1)]
         self.is_ending = False
+        self.restarts = 0
+        self._last_restart = 0.0  # by the reactor's clock
         self._ended = ended
         self._timeout = timeout
         self._last_lines: dict[str, tuple[int, float]] = {}  # text -> the worker that has logged it, and when
@@ -328,6 +331,11 @@ class WorkerProcesses:
         """Those that have the table."""
         return [worker for worker in self.all if worker.is_ready]
 
+    @property
+    def seconds_since_restart(self) -> float | None:
+        """Seconds since a worker has last ended and was replaced; None: none has."""
+        return self.reactor.seconds() - self._last_restart if self.restarts else None
+
     def running(self) -> list[WorkerProcess]:
         """Those that have a process."""
         return [worker for worker in self.all if worker.pid is not None]
@@ -371,6 +379,8 @@ class WorkerProcesses:
     def ended(self, worker: WorkerProcess, why: str, delay: float) -> None:
         """A worker has ended: replace it after `delay` seconds, unless all workers end. why: for the log."""
         if not self.is_ending:
+            self.restarts += 1
+            self._last_restart = self.reactor.seconds()
             worker.start_in(delay)
             self.log.warn("worker {n} has ended ({why}) and is replaced", n=worker.number, why=why)
         self._ended(worker)

@@ -168,7 +168,7 @@ def test_a_node_that_joins_later_knows_the_age_of_the_secrets(make_node: Callabl
 
 
 async def _store(node: Node, record: SecretsRecord) -> None:
-    store = node.shared._store
+    store = node.shared.store
     known = store.get(TICKETS)
     assert known is not None
     assert await store.put(TICKETS, node.shared._encoded_tickets(record), known.revision)

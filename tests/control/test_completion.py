@@ -1,4 +1,4 @@
-"""The shell completions of tcpvsadm: keys typed into a real shell, with a real daemon."""
+"""The shell completions of tcpvsadm and ktcpvs: keys typed into a real shell, with a real daemon."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from e2e.harness import write_tcpvsadm
 from ktcpvs.control.command_table import COMMAND_OF_NAME
 from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, SCOPES
 from ktcpvs.model.service import OPTIONS as SERVICE_OPTIONS
+from ktcpvs.tap import Options as DaemonOptions
 
 ROOT = Path(__file__).parents[2]
 COMPLETION = ROOT / "docs" / "completion"
@@ -30,7 +31,15 @@ from ktcpvs.daemon import run
 run()
 """
 
-OF_NODES = {"confirm", "end-local", "reload-certificates", "drain-node", "undrain-node", "forget-node"}
+OF_NODES = {
+    "confirm",
+    "end-local",
+    "reload-certificates",
+    "renew-certificate",
+    "drain-node",
+    "undrain-node",
+    "forget-node",
+}
 """Commands that concern this node, or all of them: the daemon refuses --local with these."""
 
 TABLE = """
@@ -131,6 +140,7 @@ def bash(environment: dict[str, str]) -> Iterator[Shell]:
         "bind 'set bell-style none' 'set enable-bracketed-paste off' 'set completion-query-items 0'",
         r"""bind -x '"\C-o": printf "<<%s>>\n" "$READLINE_LINE"'""",
         f"source {COMPLETION / 'tcpvsadm'}",
+        f"source {COMPLETION / 'ktcpvs'}",
         f"cd {environment['HOME']}",
     ]
     shell = Shell(["bash", "--norc", "--noprofile", "-i"], setup, environment)
@@ -253,8 +263,9 @@ needs_zsh = pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not i
 
 
 @needs_zsh
-def test_zsh_reads_its_completion() -> None:
-    done = subprocess.run(["zsh", "-n", str(COMPLETION / "_tcpvsadm")], capture_output=True, text=True)
+@pytest.mark.parametrize("program", ["_tcpvsadm", "_ktcpvs"])
+def test_zsh_reads_its_completion(program: str) -> None:
+    done = subprocess.run(["zsh", "-n", str(COMPLETION / program)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -283,3 +294,48 @@ ZSH_DIFFERS = {
 @pytest.mark.parametrize(("keys", "line"), TYPED, ids=[keys.strip() for keys, _ in TYPED])
 def test_zsh_completes(zsh: Shell, keys: str, line: str) -> None:
     assert zsh.type(keys) == ZSH_DIFFERS.get(keys, line)
+
+
+# The daemon's options.
+
+
+def daemon_options() -> set[str]:
+    """The long options of ktcpvs."""
+    return {f"--{name.rstrip('=')}" for name in DaemonOptions().longOpt}
+
+
+DAEMON_TYPED = [
+    ("ktcpvs --con\t", "ktcpvs --con"),
+    ("ktcpvs --conf\t", "ktcpvs --config "),
+    ("ktcpvs --config sit\t", "ktcpvs --config site.conf "),
+    ("ktcpvs --config=sit\t", "ktcpvs --config=site.conf "),
+    ("ktcpvs -w a\t", "ktcpvs -w auto "),
+    ("ktcpvs --control unix:sit\t", "ktcpvs --control unix:site.conf "),
+    ("ktcpvs --takeover u\t", "ktcpvs --takeover unix:"),
+    ("ktcpvs --user nobod\t", "ktcpvs --user nobody "),
+    ("ktcpvs --state file --stat\t", "ktcpvs --state file --status"),
+]
+
+
+def test_bash_completes_every_option_of_the_daemon_and_no_other(bash: Shell) -> None:
+    words = bash.type(f"ktcpvs {ALL}").split()
+    assert set(words) - {"ktcpvs"} == daemon_options()
+
+
+@pytest.mark.parametrize(("keys", "line"), DAEMON_TYPED, ids=[keys.strip() for keys, _ in DAEMON_TYPED])
+def test_bash_completes_the_daemon(bash: Shell, keys: str, line: str) -> None:
+    assert bash.type(keys) == line
+
+
+def test_zsh_has_every_option_of_the_daemon_and_no_other() -> None:
+    text = (COMPLETION / "_ktcpvs").read_text()
+    assert set(re.findall(r"[{,'*)](--[a-z-]+)=?[\[}]", text)) == daemon_options()
+
+
+ZSH_DAEMON_DIFFERS = {"ktcpvs --conf\t": "ktcpvs --config="}
+
+
+@needs_zsh
+@pytest.mark.parametrize(("keys", "line"), DAEMON_TYPED, ids=[keys.strip() for keys, _ in DAEMON_TYPED])
+def test_zsh_completes_the_daemon(zsh: Shell, keys: str, line: str) -> None:
+    assert zsh.type(keys) == ZSH_DAEMON_DIFFERS.get(keys, line)

@@ -77,6 +77,7 @@ get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  
 explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .  o  .  .  .
 certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .
 reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .
 drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .  .  .  .  .
 undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
@@ -108,6 +109,7 @@ WORDS = {
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     "kill": ["ID"],
     **{name: ["NODE"] for name in ("drain-node", "undrain-node", "forget-node")},
+    "renew-certificate": ["a.example"],
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
 
@@ -396,7 +398,8 @@ INVALID = [
     (["--li"], "Option '--li' may be --list or --listen"),
     (
         ["--re", "x"],
-        "Option '--re' may be --ready or --restore or --reload-certificates or --redirect or --real-server",
+        "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or --redirect or "
+        "--real-server",
     ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),

@@ -287,6 +287,11 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         [request_box(b"ReloadCertificates")],
         edits.ReloadCertificates(),
     ),
+    "RenewCertificate": (
+        lambda switch: switch.renew_certificate("a.example"),
+        [request_box(b"RenewCertificate", host=b"a.example")],
+        edits.RenewCertificate("a.example"),
+    ),
     "DrainNode": (
         lambda switch: switch.drain_node("a", 30),
         [request_box(b"DrainNode", delay=b"30", node=b"a")],
@@ -370,7 +375,7 @@ async def _awaited(work: Awaitable[Any]) -> Any:
     return await work
 
 
-METHODS = {entry.method: vars(Switch)[entry.method] for entry in EDIT_COMMANDS}
+METHODS = {entry.method: getattr(Switch, entry.method) for entry in EDIT_COMMANDS}
 BlockingSwitchWithMethods: Any = type("BlockingSwitchWithMethods", (BlockingSwitch,), METHODS)
 """The client of tcpvsadm, which sends edits by `submit` alone, with the methods of the other client."""
 

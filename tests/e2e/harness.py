@@ -84,9 +84,9 @@ def tcpvsadm(
     return _programs(tls).run_tcpvsadm(list(map(str, words)), input, folder, given)
 
 
-def write_tcpvsadm(path: Path) -> None:
-    """Make `path` a program for shells that does what tcpvsadm does, and starts faster."""
-    _programs(False).write_script(path, "tcpvsadm")
+def write_tcpvsadm(path: Path, tls: bool = False) -> None:
+    """Make `path` a program for shells that does what tcpvsadm does, and starts faster. tls: with the extra `tls`."""
+    _programs(tls).write_script(path, "tcpvsadm")
 
 
 IN_FOREGROUND = ("--nodaemon", "--pidfile=")

@@ -492,7 +492,7 @@ EVERYWHERE: dict[str, Words] = {
 }
 """Edit -> the command that asks for it; each changes the table that those before it have made."""
 
-ON_ONE_NODE = {"Unload", "ReloadCertificates", "EndLocal"}
+ON_ONE_NODE = {"Unload", "ReloadCertificates", "RenewCertificate", "EndLocal"}
 """Edits of the node on which they are made."""
 
 OTHERS = {"Confirm", "DrainNode", "UndrainNode", "ForgetNode"}

@@ -196,6 +196,7 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "refusals": {"503": 100},
         "responses": {},
         "queued": 0,
+        "paused_listeners": 0,
         "denied": 0,
         "limited": 0,
         "handshakes": {},

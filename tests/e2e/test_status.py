@@ -7,11 +7,9 @@ import json
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser
 from prometheus_client.parser import text_string_to_metric_families
 from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, read_all, reset, wait_for
 from twisted.python.usage import UsageError
@@ -235,75 +233,6 @@ def test_a_status_address_in_use_is_refused(
         f"cannot listen for the status at http://127.0.0.1:{port}/: "
         in make_daemon("--status", f"tcp:{port}").refused()
     )
-
-
-def test_the_page_in_a_browser(
-    make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path
-) -> None:
-    status, port = free_port(), free_port()
-    daemon = make_daemon("--status", f"tcp:{status}")
-    daemon.start()
-    server, other = (f"{LOOPBACK}:{serve(answers).port}" for _ in range(2))
-    daemon.service(NAME, port, server, (other, 0), scheduler="chttp", rules=((".*<i>", other), (".*", server)))
-    with dial((LOOPBACK, port)) as client, Browser(tmp_path / "browser") as browser:
-        browser.open(f"http://{LOOPBACK}:{status}/", dark=True)
-        wait_for(lambda: browser.ask("document.querySelectorAll('tbody tr').length") == 4)
-        assert browser.ask("document.querySelector('h2').textContent") == NAME
-        assert browser.ask("document.querySelector('h2').children.length") == 0
-        assert browser.ask("document.querySelector('details code').textContent") == ".*<i>"
-        states = browser.ask("[...document.querySelectorAll('td .state')].map((one) => one.className).join()")
-        assert states == "state up,state draining"
-        colours = "getComputedStyle(document.body).backgroundColor + getComputedStyle(document.body).color"
-        dark = browser.ask(colours)
-
-        def answered() -> bool:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            client.recv(4096)
-            return float(browser.ask("document.querySelector('td[data-label=\"per second\"]').textContent")) > 0
-
-        wait_for(answered, pause=0.1)
-        assert browser.ask("document.querySelectorAll('svg polyline').length") == 8
-        assert " ms" in browser.ask("document.querySelector('td[data-label=\"99 % within\"]').textContent")
-        assert browser.complaints == []
-
-        browser.open(f"http://{LOOPBACK}:{status}/", width=390, height=800)
-        wait_for(lambda: browser.ask("document.querySelectorAll('tbody tr').length") == 4)
-        assert browser.ask(colours) != dark
-        assert browser.ask("document.documentElement.scrollWidth") == 390
-        assert browser.ask("document.getElementById('alert').hidden")
-        daemon.kill()
-        wait_for(lambda: browser.ask("!document.getElementById('alert').hidden"), timeout=20)
-        assert browser.ask("document.getElementById('alert').textContent").startswith("The daemon does not respond")
-        daemon.start()
-        wait_for(lambda: browser.ask("document.getElementById('alert').hidden"), timeout=20)
-
-
-def test_the_page_shows_what_rules_do(
-    make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path
-) -> None:
-    status, port = free_port(), free_port()
-    daemon = make_daemon("--status", f"tcp:{status}")
-    daemon.start()
-    server = f"{LOOPBACK}:{serve(answers).port}"
-    daemon.service(NAME, port, server, scheduler="phttp")
-    modifiers = ("balance", "wrr", "request_header", "X-A", "<b>")
-    daemon.adm("--add-rule", "-i", NAME, "path", "/a", *modifiers, "-r", server, "-w", "7")
-    daemon.adm("--add-rule", "-i", NAME, "--name", "closed", "path", "/b", "use", "respond", "503")
-    daemon.adm("--add-rule", "-i", NAME, "path", "/c", "use", "redirect", "https")
-    for _ in range(3):
-        with dial((LOOPBACK, port)) as client:
-            client.sendall(b"GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert read_all(client).startswith(b"HTTP/1.1 503 ")
-    cells = "[...document.querySelectorAll('details tr')].map((row) => [...row.children].map((one) => one.textContent))"
-    expected = [
-        ["", "path /a", f"{server} 7", 'balance wrr request_header X-A "<b>"', ""],
-        ["closed", "path /b", "respond 503", "", "503: 3"],
-        ["", "path /c", "redirect 302 https", "", "0"],
-    ]
-    with Browser(tmp_path / "browser") as browser:
-        browser.open(f"http://{LOOPBACK}:{status}/")
-        wait_for(lambda: browser.ask(cells) == expected, lambda: str(browser.ask(cells)), timeout=20)
-        assert browser.complaints == []
 
 
 def test_after_a_takeover_the_new_daemon_serves_the_status(make_daemon: Callable[..., Daemon]) -> None:

@@ -113,7 +113,7 @@ def test_a_slow_server_is_ejected(make: Make) -> None:
     world.passes(11)
     assert states(world) == "euu"
     assert destination(world, A).health.reason == (
-        "half of its requests take up to 1 s, those of others 0.1 s; ejected for 10 s"
+        "half of its requests take up to 0.75 s, those of others 0.075 s; ejected for 10 s"
     )
     world.passes(16)
     assert states(world) == "uuu", "old latencies count no more"

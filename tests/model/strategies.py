@@ -54,6 +54,7 @@ from ktcpvs.model.edits import (
     MoveRule,
     Ready,
     ReloadCertificates,
+    RenewCertificate,
     Set,
     StartService,
     StopService,
@@ -73,7 +74,7 @@ from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import MAX_MATCH, Rule
 from ktcpvs.model.server_words import BACKUP, MODES
 from ktcpvs.model.service import NO_FALLBACK, RELAYS, VirtualService
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import TEXTS, Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls import ServerTLS
 
@@ -218,7 +219,11 @@ def files() -> st.SearchStrategy[str]:
 
 
 _proxies = st.sampled_from(("off", "v1", "v2"))
-_certificates = st.lists(files(), max_size=2, unique=True).map(tuple)
+_certificates = st.lists(
+    st.one_of(files(), st.sampled_from(("acme a.example", "acme a.example b.example 10.0.0.1", "acme ::1"))),
+    max_size=2,
+    unique=True,
+).map(tuple)
 _server_options = st.sampled_from(
     (
         {},
@@ -452,11 +457,29 @@ def secrets() -> st.SearchStrategy[str]:
     )
 
 
+_words = st.sampled_from(("", "kid-1", "é:/$", "x" * 256))
+_TEXTS: dict[str, Callable[[], st.SearchStrategy[str]]] = {
+    "cookie_key": secrets,
+    "acme_email": lambda: st.sampled_from(("", "admin@example.com", "a+b@é.example")),
+    "acme_directory": lambda: st.sampled_from(
+        ("letsencrypt", "letsencrypt-staging", "https://ca.example:14000/dir?a=b&c")
+    ),
+    "acme_ca": lambda: st.one_of(st.just(""), files()),
+    "acme_eab_kid": lambda: _words,
+    "acme_eab_key": lambda: st.one_of(st.just(""), files()),
+    "acme_profile": lambda: _words,
+    "acme_challenge": lambda: st.sampled_from(("auto", "http-01", "tls-alpn-01")),
+}
+"""Values of the settings that are texts."""
+
+
 @cache
 def settings_values() -> st.SearchStrategy[Settings]:
     """Settings of which some were changed."""
     optional = {
-        attribute.name: secrets() if attribute.metadata["range"] is None else st.integers(*attribute.metadata["range"])
+        attribute.name: _TEXTS[attribute.name]()
+        if attribute.name in TEXTS
+        else st.integers(*attribute.metadata["range"])
         for attribute in fields(Settings)
     }
     return st.fixed_dictionaries({}, optional=optional).map(lambda values: Settings(**values))
@@ -614,6 +637,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             lambda table: Adopt({**table.services, "gone": None}, table.running, table.settings), tables()
         ),
         ReloadCertificates: st.just(ReloadCertificates()),
+        RenewCertificate: st.builds(RenewCertificate, st.sampled_from(("a.example", "::1", ""))),
         EndLocal: st.builds(EndLocal, some),
         Local: st.builds(Local, st.one_of(st.builds(Drain, server, some), st.builds(StopService, some)), st.booleans()),
         DrainNode: st.builds(DrainNode, st.sampled_from(("a", "b.c")), st.integers(0, 9)),

@@ -58,6 +58,7 @@ from ktcpvs.model.edits import (
     MoveRule,
     Ready,
     ReloadCertificates,
+    RenewCertificate,
     Set,
     StartService,
     StopService,
@@ -155,6 +156,7 @@ SAMPLES = {
     EndLocal: [EndLocal(), EndLocal("web")],
     Adopt: [Adopt({"mail": None, "web": CHANGED}, frozenset({"web"})), Adopt({}, settings=Settings(debug_level=1))],
     ReloadCertificates: [ReloadCertificates()],
+    RenewCertificate: [RenewCertificate("a.example")],
     DrainNode: [DrainNode("a", 5)],
     UndrainNode: [UndrainNode("a")],
     ForgetNode: [ForgetNode("a")],
@@ -221,7 +223,9 @@ def test_every_sample_changes_something(edit):
             return table
 
     changes = applied(TABLE) != TABLE or applied(IDLE) != IDLE
-    assert changes == (not isinstance(edit, Confirm | ReloadCertificates)), "these leave the table as it is"
+    assert changes == (not isinstance(edit, Confirm | ReloadCertificates | RenewCertificate)), (
+        "these leave the table as it is"
+    )
 
 
 @pytest.mark.parametrize("kind", OF_NODES)
@@ -298,7 +302,11 @@ REFUSED = [
     (EditService("web", {"certificate": ("a",)}), BadValue, "certificate = a: expected the absolute path of a file or"),
     (EditService("web", {"certificate": ("/a", "/a")}), BadValue, "certificate: a path appears a second time"),
     (EditService("web", {"client_ca": "ca.pem"}), BadValue, "client_ca = ca.pem: expected the absolute path of a file"),
-    (EditService("web", {"tls_default": "x"}), BadValue, "tls_default = x: expected refuse, or the absolute path of"),
+    (
+        EditService("web", {"tls_default": "x"}),
+        BadValue,
+        "tls_default = x: expected refuse, the absolute path of a certificate, or acme",
+    ),
     (EditService("web", {"tls_min": "1.1"}), BadValue, "tls_min = 1.1: expected one of 1.2, 1.3"),
     (EditService("web", {"tls_ciphers": "a b"}), BadValue, "tls_ciphers = a b: expected names of ciphers as OpenSSL"),
     (AddServer("web", NO, 1, 0, {"proxy": "v3"}), BadValue, "proxy = v3: expected one of off, v1, v2"),

@@ -13,18 +13,23 @@ from ktcpvs.model.language.lexer import Place, Token, quoted, tokens, unquoted, 
 from tests.model.strategies import answer_or_refusal, lines
 
 
+def token(text, line, column, quoted=False):
+    """A token of a text named f, of which all lines begin in the first column."""
+    return Token(text, Place("f", line, 1), column, quoted, "" if quoted else text.lower())
+
+
 def texts(text):
     return [token.text for token in tokens(text, "f")]
 
 
 def test_tokens_know_their_places():
     assert tokens('Virtual web {\n\t"a b"  =\r\n}', "f") == [
-        Token("Virtual", Place("f", 1, 1)),
-        Token("web", Place("f", 1, 9)),
-        Token("{", Place("f", 1, 13)),
-        Token("a b", Place("f", 2, 2), quoted=True),
-        Token("=", Place("f", 2, 9)),
-        Token("}", Place("f", 3, 1)),
+        token("Virtual", 1, 1),
+        token("web", 1, 9),
+        token("{", 1, 13),
+        token("a b", 2, 2, quoted=True),
+        token("=", 2, 9),
+        token("}", 3, 1),
     ]
 
 
@@ -106,14 +111,14 @@ def test_a_word_is_quoted_where_it_must_be(text, written):
     assert word(text) == written
 
 
-@pytest.mark.parametrize("token", [Token("Virtual", Place("f", 1, 1)), Token("VIRTUAL", Place("f", 1, 1))])
-def test_a_word_is_known_in_any_case(token):
-    assert token.is_word("global", "virtual")
-    assert not token.is_word("global")
+@pytest.mark.parametrize("spelled", ["Virtual", "VIRTUAL"])
+def test_a_word_is_known_in_any_case(spelled):
+    assert token(spelled, 1, 1).is_word("global", "virtual")
+    assert not token(spelled, 1, 1).is_word("global")
 
 
 def test_a_quoted_word_is_no_keyword():
-    assert not Token("virtual", Place("f", 1, 1), quoted=True).is_word("virtual")
+    assert not token("virtual", 1, 1, quoted=True).is_word("virtual")
 
 
 @settings(max_examples=500)

@@ -143,9 +143,21 @@ def test_services_keep_the_order_of_the_text_and_global_stands_anywhere():
     assert load.settings == Settings(read_timeout=9)
 
 
+TEXTS = {
+    "cookie_key": "a-secret",
+    "acme_email": "admin@example.com",
+    "acme_directory": "https://ca.example/dir",
+    "acme_ca": "/etc/ca.pem",
+    "acme_eab_kid": "kid-1",
+    "acme_eab_key": "/etc/eab.key",
+    "acme_profile": "shortlived",
+    "acme_challenge": "tls-alpn-01",
+}
+
+
 @pytest.mark.parametrize("attribute", fields(Settings), ids=lambda attribute: attribute.name)
 def test_every_setting_can_be_set(attribute):
-    _, value = attribute.metadata["range"] or ("", "a-secret")
+    _, value = attribute.metadata["range"] or ("", TEXTS[attribute.name])
     assert parse(f"global {{ {attribute.name} = {value} }}").settings == Settings(**{attribute.name: value})
 
 

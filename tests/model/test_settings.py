@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from ktcpvs.errors import BadValue, NoSuchSetting
 from ktcpvs.model.edits import Load, Set
-from ktcpvs.model.settings import SECRETS, Settings, whole_number
+from ktcpvs.model.settings import SECRETS, TEXTS, Settings, whole_number
 from tests.model.strategies import answer_or_refusal, secrets, settings_values
 
 ATTRIBUTES = fields(Settings)
-NUMBERS = [attribute for attribute in ATTRIBUTES if attribute.name not in SECRETS]
+NUMBERS = [attribute for attribute in ATTRIBUTES if attribute.name not in TEXTS]
 
 
 def test_the_names_of_ktcpvs_keep_their_defaults_but_for_zerocopy_send():
@@ -141,7 +141,7 @@ def test_any_change_gives_settings_or_a_refusal(changes):
     answer = answer_or_refusal(Settings().changed, changes)
     if isinstance(answer, Settings):
         assert {name: getattr(answer, name) for name in changes} == {
-            name: text if name in SECRETS else int(text) for name, text in changes.items()
+            name: text if name in TEXTS else int(text) for name, text in changes.items()
         }
     else:
         assert type(answer) in (NoSuchSetting, BadValue)

@@ -173,12 +173,22 @@ def test_an_edit_of_a_long_list_compiles_one_block() -> None:
         less = rule_set([*rules[:1500], *rules[1501:]], added)
         assert [block.size for block in less.blocks] == [1000, 999, 1000, 500]
         assert (less.blocks[0], *less.blocks[2:]) == (first.blocks[0], *first.blocks[2:])
-        steps = compile_rules(rules)
+        steps = compile_rules([BoundRule(n, f"^/other{n}/", False, None, ()) for n in range(3500)])
         for _ in range(3 * 3 + 2):  # each block is compiled, after one or two steps in which its patterns are added
             next(steps)
         with pytest.raises(StopIteration) as end:
             next(steps)
-        assert end.value.value.place(Request(path=b"/3499/")) == 3499
+        assert end.value.value.place(Request(path=b"/other3499/")) == 3499
+
+
+def test_lists_with_the_same_patterns_share_their_automata() -> None:
+    def rules(label: str) -> list[BoundRule]:
+        return [BoundRule(n, f"^/{label}{n}/[a-z]", False, None, ()) for n in range(5)]
+
+    first, second, third = rule_set(rules("a")), rule_set(rules("a")), rule_set(rules("b"))
+    assert second.blocks[0] is first.blocks[0]
+    assert third.blocks[0] is not first.blocks[0]
+    assert second.place(Request(path=b"/a3/x")) == 3
 
 
 def large(count: int) -> list[BoundRule]:

@@ -86,6 +86,9 @@ class StatusWorld(MemoryReactorClock):
     def processes(self) -> dict[str, int]:
         return {}
 
+    def worker_counts(self) -> None:
+        return None
+
     # Clients.
 
     def get(self, path: str = "/metrics", limit: int = 1 << 30, host: str = "Host: 127.0.0.1\r\n") -> Line:

@@ -25,7 +25,9 @@ from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
+from ktcpvs.model.challenges import HTTP_01, Challenge
 from ktcpvs.model.language.parser import parse
+from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import no_stages
@@ -305,3 +307,36 @@ def test_workers_and_new_workers_get_the_secret_for_cookies(supervised: Supervis
     assert names(boxes).index("UseCookieSecret") < names(boxes).index("Load")
     assert [box[b"key"] for box in boxes if box[amp.COMMAND] == b"Begin"] == [key]
     assert [box[b"secret"] for box in boxes if box[amp.COMMAND] == b"UseCookieSecret"] == [secret]
+
+
+def test_workers_and_new_workers_answer_challenges(supervised: Supervised) -> None:
+    """The director waits for every worker; one that begins meanwhile gets what is pending."""
+    many = [Challenge(HTTP_01, f"{number}.example", f"t{number}", f"t{number}.k") for number in range(33)]
+    done: list[Any] = []
+    supervised.director.use_challenges(PendingChallenges.of(many)).addBoth(done.append)
+    assert not done
+    first, second = supervised.heard()
+    assert names(first) == names(second) == ["UseChallenges"] * 2
+    assert told(first) == many
+    for number, boxes in enumerate((first, second), 1):
+        for box in boxes:
+            assert not done
+            supervised.worker(number).link.dataReceived(  # type: ignore[union-attr]
+                amp.AmpBox({amp.ANSWER: box[amp.ASK]}).serialize()
+            )
+    assert done == [None]
+    director = supervised.director
+    supervised.workers.introduce(supervised.worker(1), director.table, director.resolution, [])
+    boxes = supervised.heard()[0]
+    assert told(boxes) == many
+    supervised.director.use_challenges(PendingChallenges())
+    (box,) = supervised.heard()[1]
+    assert told([box]) == []
+
+
+def told(boxes: list[amp.AmpBox]) -> list[Challenge]:
+    """Return the challenges that a worker was told."""
+    found = [commands.UseChallenges.parseArguments(box, None) for box in boxes if box[amp.COMMAND] == b"UseChallenges"]
+    assert [one["is_first"] for one in found] == [True, *[False] * (len(found) - 1)]
+    assert [one["is_last"] for one in found] == [*[False] * (len(found) - 1), True]
+    return [Challenge(**challenge) for one in found for challenge in one["challenges"]]

@@ -11,6 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.errors import Busy
 from ktcpvs.interfaces import EACH_REQUEST
+from ktcpvs.model.challenges import HTTP_01
 from ktcpvs.model.edits import AddService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.tls_files import CERTIFICATE, TLSFile
@@ -75,3 +76,22 @@ def test_a_worker_accepts_when_it_was_told_before_it_begins(worker: Worker, come
     assert worker.director.context.is_accepting is comes_first
     worker.start_accepting()
     assert worker.director.context.is_accepting
+
+
+def test_a_worker_answers_the_challenges_of_all_pages(worker: Worker) -> None:
+    worker.begin(KEY, SharedTable(2), 0, True)
+    link = SupervisorLink(worker, EventLog())
+    one, two = ({"kind": HTTP_01, "name": "a", "token": token, "key_authorization": f"{token}.k"} for token in "12")
+
+    def answered() -> list[str]:
+        return [challenge.token for challenge in worker.director.context.challenges.challenges]
+
+    link.use_challenges([one], True, False)
+    assert answered() == []
+    link.use_challenges([two], False, True)
+    assert answered() == ["1", "2"]
+    link.use_challenges([two], True, True)
+    assert answered() == ["2"]
+    worker.hand_over([])
+    link.use_challenges([one], True, True).addErrback(pytest.fail)
+    assert answered() == ["2"]

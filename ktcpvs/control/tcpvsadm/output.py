@@ -153,8 +153,23 @@ def format_certificates(answer: list[dict[str, Any]], width: int = 0) -> str:
     text = align(rows, "<<<><<<", width)
     kept = "what was read before stays in use"
     errors = [f"{one['error']}; {kept}" if one["not_after"] else one["error"] for one in answer if one["error"]]
-    wrong = dict.fromkeys([*errors, *(one["warning"] for one in answer if one["warning"])])
+    orders = [_format_order(one["acme"]) for one in answer if one.get("acme") is not None]
+    wrong = dict.fromkeys([*errors, *(one["warning"] for one in answer if one["warning"]), *orders])
     return text + ("\n" + "".join(f"{escape(line)}\n" for line in wrong) if wrong else "")
+
+
+def _format_order(order: dict[str, Any]) -> str:
+    """Return a line about a certificate that the switch obtains from a CA. order: `acme` of a certificate's row."""
+    due = order["next"] is not None and order["next"] > 0
+    when = time.strftime("on %Y-%m-%d %H:%M:%S UTC", time.gmtime(order["next"])) if due else "now"
+    names = f"acme {' '.join(order['names'])}"
+    if order["state"] == "ordering":
+        return f"{names}: an order is in progress"
+    if order["state"] == "valid":
+        return f"{names}: renewed {when}"
+    if order["state"] == "waiting":
+        return f"{names}: ordered {when}"
+    return f"{names}: failed: {order['error']}; next attempt {when}"
 
 
 def format_settings(answer: list[dict[str, Any]]) -> str:
@@ -359,10 +374,10 @@ def format_server(server: dict[str, Any], show: ShowAddress) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Format a duration, as "2.5 ms" or "10 s"; None becomes "-"."""
+    """Format a duration with three digits, as "2.5 ms", "0.0312 ms" or "10 s"; None becomes "-"."""
     if seconds is None:
         return "-"
-    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def _format_own_responses(counters: dict[str, Any]) -> list[str]:

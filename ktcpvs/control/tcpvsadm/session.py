@@ -122,6 +122,8 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
     if entry.edit in ("DrainNode", "UndrainNode", "ForgetNode"):
         arguments["node"] = given.words[0]
+    if entry.edit == "RenewCertificate":
+        arguments["host"] = given.words[0]
     if entry.edit in ("AddServer", "EditServer"):
         from ktcpvs.model.language.lexer import word
 
@@ -150,7 +152,7 @@ def _listener_words(words: Sequence[str]) -> dict[str, Any]:
 
     place = Place("add-listener", 1, 1)
     try:
-        found = read_listen_words([Token(word, place) for word in words], lambda token, why: BadValue(why))
+        found = read_listen_words([Token.unquoted(word, place) for word in words], lambda token, why: BadValue(why))
     except BadValue as refusal:
         raise UsageError(str(refusal)) from None
     return {"tls": found.get("is_tls", False), "on": str(found["on"]) if "on" in found else None}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -21,7 +22,7 @@ from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expect
 from ktcpvs.model.language import foreign_words
 from ktcpvs.model.language.lexer import INCLUDE, Place, Token, end_place, quoted, tokens
 from ktcpvs.model.lines import split_lines
-from ktcpvs.model.listen import ListenAddress, check_complete, read_listen_words
+from ktcpvs.model.listen import ListenAddress, check_complete, port_of, read_listen_words
 from ktcpvs.model.modifiers import BALANCE, NONE, WORDS, Modifiers, read_modifier
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.options import Option, check_weight
@@ -29,13 +30,14 @@ from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule, check_rule_name
 from ktcpvs.model.rule_servers import is_weight
 from ktcpvs.model.server_words import SERVER_WORDS, read_words
-from ktcpvs.model.service import OPTIONS, VirtualService
-from ktcpvs.model.settings import Settings, whole_number
+from ktcpvs.model.service import DEFAULT_LISTEN, OPTIONS, VirtualService, check_ident, with_port
+from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings, whole_number
 from ktcpvs.model.tls import CONTRADICTING, contradiction
 
 TEST = "test"
 TOP_KEYWORDS = ("Virtual", "global")
 KEYWORDS = (*OPTIONS, "server", "rule", TEST)
+_FIELDS = fields_dict(VirtualService)
 _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 
 
@@ -73,61 +75,71 @@ def _parse(found: list[Token], text: str, source: str, port_named: PortNamed, al
             f"{source}: the configuration is empty, and would delete all services; "
             "to do that, use 'tcpvsadm -f FILE --allow-empty'"
         )
-    reader = _Reader(found, end_place(text, source))
+    reader = _Reader(found, partial(end_place, text, source))
     services: dict[str, VirtualService] = {}
     settings: Settings | None = None
     while (token := reader.next_or_none()) is not None:
         if token.is_word("virtual"):
             name = reader.next("the service's name")
             if name.text in services:
-                raise name.place.error(f"service {shorten(name.text)} appears a second time")
+                raise name.error(f"service {shorten(name.text)} appears a second time")
             services[name.text] = _service(reader, name, port_named)
         elif token.is_word("global"):
             if settings is not None:
-                raise token.place.error("a second global block")
+                raise token.error("a second global block")
             settings = _settings(reader)
         elif token.is_word(INCLUDE):
             raise _cannot_include(token)
         else:
             hint = foreign_words.hint(foreign_words.AT_TOP, token.text) or did_you_mean(token.text, TOP_KEYWORDS)
-            raise token.place.error(f"'{shorten(token.text)}': expected 'Virtual' or 'global'{hint}")
-    return Load(services, settings or Settings())
+            raise token.error(f"'{shorten(token.text)}': expected 'Virtual' or 'global'{hint}")
+    return Load(services, settings or DEFAULT_SETTINGS)
 
 
 class _Reader:
     """Reads one token after another."""
 
-    def __init__(self, found: list[Token], end: Place) -> None:
+    def __init__(self, found: list[Token], end: Callable[[], Place]) -> None:
+        """end: returns the place of the end."""
         self._tokens = found
+        self._count = len(found)
         self._position = 0
         self._end = end
+        self._keywords = _keywords(found)
 
     def peek(self, further: int = 0) -> Token | None:
         position = self._position + further
-        return self._tokens[position] if position < len(self._tokens) else None
+        return self._tokens[position] if position < self._count else None
 
     def next_or_none(self) -> Token | None:
-        token = self.peek()
-        self._position += 1
-        return token
+        position = self._position
+        self._position = position + 1
+        return self._tokens[position] if position < self._count else None
 
     def next(self, expected: str) -> Token:
-        token = self.next_or_none()
-        if token is None:
-            raise self._end.error(f"unexpected end of the text; expected {expected}")
-        return token
+        position = self._position
+        if position >= self._count:
+            raise self._end().error(f"unexpected end of the text; expected {expected}")
+        self._position = position + 1
+        return self._tokens[position]
 
     def is_keyword(self) -> bool:
         """Whether a keyword with its `=` comes next, or a test."""
-        after = self._tokens[self._position + 1 : self._position + 2]
-        return bool(after) and (
-            after[0].is_word("=") or (after[0].quoted and self._tokens[self._position].is_word(TEST))
-        )
+        return self._position in self._keywords
+
+    def following(self, *words: str) -> Token | None:
+        """Return the next token if it belongs to what was read before; None: a keyword comes next, or the end of the
+        block or of the text. words: then it must be one of these, too."""
+        position = self._position
+        if position >= self._count or position in self._keywords:
+            return None
+        token = self._tokens[position]
+        return token if token.word != "}" and (not words or token.word in words) else None
 
     def conditions(self) -> str:
         """Read conditions and return their text; "" where none begins here."""
         found, self._position = read_conditions(
-            self._tokens, self._position, lambda token, refusal: token.place.error(str(refusal))
+            self._tokens, self._position, lambda token, refusal: token.error(str(refusal))
         )
         return text_of(found) if found else ""
 
@@ -137,7 +149,7 @@ class _Reader:
         if token is None or not token.is_word(*ACTIONS):
             return None
         action, self._position = read_action(
-            self._tokens, self._position, lambda token, refusal: token.place.error(str(refusal))
+            self._tokens, self._position, lambda token, refusal: token.error(str(refusal))
         )
         return action
 
@@ -146,41 +158,38 @@ class _Reader:
         modifiers = before
         while (token := self.peek()) is not None and token.is_word(*words):
             modifiers, self._position = read_modifier(
-                self._tokens, self._position, modifiers, lambda token, refusal: token.place.error(str(refusal))
+                self._tokens, self._position, modifiers, lambda token, refusal: token.error(str(refusal))
             )
         return modifiers
 
     def phrase(self, first: Token) -> str:
         """Return `first` and the tokens after it as text, up to the next keyword or the end of the block."""
         found = [first]
-        while (token := self.peek()) is not None and not token.is_word("}") and not self.is_keyword():
+        while self.following() is not None:
             found.append(self.next("a word"))
         return " ".join(quoted(token.text) if token.quoted else token.text for token in found)
 
     def sign(self, sign: str) -> None:
         token = self.next(f"'{sign}'")
         if token.quoted or token.text != sign:
-            raise token.place.error(f"expected '{sign}', not '{shorten(token.text)}'")
+            raise token.error(f"expected '{sign}', not '{shorten(token.text)}'")
 
     def block(self, bare: str = "") -> Iterator[Token]:
         """Yield the keywords of a `{ ... }` block, after their `=`. bare: a keyword that is followed by a quoted word
         instead of `=`."""
         self.sign("{")
         while True:
+            is_keyword = self.is_keyword()
             keyword = self.next("'}'")
-            if keyword.is_word("}"):
+            if keyword.word == "}":
                 return
-            after = self.peek()
-            if bare and keyword.is_word(bare) and after is not None and after.quoted:
+            if bare and keyword.word == bare and (after := self.peek()) is not None and after.quoted:
                 yield keyword
                 continue
-            self._position -= 1
-            followed = self.is_keyword()
-            self._position += 1
-            if not followed or keyword.quoted:
+            if not is_keyword or keyword.quoted:
                 if "=" in keyword.text and keyword.text != "=":
-                    raise keyword.place.error(f"'{shorten(keyword.text)}': put white space around '='")
-                raise keyword.place.error(_describe_bare(keyword))
+                    raise keyword.error(f"'{shorten(keyword.text)}': put white space around '='")
+                raise keyword.error(_describe_bare(keyword))
             self.sign("=")
             if keyword.is_word(INCLUDE):
                 raise _cannot_include(keyword)
@@ -199,53 +208,65 @@ def _describe_bare(keyword: Token) -> str:
     return f"{shown}: expected a keyword followed by '=', or '}}'{hint}"
 
 
+def _keywords(found: Sequence[Token]) -> frozenset[int]:
+    """Return the positions of tokens in front of a `=`, and of tests."""
+    return frozenset(
+        [
+            position
+            for position, token in enumerate(found, -1)
+            if token.word == "=" or (token.quoted and position >= 0 and found[position].word == TEST)
+        ]
+    )
+
+
 def _cannot_include(keyword: Token) -> BadConfiguration:
-    return keyword.place.error("include: only files that ktcpvs and tcpvsadm read may include others")
+    return keyword.error("include: only files that ktcpvs and tcpvsadm read may include others")
 
 
 class _at:
-    """Add this place to refusals from within, unless they have one. A table of 10,000 rules enters 50,000 of these."""
+    """Add the place of this token to refusals from within, unless they have one. A table of 10,000 rules enters 50,000
+    of these."""
 
-    __slots__ = ("_place",)
+    __slots__ = ("_token",)
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, token: Token) -> None:
+        self._token = token
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, Refusal) and not isinstance(error, BadConfiguration):
-            raise self._place.error(str(error)) from None
+            raise self._token.error(str(error)) from None
 
 
 def _settings(reader: _Reader) -> Settings:
-    settings = Settings()
+    settings = DEFAULT_SETTINGS
     seen: set[str] = set()
     for keyword in reader.block():
         name = keyword.text.lower()
         _once(seen, name, keyword)
         value = reader.next(f"the value of {name}")
         if name not in Settings.names() and (hint := foreign_words.hint(foreign_words.IN_BLOCK, name)):
-            raise keyword.place.error(f"no setting '{name}'{hint}")
-        with _at(keyword.place if name not in Settings.names() else value.place):
+            raise keyword.error(f"no setting '{name}'{hint}")
+        with _at(keyword if name not in Settings.names() else value):
             settings = settings.changed({name: value.text})
     return settings
 
 
 def _once(seen: set[str], name: str, keyword: Token) -> None:
     if name in seen:
-        raise keyword.place.error(f"{name} appears a second time")
+        raise keyword.error(f"{name} appears a second time")
     seen.add(name)
 
 
 def _number(name: str, token: Token) -> int:
-    with _at(token.place):
+    with _at(token):
         return whole_number(name, token.text)
 
 
-_User = tuple[Place, Address, Place, int | None]
-"""A server of a rule with its place; its weight with that one; None: the server's own."""
+_User = tuple[Token, Address, Token, int | None]
+"""A server of a rule with its token; its weight with that one; None: the server's own."""
 
 
 @define
@@ -253,7 +274,7 @@ class _WrittenRule:
     """A rule as it stands in the text. text: of its conditions. users: the servers with their places and their weights
     in this rule. action: None: it has servers."""
 
-    place: Place
+    token: Token
     name: str | None
     text: str
     match: int | None
@@ -264,61 +285,66 @@ class _WrittenRule:
 
 @define
 class _Block:
-    """The contents of one Virtual block with their places; `complete` makes a service of them."""
+    """The contents of one Virtual block with their tokens; `complete` makes a service of them.
 
-    service: VirtualService
-    listeners: list[tuple[Place, ListenAddress]] = Factory(list)
-    held: dict[str, tuple[Place, Any]] = Factory(dict)  # options that may contradict each other
-    servers: list[tuple[Place, Address, Place, int, Place, int, dict[str, Any]]] = Factory(list)
+    options: those that stand for themselves, with values that are checked. held: those that may contradict each other.
+    """
+
+    ident: str
+    options: dict[str, Any] = Factory(dict)
+    listeners: list[tuple[Token, ListenAddress]] = Factory(list)
+    held: dict[str, tuple[Token, Any]] = Factory(dict)
+    servers: list[tuple[Token, Address, Token, int, Token, int, dict[str, Any]]] = Factory(list)
     rules: list[_WrittenRule] = Factory(list)
-    tests: list[tuple[Place, Callable[[VirtualService], Expectation]]] = Factory(list)
-    networks: dict[str, dict[Network, Place]] = Factory(dict)
+    tests: list[tuple[Token, Callable[[VirtualService], Expectation]]] = Factory(list)
+    networks: dict[str, dict[Network, Token]] = Factory(dict)
 
     def complete(self) -> VirtualService:
-        self._complete_options()
+        options = self._complete_options()
+        port = port_of(options.get("listen", DEFAULT_LISTEN))
         allow, deny = (self.networks.get(name, {}) for name in ("allow", "deny"))
         for network in deny.keys() & allow.keys():
-            raise deny[network].error(f"service {self.service.ident} both allows and denies {network}")
+            raise deny[network].error(f"service {self.ident} both allows and denies {network}")
         servers: dict[Address, RealServer] = {}
-        for place, written, weight_place, weight, most_place, maxconn, words in self.servers:
-            with _at(place):
-                address = self.service.complete(written)
+        for token, written, weight_token, weight, most_token, maxconn, words in self.servers:
+            with _at(token):
+                address = with_port(written, port, self.ident)
             if address in servers:
-                raise place.error(f"server {address} appears a second time")
-            with _at(weight_place):
+                raise token.error(f"server {address} appears a second time")
+            with _at(weight_token):
                 server = RealServer(address, weight, **words)
-            with _at(most_place):
+            with _at(most_token):
                 servers[address] = evolve(server, maxconn=maxconn) if maxconn != server.maxconn else server
         rules: list[Rule] = []
         for rule in self._merged_rules():
-            with _at(rule.place):
-                users = tuple(self._users(rule, servers))
+            with _at(rule.token):
+                users = tuple(self._users(rule, servers, port))
                 weights = tuple([weight for *_, weight in rule.users])
                 rules.append(Rule(rule.text, users, rule.match, rule.name, rule.action, rule.modifiers, weights))
         networks: dict[str, Any] = {name: Networks(tuple(found)) for name, found in self.networks.items()}
-        service = evolve(
-            self.service,
+        service = VirtualService(
+            self.ident,
             servers=tuple(servers.values()),
             rules=tuple(rules),
+            **options,
             **networks,
         )
         return evolve(service, tests=tuple(self._tests(service))) if self.tests else service
 
-    def _complete_options(self) -> None:
-        """Set the options that were held back until all of them are known."""
-        service, held = self.service, self.held
+    def _complete_options(self) -> dict[str, Any]:
+        """Return all options, with those that were held back until all of them are known."""
+        held = self.held
         if self.listeners:
-            first_tls = next((place for place, one in self.listeners if one.is_tls), self.listeners[0][0])
+            first_tls = next((token for token, one in self.listeners if one.is_tls), self.listeners[0][0])
             held["listen"] = first_tls, _listen(self.listeners)
-        values = {name: held[name][1] if name in held else getattr(service, name) for name in CONTRADICTING}
+        values = {name: held[name][1] if name in held else OPTIONS[name].default for name in CONTRADICTING}
         if (found := contradiction(values)) is not None:
             raise held[found[0]][0].error(found[1])
-        if held:
-            self.service = evolve(service, **{name: value for name, (_, value) in held.items()})
+        return {**self.options, **{name: value for name, (_, value) in held.items()}}
 
     def _tests(self, service: VirtualService) -> Iterator[Expectation]:
-        for place, make in self.tests:
-            with _at(place):
+        for token, make in self.tests:
+            with _at(token):
                 yield make(service)
 
     def _merged_rules(self) -> Iterable[_WrittenRule]:
@@ -329,42 +355,43 @@ class _Block:
             if first is rule:
                 continue
             if rule.text != first.text:
-                raise rule.place.error(f"the first rule with the name {rule.name} has other conditions")
+                raise rule.token.error(f"the first rule with the name {rule.name} has other conditions")
             if rule.action is not None or first.action is not None:
-                raise rule.place.error(
+                raise rule.token.error(
                     "a rule with this name or these conditions exists already; an action stands alone"
                 )
             if rule.modifiers != first.modifiers:
-                raise rule.place.error("the first rule with this name or these conditions has other modifiers")
+                raise rule.token.error("the first rule with this name or these conditions has other modifiers")
             if rule.match != first.match:
                 which = "pattern" if rule.name is None else "name"
-                raise rule.place.error(f"this {which}'s first rule has match {first.match}, not {rule.match}")
+                raise rule.token.error(f"this {which}'s first rule has match {first.match}, not {rule.match}")
             first.users.extend(rule.users)
         return merged.values()
 
-    def _users(self, rule: _WrittenRule, servers: dict[Address, RealServer]) -> Iterator[Address]:
+    def _users(self, rule: _WrittenRule, servers: dict[Address, RealServer], port: int | None) -> Iterator[Address]:
         seen = set()
-        for place, written, weight_place, weight in rule.users:
-            with _at(weight_place):
+        for token, written, weight_token, weight in rule.users:
+            with _at(weight_token):
                 check_weight(weight)
-            with _at(place):
-                address = self.service.complete(written)
+            with _at(token):
+                address = with_port(written, port, self.ident)
             if address not in servers:
-                raise place.error(f"service {self.service.ident} has no server {address}")
+                raise token.error(f"service {self.ident} has no server {address}")
             if address in seen:
-                raise place.error(f"rule '{shorten(rule.name or rule.text)}' already uses server {address}")
+                raise token.error(f"rule '{shorten(rule.name or rule.text)}' already uses server {address}")
             seen.add(address)
             yield address
 
 
 def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualService:
-    def address() -> tuple[Place, Address]:
+    def address() -> tuple[Token, Address]:
         token = reader.next("an address")
-        with _at(token.place):
-            return token.place, parse_address(token.text, port_named)
+        with _at(token):
+            return token, parse_address(token.text, port_named)
 
-    with _at(name.place):
-        block = _Block(VirtualService(name.text))
+    with _at(name):
+        check_ident(name.text)
+    block = _Block(name.text)
     seen: set[str] = set()
     for keyword in reader.block(TEST):
         called = keyword.text.lower()
@@ -372,9 +399,9 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             block.tests.append(_test(reader, port_named))
             continue
         if called == "server":
-            place, server = address()
-            weight, maxconn = _weight(reader, place), _maxconn(reader, place)
-            block.servers.append((place, server, *weight, *maxconn, _server_words(reader)))
+            token, server = address()
+            weight, maxconn = _weight(reader, token), _maxconn(reader, token)
+            block.servers.append((token, server, *weight, *maxconn, _server_words(reader)))
             continue
         if called == "rule":
             block.rules.append(_rule(reader, address))
@@ -389,43 +416,44 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         if option is None or not option.repeats:
             _once(seen, called, keyword)
         if option is None:
-            raise keyword.place.error(f"unknown keyword {_describe_unknown(keyword)}")
+            raise keyword.error(f"unknown keyword {_describe_unknown(keyword)}")
         token = reader.next(f"the value of {option.name}")
-        text = token.text if not option.is_phrase else reader.phrase(token)
-        with _at(token.place):
+        is_phrase = option.is_phrase or (option.opens_phrase and token.is_word(option.opens_phrase))
+        text = reader.phrase(token) if is_phrase else token.text
+        with _at(token):
             value = option.read(option.name, text, port_named)
             if option.name in CONTRADICTING:
-                block.held[called] = token.place, _held_value(block, option, value)
-                continue
-            if option.repeats:
-                value = (*getattr(block.service, option.name), value)
-            block.service = evolve(block.service, **{option.name: value})
+                before = block.held[called][1] if called in block.held else ()
+                block.held[called] = token, _checked_value(option, before, value)
+            else:
+                before = block.options.get(called, ())
+                block.options[called] = _checked_value(option, before, value)
     return block.complete()
 
 
-def _held_value(block: _Block, option: Option, value: Any) -> Any:
-    """Return the value of an option that may contradict another one, after a check of it alone."""
+def _checked_value(option: Option, before: Any, value: Any) -> Any:
+    """Return the value of an option, after a check of it alone. before: of an option that repeats, until now."""
     if option.repeats:
-        value = (*(block.held[option.name][1] if option.name in block.held else ()), value)
-    attribute = fields_dict(VirtualService)[option.name]
+        value = (*before, value)
+    attribute = _FIELDS[option.name]
     if attribute.validator is not None:
-        attribute.validator(block.service, attribute, value)
+        attribute.validator(None, attribute, value)
     return value
 
 
 def _server_words(reader: _Reader) -> dict[str, Any]:
     """Read the words behind a server's numbers."""
     found: list[Token] = []
-    while (token := reader.peek()) is not None and not token.is_word("}") and not reader.is_keyword():
+    while (token := reader.following()) is not None:
         if not found and not token.is_word(*SERVER_WORDS):
             is_name = not token.quoted and token.text[:1].isalpha()
             if is_name and (hint := did_you_mean(token.text, SERVER_WORDS, 0.65)):
-                raise token.place.error(f"unknown word '{shorten(token.text)}'{hint}")
+                raise token.error(f"unknown word '{shorten(token.text)}'{hint}")
             if _looks_like_address(token):
-                raise token.place.error(f"'{shorten(token.text)}': the address comes first, in place of a name")
+                raise token.error(f"'{shorten(token.text)}': the address comes first, in place of a name")
             break
         found.append(reader.next("a word"))
-    return read_words(found, lambda token, why: token.place.error(why))
+    return read_words(found, lambda token, why: token.error(why))
 
 
 def _looks_like_address(token: Token) -> bool:
@@ -439,78 +467,76 @@ def _describe_unknown(keyword: Token) -> str:
     return f"'{shorten(keyword.text)}'{hint}" if hint else unknown(keyword.text, KEYWORDS)
 
 
-def _listener(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> tuple[Place, ListenAddress]:
+def _listener(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> tuple[Token, ListenAddress]:
     """Read: ADDRESS [tls] [on NODE[, NODE...]]"""
-    place, written = address()
-    with _at(place):
+    token, written = address()
+    with _at(token):
         check_complete(written)
     found: list[Token] = []
-    while (token := reader.peek()) is not None and not token.is_word("}") and not reader.is_keyword():
+    while reader.following() is not None:
         found.append(reader.next("a word"))
-    return place, ListenAddress(written, **read_listen_words(found, lambda token, why: token.place.error(why)))
+    return token, ListenAddress(written, **read_listen_words(found, lambda token, why: token.error(why)))
 
 
-def _listen(listeners: list[tuple[Place, ListenAddress]]) -> tuple[ListenAddress, ...]:
+def _listen(listeners: list[tuple[Token, ListenAddress]]) -> tuple[ListenAddress, ...]:
     seen: set[Address] = set()
-    for place, listener in listeners:
+    for token, listener in listeners:
         if listener.address in seen:
-            raise place.error(f"listen = {listener.address} appears a second time")
+            raise token.error(f"listen = {listener.address} appears a second time")
         seen.add(listener.address)
     return tuple(listener for _, listener in listeners)
 
 
-def _networks(reader: _Reader) -> Iterator[tuple[Network, Place]]:
+def _networks(reader: _Reader) -> Iterator[tuple[Network, Token]]:
     """Read one or more networks, up to the next keyword or the end of the block."""
     token = reader.next("a network")
     while True:
-        with _at(token.place):
+        with _at(token):
             for network in parse_networks(token.text).entries if token.quoted else (parse_network(token.text),):
-                yield network, token.place
-        after = reader.peek()
-        if after is None or after.is_word("}") or reader.is_keyword():
+                yield network, token
+        if reader.following() is None:
             return
         token = reader.next("a network")
 
 
-def _weight(reader: _Reader, address: Place) -> tuple[Place, int]:
-    """Read the number after a server's address; without one, return 1 and the place of the address."""
-    place, weight = _weight_or_none(reader, address)
-    return place, 1 if weight is None else weight
+def _weight(reader: _Reader, address: Token) -> tuple[Token, int]:
+    """Read the number after a server's address; without one, return 1 and the token of the address."""
+    token, weight = _weight_or_none(reader, address)
+    return token, 1 if weight is None else weight
 
 
-def _weight_or_none(reader: _Reader, address: Place) -> tuple[Place, int | None]:
-    """Read the number after a server's address; without one, return None and the place of the address."""
-    token = reader.peek()
-    if token is None or not is_weight(token) or reader.is_keyword():
+def _weight_or_none(reader: _Reader, address: Token) -> tuple[Token, int | None]:
+    """Read the number after a server's address; without one, return None and the token of the address."""
+    token = reader.following()
+    if token is None or not is_weight(token):
         return address, None
     reader.next("a weight")
-    return token.place, _number("weight", token)
+    return token, _number("weight", token)
 
 
-def _maxconn(reader: _Reader, address: Place) -> tuple[Place, int]:
-    """Read the number after `maxconn`; without one, return 0 and the place of the address."""
-    token = reader.peek()
-    if token is None or not token.is_word("maxconn") or reader.is_keyword():
+def _maxconn(reader: _Reader, address: Token) -> tuple[Token, int]:
+    """Read the number after `maxconn`; without one, return 0 and the token of the address."""
+    if reader.following("maxconn") is None:
         return address, 0
     reader.next("maxconn")
     token = reader.next("a number of connections")
-    return token.place, _number("maxconn", token)
+    return token, _number("maxconn", token)
 
 
-def _user(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _User:
+def _user(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _User:
     """Read a server of a rule: ADDRESS [WEIGHT]"""
-    place, written = address()
-    return place, written, *_weight_or_none(reader, place)
+    token, written = address()
+    return token, written, *_weight_or_none(reader, token)
 
 
-def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _WrittenRule:
+def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _WrittenRule:
     """Read: [name N] CONDITION... [MODIFIER...] [match N] use (server A [WEIGHT] [server ...] [balance S] | ACTION)"""
     name = None
     begin = reader.peek()
     if begin is not None and begin.is_word(NAME):
         reader.next(NAME)
         called = reader.next("the name of the rule")
-        with _at(called.place):
+        with _at(called):
             check_rule_name(called.text)
         name = called.text
     first, pattern = reader.peek(), reader.peek(1)
@@ -518,8 +544,8 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _Wri
     if not text or first is None:
         found = reader.next("a condition")
         if found.is_word(USE):
-            raise found.place.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
-        raise found.place.error(f"expected a condition: unknown word {unknown(found.text, (*KINDS, NOT, NAME), 40)}")
+            raise found.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
+        raise found.error(f"expected a condition: unknown word {unknown(found.text, (*KINDS, NOT, NAME), 40)}")
     modifiers = reader.modifiers(NONE)
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):
@@ -527,22 +553,22 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Place, Address]]) -> _Wri
         match = _number("match", reader.next("the number of a group"))
         modifiers = reader.modifiers(modifiers)
     _word(reader, USE)
-    place = pattern.place if first.is_word(PATTERN) and is_pattern(text) and pattern is not None else first.place
+    shown = pattern if first.is_word(PATTERN) and is_pattern(text) and pattern is not None else first
     if (action := reader.action()) is not None:
-        return _WrittenRule(place, name, text, match, [], action, modifiers)
+        return _WrittenRule(shown, name, text, match, [], action, modifiers)
     token = reader.next("'server', 'redirect' or 'respond'")
     if not token.is_word("server"):
-        raise token.place.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'")
+        raise token.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'")
     users = [_user(reader, address)]
-    while (following := reader.peek()) is not None and following.is_word("server") and not reader.is_keyword():
+    while reader.following("server") is not None:
         reader.next("server")
         users.append(_user(reader, address))
-    if (following := reader.peek()) is not None and following.is_word(BALANCE) and not reader.is_keyword():
+    if reader.following(BALANCE) is not None:
         modifiers = reader.modifiers(modifiers, (BALANCE,))
-    return _WrittenRule(place, name, text, match, users, None, modifiers)
+    return _WrittenRule(shown, name, text, match, users, None, modifiers)
 
 
-def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[VirtualService], Expectation]]:
+def _test(reader: _Reader, port_named: PortNamed) -> tuple[Token, Callable[[VirtualService], Expectation]]:
     """Read: "METHOD TARGET" ["NAME: VALUE" ...] [from ADDRESS] [port N] -> SERVER [SERVER ...] | redirect [URL] |
     respond STATUS | nobody"""
     request = reader.next("METHOD TARGET")
@@ -569,14 +595,14 @@ def _test(reader: _Reader, port_named: PortNamed) -> tuple[Place, Callable[[Virt
         written.append(reader.next("a server"))
     addresses = []
     for token in written:
-        with _at(token.place):
+        with _at(token):
             addresses.append(parse_address(token.text, port_named))
 
     def make(service: VirtualService) -> Expectation:
         servers = tuple(service.complete(address) for address in addresses)
         return Expectation(request.text, tuple(headers), client, servers, outcome, port, location, status)
 
-    return request.place, make
+    return request, make
 
 
 def _is_address(reader: _Reader, token: Token) -> bool:
@@ -586,4 +612,4 @@ def _is_address(reader: _Reader, token: Token) -> bool:
 def _word(reader: _Reader, word: str) -> None:
     token = reader.next(f"'{word}'")
     if not token.is_word(word):
-        raise token.place.error(f"expected '{word}', not '{shorten(token.text)}'")
+        raise token.error(f"expected '{word}', not '{shorten(token.text)}'")

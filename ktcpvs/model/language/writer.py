@@ -10,7 +10,7 @@ from ktcpvs.model.expectation import CLIENT, Expectation
 from ktcpvs.model.language.lexer import quoted, word
 from ktcpvs.model.listen import write_listen_words
 from ktcpvs.model.network import read_networks
-from ktcpvs.model.options import read_address
+from ktcpvs.model.options import Option, read_address
 from ktcpvs.model.server_words import write_words
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import Settings
@@ -36,10 +36,10 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
             lines += [f"    {option.name} = {' '.join(some)}" for some in _parts(value)]
             continue
         if option.repeats:
-            lines += [f"    {option.name} = {item if option.is_phrase else word(item)}" for item in value]
+            lines += [f"    {option.name} = {item if _is_phrase(option, item) else word(item)}" for item in value]
             continue
         text = show(value) if option.read is read_address else str(value)
-        lines.append(f"    {option.name} = {text if option.is_phrase else word(text)}")
+        lines.append(f"    {option.name} = {text if _is_phrase(option, text) else word(text)}")
     for server in described["servers"]:
         most = f" maxconn {server['maxconn']}" if server["maxconn"] else ""
         words = write_words(server)
@@ -49,6 +49,11 @@ def write_service(described: dict[str, Any], show: ShowAddress = str) -> str:
     lines += [f"    {line}" for line in described.get("tests", ())]
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def _is_phrase(option: Option, item: str) -> bool:
+    """Whether a value of an option, or one of its values, is written as several words."""
+    return option.is_phrase or (option.opens_phrase != "" and item.startswith(f"{option.opens_phrase} "))
 
 
 def write_rule(rule: dict[str, Any], show: ShowAddress = str) -> list[str]:

@@ -1,268 +1,249 @@
-// Fetches the status every second and redraws the page. Foreign text becomes text nodes, never HTML.
-"use strict";
+// Fetches the status every second and brings the page up to date.
+
+import { setAttribute, setHidden, setText } from "./dom.js";
+import { span } from "./format.js";
+import { measureService } from "./measure.js";
+import { CRITICAL, Panels } from "./panels.js";
+import { PERIOD } from "./plots.js";
+import { Card, anchor, searchText } from "./services.js";
 
 const UPDATE_INTERVAL = 1000; // milliseconds between two updates
+const CALM_INTERVAL = 5000; // milliseconds, where the system is set to reduced motion
 const FETCH_TIMEOUT = 5000; // milliseconds
-const MAX_SAMPLES = 120; // updates that the plots show
-const MAX_ROWS = 200; // the most services, and servers of one service, that are drawn
-const BACKUP = 100; // the priority of backup servers
-const SVG = "http://www.w3.org/2000/svg";
+const RATE_WINDOW = 5; // seconds over which rates and latencies are measured
+const ERROR_WINDOW = 30; // seconds over which the share of errors is measured
+const MAX_ERROR_SHARE = 0.05; // of the requests of that time: more is trouble
+const MIN_REQUESTS = 20; // in that time, for their share of errors to say something
+const MAX_CARDS = 200; // the most services that are shown at once
+const MAX_OPEN = 6; // with up to this number of services, all are open at first, except on a telephone
+const CARDS_PER_TURN = 10; // new cards that are made before the browser may draw
 
-const samples = new Map(); // name of a plot -> its last values
-let previous = null; // the data of the last update
+const NO_RATES = { rate: null, errors: null, in: null, out: null }; // of a service that is new to the page
+
+const panels = new Panels();
+const cards = new Map(); // ident -> Card
+const byElement = new WeakMap(); // element of a card -> Card
+const samples = new Map(); // ident -> what was measured, the oldest first
+const opened = new Map(); // ident -> whether a person has opened or closed it
+const latest = new Map(); // ident -> {text, badness}
+const updates = []; // the data of the last updates, the oldest first
+let current = null; // the data of the last update, and what was measured
+let numbers = 0;
 let failures = 0;
 let lastSuccess = Date.now();
+let isPaused = false;
+let isFirst = true;
+let wanted = "";
+let isMaking = false;
+const narrow = window.matchMedia("(max-width: 40rem)"); // a telephone
+const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-function element(name, properties = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key === "class") made.className = value;
-    else made.setAttribute(key, value);
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const card = byElement.get(entry.target);
+    if (card) card.see(entry.isIntersecting);
   }
-  made.append(...children);
-  return made;
+}, { rootMargin: "200px" });
+
+function by(id) {
+  return document.getElementById(id);
 }
 
-function short(number) {
-  for (const [size, letter] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
-    if (number >= size) return (number / (letter === "k" ? 1e3 : size)).toFixed(1) + " " + letter;
-  }
-  return number >= 100 || Number.isInteger(number) ? Math.round(number).toString() : number.toFixed(1);
+// The data from which rates are measured: the oldest within the window, or the one before; null: there is none.
+function before(time) {
+  return updates.find((one) => time - one.time <= RATE_WINDOW + 0.5) || updates[updates.length - 1] || null;
 }
 
-function bytes(number) {
-  for (const [size, unit] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
-    if (number >= size) return (number / size).toFixed(1) + " " + unit;
-  }
-  return Math.round(number) + " B";
+function remember(ident, sample) {
+  const kept = samples.get(ident) || [];
+  kept.push(sample);
+  while (kept[0].time < sample.time - PERIOD - 2) kept.shift();
+  samples.set(ident, kept);
+  return kept;
 }
 
-function duration(seconds) {
-  if (seconds === null) return "–";
-  return seconds >= 1 ? `${seconds} s` : `${+(seconds * 1000).toPrecision(3)} ms`;
-}
-
-function span(seconds) {
-  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
-    if (seconds >= size) return `${Math.floor(seconds / size)} ${unit}`;
-  }
-  return `${Math.max(0, Math.floor(seconds))} s`;
-}
-
-// The upper bound of the latency of this share of the requests; null: there were none.
-function within(buckets, bounds, share) {
-  const all = buckets.reduce((sum, one) => sum + one, 0);
-  let seen = 0;
-  for (let place = 0; all > 0 && place < buckets.length; place++) {
-    seen += buckets[place];
-    if (seen >= all * share) return bounds[Math.min(place, bounds.length - 1)];
-  }
-  return null;
-}
-
-// The increase of a counter per second; 0 for a counter that was reset.
-function gain(now, then, seconds) {
-  return then === undefined || seconds <= 0 ? 0 : Math.max(0, now - then) / seconds;
-}
-
-function gained(now, then) {
-  return then ? now.map((count, place) => Math.max(0, count - then[place])) : now.map(() => 0);
-}
-
-function remember(key, value) {
-  const values = samples.get(key) || [];
-  values.push(value);
-  if (values.length > MAX_SAMPLES) values.shift();
-  samples.set(key, values);
-}
-
-function plot(key, label, write, second) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${MAX_SAMPLES - 1} 40`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", label);
-  const lines = second ? [[key, "first"], [second, "second"]] : [[key, "first"]];
-  const top = Math.max(...lines.flatMap(([one]) => samples.get(one) || []), 1e-9);
-  const caption = element("b");
-  for (const [one, style] of lines) {
-    const values = samples.get(one) || [];
-    const line = document.createElementNS(SVG, "polyline");
-    line.setAttribute("class", style);
-    const points = values.map((value, place) => `${MAX_SAMPLES - values.length + place},${(39 - 37 * (value || 0) / top).toFixed(2)}`);
-    line.setAttribute("points", points.join(" "));
-    svg.append(line);
-    const last = values.length ? values[values.length - 1] : null;
-    caption.append(element("b", { class: style }, write(last)), style === "first" && second ? " · " : "");
-  }
-  return element("figure", {}, element("figcaption", {}, label, caption), svg);
-}
-
-function row(cells) {
-  return element("tr", {}, ...cells.map(([label, value]) => element("td", label ? { "data-label": label } : {}, value)));
-}
-
-function health(server, now) {
-  const known = server.health;
-  const title = known.since ? `since ${span(now - known.since)}: ${known.reason}` : "";
-  return element("span", { class: `state ${known.state}`, title }, known.state);
-}
-
-function measured(data, stats, then, seconds) {
-  const rates = gained(stats.buckets, then && then.buckets);
-  return {
-    rate: gain(stats.total, then && then.total, seconds),
-    in: gain(stats.bytes_in, then && then.bytes_in, seconds),
-    out: gain(stats.bytes_out, then && then.bytes_out, seconds),
-    errors: gain(stats.failures + stats.answers["5xx"], then && then.failures + then.answers["5xx"], seconds),
-    buckets: rates,
-    slow: within(rates, data.buckets, 0.99),
-  };
-}
-
-function weight(server) {
-  if (server.weight === undefined) return "–";
-  const priority = server.priority === BACKUP ? ", backup" : server.priority ? `, priority ${server.priority}` : "";
-  return `${server.weight}${priority}`;
-}
-
-function serverRow(data, name, state, server, now) {
-  const stats = server.stats;
-  return row([
-    ["", name], ["state", state], ["weight", weight(server)],
-    ["active", String(stats.active)], ["per second", short(now.rate)], ["in", `${bytes(now.in)}/s`],
-    ["out", `${bytes(now.out)}/s`], ["99 % within", duration(now.slow)],
-    ["errors", short(stats.failures + stats.answers["5xx"])], ["retries", short(stats.retries)],
-  ]);
-}
-
-function listeners(one) {
-  return one.listeners.map((listener) => listener.listen + (listener.tls ? " tls" : "") + (listener.on ? ` on ${listener.on}` : "")).join(", ");
-}
-
-function service(data, one, then, seconds) {
-  const ident = one.ident;
-  const known = new Map((then ? then.servers : []).map((server) => [server.address, server.stats]));
-  const servers = one.servers.map((server) => measured(data, server.stats, known.get(server.address), seconds));
-  const buckets = data.buckets.concat([0]).map((_, place) => servers.reduce((sum, now) => sum + now.buckets[place], 0));
-  const sum = (name) => servers.reduce((all, now) => all + now[name], 0);
-  remember(`${ident} rate`, sum("rate"));
-  remember(`${ident} errors`, sum("errors"));
-  remember(`${ident} in`, gain(one.stats.bytes_in, then && then.stats.bytes_in, seconds));
-  remember(`${ident} out`, gain(one.stats.bytes_out, then && then.stats.bytes_out, seconds));
-  remember(`${ident} half`, within(buckets, data.buckets, 0.5));
-  remember(`${ident} slow`, within(buckets, data.buckets, 0.99));
-  remember(`${ident} active`, one.stats.active);
-  remember(`${ident} queued`, one.stats.queued);
-  const state = !one.running ? "stopped" : one.here ? "running" : "elsewhere";
-  const relay = one.stats.relay ? `, relay ${one.stats.relay.in_use}` : "";
-  const refused = Object.entries(one.stats.refusals).map(([code, count]) => `${code}: ${short(count)}`).join(", ");
-  const headings = ["Server", "State", "Weight", "Active", "Per second", "In", "Out", "99 % within", "Errors", "Retries"];
-  const body = element("tbody", {}, ...one.servers.slice(0, MAX_ROWS).map((server, place) =>
-    serverRow(data, server.address, health(server, data.time), server, servers[place])));
-  if (one.redirect) {
-    const now = measured(data, one.redirect.stats, then && then.redirect && then.redirect.stats, seconds);
-    body.append(serverRow(data, one.redirect.address, "redirect", one.redirect, now));
-  }
-  const made = element("section", {},
-    element("div", { class: "title" },
-      element("h2", {}, ident), element("span", { class: `state ${state}` }, state === "elsewhere" ? "not on this node" : state),
-      element("span", { class: "faint" }, `${listeners(one)} · ${one.scheduler}${relay}${refused ? ` · refused ${refused}` : ""}`)),
-    element("div", { class: "plots" },
-      plot(`${ident} rate`, "per second · errors", short, `${ident} errors`),
-      plot(`${ident} half`, "50 % · 99 % within", duration, `${ident} slow`),
-      plot(`${ident} in`, "in · out", (value) => `${bytes(value)}/s`, `${ident} out`),
-      plot(`${ident} active`, "clients · waiting", short, `${ident} queued`)),
-    element("table", {}, element("thead", {}, element("tr", {}, ...headings.map((text) => element("th", {}, text)))), body));
-  if (one.servers.length > MAX_ROWS) made.append(element("p", { class: "faint" }, `and ${one.servers.length - MAX_ROWS} more`));
-  if (one.rules.length) {
-    const open = document.getElementById(`rules ${ident}`);
-    const rules = element("details", { id: `rules ${ident}` }, element("summary", {}, `${one.rules.length} rules`),
-      element("table", {}, element("tbody", {}, ...one.rules.slice(0, MAX_ROWS).map((rule) =>
-        element("tr", {}, element("td", {}, rule.name || ""), element("td", {}, element("code", {}, rule.pattern)),
-          element("td", {}, rule.action || weighedServers(rule)), element("td", {}, element("code", {}, rule.modifiers)),
-          element("td", {}, ownResponses(rule, one.stats.responses)))))));
-    rules.open = Boolean(open && open.open);
-    made.append(rules);
-  }
-  return made;
-}
-
-// The servers of a rule, with their weights in it.
-function weighedServers(rule) {
-  return rule.servers.map((server, place) => [server, rule.weights[place]].filter((part) => part != null).join(" ")).join(", ");
-}
-
-// How many responses a rule with an action has given, by status. counts: "STATUS RULE" -> number.
-function ownResponses(rule, counts) {
-  if (!rule.action) return "";
-  const label = rule.name || rule.pattern;
-  const found = Object.entries(counts).filter(([key]) => key.slice(key.indexOf(" ") + 1) === label);
-  return found.map(([key, count]) => `${key.split(" ", 1)[0]}: ${short(count)}`).join(", ") || "0";
-}
-
-// A table of the nodes of the cluster, and what they could not put in force.
-function clusterNodes(data) {
-  const cluster = data.cluster;
-  if (!cluster) return [];
-  const headings = ["Node", "State", "Revision", "Clients", "Version", "Up"];
-  const text = (value) => (value == null ? "–" : String(value));
-  const rows = cluster.nodes.slice(0, MAX_ROWS).map((node) => row([
-    ["", node.node + (node.node === cluster.node ? " (this one)" : "")],
-    ["state", element("span", { class: `state ${node.state}` }, node.drain && node.drain !== node.state ? `${node.state}, ${node.drain}` : node.state)],
-    ["revision", text(node.revision)], ["clients", text(node.connections)], ["version", text(node.version)],
-    ["up", node.since == null ? "–" : span(data.time - node.since)],
-  ]));
-  const state = cluster.connected ? "connected" : "disconnected";
-  const wrong = cluster.nodes.flatMap((node) => node.errors.map((error) => `node ${node.node}: ${error}`));
-  if (cluster.problem) wrong.unshift(`this node does not follow the cluster: ${cluster.problem}`);
-  const parts = [
-    element("div", { class: "title" }, element("h2", {}, "Nodes"), element("span", { class: `state ${state}` }, state),
-      element("span", { class: "faint" }, `the table is at revision ${cluster.revision}`)),
-    element("table", {}, element("thead", {}, element("tr", {}, ...headings.map((one) => element("th", {}, one)))), element("tbody", {}, ...rows)),
-  ];
-  if (cluster.nodes.length > MAX_ROWS) parts.push(element("p", { class: "faint" }, `and ${cluster.nodes.length - MAX_ROWS} more`));
-  return [...parts, ...wrong.slice(0, MAX_ROWS).map((line) => element("p", { class: "wrong" }, line))];
-}
-
-// What is wrong with certificates: they expire soon, or their newest version cannot be used.
-function certificateWarnings(data) {
-  const lines = data.certificates.flatMap((one) => [one.error, one.warning]).filter(Boolean);
-  return [...new Set(lines)].slice(0, MAX_ROWS).map((line) => element("li", {}, line));
+// The trouble that an error rate is, or null.
+function errorTrouble(ident, kept, isRequests) {
+  const last = kept[kept.length - 1];
+  const first = kept.find((sample) => sample.time >= last.time - ERROR_WINDOW);
+  const number = last.total - first.total;
+  const errors = last.allErrors - first.allErrors;
+  if (number < MIN_REQUESTS || errors <= number * MAX_ERROR_SHARE) return null;
+  const share = Math.min(100, Math.round((100 * errors) / number));
+  const what = isRequests ? "requests" : "connections";
+  const text = `${share} % of the ${what} of the last ${Math.round(last.time - first.time)} s have failed`;
+  return { kind: "errors", severity: "warning", service: ident, server: null, node: null, since: null, text };
 }
 
 function draw(data) {
-  const seconds = previous ? data.time - previous.time : 0;
-  const known = new Map((previous ? previous.services : []).map((one) => [one.ident, one]));
-  const shown = data.services.slice(0, MAX_ROWS);
-  document.getElementById("services").replaceChildren(...shown.map((one) => service(data, one, known.get(one.ident), seconds)));
-  const nodes = document.getElementById("nodes");
-  nodes.replaceChildren(...clusterNodes(data));
-  nodes.hidden = !data.cluster;
-  const warnings = certificateWarnings(data);
-  const list = document.getElementById("certificates");
-  list.replaceChildren(...warnings);
-  list.hidden = !warnings.length;
-  const bad = data.services.flatMap((one) => one.servers).filter((server) => ["down", "ejected"].includes(server.health.state));
-  document.title = (bad.length ? `(${bad.length} down) ` : "") + "ktcpvs";
-  const more = data.services.length > MAX_ROWS ? `, the first ${MAX_ROWS} are shown` : "";
-  document.getElementById("about").textContent =
-    `version ${data.version} · up ${span(data.time - data.started)} · ${data.services.length} services${more}`;
-  document.getElementById("processes").textContent = data.processes.map((process) => {
-    const then = previous && previous.processes.find((one) => one.name === process.name);
-    return `${process.name}: ${Math.round(100 * gain(process.cpu, then ? then.cpu : undefined, seconds))} % CPU, ${bytes(process.memory)}`;
-  }).join(" · ");
-  for (const key of samples.keys()) {
-    if (!data.services.some((one) => key.startsWith(`${one.ident} `))) samples.delete(key);
+  const then = before(data.time);
+  const seconds = then ? data.time - then.time : 0;
+  const known = new Map((then ? then.services : []).map((one) => [one.ident, one]));
+  const measured = new Map();
+  const found = [];
+  for (const one of data.services) {
+    const earlier = known.get(one.ident);
+    const now = measureService(one, earlier, seconds, data.buckets);
+    measured.set(one.ident, now);
+    const kept = remember(one.ident, {
+      time: data.time, active: now.active, half: now.half, slow: now.slow, total: now.total, allErrors: now.allErrors,
+      ...(earlier ? { rate: now.rate, errors: now.errors, in: now.in, out: now.out } : NO_RATES),
+    });
+    const trouble = errorTrouble(one.ident, kept, now.isRequests);
+    if (trouble) found.push(trouble);
   }
-  previous = data;
+  const rows = [...data.trouble, ...found];
+  const order = (row) => (row.kind === "trial" ? 0 : row.severity === CRITICAL ? 1 : 2);
+  rows.sort((one, other) => order(one) - order(other));
+  const critical = panels.trouble.draw(rows, data.trouble_left_out, data);
+  const bad = new Map();
+  for (const row of rows) if (row.service !== null && bad.get(row.service) !== CRITICAL) bad.set(row.service, row.severity);
+  const names = new Set(measured.keys());
+  for (const key of samples.keys()) if (!names.has(key)) samples.delete(key);
+  latest.clear();
+  for (const one of data.services) latest.set(one.ident, { text: searchText(one), badness: bad.get(one.ident) || "" });
+  panels.drawTotals([...measured.values()]);
+  panels.drawNodes(data);
+  panels.drawCertificates(data);
+  panels.drawProcesses(data, then);
+  drawHead(data, critical, rows.length + data.trouble_left_out);
+  current = { data, measured };
+  updates.push(data);
+  while (updates.length > 1 && updates[0].time < data.time - RATE_WINDOW - 1) updates.shift();
+  setHidden(by("main"), false);
+  arrange();
+  if (isFirst) {
+    isFirst = false;
+    goToHash();
+  }
+}
+
+function drawHead(data, critical, all) {
+  const node = data.cluster ? ` node ${data.cluster.node}` : "";
+  setText(by("title"), `ktcpvs${node}`);
+  const title = `${all ? `(${all}) ` : ""}ktcpvs${node}`;
+  if (document.title !== title) document.title = title;
+  const number = data.services.length;
+  setText(by("about"), `version ${data.version} · up ${span(data.time - data.started)} · ${number} ${number === 1 ? "service" : "services"}`);
+  const colour = critical ? "%23d32f2f" : all ? "%23e08700" : "%232e9e55";
+  setAttribute(by("icon"), "href", `data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><circle cx='8' cy='8' r='7' fill='${colour}'/></svg>`);
+}
+
+// Whether the search wants a service.
+function isWanted(ident) {
+  const { text, badness } = latest.get(ident);
+  return (!by("only-trouble").checked || badness) && wanted.split(" ").every((word) => text.includes(word));
+}
+
+// Show the cards of the services that are wanted, in the order of the table, and bring those that are visible up to date.
+function arrange() {
+  if (!current) return;
+  const { data, measured } = current;
+  const matching = data.services.filter((one) => isWanted(one.ident));
+  const shown = new Set(matching.slice(0, MAX_CARDS).map((one) => one.ident));
+  for (const [ident, card] of cards) {
+    if (!latest.has(ident)) {
+      watcher.unobserve(card.element);
+      card.element.remove();
+      cards.delete(ident);
+      opened.delete(ident);
+    } else {
+      setHidden(card.element, !shown.has(ident));
+    }
+  }
+  let place = null; // the card before
+  let made = 0;
+  for (const one of matching.slice(0, MAX_CARDS)) {
+    let card = cards.get(one.ident);
+    if (!card) {
+      if (made === CARDS_PER_TURN) {
+        continueLater();
+        break;
+      }
+      made += 1;
+      card = makeCard(one, data.services.length);
+    }
+    const expected = place ? place.nextElementSibling : by("cards").firstElementChild;
+    if (card.element !== expected && !isBehind(place, card.element)) by("cards").insertBefore(card.element, expected);
+    place = card.element;
+    card.update(one, measured.get(one.ident), samples.get(one.ident), data, latest.get(one.ident).badness);
+  }
+  setText(by("found"), told(matching.length, data.services.length));
+}
+
+// Whether only hidden cards stand between two cards.
+function isBehind(place, card) {
+  let next = place ? place.nextElementSibling : by("cards").firstElementChild;
+  while (next && next.hidden) next = next.nextElementSibling;
+  return next === card;
+}
+
+function told(matching, all) {
+  if (matching > MAX_CARDS) return `the first ${MAX_CARDS} of ${matching}: search for others`;
+  return matching === all ? "" : `${matching} of ${all}`;
+}
+
+function makeCard(one, all) {
+  const { ident } = one;
+  numbers += 1;
+  const card = new Card(ident, numbers, (toggled) => opened.set(ident, toggled.isOpen));
+  cards.set(ident, card);
+  byElement.set(card.element, card);
+  card.open(opened.has(ident) ? opened.get(ident) : all <= MAX_OPEN && !narrow.matches && one.running && one.here);
+  watcher.observe(card.element);
+  return card;
+}
+
+function continueLater() {
+  if (isMaking) return;
+  isMaking = true;
+  setTimeout(() => {
+    isMaking = false;
+    arrange();
+  });
+}
+
+function openAll(isOpen) {
+  for (const card of cards.values()) {
+    if (card.element.hidden) continue;
+    opened.set(card.ident, isOpen);
+    card.open(isOpen);
+  }
+}
+
+// Go to the service that the address names behind "#", and open it.
+function goToHash() {
+  const ident = [...latest.keys()].find((one) => `#${anchor(one)}` === location.hash);
+  if (ident === undefined) return;
+  if (!isWanted(ident) || !cards.has(ident)) {
+    by("query").value = ident;
+    by("only-trouble").checked = false;
+    search();
+  }
+  const card = cards.get(ident);
+  if (!card) return;
+  opened.set(ident, true);
+  card.see(true);
+  card.open(true);
+  card.element.scrollIntoView({ block: "start" });
+  card.button.focus({ preventScroll: true });
+}
+
+function search() {
+  wanted = by("query").value.trim().toLowerCase().replace(/\s+/g, " ");
+  arrange();
 }
 
 function warn(text) {
-  const alert = document.getElementById("alert");
-  alert.textContent = text;
-  alert.hidden = !text;
+  const alert = by("alert");
+  if (alert.textContent !== text) alert.textContent = text;
+  setHidden(alert, !text);
   document.body.classList.toggle("gone", Boolean(text));
+}
+
+function tellAge() {
+  const age = (Date.now() - lastSuccess) / 1000;
+  setText(by("age"), isPaused ? `paused, ${span(age)} old` : age > 3 ? `${span(age)} old` : "live");
 }
 
 async function update() {
@@ -270,15 +251,27 @@ async function update() {
     const response = await fetch("api/v1/status", { cache: "no-store", signal: AbortSignal.timeout(FETCH_TIMEOUT) });
     if (!response.ok) throw new Error(`status ${response.status}`);
     const data = await response.json();
-    if (!previous || data.time > previous.time) draw(data);
+    const last = updates[updates.length - 1];
+    if (!isPaused && (!last || data.time > last.time)) draw(data);
     failures = 0;
-    lastSuccess = Date.now();
+    if (!isPaused) lastSuccess = Date.now();
     warn("");
   } catch (error) {
     failures += 1;
     if (failures > 1) warn(`The daemon does not respond (${error.message}); the numbers below are ${span((Date.now() - lastSuccess) / 1000)} old.`);
   }
-  setTimeout(update, UPDATE_INTERVAL);
+  tellAge();
+  setTimeout(update, calm.matches ? CALM_INTERVAL : UPDATE_INTERVAL);
 }
 
+by("pause").addEventListener("click", () => {
+  isPaused = !isPaused;
+  by("pause").setAttribute("aria-pressed", String(isPaused));
+  tellAge();
+});
+by("query").addEventListener("input", search);
+by("only-trouble").addEventListener("change", search);
+by("open-all").addEventListener("click", () => openAll(true));
+by("close-all").addEventListener("click", () => openAll(false));
+window.addEventListener("hashchange", goToHash);
 update();

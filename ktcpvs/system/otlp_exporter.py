@@ -1,0 +1,169 @@
+"""Sends batches of spans to one collector, by OTLP over HTTP."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
+from twisted.internet.interfaces import IConsumer
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    Agent,
+    HTTPConnectionPool,
+    RequestGenerationFailed,
+    ResponseDone,
+    ResponseFailed,
+    _HTTP11ClientFactory,
+)
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+from ktcpvs.errors import shorten
+from ktcpvs.system.otlp_encoder import CONTENT_TYPE, TRACES_PATH
+
+REQUEST_TIMEOUT = 10.0
+"""Seconds until a request counts as failed, as in OpenTelemetry's exporters."""
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds."""
+
+MAX_RESPONSE = 1 << 16
+"""The most bytes of a response that are read."""
+
+RETRYABLE = frozenset((429, 502, 503, 504))
+"""The statuses after which the same batch is sent again (OTLP specification, "Retryable Response Codes")."""
+
+MAX_RETRY_AFTER = 300
+"""The most seconds of a Retry-After that are honoured."""
+
+_NETWORK_ERRORS = (
+    ConnectError, ConnectionLost, DNSLookupError, RequestGenerationFailed, ResponseFailed, TimeoutError,
+    CancelledError, OSError,
+)  # fmt: skip
+
+
+def https_unavailable() -> str:
+    """Return why no collector can be reached over https; "" if one can."""
+    if find_spec("OpenSSL") is None or find_spec("service_identity") is None:
+        return "https needs the packages for TLS: pip install 'ktcpvs[otel,tls]'"
+    return ""
+
+
+@frozen
+class SendResult:
+    """What became of a batch. is_sent: the collector has it. is_retryable: it may be sent again; else it is lost.
+    reason: why it was not sent. retry_after: seconds that the collector asks for; 0: none. body: of its response."""
+
+    is_sent: bool
+    is_retryable: bool = False
+    reason: str = ""
+    retry_after: int = 0
+    body: bytes = b""
+
+
+@implementer(IBodyProducer)
+class _Body:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
+
+
+class _Factory(_HTTP11ClientFactory):
+    noisy = False
+
+
+class _Reader(Protocol):
+    """Reads the body of a response, MAX_RESPONSE bytes of it at most. done: fires with it, also if it was cut."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += data[: MAX_RESPONSE - len(self._received)]
+        if len(self._received) == MAX_RESPONSE:
+            self._abort()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        if not self.done.called:
+            is_whole = reason is not None and reason.check(ResponseDone)
+            self.done.callback(self._received if is_whole else b"")
+
+    def _abort(self) -> None:
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
+
+
+class OTLPExporter:
+    """The way to one collector, over a connection that is kept."""
+
+    def __init__(self, reactor: Any, endpoint: str, version: str) -> None:
+        """endpoint: a URL, without the path of OTLP. version: of the program."""
+        self.endpoint = endpoint
+        self._reactor = reactor
+        self._url = (endpoint.rstrip("/") + TRACES_PATH).encode("ascii")
+        self._headers = Headers(
+            {b"Content-Type": [CONTENT_TYPE], b"User-Agent": [f"OTel-OTLP-Exporter-ktcpvs/{version}".encode("ascii")]}
+        )
+        self._pool = HTTPConnectionPool(reactor, persistent=True)
+        self._pool.maxPersistentPerHost = 1
+        self._pool._factory = _Factory
+        self._agent = Agent(reactor, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
+
+    def send(self, batch: bytes) -> Deferred[SendResult]:
+        """Send a batch. Fires with what became of it; never fails because of the network."""
+        return Deferred.fromCoroutine(self._send(batch))
+
+    async def _send(self, batch: bytes) -> SendResult:
+        request: Any = self._agent.request(b"POST", self._url, self._headers, _Body(batch))
+        try:
+            response = await request.addTimeout(REQUEST_TIMEOUT, self._reactor)
+            reader = _Reader()
+            response.deliverBody(reader)
+            body = await reader.done.addTimeout(REQUEST_TIMEOUT, self._reactor)
+        except _NETWORK_ERRORS as error:
+            return SendResult(False, is_retryable=True, reason=_why(error))
+        if 200 <= response.code < 300:
+            return SendResult(True, body=body)
+        why = f"status {response.code}"
+        return SendResult(False, response.code in RETRYABLE, why, _retry_after(response.headers))
+
+    def close(self) -> None:
+        """Close the kept connection."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        closed.addErrback(lambda _: None)
+
+
+def _retry_after(headers: Headers) -> int:
+    """Return the seconds of a Retry-After; 0: there is none, or it is a date."""
+    value = (headers.getRawHeaders(b"Retry-After") or [b""])[0].strip()
+    return min(int(value), MAX_RETRY_AFTER) if value.isdigit() and len(value) < 10 else 0
+
+
+def _why(error: Exception) -> str:
+    """Return an error of the network in words."""
+    reasons = getattr(error, "reasons", None)
+    if reasons:
+        return _why(reasons[0].value)
+    if isinstance(error, TimeoutError | CancelledError):
+        return f"no response within {REQUEST_TIMEOUT:g} seconds"
+    return shorten(str(error) or type(error).__name__, 200)

@@ -1,0 +1,73 @@
+"""The manual pages of the daemon and of its configuration: whole, sound, and made from the document."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from attrs import fields
+
+from ktcpvs.command_line import OPTIONS
+from ktcpvs.model.language.parser import KEYWORDS
+from ktcpvs.model.settings import Settings
+
+PROGRAM = Path(__file__).parent.parent / "docs" / "tools" / "manual_pages.py"
+
+
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pages, as the installation writes them."""
+    spec = importlib.util.spec_from_file_location("manual_pages", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    folder = tmp_path_factory.mktemp("manual")
+    program.write(folder)
+    return folder
+
+
+def tags(page: Path) -> str:
+    """The tags of a page's lists."""
+    text = page.read_text().replace("\\-", "-")
+    return "\n".join(re.findall(r"^\.TP\n(.*)$", text, re.MULTILINE))
+
+
+def test_the_page_of_the_daemon_has_every_option_and_no_other(manual: Path) -> None:
+    described = set(re.findall(r"--([a-z-]+)", tags(manual / "ktcpvs.8")))
+    assert described == OPTIONS.keys()
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_the_page_of_the_daemon_describes_its_signals(manual: Path, signal: str) -> None:
+    assert signal in tags(manual / "ktcpvs.8")
+
+
+def test_the_page_of_the_configuration_has_every_keyword_and_setting(manual: Path) -> None:
+    described = re.findall(r"^\\fB(\w+)\\fR$", tags(manual / "ktcpvs.conf.5"), re.MULTILINE)
+    assert set(KEYWORDS) <= set(described)
+    assert {attribute.name for attribute in fields(Settings)} <= set(described)
+
+
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
+@pytest.mark.parametrize("name", ["ktcpvs.8", "ktcpvs.conf.5"])
+def test_the_page_is_sound(manual: Path, name: str) -> None:
+    done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", manual / name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
+def test_text_of_the_document_is_shown_as_it_is(manual: Path) -> None:
+    """Backslashes, quotes, carets and leading dots mean something to roff."""
+    done = subprocess.run(["mandoc", "-T", "ascii", manual / "ktcpvs.conf.5"], capture_output=True, text=True)
+    shown = re.sub(".\b", "", done.stdout)
+    for line in (
+        r'rule = pattern "^/customers/[0-9]+" use server 192.168.0.12:www',
+        r'"^/a b\.html$"',
+        r"say \"hello\"",
+    ):
+        assert line in shown
