@@ -302,6 +302,7 @@ NOT_RUN = {
     "docs/access-log.md": 1,
     "docs/cluster.md": 1,
     "docs/examples/ktcpvs-redis/README.md": 1,
+    "docs/log-shipping.md": 2,
     "docs/operations.md": 1,
     "docs/performance.md": 1,
     "docs/schedulers.md": 1,
