@@ -63,7 +63,8 @@ test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled) $(if $(OTHE
 
 # Those that the marker `slow` leaves out of `make test`: faults of a cluster, and what takes half a minute.
 test-slow: compiled
-	@docs/tools/debian-packages services=netbase nginx=nginx-light openssl etcd=etcd-server etcdctl=etcd-client pebble
+	@docs/tools/debian-packages services=netbase nginx=nginx-light openssl etcd=etcd-server etcdctl=etcd-client pebble \
+		curl dh=debhelper dpkg-buildpackage=dpkg-dev fakeroot ensurepip=python3-venv adduser logrotate lintian ip=iproute2
 	@$(BIN)/python -m pytest -m slow tests
 
 # The test of the status page for barriers runs it in Chromium.
@@ -140,6 +141,9 @@ dist: $(VENV)/ready
 deb:
 	@docs/tools/debian-packages dh=debhelper dpkg-buildpackage=dpkg-dev cc=gcc fakeroot ensurepip=python3-venv /usr/bin/python3-config=python3-dev git
 	@docs/tools/build_deb dist
+
+image: $(VENV)/ready
+	@docs/tools/build_image $(IMAGE)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

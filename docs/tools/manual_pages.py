@@ -144,7 +144,8 @@ def blocks(text: str) -> Iterator[list[str]]:
     """Yield the blocks of a document: lines that belong together."""
     block: list[str] = []
     is_fenced = False
-    for line in [*text.splitlines(), ""]:
+    # Comments are for the tests of the documents.
+    for line in [*re.sub(r"^<!--.*?-->\n", "", text, flags=re.MULTILINE | re.DOTALL).splitlines(), ""]:
         if line.startswith("```"):
             is_fenced = not is_fenced
             block.append(line)
