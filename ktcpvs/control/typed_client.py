@@ -34,6 +34,7 @@ class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+        await self.switch.wait_closed()
 
     def close(self) -> None:
         """Close the connection. Safe to call twice."""
