@@ -79,7 +79,8 @@ class AsyncioSwitch(SwitchBase):
         self._is_broken = True
         self._writer.close()
 
-    async def wait_closed(self) -> None:
+    async def aclose(self) -> None:
+        self.close()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._writer.wait_closed()
