@@ -56,6 +56,10 @@ class SwitchBase(ABC):
     def close(self) -> None:
         """Close the connection."""
 
+    async def aclose(self) -> None:
+        """Close the connection, and wait for that where it takes time."""
+        self.close()
+
     async def submit(self, entry: EditCommand, arguments: Mapping[str, Any]) -> list[str]:
         """Send a command of the table. arguments: all of them by name, as the client's method takes them. Returns the
         warnings about the edit, one per line."""
