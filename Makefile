@@ -58,7 +58,7 @@ OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 # for all of them. The byte code is kept, and made once before the processes start.
 test: export PYTHONDONTWRITEBYTECODE =
 test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled) $(if $(OTHER_TESTS),$(VENV)/axe-core.js)
-	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream etcd=etcd-server etcdctl=etcd-client pebble)
+	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin rsyslogd=rsyslog haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream etcd=etcd-server etcdctl=etcd-client pebble)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 # Those that the marker `slow` leaves out of `make test`: faults of a cluster, and what takes half a minute.

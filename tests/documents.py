@@ -78,6 +78,7 @@ PROGRAMS = {
     "python3",
     "redis-cli",
     "redis-server",
+    "rsyslogd",
     "setpriv",
     "ssh",
     "sudo",

@@ -204,6 +204,7 @@ PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
     "ktcpvs.health.http_check": dict.fromkeys(
         ("_HTTP11ClientFactory", "self._pool._factory", "self._parser._log"), OF_TWISTED
     ),
+    "ktcpvs.system.otlp_exporter": dict.fromkeys(("_HTTP11ClientFactory", "self._pool._factory"), OF_TWISTED),
     "ktcpvs.system.sockets": {"listener._accept": "socket.accept() makes a second object and costs 2 us more"},
     "ktcpvs.streams.memory": dict.fromkeys(("peer._*", "self.peer._*"), SAME_CLASS),
     "ktcpvs.streams.tls": {

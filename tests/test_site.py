@@ -68,6 +68,14 @@ def test_no_page_needs_another_host(site: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.together
+def test_the_interfaces_are_described(site: Path) -> None:
+    page = re.sub(r"<[^>]+>", "", (site / "docs/api.html").read_text(encoding="utf-8"))
+    for name in ("IScheduler.choose(request)", "connect(reactor", "class Refusal"):
+        assert name in page, name
+
+
+@pytest.mark.slow
+@pytest.mark.together
 def test_the_search_finds_words_of_documents(site: Path) -> None:
     """Its index is a script beside the pages, so it works from a disk too."""
     index = (site / "searchindex.js").read_text(encoding="utf-8")

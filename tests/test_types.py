@@ -1,4 +1,5 @@
-"""Types: mypy finds no error in the source, accepts a correct plugin and rejects wrong ones at the wrong line.
+"""Types: mypy finds no error in the source and in the programs of docs/client.md, accepts a correct plugin and rejects
+wrong ones at the wrong line.
 
 One run of mypy checks all of them: without a cache, most of its time goes into the types of Twisted.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from documents import blocks_of
 
 pytestmark = pytest.mark.long
 
@@ -141,6 +143,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("plugins")
     for name, text in ("good", GOOD), *((name, text) for name, (text, _) in BAD.items()):
         (folder / f"plugin_{name}.py").write_text(HEAD + text)
+    programs = [block for block in blocks_of("docs/client.md") if block.language == "python"]
+    assert programs
+    for number, block in enumerate(programs):
+        (folder / f"docs_client_{number}.py").write_text(block.text)
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
     modules = [*config["modules"], *(path.stem for path in sorted(folder.iterdir()))]
     command = [sys.executable, "-m", "mypy", "--no-error-summary"]
@@ -159,7 +165,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return found
 
 
-def test_the_source_has_no_error(report: Report) -> None:
+def test_the_source_and_the_programs_of_documents_have_no_error(report: Report) -> None:
     assert report.source == []
 
 

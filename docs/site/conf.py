@@ -6,6 +6,7 @@ navigation comes from docs/index.md: each of its sections is a part of the menu.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from lexers import ConfigurationLexer, HAProxyLexer  # noqa: E402
+from reference import describe  # noqa: E402
 
 from ktcpvs import __version__  # noqa: E402
 
@@ -74,8 +76,16 @@ def add_navigation(_app: Any, document: str, source: list[str]) -> None:
         source[0] += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {title}", "", *items, "```", ""])
 
 
+def add_reference(_app: Any, document: str, source: list[str]) -> None:
+    """Append the names of the modules that docs/api.md lists."""
+    if document == "docs/api":
+        modules = re.findall(r"^\| `(ktcpvs\.[\w.]+)` \|", source[0], re.MULTILINE)
+        source[0] += "\n" + "\n".join(describe(importlib.import_module(module)) for module in modules)
+
+
 def setup(app: Any) -> None:
     app.add_lexer("ktcpvs", ConfigurationLexer)
     app.add_lexer("haproxy", HAProxyLexer)
     app.connect("source-read", unlink_folders)
     app.connect("source-read", add_navigation)
+    app.connect("source-read", add_reference)

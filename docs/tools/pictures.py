@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import http.client
 import random
+import shutil
 import socket
 import ssl
 import subprocess
@@ -34,7 +35,13 @@ FILL_TIME = 125
 
 BIN = Path(sys.executable).parent
 
+FOLDER = Path(tempfile.gettempdir()) / "ktcpvs-pictures"
+"""For files of the switches, whose names are in the pictures."""
+
 CONFIGURATION = """
+global {{
+    acme_directory = https://127.0.0.1:{dead}/directory
+}}
 Virtual shop {{
     listen = 127.0.0.1:{shop} on lb1
     listen = 127.0.0.1:{shop_tls} tls on lb1
@@ -54,6 +61,8 @@ Virtual shop {{
 }}
 Virtual reports {{
     listen = 127.0.0.1:{reports} on lb1
+    listen = 127.0.0.1:{reports_tls} tls on lb1
+    certificate = acme reports.example.org
     scheduler = phttp
     server = {slow} maxconn 2
     server = {broken}
@@ -182,6 +191,9 @@ class Scene:
         self.status = free_port()
         self._start_etcd()
         self._control = folder / "lb1.sock"
+        self._secret = folder / "secret"
+        self._secret.write_text("ab" * 32)
+        self._secret.chmod(0o600)
         self._start_switch("lb1", "--workers", "2", "--status", f"tcp:{self.status}")
         others = [self._start_switch(name) for name in ("lb2", "lb3")]
         self._load(further)
@@ -207,7 +219,8 @@ class Scene:
     def _start_switch(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         state = str(self._folder / f"{name}.state")
         command = [str(BIN / "ktcpvs"), "--cluster", f"etcd:{self._etcd}/demo", "--node", name, "--state", state]
-        process = self._run(name, *command, "--control", f"unix:{self._folder}/{name}.sock", *options)
+        command += ["--cluster-secret", str(self._secret), "--control", f"unix:{self._folder}/{name}.sock"]
+        process = self._run(name, *command, *options)
         log = self._folder / f"{name}.log"
         wait_for(lambda: f"node {name} follows" in log.read_text(), lambda: log.read_text(), timeout=30)
         return process
@@ -224,7 +237,7 @@ class Scene:
             self._stack.callback(server.stop)
         names = ("one", "two", "three", "four", "slow", "broken")
         at = dict(zip(names, (f"{LOOPBACK}:{server.port}" for server in servers), strict=True))
-        services = ("shop", "shop_tls", "reports", "mail", "backup", "archive", "dead")
+        services = ("shop", "shop_tls", "reports", "reports_tls", "mail", "backup", "archive", "dead")
         self.ports = {name: free_port() for name in services}
         certificate = Authority(self._folder).issue("shop", "shop.example.org", purposes=(SERVER,), begins=-85, ends=5)
         text = CONFIGURATION.format(**self.ports, **at, certificate=certificate)
@@ -241,7 +254,7 @@ class Scene:
         file.write_text(text)
         self.adm("-f", str(file), "--start")
         (self._folder / "new.conf").write_text(text.replace(f"server = {at['one']} 2", f"server = {at['one']} 3"))
-        self._site_ports = [int(line.split(":")[1].split()[0]) for line in text.split("\n") if "listen" in line][6:]
+        self._site_ports = [int(line.split(":")[1].split()[0]) for line in text.split("\n") if "listen" in line][7:]
 
     def _start_clients(self) -> None:
         ended = threading.Event()
@@ -304,8 +317,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=FILL_TIME, help="until the screenshots are taken")
     parser.add_argument("--measure", action="store_true", help="measure instead of taking pictures")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        FOLDER.mkdir()
+        stack.callback(shutil.rmtree, FOLDER)
+        folder = FOLDER
         scene = Scene(folder, stack, given.services)
         address = f"http://{LOOPBACK}:{scene.status}/"
         if given.measure:

@@ -154,6 +154,8 @@ def record(folder: Path) -> dict[str, str]:
         terminal.run("tcpvsadm --save", 5)
         pictures["live-edit.svg"] = moving("A table that changes under load", terminal.recording)
         terminal.close()
+        if "failed" in (folder / "log").read_text():
+            raise SystemExit(f"requests failed: {(folder / 'log').read_text()[-1000:]}")
     return pictures
 
 

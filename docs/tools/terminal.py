@@ -85,7 +85,6 @@ class Terminal:
         self._shown = dict(shown)
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
-        self._prompts = 0
         self._pid, self._pty = pty.fork()
         if self._pid == 0:
             prompt = r"\[\e]133;A\a\e[32m\]$\[\e[0;1m\] "
@@ -100,14 +99,11 @@ class Terminal:
 
         pause: seconds for which a moving picture shows the output. fails: it may fail. Raises CommandFailed.
         """
-        for end in range(TYPING_STEP, len(command), TYPING_STEP):
-            self._write(command[end - TYPING_STEP : end])
-            self._read_echo()
-            self.recording.add(self._rows(), TYPING_TIME)
-        rest = len(command) - (len(command) - 1) % TYPING_STEP - 1
-        self._write(command[rest:])
-        self._read_echo()
-        self.recording.add(self._rows(), OUTPUT_TIME)
+        for begin in range(0, len(command), TYPING_STEP):
+            end = begin + TYPING_STEP
+            self._write(command[begin:end])
+            self._read_until_shown(f"$ {command[:end]}")
+            self.recording.add(self._rows(), TYPING_TIME if end < len(command) else OUTPUT_TIME)
         self._type("")
         self.recording.add(self._rows(), pause)
         if not fails and "bash: " in "".join(self._screen.display):
@@ -132,10 +128,13 @@ class Terminal:
         self._stream.feed(data)
         return data
 
-    def _read_echo(self) -> None:
-        """Read what bash shows of the typed text."""
-        while self._read(0.1):
-            pass
+    def _read_until_shown(self, text: str) -> None:
+        """Read until the screen ends with this text, apart from blanks."""
+        end = time.monotonic() + TIMEOUT
+        while not "".join(self._screen.display).rstrip().endswith(text.rstrip()):
+            self._read(0.2)
+            if time.monotonic() > end:
+                raise CommandFailed("\n".join(self._screen.display))
 
     def _read_until_prompt(self) -> None:
         end, data = time.monotonic() + TIMEOUT, b""
@@ -143,7 +142,7 @@ class Terminal:
             data += self._read(0.2)
             if time.monotonic() > end:
                 raise CommandFailed("\n".join(self._screen.display))
-        self._read_echo()
+        self._read_until_shown("$")
 
     def _rows(self) -> tuple[Row, ...]:
         return tuple(self._row(number) for number in range(self._screen.lines))

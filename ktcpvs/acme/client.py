@@ -9,12 +9,12 @@ import base64
 import datetime
 import ipaddress
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
 
 import requests
-from acme import challenges, crypto_util, errors, messages
+from acme import crypto_util, errors, messages
 from acme.client import ClientNetwork, ClientV2
 from attrs import frozen
 from cryptography import x509
@@ -125,7 +125,7 @@ class ACMEClient:
         self._accounts = accounts
         self._now = now
         self._client: ClientV2 | None = None
-        self._thumbprint: JWK | None = None
+        self._key: JWK | None = None  # of the account
         self._connected = 0.0
         self._retry_after: float | None = None  # of the last response
 
@@ -180,18 +180,19 @@ class ACMEClient:
             return Authorization(None)
         if found.status.name != PENDING:
             raise ACMEProblem(f"{name}: {self._refusal(found)}")
+        # The package has a class for some kinds of challenges only; of the others it keeps what the CA has sent.
+        offered = {str(data["type"]): (one, data) for one in found.challenges for data in [one.chall.to_partial_json()]}
         for kind in kinds:
-            for offered in found.challenges:
-                if offered.chall.typ == kind:
-                    return self._offered(offered, name)
-        offers = ", ".join(sorted(one.chall.typ for one in found.challenges))
+            if kind in offered:
+                return self._offered(*offered[kind], name)
+        offers = ", ".join(sorted(offered))
         raise ACMEProblem(f"{name}: the CA offers only {offers or 'no challenge'}, and this switch {', '.join(kinds)}")
 
-    def _offered(self, offered: messages.ChallengeBody, name: str) -> Authorization:
-        chall = cast(challenges.KeyAuthorizationChallenge, offered.chall)
-        text = chall.key_authorization(self._thumbprint)
-        token = text.partition(".")[0]
-        challenge = Challenge(offered.chall.typ, name, token, text)
+    def _offered(self, offered: messages.ChallengeBody, data: Mapping[str, Any], name: str) -> Authorization:
+        assert self._key is not None
+        kind, token = str(data["type"]), str(data["token"])
+        thumbprint = base64.urlsafe_b64encode(self._key.thumbprint()).decode("ascii").rstrip("=")
+        challenge = Challenge(kind, name, token, f"{token}.{thumbprint}")
         return Authorization(challenge, offered.uri if offered.status.name == PENDING else "")
 
     def _authorization(self, url: str) -> messages.Authorization:
@@ -313,7 +314,7 @@ class ACMEClient:
 
     def _use(self, client: ClientV2, account: Account) -> None:
         jwk = _jwk(account.key)
-        client.net.key, self._thumbprint = jwk, jwk
+        client.net.key = self._key = jwk
         client.net.account = messages.RegistrationResource(body=messages.Registration(), uri=account.uri)
 
     @staticmethod
@@ -340,8 +341,8 @@ class ACMEClient:
         except (requests.RequestException, OSError) as error:
             self._client = None
             raise ACMEProblem(
-                f"{self.ca.directory}: {_network_reason(error)}", is_of_ca=True, is_order_lost=False,
-                retry_after=self._retry_after,
+                f"{self.ca.directory}: {_network_reason(error)}", is_of_ca=True, is_unreachable=True,
+                is_order_lost=False, retry_after=self._retry_after,
             ) from None  # fmt: skip
         except errors.ClientError as error:
             self._client = None
@@ -350,7 +351,7 @@ class ACMEClient:
         except (errors.Error, JoseError, ValueError, KeyError, AttributeError, TypeError) as error:
             self._client = None
             text = f"{self.ca.directory}: unexpected response: {shorten(repr(error), MAX_WORDS)}"
-            raise ACMEProblem(text, is_of_ca=True) from None
+            raise ACMEProblem(text, is_of_ca=True, is_order_lost=False) from None
 
     def _problem(self, error: messages.Error) -> ACMEProblem:
         """Return what the CA has refused, in its words."""

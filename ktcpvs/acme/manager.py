@@ -21,6 +21,7 @@ from ktcpvs.acme.record import Record, decode, key_of
 from ktcpvs.acme.schedule import (
     MAX_CA_RETRY_DELAY,
     MAX_RETRY_DELAY,
+    MIN_AGE_RETRIES,
     Random,
     renewal_info_delay,
     renewal_time,
@@ -315,6 +316,7 @@ class CertificateManager:
         kinds = self._kinds(managed.record.failures)
 
         async def save(record: Record) -> None:
+            await self._share_account()  # another node can go on with the order only by the account that has made it
             await self._save(managed, record)
 
         from ktcpvs.acme.self_signed import make_key
@@ -366,7 +368,7 @@ class CertificateManager:
 
     async def _issued(self, managed: _Managed, record: Record) -> None:
         is_first = not managed.record.pem
-        record = evolve(record, failures=0, error="", retry_at=0.0, is_renewal_asked=False)
+        record = evolve(record, failures=0, error="", retry_at=0.0, is_renewal_asked=False, issued_at=self._wall())
         await self._save(managed, record)
         await self._share_account()
         managed.logged, self._ca_failures, self._held = "", 0, (0.0, "")
@@ -400,6 +402,8 @@ class CertificateManager:
             managed.record = record
             self._log.warn("certificate for {names}: {why}", names=_listed(record.names), why=refusal)
         await self._share_account()
+        if problem.is_unreachable and self._leadership is not None:
+            await self._leadership.resign()
 
     def _say(self, managed: _Managed, record: Record) -> None:
         """Log an error, once until another one takes its place."""
@@ -428,7 +432,8 @@ class CertificateManager:
             return
         ask_at = now + renewal_info_delay(found.retry_after)
         if found.window != record.window:
-            renew_at = found.window.choose(self._random)
+            youngest = record.issued_at + MIN_AGE_RETRIES * self._director.effective.settings.acme_retry
+            renew_at = max(found.window.choose(self._random), youngest)
             record = evolve(record, window=found.window, renew_at=renew_at)
         await self._keep(managed, evolve(record, ask_at=ask_at))
 

@@ -40,16 +40,17 @@ class Record:
     """What is kept of a certificate.
 
     names: that the certificate is for. directory: the URL of the directory of the CA that has issued it; "": there is
-    none yet. pem: chain and key. not_before, not_after: its validity, as seconds since 1970. renew_at: when it is
-    renewed. window: which the CA has suggested for that; None: it has suggested none. ask_at: when the CA is asked
-    again. is_renewal_asked: an administrator wants it renewed now. failures: how many attempts have failed one after
-    another. error: the reason for the last one; "": it did not fail. retry_at: not before then is the next attempt.
-    kind: of the challenges of the last attempt. order: None: there is none in progress.
+    none yet. pem: chain and key. issued_at: when it came. not_before, not_after: its validity, as seconds since 1970.
+    renew_at: when it is renewed. window: which the CA has suggested for that; None: it has suggested none. ask_at: when
+    the CA is asked again. is_renewal_asked: an administrator wants it renewed now. failures: how many attempts have
+    failed one after another. error: the reason for the last one; "": it did not fail. retry_at: not before then is the
+    next attempt. kind: of the challenges of the last attempt. order: None: there is none in progress.
     """
 
     names: tuple[str, ...]
     directory: str = ""
     pem: str = field(default="", repr=False)
+    issued_at: float = 0.0
     not_before: float = 0.0
     not_after: float = 0.0
     renew_at: float = 0.0
@@ -82,7 +83,7 @@ class Record:
         return json.dumps({"format": FORMAT, **data}, indent=1).encode("utf-8")
 
 
-_NUMBERS = ("not_before", "not_after", "renew_at", "ask_at", "retry_at")
+_NUMBERS = ("issued_at", "not_before", "not_after", "renew_at", "ask_at", "retry_at")
 _TEXTS = ("directory", "pem", "error", "kind")
 
 

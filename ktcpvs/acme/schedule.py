@@ -34,6 +34,10 @@ RENEWAL_INFO_INTERVAL = 6 * 3600.0
 MIN_RENEWAL_INFO_INTERVAL, MAX_RENEWAL_INFO_INTERVAL = 60.0, 86400.0
 """The bounds of what the CA may say."""
 
+MIN_AGE_RETRIES = 12
+"""A certificate serves for this many times the setting `acme_retry` before the CA may have it renewed: a CA whose
+suggestions are always in the past would otherwise get one order after the other."""
+
 Random = Callable[[], float]
 """Returns a random number from 0 up to 1."""
 

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, BinaryIO, TypeVar, cast
 
 from ktcpvs.control import boxes, client_errors
+from ktcpvs.control.client_errors import NoAnswer
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.switch_base import SwitchBase, may_be_refused
 from ktcpvs.errors import Refusal
@@ -85,10 +86,6 @@ class BlockingSwitch(SwitchBase):
         try:
             self._sock.sendall(boxes.command_box(command, tag, arguments))
             box = boxes.read_box(self._file)
-            self._check_error(box, tag)
-            if box.get(boxes.ANSWER) != tag:
-                raise boxes.BadResponse("it sends something else than a response")
-            response = boxes.read_response(command, box)
         except boxes.TooLong:
             raise client_errors.value_too_long() from None
         except boxes.BadResponse as failure:
@@ -96,20 +93,38 @@ class BlockingSwitch(SwitchBase):
         except EOFError:
             raise client_errors.connection_closed(self._address, CLOSED, self._may_be_refused) from None
         except OSError as failure:
-            why = os.strerror(failure.errno or errno.EIO)
-            raise client_errors.connection_closed(self._address, why, self._may_be_refused) from None
+            raise self._lost(failure) from None
+        response = check_answer(box, tag, command, self._address)
         self._may_be_refused = False
         return response
 
-    def _check_error(self, box: Mapping[bytes, bytes], tag: bytes) -> None:
-        """Raise the Refusal of a response. Raises BadResponse for an error that is none."""
-        if box.get(boxes.ERROR) != tag:
-            return
-        code = box.get(boxes.ERROR_CODE, b"")
-        why = box.get(boxes.ERROR_DESCRIPTION, b"").decode("utf-8", "replace")
-        kind = next((kind for kind in Refusal.kinds() if kind.code == code), None)
-        raise boxes.BadResponse(why or "an error without a reason") if kind is None else kind(why)
+    def _lost(self, failure: OSError) -> NoAnswer:
+        """Return what an error of the connection means."""
+        why = os.strerror(failure.errno or errno.EIO)
+        return client_errors.connection_closed(self._address, why, self._may_be_refused)
 
     def close(self) -> None:
         self._file.close()
         self._sock.close()
+
+
+def check_answer(box: Mapping[bytes, bytes], tag: bytes, command: str, address: ControlAddress) -> dict[str, Any]:
+    """Return the values of the response that a box is. tag, command: of what was sent. Raises the Refusal that it is,
+    and NoAnswer for anything else."""
+    try:
+        _check_error(box, tag)
+        if box.get(boxes.ANSWER) != tag:
+            raise boxes.BadResponse("it sends something else than a response")
+        return boxes.read_response(command, box)
+    except boxes.BadResponse as failure:
+        raise client_errors.wrong_protocol(address, str(failure)) from None
+
+
+def _check_error(box: Mapping[bytes, bytes], tag: bytes) -> None:
+    """Raise the Refusal of a response. Raises BadResponse for an error that is none."""
+    if box.get(boxes.ERROR) != tag:
+        return
+    code = box.get(boxes.ERROR_CODE, b"")
+    why = box.get(boxes.ERROR_DESCRIPTION, b"").decode("utf-8", "replace")
+    kind = next((kind for kind in Refusal.kinds() if kind.code == code), None)
+    raise boxes.BadResponse(why or "an error without a reason") if kind is None else kind(why)

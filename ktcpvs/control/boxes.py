@@ -6,7 +6,7 @@ same protocol for Twisted, which takes several times longer to import than tcpvs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, BinaryIO
 
 MAX_VALUE_BYTES = 0xFFFF
@@ -55,19 +55,28 @@ def _encode_box(values: Mapping[bytes, bytes]) -> bytes:
     return b"".join([*parts, b"\0\0"])
 
 
-def read_box(file: BinaryIO) -> dict[bytes, bytes]:
-    """Read one box. Raises EOFError where the file ends before it, BadResponse, and OSError."""
+def reading_box() -> Generator[int, bytes, dict[bytes, bytes]]:
+    """Read one box, from anywhere: yields how many bytes it needs next, and gets as many. Raises BadResponse."""
     box: dict[bytes, bytes] = {}
-    while size := _read_size(file):
+    while size := int.from_bytes((yield 2), "big"):
         if size > MAX_KEY_BYTES or len(box) == MAX_BOX_KEYS:
             raise BadResponse("it sends something else than AMP")
-        key = _read(file, size)
-        box[key] = _read(file, _read_size(file))
+        key = yield size
+        length = int.from_bytes((yield 2), "big")
+        box[key] = (yield length) if length else b""
     return box
 
 
-def _read_size(file: BinaryIO) -> int:
-    return int.from_bytes(_read(file, 2), "big")
+def read_box(file: BinaryIO) -> dict[bytes, bytes]:
+    """Read one box. Raises EOFError where the file ends before it, BadResponse, and OSError."""
+    reading = reading_box()
+    wanted = next(reading)
+    while True:
+        try:
+            wanted = reading.send(_read(file, wanted))
+        except StopIteration as ended:
+            box: dict[bytes, bytes] = ended.value
+            return box
 
 
 def _read(file: BinaryIO, size: int) -> bytes:

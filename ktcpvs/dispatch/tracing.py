@@ -12,7 +12,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.options import OFF
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tracing import has_spans, sampled_share
-from ktcpvs.protocols.trace_context import TraceContext, has_trace_fields, read_trace_context, traceparent
+from ktcpvs.protocols.trace_context import TraceContext, has_parent, read_trace_context, traceparent
 from ktcpvs.system.random_ids import request_ids
 
 SPAN_ID_DIGITS = 16
@@ -78,8 +78,7 @@ class ServiceTracing:
 
     def begin(self, lines: bytes, is_trusted: bool) -> RequestTrace:
         """Return the trace of a request. lines: its header lines. is_trusted: they come from a trusted proxy."""
-        has_fields = has_trace_fields(lines)
-        found = read_trace_context(lines) if has_fields else None
+        found = read_trace_context(lines) if has_parent(lines) else None
         trace = RequestTrace(found)
         if not self._has_spans:
             trace.goes_on = found is not None and found.is_state_valid

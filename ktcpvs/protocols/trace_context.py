@@ -17,6 +17,7 @@ SAMPLED = 1
 MAX_MEMBERS = 32
 """The most members of a `tracestate` (section 3.3.1.1)."""
 
+_PARENT_NAME = b"\ntraceparent:"
 _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^\r\n]*)?")
 _VERSION = b"00"
 _NO_VERSION = b"ff"
@@ -41,23 +42,27 @@ class TraceContext:
     is_state_valid: bool = True
 
 
-def has_trace_fields(lines: bytes) -> bool:
-    """Return whether header lines may have one of the fields. Cheaper than reading them."""
-    lower = lines.lower()
-    return b"traceparent:" in lower or b"tracestate:" in lower
+def has_parent(lines: bytes) -> bool:
+    """Return whether header lines may have a `traceparent`. Cheaper than reading them."""
+    return b"traceparent:" in lines.lower()
 
 
 def read_trace_context(lines: bytes) -> TraceContext | None:
-    """Return the trace that header lines name; None if they have no `traceparent`, several or a malformed one."""
-    found = list(header_values(lines, TRACE_FIELDS))
-    parents = [value for name, value in found if name == b"traceparent"]
-    if len(parents) != 1:
+    """Return the trace that header lines name; None if they have no `traceparent`, several or a malformed one.
+
+    Each line ends with CRLF.
+    """
+    lower = b"\n" + lines.lower()
+    at = lower.find(_PARENT_NAME)
+    if at < 0 or lower.find(_PARENT_NAME, at + 1) >= 0:
         return None
-    parent = read_traceparent(parents[0])
+    start = at + len(_PARENT_NAME) - 1
+    parent = read_traceparent(lines[start : lines.find(b"\r\n", start)].strip(b" \t"))
     if parent is None:
         return None
-    states = [value for name, value in found if name == b"tracestate"]
-    state = read_tracestate(states)
+    state: bytes | None = b""
+    if b"\ntracestate:" in lower:
+        state = read_tracestate([value for _, value in header_values(lines, (b"tracestate",))])
     trace_id, span_id, flags = parent
     return TraceContext(trace_id, span_id, bool(flags & SAMPLED), state or b"", state is not None)
 

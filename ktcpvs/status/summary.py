@@ -18,7 +18,19 @@ _OF_SERVER = ("address", "name", "weight", "maxconn", "max_pending", "priority",
 _OF_RULE = ("pattern", "match", "name", "servers", "weights", "action", "modifiers")
 _OF_CLUSTER = ("node", "connected", "problem", "revision", "applied", "requests")
 _OF_NODE = ("node", "state", "drain", "revision", "version", "connections", "since", "errors")
-_OF_CERTIFICATE = ("use", "file", "names", "subject", "kind", "not_after", "services", "error", "warning", "acme")
+_OF_CERTIFICATE = (
+    "use",
+    "file",
+    "names",
+    "subject",
+    "issuer",
+    "kind",
+    "not_after",
+    "services",
+    "error",
+    "warning",
+    "acme",
+)
 
 
 def summarize(

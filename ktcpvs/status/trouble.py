@@ -83,12 +83,27 @@ def _of_certificates(snapshot: dict[str, Any]) -> Iterator[Row]:
     seen = set()
     for one in snapshot["certificates"]:
         has_expired = one["not_after"] is not None and one["not_after"] <= snapshot["time"]
-        for kind, text in (("certificate_stale", one["error"]), ("certificate", one["warning"])):
+        has_failed = one["acme"] is not None and one["acme"]["error"]  # which is why it is self-signed, or old
+        for kind, text in (("certificate_stale", one["error"]), ("certificate", "" if has_failed else one["warning"])):
             if text and (kind, text) not in seen:
                 seen.add((kind, text))
                 service = one["services"][0] if len(one["services"]) == 1 else None
                 is_grave = kind == "certificate" and has_expired
                 yield _row(kind, CRITICAL if is_grave else WARNING, text, service=service)
+        yield from _of_order(one, has_expired)
+
+
+def _of_order(certificate: Row, has_expired: bool) -> Iterator[Row]:
+    """The failed order of a certificate that the switch obtains from a CA. Clients do not trust one that is self-signed
+    until then."""
+    order = certificate["acme"]
+    if order is None or not order["error"]:
+        return
+    service = certificate["services"][0] if len(certificate["services"]) == 1 else None
+    is_trusted = not has_expired and certificate["issuer"] != certificate["subject"]
+    often = f" {order['failures']} times" if order["failures"] > 1 else ""
+    text = f"the certificate for {', '.join(order['names'])} could not be obtained{often}: {order['error']}"
+    yield _row("certificate_order", WARNING if is_trusted else CRITICAL, text, service=service)
 
 
 def _of_cluster(cluster: dict[str, Any]) -> Iterator[Row]:

@@ -80,7 +80,8 @@ def test_an_entry_and_the_method_of_the_client(entry: EditCommand) -> None:
 
 
 def test_the_client_has_a_method_for_every_entry_and_no_other() -> None:
-    made = {name for name, value in vars(Switch).items() if getattr(value, "__signature__", None) is not None}
+    found = {name: getattr(Switch, name, None) for name in dir(Switch)}
+    made = {name for name, value in found.items() if getattr(value, "__signature__", None) is not None}
     assert made == {entry.method for entry in EDIT_COMMANDS}
 
 

@@ -368,7 +368,7 @@ async def _awaited(work: Awaitable[Any]) -> Any:
     return await work
 
 
-METHODS = {entry.method: vars(Switch)[entry.method] for entry in EDIT_COMMANDS}
+METHODS = {entry.method: getattr(Switch, entry.method) for entry in EDIT_COMMANDS}
 BlockingSwitchWithMethods: Any = type("BlockingSwitchWithMethods", (BlockingSwitch,), METHODS)
 """The client of tcpvsadm, which sends edits by `submit` alone, with the methods of the other client."""
 

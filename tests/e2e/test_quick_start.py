@@ -1,6 +1,7 @@
 """The quick start of the README: the lines as they are, except for the address of the control socket and the port.
 
-The environment of the tests stands for the one that its first line makes; a slow test makes that too.
+The environment of the tests stands for the one that its first line makes, and the daemon has no workers; a slow test
+makes an environment, and has workers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import pytest
 from documents import ROOT, Block, blocks_of
 from servers import LOOPBACK, free_port
 
+from .harness import write_tcpvsadm
+
 pytestmark = pytest.mark.e2e
 
 PROGRAM = """#!/bin/sh
@@ -26,13 +29,22 @@ def quick_start() -> Block:
     return next(block for block in blocks_of("README.md") if block.run_by == "tests/e2e/test_quick_start.py")
 
 
-def play(folder: Path, lines: list[str], programs: Path, timeout: float) -> str:
-    """Type the lines in bash; return what they print. programs: the folder of ktcpvs and tcpvsadm."""
+def play(folder: Path, lines: list[str], timeout: float, options: str = "", programs: Path | None = None) -> str:
+    """Type the lines in bash; return what they print.
+
+    options: more options of ktcpvs. programs: the folder of ktcpvs and tcpvsadm; None: those of the tests.
+    """
     control = f"unix:{folder}/control.sock"
+    wrappers = {"ktcpvs": f"--control {control} {options}"}
     (folder / "bin").mkdir()
-    for name, options in (("ktcpvs", f"--control {control}"), ("tcpvsadm", "")):
+    if programs is None:
+        write_tcpvsadm(folder / "bin/tcpvsadm")
+    else:
+        wrappers["tcpvsadm"] = ""
+    for name, words in wrappers.items():
         path = folder / "bin" / name
-        path.write_text(PROGRAM.format(program=programs / name, options=options))
+        program = (programs or Path(sys.executable).parent) / name
+        path.write_text(PROGRAM.format(program=program, options=words))
         path.chmod(0o755)
     # An environment that is activated goes in front of the path.
     script = "\n".join(
@@ -65,7 +77,7 @@ def test_it_has_five_lines() -> None:
 
 
 def test_the_quick_start(tmp_path: Path) -> None:
-    said = play(tmp_path, quick_start().text.splitlines()[1:], Path(sys.executable).parent, 60)
+    said = play(tmp_path, quick_start().text.splitlines()[1:], 150, "--workers 0")
     assert said == "hello from ktcpvs"
 
 
@@ -77,5 +89,5 @@ def test_the_quick_start_with_its_own_environment(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / name)
-    said = play(tmp_path, quick_start().text.splitlines(), tmp_path / ".venv/bin", 600)
+    said = play(tmp_path, quick_start().text.splitlines(), 600, programs=tmp_path / ".venv/bin")
     assert said.splitlines()[-1] == "hello from ktcpvs"

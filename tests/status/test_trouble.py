@@ -63,6 +63,8 @@ def certificate(**changed: Any) -> dict[str, Any]:
         "services": ["web"],
         "error": "",
         "warning": "",
+        "issuer": "CA",
+        "acme": None,
     }
     return {**row, **changed}
 
@@ -144,6 +146,16 @@ def test_certificates() -> None:
         ("warning", "certificate", "expires soon", "web"),
         ("warning", "certificate_stale", "not a PEM file", "web"),
     ]
+
+
+def test_certificates_of_a_ca() -> None:
+    names = ["web.example", "www.web.example"]
+    order = {"names": names, "state": "failed", "next": NOW + 60, "failures": 3, "error": "why"}
+    expected = "the certificate for web.example, www.web.example could not be obtained 3 times: why"
+    assert told(snapshot([certificate(acme=order)])) == [("warning", "certificate_order", expected)]
+    self_signed = certificate(acme={**order, "failures": 1}, issuer="web.example", warning="it is self-signed")
+    assert told(snapshot([self_signed])) == [("critical", "certificate_order", expected.replace(" 3 times", ""))]
+    assert told(snapshot([certificate(acme={**order, "error": "", "failures": 0})])) == []
 
 
 def test_nodes() -> None:

@@ -38,7 +38,7 @@ class Trouble {
     setClass(by("trouble"), critical ? "critical" : warnings ? "warning" : "fine");
     const seen = new Set();
     rows.forEach((row, place) => {
-      const key = [row.kind, row.service, row.server, row.node, row.kind.startsWith("certificate") ? row.text : "",
+      const key = [row.kind, row.service, row.server, row.node, row.kind === "certificate" ? row.text : "",
         seen.has(`${row.kind} ${row.service} ${row.server}`) ? place : ""].join("\n");
       seen.add(`${row.kind} ${row.service} ${row.server}`).add(key);
       const line = this.lines.get(key) || this.makeLine(key, row);
@@ -87,8 +87,17 @@ function nodeNote(node) {
 
 function certificateState(one, now) {
   const expired = one.not_after !== null && one.not_after <= now;
-  const state = expired ? "expired" : one.error ? "stale" : one.warning ? "expiring" : "valid";
-  return { text: state, state, note: [one.error, one.warning].filter(Boolean).join("; ") };
+  const order = one.acme;
+  const isFailed = order && order.error !== "";
+  const state = expired ? "expired" : one.error ? "stale" : one.warning || isFailed ? "warning" : "valid";
+  const notes = [one.error, one.warning];
+  if (order) {
+    notes.push(order.error);
+    if (order.next !== null && order.state !== "ordering") notes.push(`${order.failures ? "next attempt" : "renewed"} at ${moment(order.next)}`);
+  }
+  const failed = one.issuer === one.subject ? "not obtained" : "not renewed";
+  const text = isFailed ? failed : order && order.state !== "valid" ? order.state : state;
+  return { text, state, note: notes.filter(Boolean).join("; ") };
 }
 
 function until(seconds, now) {
@@ -106,7 +115,7 @@ export class Panels {
     this.trouble = new Trouble();
     this.totals = new Figures(document.querySelector("#totals .figures"));
     this.nodes = new Table("Nodes", [...texts("Node", "State"), { label: "Revision" }, { label: "Clients" }, { label: "Version" }, { label: "Up" }]);
-    this.certificates = new Table("Certificates", texts("Names", "State", "Valid until", "Use", "Services", "File"));
+    this.certificates = new Table("Certificates", texts("Names", "State", "Valid until", "Services", "File"));
     this.processes = new Table("Processes", [{ label: "Process", isText: true }, { label: "CPU" }, { label: "Memory" }, { label: "File descriptors" }]);
     by("nodes").append(this.nodes.element);
     by("certificates").append(this.certificates.element);
@@ -150,7 +159,8 @@ export class Panels {
     setHidden(by("certificates"), !data.certificates.length);
     this.certificates.fill(data.certificates.slice(0, MAX_ROWS).map((one) => [
       { text: one.names.join(", ") || one.subject || "–", note: one.kind },
-      certificateState(one, data.time), until(one.not_after, data.time), one.use, one.services.join(", ") || "–", one.file,
+      certificateState(one, data.time), until(one.not_after, data.time), one.services.join(", ") || "–",
+      { text: one.file, note: one.use === "certificate" ? "" : one.use },
     ]));
   }
 
