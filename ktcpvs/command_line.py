@@ -9,12 +9,11 @@ from __future__ import annotations
 import getopt
 import textwrap
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 
 from attrs import frozen
 
 from ktcpvs.control.endpoints import default_control
-from ktcpvs.errors import shorten
+from ktcpvs.errors import nearest, shorten
 
 WIDTH = 80
 """The most columns of a line of --help."""
@@ -267,8 +266,8 @@ def _describe_error(error: getopt.GetoptError) -> str:
         return f"option '--{candidates[0]}' needs a value: {OPTIONS[candidates[0]].value}"
     if written in HINTS:
         return f"unknown option '{written}': {HINTS[written]}"
-    near = get_close_matches(name.lower(), OPTIONS, 1) if len(name) > 1 else []
-    hint = f"; did you mean '--{near[0]}'?" if near else ""
+    near = nearest(name, OPTIONS) if len(name) > 1 else None
+    hint = f"; did you mean '--{near}'?" if near else ""
     return f"unknown option '{shorten(written)}'{hint}"
 
 

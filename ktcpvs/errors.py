@@ -17,11 +17,24 @@ def shorten(text: str, limit: int = 120) -> str:
     return shown if len(text) <= limit else shown[:limit] + "..."
 
 
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the name of `known` that is most similar to `name`, in any case; None: none is. likeness: of 0 to 1."""
+    lowered = {one.lower(): one for one in known}
+    near = get_close_matches(name.lower(), lowered, 1, likeness)
+    return lowered[near[0]] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """Return "; did you mean 'NAME'?", with the name of `known` that is most similar; "": none is."""
+    near = nearest(name, known, likeness)
+    return f"; did you mean '{shorten(near)}'?" if near else ""
+
+
 def unknown(name: str, known: Iterable[str], limit: int = 120) -> str:
     """Return an unknown name in quotes, and a hint: the most similar name of `known`, or all of them."""
     names = list(known)
-    near = get_close_matches(name.lower(), names, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names) or 'none'}"
+    near = nearest(name, names)
+    hint = f"did you mean '{near}'?" if near else f"there are: {', '.join(names) or 'none'}"
     return f"'{shorten(name, limit)}'; {hint}"
 
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
@@ -324,19 +325,27 @@ def _obtain_certificates(
     administration: ClusterAdministration | None,
 ) -> None:
     """Let the director have certificates obtained. challenges: of this node. store: of the cluster's secrets."""
-    director, folder = built.director, built.folder
-    if folder is None:  # they could not be kept, so services with `certificate = acme` are refused
-        return
+    director, folder = built.director, built.folder  # without a folder, services with `certificate = acme` are refused
     if cluster is None or store is None or administration is None:
-        director.issuer = make_manager(director, folder, challenges)
+        if folder is not None:
+            director.issuer = make_manager(director, folder, challenges)
         return
     from ktcpvs.cluster.acme_sharing import share_acme
 
-    def is_wanted() -> bool:
-        return any(True for _ in issued_files(director.effective))
+    can_order = folder is not None and find_spec("acme") is not None
 
+    looked: list[tuple[Table, bool]] = []  # at most one: it is asked for every two seconds, and a table may be large
+
+    def is_wanted() -> bool:
+        table = director.effective
+        if not looked or looked[0][0] is not table:
+            looked[:] = [(table, can_order and any(True for _ in issued_files(table)))]
+        return looked[0][1]
+
+    # A node that cannot order answers the challenges of the others nevertheless: a CA may look at its port 80.
     shared = share_acme(cluster, director, store, administration.requests, challenges, is_wanted)
-    director.issuer = make_manager(director, folder, shared.publisher, shared.leadership, shared.values)
+    if folder is not None:
+        director.issuer = make_manager(director, folder, shared.publisher, shared.leadership, shared.values)
 
 
 def _certificate_folder(options: DaemonOptions) -> CertificateFolder | None:

@@ -341,8 +341,8 @@ class ACMEClient:
         except (requests.RequestException, OSError) as error:
             self._client = None
             raise ACMEProblem(
-                f"{self.ca.directory}: {_network_reason(error)}", is_of_ca=True, is_order_lost=False,
-                retry_after=self._retry_after,
+                f"{self.ca.directory}: {_network_reason(error)}", is_of_ca=True, is_unreachable=True,
+                is_order_lost=False, retry_after=self._retry_after,
             ) from None  # fmt: skip
         except errors.ClientError as error:
             self._client = None

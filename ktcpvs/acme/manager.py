@@ -318,6 +318,7 @@ class CertificateManager:
         kinds, directory = self._kinds(managed.record.failures), self._directory
 
         async def save(record: Record) -> None:
+            await self._share_account()  # another node can go on with the order only by the account that has made it
             await self._save(managed, record)
 
         from ktcpvs.acme.self_signed import make_key
@@ -403,6 +404,8 @@ class CertificateManager:
             managed.record = record
             self._log.warn("certificate for {names}: {why}", names=_listed(record.names), why=refusal)
         await self._share_account()
+        if problem.is_unreachable and self._leadership is not None:
+            await self._leadership.resign()
 
     def _say(self, managed: _Managed, record: Record) -> None:
         """Log an error, once until another one takes its place."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from ktcpvs.cluster.cluster import Cluster
-from ktcpvs.cluster.etcd import Change, EtcdError, KeyValue, is_unchanged, put
+from ktcpvs.cluster.etcd import Change, EtcdError, KeyValue, delete, is_unchanged, put
 from ktcpvs.cluster.membership import LEASE_SECONDS
 from ktcpvs.cluster.records import ACME_LEADER, FORMAT, NODES
 from ktcpvs.errors import shorten
@@ -19,6 +20,10 @@ from ktcpvs.system.log import ANNOUNCE
 
 MARGIN = 2.0
 """Seconds before the end of its lease at which a node does not count itself as the leader any more."""
+
+
+REST_SECONDS = 60.0
+"""Seconds for which a node that has resigned leaves its place to others. If none of them takes it, it does again."""
 
 
 @frozen
@@ -47,6 +52,7 @@ class ACMELeader:
         self._leader: _Leader | None = None
         self._renewed_at = 0.0  # when this node's lease was renewed, on the reactor's clock, at the latest known
         self._is_running_for = False  # a transaction is in progress
+        self._rests_until = 0.0  # on the reactor's clock
         self._was_leader = False
         self._observers: list[Callable[[], object]] = []
 
@@ -74,6 +80,15 @@ class ACMELeader:
     def observe(self, changed: Callable[[], object]) -> None:
         """See Leadership."""
         self._observers.append(changed)
+
+    async def resign(self) -> None:
+        """See Leadership."""
+        members = self._cluster.membership
+        if not self.is_leader or not members.reports.keys() - {members.name}:
+            return
+        self._rests_until = self._reactor.seconds() + REST_SECONDS
+        with suppress(EtcdError):
+            await self._cluster.etcd.transact([is_unchanged(self.key, self.revision)], [delete(self.key)])
 
     # What etcd says.
 
@@ -141,7 +156,8 @@ class ACMELeader:
     def _may_run_for(self) -> bool:
         cluster = self._cluster
         can_store = cluster.is_connected and not cluster.has_left and cluster.sealer is not None
-        return can_store and cluster.membership.lease != 0 and not self._is_running_for and self._is_wanted()
+        is_free = not self._is_running_for and self._reactor.seconds() >= self._rests_until
+        return can_store and is_free and cluster.membership.lease != 0 and self._is_wanted()
 
     async def _run_for(self) -> None:
         """Become the leader, or go on to be it under the lease that this node has now, unless another node is faster.

@@ -22,6 +22,10 @@ class Leadership(Protocol):
     def observe(self, changed: Callable[[], object]) -> None:
         """Call `changed` each time that `is_leader` has changed."""
 
+    async def resign(self) -> None:
+        """Let another node order, since this one cannot reach the CA. Does nothing where no other node is alive. Never
+        raises."""
+
 
 @frozen
 class SharedValue:

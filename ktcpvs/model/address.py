@@ -167,7 +167,8 @@ def _host(host: str, whole: str) -> str:
         raise BadAddress(f"'{shorten(whole)}': a host cannot be named unix: unix:/PATH is a unix socket")
     labels = name.split(".")
     if ":" in name or labels[-1].isdigit() or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise BadAddress(f"'{shorten(host)}' is neither an IP address nor a host name")
+        hint = "; 0.0.0.0 and [::] mean every address" if host == "*" else ""
+        raise BadAddress(f"'{shorten(host)}' is neither an IP address nor a host name{hint}")
     return whole_name
 
 

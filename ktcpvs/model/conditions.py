@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 
 from attrs import frozen
 
-from ktcpvs.errors import BadPattern, BadValue, Refusal, shorten, unknown
+from ktcpvs.errors import BadPattern, BadValue, Refusal, did_you_mean, shorten, unknown
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
 from ktcpvs.model.network import parse_network
 from ktcpvs.model.pattern import check_pattern
@@ -282,9 +281,8 @@ def _check_further(kind: str, token: Token) -> None:
         expected = "'use', or another condition"
     else:
         return
-    near = get_close_matches(token.text.lower(), sorted(RESERVED), 1, 0.8)
-    if near or kind in SEARCHED:
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = did_you_mean(token.text, sorted(RESERVED), 0.8)
+    if hint or kind in SEARCHED:
         raise BadPattern(f"expected {expected}, not '{shorten(token.text, 40)}'{hint}")
 
 

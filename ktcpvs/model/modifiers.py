@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import evolve, field, frozen
 
-from ktcpvs.errors import BadPattern, BadValue, Refusal, shorten, unknown
+from ktcpvs.errors import BadPattern, BadValue, Refusal, did_you_mean, nearest, shorten, unknown
 from ktcpvs.model.address import no_port_names
 from ktcpvs.model.conditions import FIELD_NAME, RESERVED
 from ktcpvs.model.header_edits import MAX_EDITS, HeaderEdit
@@ -248,9 +248,16 @@ def modifiers_of(text: str) -> Modifiers:
     modifiers, position = NONE, 0
     while position < len(found):
         if not found[position].is_word(*WORDS):
-            raise BadValue(f"unknown modifier {unknown(found[position].text, WORDS, 40)}")
+            raise BadValue(_describe_unknown(found[position].text))
         modifiers, position = read_modifier(found, position, modifiers)
     return modifiers
+
+
+def _describe_unknown(text: str) -> str:
+    """Return what is wrong with a word that is no modifier. It may be one of a condition, in front of which there is
+    none."""
+    hint = did_you_mean(text, RESERVED) if nearest(text, WORDS) is None else ""
+    return f"unknown word '{shorten(text, 40)}'{hint}" if hint else f"unknown modifier {unknown(text, WORDS, 40)}"
 
 
 def as_modifiers(value: Modifiers | str | None) -> Modifiers:

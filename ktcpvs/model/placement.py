@@ -7,11 +7,11 @@ name or by one of its labels, and those that name no nodes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from types import MappingProxyType
 
 from attrs import evolve, frozen
 
+from ktcpvs.errors import nearest
 from ktcpvs.model.address import Address
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.nodes import LABEL_PREFIX, NodeIdentity, Nodes
@@ -245,8 +245,8 @@ def _warn_unknown(what: str, on: Nodes | None, option: str, nodes: KnownNodes) -
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, 1)
-    return f"did you mean '{near[0]}'?" if near else f"there are: {_listed(known) or 'none'}"
+    near = nearest(name, known)
+    return f"did you mean '{near}'?" if near else f"there are: {_listed(known) or 'none'}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from attrs import evolve
 
-from ktcpvs.errors import BadValue, NoSuchRule, NoSuchServer, Refusal, RuleExists, shorten
+from ktcpvs.errors import BadValue, NoSuchRule, NoSuchServer, Refusal, RuleExists, did_you_mean, shorten
 from ktcpvs.model.actions import Action, as_action
 from ktcpvs.model.address import Address
 from ktcpvs.model.conditions import NAME, normalized_text
@@ -29,8 +28,7 @@ def find_rule(service: VirtualService, reference: str) -> Rule:
             return rule
     if reference.isascii() and reference.isdigit() and len(reference) < 9 and 0 < int(reference) <= len(rules):
         return rules[int(reference) - 1]
-    near = get_close_matches(reference, [rule.label for rule in rules], 1)
-    hint = f"; did you mean '{shorten(near[0])}'?" if near else ""
+    hint = did_you_mean(reference, [rule.label for rule in rules])
     raise NoSuchRule(f"service {service.ident} has no rule '{shorten(reference)}'{hint}")
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from typing import Any
 
 from attrs import evolve, field, frozen
 
-from ktcpvs.errors import NoSuchService, ServiceExists, shorten
+from ktcpvs.errors import NoSuchService, ServiceExists, did_you_mean, shorten
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 
@@ -51,8 +50,7 @@ class Table:
         try:
             return self.services[ident]
         except KeyError:
-            near = get_close_matches(ident, self.services, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
+            hint = did_you_mean(ident, self.services)
             raise NoSuchService(f"no service {shorten(ident, 40)}{hint}") from None
 
     def with_service(self, service: VirtualService) -> Table:

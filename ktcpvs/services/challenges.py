@@ -17,8 +17,12 @@ MAX_CHALLENGES = 1000
 """The most challenges that are pending at a time. A certificate has one for each of its names, 100 at most."""
 
 MAX_PENDING_TIME = 3600
-"""The most seconds for which a challenge is pending. It is withdrawn before, unless the daemon that ordered the
-certificate was replaced meanwhile."""
+"""The most seconds for which a challenge is pending. It is withdrawn before, unless the node that ordered the
+certificate has died meanwhile."""
+
+MAX_RESTORED_TIME = 600
+"""The most seconds for which a daemon answers a challenge of the one that it has taken over from. It may order the
+certificate without this challenge, which a CA has looked for already."""
 
 
 class NodeChallenges:
@@ -37,7 +41,7 @@ class NodeChallenges:
     def restore(self, challenges: Iterable[Challenge]) -> None:
         """Answer those of the daemon that this one takes over from; to be called before the table is loaded. A CA may
         ask for them just now."""
-        self._add(challenges)
+        self._add(challenges, MAX_RESTORED_TIME)
         if self._own:
             self._director.put_challenges(PendingChallenges.of(self.own))
 
@@ -70,9 +74,9 @@ class NodeChallenges:
     async def _use(self) -> None:
         await self._director.use_challenges(PendingChallenges.of(dict.fromkeys((*self._shared, *self._own))))
 
-    def _add(self, challenges: Iterable[Challenge]) -> None:
+    def _add(self, challenges: Iterable[Challenge], seconds: int = MAX_PENDING_TIME) -> None:
         after = self._director.context.wheel.after
-        self._own |= {one: after(MAX_PENDING_TIME, partial(self._expire, one)) for one in challenges}
+        self._own |= {one: after(seconds, partial(self._expire, one)) for one in challenges}
 
     def _expire(self, challenge: Challenge) -> None:
         failed = partial(self._director.context.log.failure, "internal error: challenges of ACME")

@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 
 from ktcpvs.errors import NoSuchScheduler, shorten, unknown
 from ktcpvs.interfaces import UNITS, ISchedulerFactory
+from ktcpvs.model.language.foreign_words import SCHEDULERS
 
 
 @frozen
@@ -29,7 +30,10 @@ class Schedulers:
         """Return the plugin of that name. Raises NoSuchScheduler, with the names of all plugins."""
         if name in self.known:
             return self.known[name]
-        message = f"no scheduler {unknown(name, sorted(self.known))}"
+        if name in SCHEDULERS:
+            message = f"no scheduler '{name}': use {SCHEDULERS[name]}"
+        else:
+            message = f"no scheduler {unknown(name, sorted(self.known))}"
         for where, error in self.broken:
             message += f"; {where} failed to load: {shorten(error)}"
         raise NoSuchScheduler(message)

@@ -11,7 +11,7 @@ from memory import log_into
 from servers import wait_for
 from twisted.internet.task import Clock
 
-from ktcpvs.cluster import acme_challenges, sealed_store
+from ktcpvs.cluster import acme_challenges, acme_leader, sealed_store
 from ktcpvs.cluster.acme_leader import MARGIN, ACMELeader
 from ktcpvs.cluster.acme_sharing import ORDERS, share_acme
 from ktcpvs.cluster.administration import ClusterAdministration
@@ -186,6 +186,33 @@ def test_a_process_that_was_stopped_does_not_count_itself_as_the_leader(make_nod
     clock.advance(0.2)
     assert not a.leader.is_leader
     leads(a)  # its next report shows that its lease has gone on
+
+
+def test_a_leader_that_cannot_reach_the_ca_makes_room_for_another_one(make_node: Make, thread: ControlThread) -> None:
+    a = make_node("a")
+    leads(a)
+    thread.run(a.leader.resign)
+    assert a.leader.is_leader, "there is no other node"
+    b = make_node("b")
+    a.knows(b)
+    thread.run(b.leader.resign)
+    assert a.leader.is_leader, "node b is no leader"
+    thread.run(a.leader.resign)
+    leads(b)
+    assert not a.leader.is_leader
+    assert a.changes["leadership"] == 2
+
+
+def test_a_leader_that_has_resigned_leads_again_where_no_other_node_does(
+    make_node: Make, thread: ControlThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acme_leader, "REST_SECONDS", 0.5)
+    a, b = make_node("a"), make_node("b", is_old=True)
+    leads(a)
+    a.knows(b)
+    thread.run(a.leader.resign)
+    wait_for(lambda: not a.leader.is_leader, "the node to resign")
+    leads(a)
 
 
 def test_a_daemon_that_takes_over_orders_from_then_on(make_node: Make, thread: ControlThread) -> None:

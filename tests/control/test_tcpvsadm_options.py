@@ -223,8 +223,10 @@ def test_an_option_twice(option: str) -> None:
     "command", [name for name, command in COMMANDS.items() if command.max_words in (0, 1) and name != "get"]
 )
 def test_leftover_words(command: str) -> None:
-    why = complaint([*line(command, *required(command)), "left", "over"])
-    assert why == f"Unexpected argument 'left' with the '{command}' command"
+    why = complaint([*line(command, *required(command)), "xyzzy", "over"])
+    assert why.startswith(f"Unexpected argument 'xyzzy' with the '{command}' command")
+    if "ident" in COMMANDS[command].optional and not COMMANDS[command].max_words:
+        assert why.endswith(": the name of the virtual service goes with -i: -i xyzzy")
 
 
 VALID = [
@@ -330,8 +332,42 @@ def test_valid_command_lines(argv: list[str], command: str, values: dict[str, st
 
 INVALID = [
     (["--xyzzy"], "Unknown option '--xyzzy'"),
-    (["-Z"], "Unknown option '-Z'"),
-    (["-LZ"], "Unknown option '-Z'"),
+    (["-Z"], "Unknown option '-Z': counters cannot be zeroed; --rate shows rates per second"),
+    (["-LZ"], "Unknown option '-Z': counters cannot be zeroed; --rate shows rates per second"),
+    (["-y"], "Unknown option '-y'"),
+    (["-Ly"], "Unknown option '-y'"),
+    (["--Lst"], "Unknown option '--Lst'; did you mean '--list'?"),
+    (["--exact"], "Unknown option '--exact': numbers are always exact"),
+    (["reload"], "Unexpected argument 'reload' with the 'list' command: use -f FILE, --load-configfile FILE"),
+    (["status"], "Unexpected argument 'status' with the 'list' command: use --list or --stats"),
+    (["list"], "Unexpected argument 'list' with the 'list' command; did you mean '--list'?"),
+    (["stats"], "Unexpected argument 'stats' with the 'list' command; did you mean '--stats'?"),
+    (
+        ["whatever"],
+        "Unexpected argument 'whatever' with the 'list' command: the name of the virtual service goes with -i: "
+        "-i whatever",
+    ),
+    (
+        ["-D", "shop"],
+        "You need to supply the 'ident' option for the 'delete-service' command: the name of the virtual service goes "
+        "with -i: -i shop",
+    ),
+    (
+        ["--drain", "10.0.0.1:80"],
+        "You need to supply the 'real-server' option for the 'drain' command: the real server goes with -r: "
+        "-r 10.0.0.1:80",
+    ),
+    (["-l"], "Option '-l' needs a value (to list, use -L)"),
+    (["-ln"], "Illegal 'listen' option with the 'list' command; to list numeric addresses, use -L -n"),
+    (
+        ["-aix", "-ry", "-m"],
+        "Option '-m' needs a value: connections are always relayed, so there is no packet-forwarding method to choose",
+    ),
+    (
+        ["-A", "-f", "1"],
+        "Two commands: 'add-service' and 'load-configfile'; marks of a firewall are not supported: use -i ID for the "
+        "name of a service, and -l ADDR:PORT for its address",
+    ),
     (["-\x1b"], r"Unknown option '-\x1b'"),
     (["---list"], "Unknown option '---list'"),
     (["--=x"], "Unknown option '--'"),
@@ -593,7 +629,18 @@ def test_an_invalid_control_address_is_wrong_usage(unused_control: str) -> None:
     [
         (["--help"], 0, help_text(), ""),
         (["--version"], 0, f"tcpvsadm {__version__}\n", ""),
-        (["-Z"], 2, "", f"tcpvsadm: Unknown option '-Z'\n{TRY}"),
+        (
+            ["-Z"],
+            2,
+            "",
+            f"tcpvsadm: Unknown option '-Z': counters cannot be zeroed; --rate shows rates per second\n{TRY}",
+        ),
+        (
+            ["-E", "-i", "shop"],
+            2,
+            "",
+            "tcpvsadm: Nothing to change: give an option of the service (examples: maxclients=100, -s wlc)\n" + TRY,
+        ),
         (["-i", b"\xff"], 2, "", f"tcpvsadm: Argument 2 is not text in this locale: '\\xff'\n{TRY}"),
         (["-f", "/no/such"], 1, "", "tcpvsadm: load-configfile: /no/such: No such file or directory\n"),
         (["-f", "/"], 1, "", "tcpvsadm: load-configfile: /: Is a directory\n"),

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.model.challenges import HTTP_01, TLS_ALPN_01, Challenge
 from ktcpvs.protocols.http1 import plain, plain_python
-from ktcpvs.services.challenges import MAX_CHALLENGES, MAX_PENDING_TIME, NodeChallenges
+from ktcpvs.services.challenges import MAX_CHALLENGES, MAX_PENDING_TIME, MAX_RESTORED_TIME, NodeChallenges
 
 PATH = "/.well-known/acme-challenge/"
 ONE = Challenge(HTTP_01, "a.example", "tokenONE_-", "tokenONE_-.thumbprint")
@@ -252,6 +252,17 @@ def test_a_challenge_expires_at_last(make: Make) -> None:
     assert len(node.challenges.own) == 2
     world.passes(3)
     assert not node.challenges.own
+    assert world.context.challenges.responses is None
+
+
+def test_those_of_the_daemon_before_are_answered_for_a_while(make: Make) -> None:
+    world = make()
+    node = Node(world)
+    node.challenges.restore([ONE])
+    client = world.client()
+    client.says(get(PATH + ONE.token))
+    assert client.heard() == response()
+    world.passes(MAX_RESTORED_TIME + 2)
     assert world.context.challenges.responses is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ktcpvs.acme.store import CertificateFolder
 from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
+from ktcpvs.model.acme_sharing import Leadership
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
@@ -37,7 +38,7 @@ NOW = 1_900_000_000.0
 class Switch:
     """A switch with a folder, whose CA is `ca`. chance: the random number that it gets. lines: its log."""
 
-    def __init__(self, path: Path, ca: ScriptedCA, start: float) -> None:
+    def __init__(self, path: Path, ca: ScriptedCA, start: float, leadership: Leadership | None = None) -> None:
         self.lines: list[str] = []
         self.ca = ca
         self.chance = 0.0
@@ -49,7 +50,13 @@ class Switch:
         files = TLSFileStore(self.context, IssuedAccess(None, self.folder, self.context.wall))
         self.director = Director(self.context, files=files)
         self.manager = CertificateManager(
-            self.director, self.folder, ca, lambda settings: ca, lambda: self.chance, in_thread=maybeDeferred
+            self.director,
+            self.folder,
+            ca,
+            lambda settings: ca,
+            lambda: self.chance,
+            leadership,
+            in_thread=maybeDeferred,
         )
         self.director.issuer = self.manager
         self.director.start()
@@ -255,6 +262,35 @@ def test_a_ca_that_is_down_is_asked_for_one_certificate_at_a_time(switch: Switch
     ca.problems.clear()
     switch.wait(200)
     assert {row["acme"]["state"] for row in switch.rows} == {"valid"}
+
+
+class Leader:
+    """The leader of a cluster, until it resigns. Provides Leadership."""
+
+    def __init__(self) -> None:
+        self.is_leader = True
+
+    def observe(self, changed: Callable[[], object]) -> None:
+        pass
+
+    async def resign(self) -> None:
+        self.is_leader = False
+
+
+def test_a_node_that_cannot_reach_the_ca_lets_another_one_order(tmp_path: Path, ca: ScriptedCA, now: float) -> None:
+    for problem, leads in (
+        (ACMEProblem("the CA refuses", is_of_ca=True), True),
+        (ACMEProblem("no route to the CA", is_of_ca=True, is_unreachable=True, is_order_lost=False), False),
+    ):
+        leader = Leader()
+        switch = Switch(tmp_path / str(leads), ca, now, leader)
+        ca.problems["new_order"] = problem
+        switch.load("acme a.example")
+        switch.manager.start()
+        switch.wait()
+        assert leader.is_leader is leads
+        assert switch.row()["acme"]["error"] == str(problem)
+        switch.close()
 
 
 def test_an_order_goes_on_after_a_restart(switch: Switch, ca: ScriptedCA, tmp_path: Path, now: float) -> None:

@@ -386,7 +386,7 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("server = r9:80 maxconn 10000001", "26: maxconn 10000001 is out of range: 0..10000000"),
         ("server = r9:80 maxconn 1 5", f"28: '5': {NO_BLOCK}"),
         ('server = r9:80 "maxconn" 1', f"18: 'maxconn': {NO_BLOCK}"),
-        ("server = r9:80 maxconn = 1", "18: unknown keyword 'maxconn'; there are: listen, "),
+        ("server = r9:80 maxconn = 1", "18: unknown keyword 'maxconn'; use 'maxclients = N' for a service, "),
         ("fallback = a/b", "14: 'a/b' is not a valid scheduler name"),
         ("cookie_secure = yes", "19: cookie_secure = yes: expected one of off, on"),
         ("access_log_format = common", "23: access_log_format = common: expected one of combined, json"),

@@ -17,7 +17,7 @@ from ktcpvs import __version__
 from ktcpvs.control.tcpvsadm import exit_status
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.input_files import read_configuration, read_networks
-from ktcpvs.control.tcpvsadm.options import Invocation, read_arguments
+from ktcpvs.control.tcpvsadm.options import Invocation, check_change, read_arguments
 from ktcpvs.errors import Refusal, shorten
 
 MAX_MESSAGE_LENGTH = 4000
@@ -77,6 +77,7 @@ def _run_command(given: Invocation, environment: Mapping[str, str], check: Check
         return f"tcpvsadm {__version__}\n"
     if name == "top" and not all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout)):
         raise UsageError("--top needs a terminal; in a pipe use --list --rate, or --list --stats --json")
+    check_change(given)
     text, source = _read_input(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
     if control is None or not control.startswith("tls:"):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 
 from attrs import field, frozen
 
 from ktcpvs.control.command_table import COMMAND_OF_NAME
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.errors import shorten
+from ktcpvs.errors import nearest, shorten
 
 
 @frozen
@@ -288,9 +287,13 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         values["start"] = ""
     if len(given) > 1:
         one, two = (command.name for command in given[:2])
-        raise UsageError(f"The '{one}' command is given twice" if one == two else f"Two commands: '{one}' and '{two}'")
+        if one == two:
+            raise UsageError(f"The '{one}' command is given twice")
+        is_mark = two == "load-configfile" and words[:1] and words[0].isdigit()
+        hint = f"; marks of a firewall are not supported: {_SERVICE_HINT}" if is_mark else ""
+        raise UsageError(f"Two commands: '{one}' and '{two}'{hint}")
     command = given[0] if given else COMMANDS["list"]
-    _check_options(command, values)
+    _check_options(command, words, values)
     _check_words(command, words, values)
     _check_named(command, values, words)
     return Invocation(command, values, tuple(words), tuple(headers))
@@ -360,13 +363,43 @@ _IPVSADM_OPTIONS = {
     "--masquerading": _METHOD_HINT,
     "--ipip": _METHOD_HINT,
     "-c": "use --connections",
+    "-Z": "counters cannot be zeroed; --rate shows rates per second",
+    "--exact": "numbers are always exact",
+    "--thresholds": "use --stats, which shows MaxConn",
+    "--persistent-conn": "use --connections",
+    "--timeout": "use --get and --set NAME=VALUE, such as read_timeout=60",
+    "--fwmark-service": _SERVICE_HINT,
+    "--sort": "listings are in the order of the table",
+    "--nosort": "listings are in the order of the table",
+    "--daemon": "use 'ktcpvs --cluster' for a table that several switches share",
+    "--start-daemon": "use 'ktcpvs --cluster' for a table that several switches share",
+    "--stop-daemon": "use 'ktcpvs --cluster' for a table that several switches share",
+    "--reload": "use -f FILE, --load-configfile FILE",
+    "--status": "use --list or --stats",
+    "--show": "use --list or --stats",
     "-x": "use --maxconn N",
     "--u-threshold": "use --maxconn N",
     "--clear": "use -F, --flush",
     "--zero": "counters cannot be zeroed; --rate shows rates per second",
     "--persistent": "use -s chttp, which keeps a client on its server by a cookie, or -s sh, which hashes its address",
 }
-"""Options of ipvsadm that do not exist here -> what to use instead."""
+"""Options of ipvsadm and other programs that do not exist here -> what to use instead."""
+
+_WORD_HINTS = {
+    "reload": "use -f FILE, --load-configfile FILE",
+    "load": "use -f FILE, --load-configfile FILE",
+    "status": "use --list or --stats",
+    "show": "use --list or --stats",
+    "ls": "use --list",
+    "add": "use -A -i ID for a service, -a -i ID -r ADDR for a server",
+    "delete": "use -D -i ID for a service, -d -i ID -r ADDR for a server",
+    "remove": "use -D -i ID for a service, -d -i ID -r ADDR for a server",
+    "enable": "use --ready -r ADDR",
+    "disable": "use --drain -r ADDR or --maintenance -r ADDR",
+    "info": "use --list, --nodes or --version",
+    "shutdown": "send SIGTERM to the daemon; --stop stops services",
+}
+"""Words where other programs have commands -> what to use instead."""
 
 
 def _find_long(name: str) -> Command | Option:
@@ -384,8 +417,8 @@ def _suggest(written: str) -> str:
     """Return what to use instead of the unknown option `written`, or the nearest option; "" where there is none."""
     if written in _IPVSADM_OPTIONS:
         return f": {_IPVSADM_OPTIONS[written]}"
-    near = get_close_matches(written[2:], _LONG, 1) if re.match("--[a-z]", written) else []
-    return f"; did you mean '--{near[0]}'?" if near else ""
+    near = nearest(written[2:], _LONG) if re.match("--[A-Za-z]", written) else None
+    return f"; did you mean '--{near}'?" if near else ""
 
 
 def _needs_value(item: Command | Option) -> bool:
@@ -405,7 +438,8 @@ def _next_value(item: Command | Option, written: str, rest: Iterator[tuple[int, 
     for number, value in rest:
         _check_text(number, value)
         return _nonempty(item, written, value)
-    raise UsageError(f"Option '{written}' needs a value")
+    hints = {"-m": f": {_METHOD_HINT}", "-l": " (to list, use -L)"}  # which mean that in ipvsadm
+    raise UsageError(f"Option '{written}' needs a value{hints.get(written, '')}")
 
 
 def _nonempty(item: Command | Option, written: str, value: str) -> str:
@@ -424,14 +458,16 @@ def _is_from_bytes(word: str) -> bool:
     return all(not "\ud800" <= character <= "\udfff" or "\udc80" <= character <= "\udcff" for character in word)
 
 
-def _check_options(command: Command, values: Mapping[str, str]) -> None:
+def _check_options(command: Command, words: Sequence[str], values: Mapping[str, str]) -> None:
     for name in values:
         is_scope = name in SCOPES and (command.name in COMMAND_OF_NAME or command.name == "restore")
         if not is_scope and name not in (*command.required, *command.optional, *GLOBAL):
-            raise UsageError(f"Illegal '{name}' option with the '{command.name}' command")
+            hint = "; to list numeric addresses, use -L -n" if (name, values[name]) == ("listen", "n") else ""
+            raise UsageError(f"Illegal '{name}' option with the '{command.name}' command{hint}")
     for name in command.required:
         if name not in values:
-            raise UsageError(f"You need to supply the '{name}' option for the '{command.name}' command")
+            hint = _explain_word(command, words[0], values, name) if words else ""
+            raise UsageError(f"You need to supply the '{name}' option for the '{command.name}' command{hint}")
     for names in (VIEWS, SCOPES):
         given = [name for name in values if name in names]
         if len(given) > 1:
@@ -447,7 +483,9 @@ def _check_options(command: Command, values: Mapping[str, str]) -> None:
 
 def _check_words(command: Command, words: Sequence[str], values: Mapping[str, str]) -> None:
     if command.max_words is not None and len(words) > command.max_words:
-        raise UsageError(f"Unexpected argument '{shorten(words[command.max_words])}' with the '{command.name}' command")
+        word = words[command.max_words]
+        hint = _explain_word(command, word, values)
+        raise UsageError(f"Unexpected argument '{shorten(word)}' with the '{command.name}' command{hint}")
     if len(words) < command.min_words:
         raise UsageError(f"You need to supply {command.words} for the '{command.name}' command")
     if command.name in _ACTION_COMMANDS:
@@ -467,6 +505,39 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
         target, _, version = rest.partition(" ")
         if not method or not target or version not in ("", "HTTP/1.0", "HTTP/1.1"):
             raise UsageError(f"'{shorten(request)}': not METHOD TARGET (example: 'GET /index.html')")
+
+
+def _explain_word(command: Command, word: str, values: Mapping[str, str], missing: str = "") -> str:
+    """Return what to use instead of a word that nothing stands for; "" where that is unknown. missing: the option that
+    is required and not given."""
+    if command.name == "list" and not values:
+        if word in _WORD_HINTS:
+            return f": {_WORD_HINTS[word]}"
+        near = nearest(word, (*COMMANDS, *VIEWS), 0.75)
+        if near:
+            return f"; did you mean '--{near}'?"
+    if command.max_words != 0:
+        return ""  # the word may belong to the command
+    for name in (missing,) if missing else ("ident", "real-server"):
+        if name in (*command.required, *command.optional) and name not in values and OPTIONS[name].short:
+            option = OPTIONS[name]
+            meaning = option.meaning.partition(" (")[0]
+            return f": the {meaning} goes with -{option.short}: -{option.short} {shorten(word)}"
+    return ""
+
+
+_NEEDED_CHANGE = {
+    "edit-service": "an option of the service (examples: maxclients=100, -s wlc)",
+    "edit-server": "an option or a word of the server (examples: -w 5, --maxconn 100, drain)",
+}
+"""Commands that change nothing alone -> what they need."""
+
+
+def check_change(given: Invocation) -> None:
+    """Raise UsageError for a command line that edits something and gives nothing to change."""
+    needed = _NEEDED_CHANGE.get(given.command.name)
+    if needed and not given.words and not given.values.keys() - {*given.command.required, *SCOPES, *GLOBAL}:
+        raise UsageError(f"Nothing to change: give {needed}")
 
 
 _ACTION_COMMANDS = ("add-rule", "edit-rule")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from ktcpvs.control import blocking_client
 from ktcpvs.control.client_errors import NoAnswer, NotPermitted, NotTrusted
 from ktcpvs.control.command_table import COMMAND_OF_NAME, Argument, ArgumentType, EditCommand
+from ktcpvs.control.endpoints import ControlAddress, default_control
 from ktcpvs.control.switch_base import SwitchBase, find_address
 from ktcpvs.control.tcpvsadm.all_nodes import comparable
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
@@ -22,6 +24,9 @@ from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import SCOPES, Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
 from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal, unknown
+
+ROOT_SOCKET = "/run/ktcpvs/control.sock"
+"""The default socket of a daemon that root has started."""
 
 RATE_SECONDS = 1.0
 """Seconds between the two reads of the counters of --rate."""
@@ -53,7 +58,7 @@ def run_command(
         from ktcpvs.control.tcpvsadm import reactor_session
 
         gc.enable()
-        return reactor_session.run(control, lambda io: _run_session(io, given, text, source, warn))
+        return reactor_session.run(control, lambda io: _run_session(io, address, given, text, source, warn))
 
     async def connect() -> SwitchBase:
         return blocking_client.connect(address)
@@ -62,16 +67,18 @@ def run_command(
         time.sleep(seconds)
 
     gc.enable()
-    return blocking_client.run(_run_session(SessionIO(connect, sleep), given, text, source, warn))
+    return blocking_client.run(_run_session(SessionIO(connect, sleep), address, given, text, source, warn))
 
 
-async def _run_session(io: SessionIO, given: Invocation, text: str, source: str, warn: Warn) -> Any:
+async def _run_session(
+    io: SessionIO, address: ControlAddress, given: Invocation, text: str, source: str, warn: Warn
+) -> Any:
     try:
         switch = await io.connect()
     except (NotPermitted, NotTrusted) as failure:
         raise NoDaemon(str(failure)) from None
     except NoAnswer as failure:
-        raise NoDaemon(f"{failure}: start it with 'ktcpvs', or give its address with --control") from None
+        raise NoDaemon(f"{failure}: {what_to_do(address)}") from None
     name = given.command.name
     entry = COMMAND_OF_NAME.get("load-configfile" if name == "restore" else name)
     try:
@@ -93,6 +100,19 @@ async def _run_session(io: SessionIO, given: Invocation, text: str, source: str,
         raise NoDaemon(str(failure)) from None
     finally:
         switch.close()
+
+
+def what_to_do(address: ControlAddress, root: str = ROOT_SOCKET) -> str:
+    """Return what to do where no daemon answers at `address`. root: the path of the socket of root's daemon."""
+    if address == default_control() and address.path != root and os.path.lexists(root):
+        return (
+            f"this is the default address of user {os.geteuid()}; root's daemon has unix:{root}: run tcpvsadm as root, "
+            f"or with --control unix:{root} as a member of its --control-group"
+        )
+    start = "start it with 'ktcpvs', or give its address with --control"
+    if address.path is not None and os.path.lexists(address.path):
+        return f"its socket is left over from a daemon that has ended; {start}"
+    return start
 
 
 def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: str) -> dict[str, Any]:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from attrs import Factory, define, evolve, fields_dict
 
-from ktcpvs.errors import BadConfiguration, Refusal, shorten, unknown
+from ktcpvs.errors import BadConfiguration, Refusal, did_you_mean, shorten, unknown
 from ktcpvs.model.actions import ACTIONS, Action, read_action
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.conditions import KINDS, NAME, NOT, PATTERN, USE, is_pattern, read_conditions, text_of
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
+from ktcpvs.model.language import foreign_words
 from ktcpvs.model.language.lexer import INCLUDE, Place, Token, end_place, quoted, tokens
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import ListenAddress, check_complete, port_of, read_listen_words
@@ -34,6 +35,7 @@ from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings, whole_number
 from ktcpvs.model.tls import CONTRADICTING, contradiction
 
 TEST = "test"
+TOP_KEYWORDS = ("Virtual", "global")
 KEYWORDS = (*OPTIONS, "server", "rule", TEST)
 _FIELDS = fields_dict(VirtualService)
 _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
@@ -51,6 +53,23 @@ def parse(
     if heading := _HEADING.match(text):
         text = "\n" * heading[0].count("\n") + text[heading.end() :]
     found = tokens(text, source)
+    try:
+        return _parse(found, text, source, port_named, allow_empty)
+    except BadConfiguration as error:
+        raise _with_semicolon_hint(error, found) from None
+
+
+def _with_semicolon_hint(error: BadConfiguration, found: Sequence[Token]) -> BadConfiguration:
+    """Return the error, with a hint if its line ends with a semicolon, as in nginx."""
+    for token, after in zip_longest(found, found[1:]):
+        is_last = after is None or after.place[:2] != token.place[:2]
+        begin = f"{token.place.source}:{token.place.line}:"
+        if is_last and not token.quoted and token.text.endswith(";") and str(error).startswith(begin):
+            return BadConfiguration(f"{error}; lines end without ';'")
+    return error
+
+
+def _parse(found: list[Token], text: str, source: str, port_named: PortNamed, allow_empty: bool) -> Load:
     if not (found or allow_empty):
         raise BadConfiguration(
             f"{source}: the configuration is empty, and would delete all services; "
@@ -72,7 +91,8 @@ def parse(
         elif token.is_word(INCLUDE):
             raise _cannot_include(token)
         else:
-            raise token.error(f"'{shorten(token.text)}': expected 'Virtual' or 'global'")
+            hint = foreign_words.hint(foreign_words.AT_TOP, token.text) or did_you_mean(token.text, TOP_KEYWORDS)
+            raise token.error(f"'{shorten(token.text)}': expected 'Virtual' or 'global'{hint}")
     return Load(services, settings or DEFAULT_SETTINGS)
 
 
@@ -169,8 +189,7 @@ class _Reader:
             if not is_keyword or keyword.quoted:
                 if "=" in keyword.text and keyword.text != "=":
                     raise keyword.error(f"'{shorten(keyword.text)}': put white space around '='")
-                shown = repr(shorten(keyword.text))
-                raise keyword.error(f"{shown}: expected a keyword followed by '=', or '}}'")
+                raise keyword.error(_describe_bare(keyword))
             self.sign("=")
             if keyword.is_word(INCLUDE):
                 raise _cannot_include(keyword)
@@ -186,6 +205,18 @@ def _keywords(found: Sequence[Token]) -> frozenset[int]:
             if token.word == "=" or (token.quoted and position >= 0 and found[position].word == TEST)
         ]
     )
+
+
+def _describe_bare(keyword: Token) -> str:
+    """Return what is wrong with a word in the place of a keyword, behind which there is no '='."""
+    shown, name = repr(shorten(keyword.text)), keyword.text.lower()
+    if keyword.quoted:
+        hint = ""
+    elif name in KEYWORDS or name in Settings.names():
+        hint = f" (example: {name} = VALUE)"
+    else:
+        hint = foreign_words.hint(foreign_words.IN_BLOCK, name) or did_you_mean(keyword.text, KEYWORDS, 0.75)
+    return f"{shown}: expected a keyword followed by '=', or '}}'{hint}"
 
 
 def _cannot_include(keyword: Token) -> BadConfiguration:
@@ -216,6 +247,8 @@ def _settings(reader: _Reader) -> Settings:
         name = keyword.text.lower()
         _once(seen, name, keyword)
         value = reader.next(f"the value of {name}")
+        if name not in Settings.names() and (hint := foreign_words.hint(foreign_words.IN_BLOCK, name)):
+            raise keyword.error(f"no setting '{name}'{hint}")
         with _at(keyword if name not in Settings.names() else value):
             settings = settings.changed({name: value.text})
     return settings
@@ -383,7 +416,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
         if option is None or not option.repeats:
             _once(seen, called, keyword)
         if option is None:
-            raise keyword.error(f"unknown keyword {unknown(keyword.text, KEYWORDS)}")
+            raise keyword.error(f"unknown keyword {_describe_unknown(keyword)}")
         token = reader.next(f"the value of {option.name}")
         is_phrase = option.is_phrase or (option.opens_phrase and token.is_word(option.opens_phrase))
         text = reader.phrase(token) if is_phrase else token.text
@@ -414,11 +447,24 @@ def _server_words(reader: _Reader) -> dict[str, Any]:
     while (token := reader.following()) is not None:
         if not found and not token.is_word(*SERVER_WORDS):
             is_name = not token.quoted and token.text[:1].isalpha()
-            if is_name and (near := get_close_matches(token.text.lower(), SERVER_WORDS, 1, 0.65)):
-                raise token.error(f"unknown word '{shorten(token.text)}'; did you mean '{near[0]}'?")
+            if is_name and (hint := did_you_mean(token.text, SERVER_WORDS, 0.65)):
+                raise token.error(f"unknown word '{shorten(token.text)}'{hint}")
+            if _looks_like_address(token):
+                raise token.error(f"'{shorten(token.text)}': the address comes first, in place of a name")
             break
         found.append(reader.next("a word"))
     return read_words(found, lambda token, why: token.error(why))
+
+
+def _looks_like_address(token: Token) -> bool:
+    """Whether this is an IPv4 address with a port, as behind the name of a server in HAProxy."""
+    return not token.quoted and re.match(r"\d{1,3}(\.\d{1,3}){3}:\d", token.text) is not None
+
+
+def _describe_unknown(keyword: Token) -> str:
+    """Return an unknown keyword in quotes, and what to use instead."""
+    hint = foreign_words.hint(foreign_words.IN_BLOCK, keyword.text)
+    return f"'{shorten(keyword.text)}'{hint}" if hint else unknown(keyword.text, KEYWORDS)
 
 
 def _listener(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> tuple[Token, ListenAddress]:

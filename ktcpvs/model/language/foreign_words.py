@@ -1,0 +1,127 @@
+"""Words of the configurations of HAProxy, nginx and keepalived, and what this language has instead."""
+
+from __future__ import annotations
+
+_BLOCK = "a service is a block 'Virtual NAME { ... }' with lines 'listen = ADDR:PORT' and 'server = ADDR:PORT'"
+_SERVER = "a server is a line 'server = ADDR:PORT [WEIGHT]' in the block of its service"
+_RULE = "use a rule (example: rule = path /images/ use server ADDR:PORT)"
+_SCHEDULER = "use 'scheduler = NAME'; 'tcpvsadm --schedulers' lists them"
+_LISTEN = "use 'listen = ADDR:PORT' (example: listen = 0.0.0.0:80)"
+_CHECK = "use 'check = tcp' or 'check = http PATH'"
+_TIMEOUTS = "use connect_timeout, read_timeout, keepalive_timeout or response_timeout, in seconds"
+_CERTIFICATE = "use 'certificate = FILE' and 'listen = ADDR:PORT tls'"
+_HEADERS = "use 'request_header = NAME VALUE' or 'response_header = NAME VALUE'"
+_SESSION = "use 'scheduler = chttp', which keeps a client on its server by a cookie, or 'scheduler = sh'"
+_GLOBAL = "settings for all services are in a block 'global { NAME = VALUE ... }'"
+_NOT_COMPRESSED = "responses are not compressed"
+
+OF_PROCESS = {
+    "worker_processes": "use 'ktcpvs --workers N'",
+    "nbthread": "use 'ktcpvs --workers N'",
+    "nbproc": "use 'ktcpvs --workers N'",
+    "daemon": "use 'ktcpvs --daemonize'",
+    "user": "use 'ktcpvs --user USER'",
+    "group": "use 'ktcpvs --group GROUP'",
+    "pid": "use 'ktcpvs --pidfile FILE'",
+    "pidfile": "use 'ktcpvs --pidfile FILE'",
+    "error_log": "use 'ktcpvs --logfile FILE'",
+    "stats": "use 'ktcpvs --control ENDPOINT' and 'ktcpvs --status ENDPOINT'",
+    "resolvers": "use 'ktcpvs --nameserver HOST[:PORT]'",
+}
+"""Words that are about the process -> the option of the daemon."""
+
+AT_TOP = {
+    **OF_PROCESS,
+    "frontend": _BLOCK,
+    "backend": _BLOCK,
+    "listen": _BLOCK,
+    "http": f"blocks are not nested; {_BLOCK}",
+    "stream": f"blocks are not nested; {_BLOCK}",
+    "upstream": _BLOCK,
+    "server": _BLOCK,
+    "service": _BLOCK,
+    "virtual_server": _BLOCK,
+    "defaults": _GLOBAL,
+    "global_defs": _GLOBAL,
+    "events": "leave it out",
+}
+"""Words with which a text begins, or that follow a block -> what to use instead."""
+
+IN_BLOCK = {
+    **OF_PROCESS,
+    "bind": _LISTEN,
+    "mode": "the scheduler says what is balanced: wlc, rr and others connections, http and phttp requests",
+    "default_backend": _SERVER,
+    "proxy_pass": _SERVER,
+    "upstream": _SERVER,
+    "real_server": _SERVER,
+    "default-server": "each line 'server = ...' has its own words",
+    "use_backend": _RULE,
+    "acl": _RULE,
+    "location": _RULE,
+    "if": _RULE,
+    "server_name": "use a rule (example: rule = host shop.example use server ADDR:PORT)",
+    "return": "use a rule (example: rule = path /old use respond 403)",
+    "root": "files are only in responses of rules (example: rule = path /x use respond 503 file FILE)",
+    "http-request": f"use a rule, or {_HEADERS.removeprefix('use ')}",
+    "http-response": _HEADERS,
+    "proxy_set_header": _HEADERS,
+    "add_header": _HEADERS,
+    "option": f"options are lines 'NAME = VALUE'; for checks {_CHECK}",
+    "http_get": _CHECK,
+    "tcp_check": _CHECK,
+    "delay_loop": "use 'check_interval = SECONDS'",
+    "timeout": _TIMEOUTS,
+    "proxy_read_timeout": "use 'read_timeout = SECONDS'",
+    "proxy_send_timeout": "use 'read_timeout = SECONDS'",
+    "proxy_connect_timeout": "use 'connect_timeout = SECONDS'",
+    "stick": _SESSION,
+    "stick-table": _SESSION,
+    "cookie": _SESSION,
+    "persistence_timeout": _SESSION,
+    "errorfile": "use 'error_page = STATUS... FILE'",
+    "maxconn": "use 'maxclients = N' for a service, and 'server = ADDR:PORT maxconn N' for a server",
+    "ssl_certificate": _CERTIFICATE,
+    "ssl_certificate_key": _CERTIFICATE,
+    "ssl_protocols": "use 'tls_min = 1.2' or 'tls_min = 1.3'",
+    "ssl_ciphers": "use 'tls_ciphers = ...'",
+    "ip_hash": "use 'scheduler = sh'",
+    "least_conn": "use 'scheduler = wlc'",
+    "hash": "use 'scheduler = hhttp' or 'sticky = ...'",
+    "lb_algo": _SCHEDULER,
+    "lb_kind": "connections are always relayed, so there is no packet-forwarding method to choose",
+    "keepalive": "connections to servers are kept without it; the setting pool_size limits them",
+    "compression": _NOT_COMPRESSED,
+    "gzip": _NOT_COMPRESSED,
+    "log": "use 'access_log = FILE', and 'ktcpvs --logfile FILE' for the daemon's own log",
+}
+"""Words of lines in blocks -> what to use instead."""
+
+SCHEDULERS = {
+    "roundrobin": "rr, or wrr with weights",
+    "round_robin": "rr, or wrr with weights",
+    "static-rr": "wrr",
+    "leastconn": "wlc",
+    "least_conn": "wlc",
+    "least_time": "p2c",
+    "random": "p2c",
+    "source": "sh",
+    "ip_hash": "sh",
+    "uri": "hhttp",
+    "url_param": "http, with 'sticky = query NAME'",
+    "hdr": "http, with 'sticky = header NAME'",
+    "maglev": "sh",
+    "mh": "sh",
+    "dh": "sh",
+    "sed": "wlc",
+    "nq": "wlc",
+    "lblc": "hhttp",
+    "lblcr": "hhttp",
+}
+"""Scheduling methods of other switches -> the schedulers that are most like them."""
+
+
+def hint(words: dict[str, str], word: str) -> str:
+    """Return "; " and what to use instead of `word`; "": it is none of `words`."""
+    found = words.get(word.lower())
+    return f"; {found}" if found else ""

@@ -1,0 +1,71 @@
+"""Hints for the words of other programs' configurations."""
+
+from __future__ import annotations
+
+import pytest
+
+from ktcpvs.errors import BadConfiguration
+from ktcpvs.model.language import foreign_words
+from ktcpvs.model.language.parser import KEYWORDS, parse
+from ktcpvs.model.settings import Settings
+
+BLOCK = "a service is a block 'Virtual NAME { ... }' with lines 'listen = ADDR:PORT' and 'server = ADDR:PORT'"
+
+
+def refused(text: str) -> str:
+    with pytest.raises(BadConfiguration) as refusal:
+        parse(text, "a.conf")
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("frontend web\n  bind *:80", f"a.conf:1:1: 'frontend': expected 'Virtual' or 'global'; {BLOCK}"),
+        ("upstream x {\n  server 10.0.0.1:80;\n}", f"a.conf:1:1: 'upstream': expected 'Virtual' or 'global'; {BLOCK}"),
+        ("server {\n  listen 80;\n}", f"a.conf:1:1: 'server': expected 'Virtual' or 'global'; {BLOCK}"),
+        ("Virtul web {\n}", "a.conf:1:1: 'Virtul': expected 'Virtual' or 'global'; did you mean 'Virtual'?"),
+        (
+            "Virtual web {\n  listen 80;\n}",
+            "a.conf:2:3: 'listen': expected a keyword followed by '=', or '}' (example: listen = VALUE); lines end "
+            "without ';'",
+        ),
+        (
+            "Virtual web {\n  server = 10.0.0.1:80;\n}",
+            "a.conf:2:12: unknown port name '80;' in '10.0.0.1:80;': give its number; lines end without ';'",
+        ),
+        (
+            "Virtual web {\n  bind *:80\n}",
+            "a.conf:2:3: 'bind': expected a keyword followed by '=', or '}'; use 'listen = ADDR:PORT' (example: "
+            "listen = 0.0.0.0:80)",
+        ),
+        (
+            "Virtual web {\n  proxy_pass = http://x\n}",
+            "a.conf:2:3: unknown keyword 'proxy_pass'; a server is a line 'server = ADDR:PORT [WEIGHT]' in the block "
+            "of its service",
+        ),
+        (
+            "Virtual web {\n  schedular wlc\n}",
+            "a.conf:2:3: 'schedular': expected a keyword followed by '=', or '}'; did you mean 'scheduler'?",
+        ),
+        (
+            "Virtual web {\n  listen = *:80\n}",
+            "a.conf:2:12: '*' is neither an IP address nor a host name; 0.0.0.0 and [::] mean every address",
+        ),
+        (
+            "Virtual web {\n  server = web1 10.0.0.1:80\n}",
+            "a.conf:2:17: '10.0.0.1:80': the address comes first, in place of a name",
+        ),
+        ("global {\n  nbthread = 4\n}", "a.conf:2:3: no setting 'nbthread'; use 'ktcpvs --workers N'"),
+    ],
+)
+def test_a_hint_says_what_this_language_has_instead(text: str, why: str) -> None:
+    assert refused(text) == why
+
+
+def test_hints_are_for_words_that_are_not_ours() -> None:
+    assert not foreign_words.IN_BLOCK.keys() & {*KEYWORDS, *Settings.names()}
+
+
+def test_a_semicolon_in_quotes_is_not_mentioned() -> None:
+    assert refused('Virtual web {\n  nonsense "a;"\n}').endswith("or '}'")
