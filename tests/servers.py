@@ -25,7 +25,7 @@ from typing import Any
 
 PACKAGES = (
     "systemd nginx-light redis-server postgresql curl apache2-bin nodejs wrk strace haproxy openssl nghttp2-server "
-    "nghttp2-client"
+    "nghttp2-client pebble"
 )
 
 LOOPBACK = "127.0.0.1"

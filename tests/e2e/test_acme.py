@@ -145,7 +145,7 @@ def wait_for_state(daemon: Daemon, name: str, state: str, timeout: float = TIMEO
     def has_it() -> bool:
         return orders(daemon)[name]["state"] == state
 
-    wait_for(has_it, lambda: f"{state}: {orders(daemon)} {daemon.log()}", timeout=timeout, pause=0.1)
+    wait_for(has_it, lambda: f"{state}: {orders(daemon)} {daemon.log()}", timeout=timeout, pause=0.3)
     return orders(daemon)[name]
 
 
@@ -171,7 +171,7 @@ def test_renewals_and_what_the_ca_refuses(daemon: Daemon, ca: CA, backend: Socke
     first = seen(ca.tls_port, name).serial_number
 
     daemon.adm("--renew-certificate", name)
-    wait_for(lambda: seen(ca.tls_port, name).serial_number != first, "another certificate", timeout=TIMEOUT)
+    wait_for(lambda: seen(ca.tls_port, name).serial_number != first, "another certificate", timeout=TIMEOUT, pause=0.3)
     daemon.wait_for_log(f"certificate for {name}: renewed by ")
 
     second = wait_for_state(daemon, name, "valid") and seen(ca.tls_port, name).serial_number
@@ -192,12 +192,13 @@ def test_renewals_and_what_the_ca_refuses(daemon: Daemon, ca: CA, backend: Socke
     wait_for_state(daemon, name, "valid")
 
 
+@pytest.mark.slow
 def test_a_revoked_certificate_is_replaced(daemon: Daemon, ca: CA, backend: SocketServer) -> None:
     """The CA says so by a time of renewal that is over (RFC 9773)."""
     name = f"revoked.{daemon.folder.name}.example"
     ca.proxy.window = ("2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z")
     load(daemon, ca, backend, f"acme {name}", acme_email="admin@example.com")  # other settings: the directory is new
-    wait_for(lambda: daemon.log().count(f"{name}: renewed by ") >= 1, daemon.log, timeout=TIMEOUT)
+    wait_for(lambda: daemon.log().count(f"{name}: renewed by ") >= 1, daemon.log, timeout=TIMEOUT, pause=0.3)
     ca.proxy.window = ("2099-01-01T00:00:00Z", "2099-01-02T00:00:00Z")
     assert ca.proxy.count("GET", "/renewal-info/") >= 1
 
@@ -208,7 +209,7 @@ def test_a_name_that_leads_elsewhere_is_told_in_the_words_of_the_ca(
     name = f"elsewhere.{daemon.folder.name}.example"
     ca.names.point(name, "127.0.0.9")
     load(daemon, ca, backend, f"acme {name}")
-    wait_for(lambda: orders(daemon)[name]["failures"] >= 1, daemon.log, timeout=TIMEOUT)
+    wait_for(lambda: orders(daemon)[name]["failures"] >= 1, daemon.log, timeout=TIMEOUT, pause=0.3)
     assert "connection refused (connection)" in orders(daemon)[name]["error"]
     assert seen(ca.tls_port, name).issuer.rfc4514_string() == f"CN={SELF_SIGNED}"
     ca.names.forget(name)
@@ -236,7 +237,7 @@ def test_a_ca_that_has_forgotten_everything(daemon: Daemon, ca: CA, backend: Soc
     ca.pebble.start()
     first = seen(ca.tls_port, name).serial_number
     daemon.call("renew_certificate", name)
-    wait_for(lambda: seen(ca.tls_port, name).serial_number != first, "another certificate", timeout=TIMEOUT)
+    wait_for(lambda: seen(ca.tls_port, name).serial_number != first, "another certificate", timeout=TIMEOUT, pause=0.3)
     wait_for_state(daemon, name, "valid")
 
 
