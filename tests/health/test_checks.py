@@ -93,7 +93,11 @@ def test_an_edit_ends_a_check_that_stalls(said: bytes | None) -> None:
     world.load("scheduler = wlc", f"server = {B}", *QUICK)
     assert all(line.aborted for line in world.hung_up)
     assert [str(one) for one in world.live.destinations] == [B]
-    assert world.lines == []
+    assert world.lines == [
+        "loaded: service s: check: http /health -> off",
+        f"loaded: service s: - server {A}, which drains",
+        f"loaded: service s: + server {B}, weight 1",
+    ]
     world.passes(20)
     assert world.called() == []
     world.close()

@@ -562,7 +562,6 @@ def _explain_word(command: Command, word: str, values: Mapping[str, str], missin
 
 _NEEDED_CHANGE = {
     "edit-service": "an option of the service (examples: maxclients=100, -s wlc)",
-    "edit-server": "an option or a word of the server (examples: -w 5, --maxconn 100, drain)",
 }
 """Commands that change nothing alone -> what they need."""
 

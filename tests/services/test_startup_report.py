@@ -1,0 +1,39 @@
+"""The lines of the log when a daemon begins to serve, and when it loads a configuration."""
+
+from __future__ import annotations
+
+from twisted.internet.testing import MemoryReactorClock
+
+from ktcpvs.model.difference import changes_between
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.services.director import Director
+from ktcpvs.startup_report import MAX_SERVICES, start_lines
+from ktcpvs.system.log import EventLog
+
+
+def director_of(text: str) -> Director:
+    director = Director(Context(MemoryReactorClock(), EventLog(), Descriptors(1000)))
+    director.submit(parse(text)).addErrback(lambda failure: failure.raiseException())
+    return director
+
+
+def test_an_empty_table_and_services_that_do_not_run() -> None:
+    assert list(start_lines(director_of("global { }"), 0)) == [
+        "the table has no services: 'tcpvsadm -f FILE --start' loads some",
+        "this process serves, without workers",
+    ]
+    stopped = "".join(f"Virtual s{number} {{ }}\n" for number in range(MAX_SERVICES + 3))
+    lines = list(start_lines(director_of(stopped), 4))
+    assert lines[0].startswith("not running here: s0, s1, ")
+    assert lines[0].endswith(" and 3 more")
+    assert lines[1] == "4 workers serve"
+
+
+def test_changes_name_only_what_differs() -> None:
+    before = parse("Virtual a { scheduler = wlc }\nVirtual b { server = 10.0.0.1:80 }").apply(Table())
+    after = parse("Virtual a { scheduler = rr }\nVirtual b { server = 10.0.0.1:80 }").apply(Table())
+    assert changes_between(before, after) == ["service a: scheduler: wlc -> rr"]
+    assert changes_between(after, after) == []
