@@ -14,6 +14,9 @@ from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.switch_base import SwitchBase, find_address, may_be_refused
 from ktcpvs.control.typed_client import Client
 
+CLOSE_TIMEOUT = 1.0
+"""Seconds that a connection has to close, with the end of its TLS."""
+
 
 class AsyncioSwitch(SwitchBase):
     """A connection to a running switch. Commands of several tasks are sent one after the other."""
@@ -75,6 +78,14 @@ class AsyncioSwitch(SwitchBase):
     def close(self) -> None:
         self._is_broken = True
         self._writer.close()
+
+    async def aclose(self) -> None:
+        self.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._writer.wait_closed()
+        except OSError:  # a TimeoutError too
+            self._writer.transport.abort()
 
 
 async def connect_asyncio(control: str | None = None, timeout: float = 5.0) -> Client:

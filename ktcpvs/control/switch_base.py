@@ -56,6 +56,10 @@ class SwitchBase(ABC):
     def close(self) -> None:
         """Close the connection."""
 
+    async def aclose(self) -> None:
+        """Close the connection, and wait for that where it takes time."""
+        self.close()
+
     async def submit(self, entry: EditCommand, arguments: Mapping[str, Any]) -> list[str]:
         """Send a command of the table. arguments: all of them by name, as the client's method takes them. Returns the
         warnings about the edit, one per line."""
@@ -90,6 +94,11 @@ class SwitchBase(ABC):
     async def connections(self, ident: str | None = None) -> list[dict[str, Any]]:
         """Return the client connections that are open."""
         return list(await self.read("connections", ident))
+
+    async def close_connection(self, connection: str) -> dict[str, Any]:
+        """Close the client connection with this `id` of `connections`: both sides are reset. Returns its description
+        before that. Raises NoSuchConnection."""
+        return dict(await self._read_pages(await self.send("CloseConnection", {"connection": connection})))
 
     async def schedulers(self) -> dict[str, Any]:
         """Return {"schedulers": [...], "broken": [...]}: the schedulers that were found, each with name, unit, module,

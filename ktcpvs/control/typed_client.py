@@ -33,7 +33,7 @@ class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        await self.switch.aclose()
 
     def close(self) -> None:
         """Close the connection. Safe to call twice."""

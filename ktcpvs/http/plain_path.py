@@ -210,10 +210,11 @@ class PlainPath:
         if edits is not None:
             client_name, proxies = exchange.owner.client_name, self._service.proxies
             exchange.edits = RequestEdits(exchange.dispatcher, client_name, proxies, edits, rule, groups)
-            head = self._edited_head(exchange, plain, choice.lines, exchange.edits)
-            if edits.tracing is not None:
-                self._observe(exchange, plain, exchange.edits)
-            return head
+            if exchange.edits.changes_request:
+                head = self._edited_head(exchange, plain, choice.lines, exchange.edits)
+                if edits.tracing is not None:
+                    self._observe(exchange, plain, exchange.edits)
+                return head
         return plain.out if choice.lines is None else self.with_lines(exchange, plain, choice.lines)
 
     def _observe(self, exchange: PlainExchange, plain: PlainRequest, edits: RequestEdits) -> None:

@@ -106,6 +106,15 @@ class RequestEdits:
         return self._values.of(name)
 
     @property
+    def changes_request(self) -> bool:
+        """Whether the server gets another head than without edits."""
+        edits = self._edits
+        if edits is None or edits.request or not edits.keeps_path or edits.tracing is None:
+            return edits is not None
+        trace = self.trace
+        return trace is None or not trace.goes_on
+
+    @property
     def trace(self) -> RequestTrace | None:
         """The trace of the request; None: the service has none."""
         if self._trace is None and self._edits is not None and self._edits.tracing is not None:

@@ -31,8 +31,17 @@ def stats(own: Data, answers: Sequence[Data]) -> Data:
 
 
 def connections(answers: Sequence[tuple[int, list[Data]]]) -> list[Data]:
-    """The connections of all workers, each with its worker's number. answers: (number, connections) of each worker."""
-    return [{**connection, "worker": number} for number, answer in answers for connection in answer]
+    """The connections of all workers, each with its worker's number, which is also the beginning of its ID. answers:
+    (number, connections) of each worker."""
+    return [
+        {**connection, **_id_in_all(number, connection), "worker": number}
+        for number, answer in answers
+        for connection in answer
+    ]
+
+
+def _id_in_all(number: int, connection: Data) -> Data:
+    return {"id": f"{number}-{connection['id']}"} if "id" in connection else {}
 
 
 def stats_of_nodes(own: Data, answers: Mapping[str, Data]) -> Data:
@@ -46,7 +55,7 @@ def stats_of_nodes(own: Data, answers: Mapping[str, Data]) -> Data:
     without_counts = {
         **own,
         "services": [_zeroed_service(service) for service in own["services"]],
-        "traces": dict.fromkeys(own.get("traces", ()), 0),
+        **({"traces": dict.fromkeys(own["traces"], 0)} if "traces" in own else {}),
     }
     return _stats(without_counts, answers, _server_of_nodes, _service_of_nodes)
 
@@ -59,11 +68,8 @@ def connections_of_nodes(answers: Mapping[str, list[Data]]) -> list[Data]:
 def part_of_node(stats: Data) -> Data:
     """Return what one node alone can say: counters and states, without the table, which is the same on all nodes. A
     server's health is None where the node does not run the service."""
-    return {
-        "version": stats["version"],
-        "services": [_part_of_service(service) for service in stats["services"]],
-        "traces": stats.get("traces", {}),
-    }
+    services = [_part_of_service(service) for service in stats["services"]]
+    return {"version": stats["version"], "services": services, **_select(stats, ("traces",))}
 
 
 def _part_of_service(service: Data) -> Data:
@@ -79,6 +85,7 @@ def _select(row: Data, names: Sequence[str]) -> Data:
 
 def _stats(own: Data, answers: _Answers, of_server: _Merge, of_service: _Merge) -> Data:
     by_ident = {one: {service["ident"]: service for service in answer["services"]} for one, answer in answers.items()}
+    traces = [answer["traces"] for answer in answers.values() if "traces" in answer]
     return {
         **own,
         "services": [
@@ -86,7 +93,7 @@ def _stats(own: Data, answers: _Answers, of_server: _Merge, of_service: _Merge) 
             for service in own["services"]
             for known in [_of_all(by_ident, service["ident"])]
         ],
-        "traces": _added(own.get("traces", {}), [answer.get("traces", {}) for answer in answers.values()]),
+        **({"traces": _added(own["traces"], traces)} if "traces" in own else {}),
     }
 
 

@@ -169,6 +169,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "sticky": "off",
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
+            "trace": "off",
+            "otlp_endpoint": "http://127.0.0.1:4318",
             "relay": "auto",
             "request_header": ['X-A "b"', '+X-B "{host}"'],
             "response_header": [],
