@@ -65,7 +65,9 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
             "--cluster-secret",
             secret,
         )
-        daemon = Daemon(control_thread, folder, "--status", f"tcp:{status}", *cluster, workers=1, tls=True)
+        daemon = Daemon(
+            control_thread, folder, "--status", f"tcp:{status}", *cluster, workers=1, tls=True, preloaded=True
+        )
         stack.callback(daemon.finish)
         daemon.start()
         daemon.wait_for_log("node a follows")

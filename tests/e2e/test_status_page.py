@@ -54,7 +54,7 @@ window.fetch = async (...given) => {
     row("trial", "warning", ""), row("cluster", "critical", "this node does not follow the cluster"),
     row("workers", "warning", "3 of 4 workers serve"),
     ...states.map((state) => row("node", "warning", `node ${state}`)));
-  for (const service of data.services) {
+  for (const service of data.services.slice(0, 1)) {
     for (const state of ["down", "ejected", "draining", "standby", "maintenance", "unresolved"]) {
       service.servers.push({ ...service.servers[0], address: state, health: { state, since, reason: "why" } });
     }
@@ -106,7 +106,7 @@ class Page:
 @pytest.fixture(scope="module")
 def page(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     status, folder = free_port(), tmp_path_factory.mktemp("status-page")
-    daemon = Daemon(control_thread, folder, "--status", f"tcp:{status}", tls=True)
+    daemon = Daemon(control_thread, folder, "--status", f"tcp:{status}", tls=True, preloaded=True)
     certificate = Authority(folder).issue("shop", "shop.example.org", purposes=(SERVER,), begins=-85, ends=5)
     dead = f"{LOOPBACK}:{free_port()}"
     with contextlib.ExitStack() as stack:
@@ -303,7 +303,7 @@ def test_no_barriers(page: Page, width: int, dark: bool) -> None:
     assert page.browser.ask("document.documentElement.scrollWidth") == width
     page.browser.ask(AXE.read_text())
     found = page.browser.ask(
-        "axe.run().then((result) => result.violations.map((one) => "
+        "axe.run({ resultTypes: ['violations'] }).then((result) => result.violations.map((one) => "
         "[one.id, one.help, one.nodes.length, one.nodes[0].html, one.nodes[0].failureSummary]))"
     )
     assert found == []
