@@ -22,7 +22,7 @@ COPY . .
 # PIP_CONSTRAINT holds for what builds the wheel too. The plugins of Twisted are listed once, since the user of the image
 # cannot write that list.
 RUN python3 -m venv /opt/ktcpvs; \
-    PIP_CONSTRAINT=constraints.txt /opt/ktcpvs/bin/pip install '.[tls,cluster]'; \
+    PIP_CONSTRAINT=constraints.txt /opt/ktcpvs/bin/pip install '.[tls,acme,cluster,otel]'; \
     /opt/ktcpvs/bin/python3 -c 'from twisted.plugin import IPlugin, getPlugins; list(getPlugins(IPlugin))'; \
     /opt/ktcpvs/bin/pip uninstall --yes pip setuptools; \
     install -d -m 0755 /image/etc/ktcpvs/conf.d; \

@@ -83,6 +83,10 @@ class RuleExists(Refusal):
     code = b"RULE_EXISTS"
 
 
+class NoSuchConnection(Refusal):
+    code = b"NO_SUCH_CONNECTION"
+
+
 class NoSuchNetwork(Refusal):
     code = b"NO_SUCH_NETWORK"
 

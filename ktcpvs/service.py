@@ -42,6 +42,7 @@ from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
+from ktcpvs.startup_report import log_start
 from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.readiness import Readiness
@@ -254,6 +255,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             return
         if administration is not None:
             await administration.start(director)
+        log_start(director, options.workers)
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         director.issuer.start()
         await service_manager.started()
@@ -561,7 +563,7 @@ def _source_of_table(is_saved: bool, options: DaemonOptions) -> str:
             "the table comes from {config}, since there was no state file {state}: from now on the state file keeps "
             "all changes, and the next start takes it; to take {config} at each start, leave out --state"
         )
-    return ""
+    return "the table comes from {config}" if options.config is not None else ""
 
 
 async def _has_taken_over(

@@ -43,11 +43,6 @@ It accepts sockets from a service manager as sd_listen_fds(3) describes, and rep
 | `/run/ktcpvs/control.sock` | the control connection of a daemon that root has started |
 | `/var/lib/ktcpvs` | the folder for `--state` |
 
-## Exit status
-
-0 after SIGTERM, SIGINT or `tcpvsadm --set unload=1`, or when another daemon has taken over. 1 if the daemon cannot
-start, or after an internal error.
-
 ## Examples
 
 Serve what a file describes, and a status page on loopback:

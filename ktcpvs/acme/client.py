@@ -266,10 +266,17 @@ class ACMEClient:
         if needs_account and self._client.net.account is None:
             account = self._accounts.load(self.ca.directory, self.ca.eab_kid)
             if account is None:
-                account = self._call(self._register, self._client)
+                account = self._new_account(self._client)
                 self._accounts.save(account)
             self._use(self._client, account)
         return self._client
+
+    def _new_account(self, client: ClientV2) -> Account:
+        try:
+            return self._call(self._register, client)
+        except ACMEProblem as problem:
+            problem.is_of_ca = True  # whatever it is: without an account there is no certificate for any name
+            raise
 
     def _read_directory(self) -> ClientV2:
         net = ClientNetwork(user_agent=f"ktcpvs/{__version__}", alg=ES256, timeout=NETWORK_TIMEOUT)

@@ -22,6 +22,7 @@ from ktcpvs.acme.schedule import (
     MAX_CA_RETRY_DELAY,
     MAX_RETRY_DELAY,
     MIN_AGE_RETRIES,
+    MIN_RENEWAL_INFO_INTERVAL,
     Random,
     renewal_info_delay,
     renewal_time,
@@ -114,7 +115,7 @@ class CertificateManager:
         self._ca: tuple[str, ...] = ()  # the settings of the client
         self._ca_failures = 0
         self._held: tuple[float, str] = (0.0, "")  # until when no order is made, and why
-        self._clean_at = 0.0
+        self._ask_held_until = self._clean_at = 0.0
         self._is_started = self._is_working = self._must_look_again = False
         self._job = PeriodicJob(context.reactor, self._work, self._work_failed, RETRY_DELAY)
 
@@ -271,15 +272,16 @@ class CertificateManager:
         if self._clean_at <= now:
             self._clean_at = now + CLEANING_INTERVAL
             await self._in_thread(self._folder.clean, [one.record.names for one in self._managed.values()], now)
-        asked = min(self._managed.values(), key=self._ask_at)
-        if self._ask_at(asked) <= now:
-            await self._ask_when_to_renew(asked)
-            return 0.0
         first = min(self._managed.values(), key=self._due_at)
         if max(self._due_at(first), held_until) <= now:
             await self._order(first)
             return 0.0
-        next_time = min(max(self._due_at(first), held_until), self._ask_at(asked))
+        asked = min(self._managed.values(), key=self._ask_at)
+        ask_at = max(self._ask_at(asked), held_until, self._ask_held_until)
+        if ask_at <= now:
+            await self._ask_when_to_renew(asked)
+            return 0.0
+        next_time = min(max(self._due_at(first), held_until), ask_at)
         return min(max(next_time - now, 0.0), MAX_PAUSE)
 
     def _due_at(self, managed: _Managed) -> float:
@@ -313,7 +315,7 @@ class CertificateManager:
 
     async def _order(self, managed: _Managed) -> None:
         assert self._client is not None
-        kinds = self._kinds(managed.record.failures)
+        kinds, directory = self._kinds(managed.record.failures), self._directory
 
         async def save(record: Record) -> None:
             await self._share_account()  # another node can go on with the order only by the account that has made it
@@ -326,8 +328,8 @@ class CertificateManager:
         managed.record = evolve(managed.record, kind=kinds[0])
         try:
             await self._fetch_account()
-            pem = await order.obtain(managed.record, self._directory, kinds)
-            issued = evolve(managed.record, pem=pem, directory=self._directory, order=None)
+            pem = await order.obtain(managed.record, directory, kinds)
+            issued = evolve(managed.record, pem=pem, directory=directory, order=None)
             issued = await self._in_thread(self._with_validity, issued)
             await self._issued(managed, issued)
         except OrderStopped:
@@ -425,6 +427,8 @@ class CertificateManager:
         try:
             found = await self._ask_ca(self._client.renewal_info, record.pem)
         except ACMEProblem as problem:
+            if problem.is_of_ca:  # it would not answer for the others either, each time after a while
+                self._ask_held_until = now + MIN_RENEWAL_INFO_INTERVAL
             await self._keep(managed, evolve(record, ask_at=now + renewal_info_delay(problem.retry_after)))
             return
         if found is None:

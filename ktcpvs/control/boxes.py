@@ -100,7 +100,12 @@ _READERS: dict[bytes, Callable[[bytes], Any]] = {b"page": bytes, b"pages": int, 
 """The values of responses, and how they are read."""
 
 
-_REQUIRED = {"Read": ("page", "pages"), "Explain": ("page", "pages"), "ReadPage": ("page",)}
+_REQUIRED = {
+    "Read": ("page", "pages"),
+    "Explain": ("page", "pages"),
+    "CloseConnection": ("page", "pages"),
+    "ReadPage": ("page",),
+}
 """Command -> the values that its response must have."""
 
 

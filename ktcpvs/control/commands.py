@@ -109,6 +109,14 @@ class Explain(_Command):
     response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 
 
+class CloseConnection(_Command):
+    """Close one client connection: both sides are reset. Returns its description before that, as with Read.
+    connection: its `id` in the view connections."""
+
+    arguments = [(b"connection", amp.Unicode())]
+    response = [(b"page", amp.String()), (b"pages", amp.Integer())]
+
+
 class ReadPage(_Command):
     """Return a further page of the last Read or Explain on this connection. number: from 1."""
 
@@ -118,6 +126,6 @@ class ReadPage(_Command):
 
 BY_NAME: dict[str, type[amp.Command]] = {
     **OF_EDIT,
-    **{command.__name__: command for command in (Upload, Scope, Read, ReadPage, Explain)},
+    **{command.__name__: command for command in (Upload, Scope, Read, ReadPage, Explain, CloseConnection)},
 }
 """The name of a command on the wire -> the command."""

@@ -50,6 +50,9 @@ class Switch(Protocol):
     def view(self, name: str, ident: str | None) -> Any:
         """Return a view as plain data, or a Deferred of it. Raises a Refusal."""
 
+    def close_connection(self, wanted: str) -> Any:
+        """Close the client connection with this ID. Return its description, or a Deferred of it. Raises a Refusal."""
+
     def explain(
         self,
         ident: str,
@@ -189,6 +192,22 @@ class Administrator(GuardedAMP):
     async def _read(self, view: str, ident: str | None) -> dict[str, Any]:
         data = self._switch.view(view, ident)
         return self._first_page(await data if isinstance(data, Deferred) else data)
+
+    @commands.CloseConnection.responder
+    def close_connection(self, connection: str) -> Deferred[dict[str, Any]]:
+        return self.respond(self._close_connection(connection))
+
+    async def _close_connection(self, wanted: str) -> dict[str, Any]:
+        closed = self._switch.close_connection(wanted)
+        described = await closed if isinstance(closed, Deferred) else closed
+        if self.peer_name:  # a supervisor has logged it before it asks its worker
+            self._log.event(
+                levels.ANNOUNCE,
+                "{peer} has closed connection {id} of service {service}: client {client}, server {server}",
+                peer=self.peer_name,
+                **{name: described[name] or "-" for name in ("id", "service", "client", "server")},
+            )
+        return self._first_page(described)
 
     @commands.Explain.responder
     def explain(

@@ -95,6 +95,11 @@ class SwitchBase(ABC):
         """Return the client connections that are open."""
         return list(await self.read("connections", ident))
 
+    async def close_connection(self, connection: str) -> dict[str, Any]:
+        """Close the client connection with this `id` of `connections`: both sides are reset. Returns its description
+        before that. Raises NoSuchConnection."""
+        return dict(await self._read_pages(await self.send("CloseConnection", {"connection": connection})))
+
     async def schedulers(self) -> dict[str, Any]:
         """Return {"schedulers": [...], "broken": [...]}: the schedulers that were found, each with name, unit, module,
         summary and the number of services that use it; and the plugins that could not be loaded, with module and

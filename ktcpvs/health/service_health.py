@@ -171,23 +171,25 @@ class ServiceHealth:
         self._take_weight(destination, weight or None)
         state = destination.health.state
         if is_up and state == DOWN:
-            self._change(destination, ROSE, why)
+            self._change(destination, ROSE, why, levels.STATE)
         elif not is_up and state != DOWN:
-            self._change(destination, FELL, why)
+            self._change(destination, FELL, why, levels.STATE)
 
-    def _change(self, destination: Destination, event: str, why: str) -> None:
+    def _change(self, destination: Destination, event: str, why: str, level: int = levels.ANNOUNCE) -> None:
+        """level: of the log; a process that was told of the change by another one, which has logged it, says no more of
+        it."""
         destination.health.happened(event, why, self._context.wall())
         destination.errors = 0
-        self._log_change(destination, why)
+        self._log_change(destination, why, level)
         if destination.health.state == UP:
             self._begin_slow_start(destination)
-        self._update_down()
+        self._update_down(level)
         if destination.health.state == UP:
             self._queue.try_all()
         elif destination.health.state == DOWN:
             self._down(destination)
 
-    def _update_down(self) -> None:
+    def _update_down(self, level: int = levels.ANNOUNCE) -> None:
         selector = self._selector
         down = {destination for destination in selector.usable if destination.health.state != UP}
         selector.set_down(down, self._resting())
@@ -195,9 +197,9 @@ class ServiceHealth:
         self._priorities_in_use = priorities.in_use(selector.unavailable) if priorities is not None else 1
         if priorities is not None and self._priorities_in_use != before:
             text = priorities.describe(selector.unavailable)
-            self._context.log.event(levels.ANNOUNCE, "service {ident}: {text}", ident=selector.config.ident, text=text)
+            self._context.log.event(level, "service {ident}: {text}", ident=selector.config.ident, text=text)
 
-    def _log_change(self, destination: Destination, why: str) -> None:
+    def _log_change(self, destination: Destination, why: str, level: int) -> None:
         tick, lines = self._lines
         now = self._context.wheel.now
         if tick != now:
@@ -210,15 +212,15 @@ class ServiceHealth:
                 "server": destination.address,
                 "state": destination.health.state,
             }
-            self._context.log.event(levels.ANNOUNCE, form, why=why, **values)
+            self._context.log.event(level, form, why=why, **values)
         elif lines == MAX_LINES_PER_TICK:
-            self._context.wheel.after(0, self._log_others)
+            self._context.wheel.after(0, lambda: self._log_others(level))
 
-    def _log_others(self) -> None:
+    def _log_others(self, level: int) -> None:
         form = "service {ident}: more servers have changed; {down} of {n} are not up"
         selector = self._selector
         self._context.log.event(
-            levels.ANNOUNCE, form, ident=selector.config.ident, down=len(selector.down), n=len(selector.usable)
+            level, form, ident=selector.config.ident, down=len(selector.down), n=len(selector.usable)
         )
 
     # Weights from checks.

@@ -9,10 +9,10 @@ from attrs import fields
 
 from ktcpvs import __version__
 from ktcpvs.control.edit_commands import text_of_edit
-from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.inspect.certificates import describe_certificates
+from ktcpvs.inspect.client_connections import close_connection, describe_connection, open_connections
 from ktcpvs.model.address import SRVName
 from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
@@ -144,12 +144,11 @@ class Views:
         if ident is not None:
             director.effective.service(ident)
         now = director.context.wheel.now
-        return [
-            _connection(live, connection, now)
-            for live in (*director.services.values(), *director.draining)
-            if ident is None or live.ident == ident
-            for connection in live.connections
-        ]
+        return [describe_connection(live, connection, now) for live, connection in open_connections(director, ident)]
+
+    def close_connection(self, wanted: str) -> dict[str, Any]:
+        """Close the connection with this ID. Returns its description. Raises NoSuchConnection."""
+        return close_connection(self._director, wanted)
 
     def schedulers(self, ident: str | None) -> dict[str, Any]:
         found = self._director.schedulers()
@@ -204,23 +203,6 @@ def _note(setting: str) -> str:
     """Return why a setting is without effect on this machine; "" for the others."""
     why = tls_tickets.unavailable() if setting == "tls_ticket_rotation" else ""
     return f"without effect: sessions are resumed within one process only, since {why}" if why else ""
-
-
-def _connection(live: RunningService, connection: ClientConnection, now: int) -> dict[str, Any]:
-    """Describe one client connection. now: the wheel's tick."""
-    choice, moved = connection.dispatcher.choice, connection.moved()
-    return {
-        "service": live.ident,
-        "client": connection.client_name,
-        "server": str(choice.destination.address) if choice else None,
-        "name": choice.destination.name if choice else None,
-        "state": connection.state,
-        "age": now - connection.began,
-        "idle": now - connection.idle_since(),
-        "bytes_in": moved[0],
-        "bytes_out": moved[1],
-        "reason": choice.reason if choice else None,
-    }
 
 
 def _passed(live: RunningService | None) -> dict[Destination, tuple[int, int]]:

@@ -31,8 +31,17 @@ def stats(own: Data, answers: Sequence[Data]) -> Data:
 
 
 def connections(answers: Sequence[tuple[int, list[Data]]]) -> list[Data]:
-    """The connections of all workers, each with its worker's number. answers: (number, connections) of each worker."""
-    return [{**connection, "worker": number} for number, answer in answers for connection in answer]
+    """The connections of all workers, each with its worker's number, which is also the beginning of its ID. answers:
+    (number, connections) of each worker."""
+    return [
+        {**connection, **_id_in_all(number, connection), "worker": number}
+        for number, answer in answers
+        for connection in answer
+    ]
+
+
+def _id_in_all(number: int, connection: Data) -> Data:
+    return {"id": f"{number}-{connection['id']}"} if "id" in connection else {}
 
 
 def stats_of_nodes(own: Data, answers: Mapping[str, Data]) -> Data:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from attrs import evolve
+
 from ktcpvs.errors import Refusal, shorten
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.writer import write_listeners
@@ -64,6 +66,21 @@ def table_differences(before: Table, after: Table) -> list[str]:
                 f"service {ident}: {'running -> stopped' if ident in before.running else 'stopped -> running'}"
             )
     return lines
+
+
+def changes_between(before: Table, after: Table) -> list[str]:
+    """Return the differences between two tables as `table_differences` does; only services that are not equal are
+    compared option by option, so that a small change of a large table takes little time."""
+    same = {
+        ident
+        for ident, service in after.services.items()
+        if before.services.get(ident) == service and (ident in before.running) == (ident in after.running)
+    }
+
+    def changed(table: Table) -> Table:
+        return evolve(table, services={ident: one for ident, one in table.services.items() if ident not in same})
+
+    return table_differences(changed(before), changed(after))
 
 
 def _count(things: list[Any], name: str) -> str:

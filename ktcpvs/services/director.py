@@ -21,6 +21,7 @@ from ktcpvs.errors import BadValue, Busy, CannotListen, NoSuchServer, NoTLS, Ref
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
+from ktcpvs.model.difference import changes_between
 from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.health import DOWN
@@ -64,6 +65,9 @@ from ktcpvs.system.tls_contexts import ClientContexts
 from ktcpvs.system.tls_files import Authorities
 
 T = TypeVar("T")
+
+MAX_CHANGES = 20
+"""The most changes of a configuration that is loaded for which the log has a line each."""
 
 MAX_ERRORS = 10
 """The most files in the text of a refusal."""
@@ -303,10 +307,23 @@ class Director:
             steps.run("local edits", self.local_dropped, dropped)
         if isinstance(edit, Load):
             steps.run("files of responses", self._read_response_files)
+            if is_strict and is_saved:
+                steps.run("log", self._log_changes, old, new)
         steps.run("log", lambda: self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit)))
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
         return [*warnings, *preparation.warnings]
+
+    def _log_changes(self, old: Table, new: Table) -> None:
+        """Log what a configuration that was loaded has changed."""
+        lines = changes_between(old, new)
+        log, more = self.context.log, len(lines) - MAX_CHANGES
+        for line in lines[:MAX_CHANGES] if more > 1 else lines:
+            log.event(levels.ANNOUNCE, "loaded: {line}", line=line)
+        if more > 1:
+            log.event(levels.ANNOUNCE, "loaded: {n} more changes", n=more)
+        if not lines:
+            log.event(levels.ANNOUNCE, "loaded: nothing has changed")
 
     def _commands_for(self, edit: Edit, old: Table, new: Table, effective: Table) -> Any:
         """Return the commands with which other processes follow. They know nothing of local edits, and run the table

@@ -20,6 +20,9 @@ MAX_TROUBLE = 200
 MAX_SERVERS_NAMED = 3
 """Servers of one service in the same state that get a row each; more of them share one row."""
 
+MAX_FAILURES = 5
+"""Connections or requests in a row that a server may fail without being reported, while it counts as up."""
+
 MAX_DESCRIPTOR_SHARE = 0.9
 """The share of its file descriptors from which on a process is short of them."""
 
@@ -140,6 +143,14 @@ def _of_service(service: dict[str, Any]) -> Iterator[Row]:
         severity = CRITICAL if is_unusable and state == DOWN else WARNING
         found = [server for server, own in zip(servers, states, strict=True) if own == state]
         yield from _of_servers(f"server_{state}", severity, ident, found, _VERBS[state])
+    failing = [server for server, own in zip(servers, states, strict=True) if own == UP and _failures(server)]
+    for server in failing[:MAX_SERVERS_NAMED]:
+        error = server["last_error"]
+        text = f"{_name(server)} has failed {error['in_a_row']} times in a row: {error['reason']}"
+        yield _row("server_failing", WARNING, text, service=ident, server=server["address"])
+    if len(failing) > MAX_SERVERS_NAMED:
+        text = f"{len(failing) - MAX_SERVERS_NAMED} more servers have failed several times in a row"
+        yield _row("server_failing", WARNING, text, service=ident)
     full = [server for server in servers if 0 < server["maxconn"] <= server["stats"]["active"]]
     for server in full[:MAX_SERVERS_NAMED]:
         text = f"{_name(server)} is full: {server['stats']['active']} of {server['maxconn']} (maxconn)"
@@ -163,6 +174,11 @@ def _of_servers(
         text = f"{_name(server)} {verbs[0]}{_reason(server)}"
         since = server["health"]["since"] or None
         yield _row(kind, severity, text, service=ident, server=server["address"], since=since)
+
+
+def _failures(server: dict[str, Any]) -> bool:
+    """Whether the server has failed too often in a row to be fine."""
+    return server["last_error"] is not None and server["last_error"]["in_a_row"] >= MAX_FAILURES
 
 
 def _name(server: dict[str, Any]) -> str:

@@ -49,6 +49,7 @@ class OwnSwitch:
         self._views = views
         self._administration = administration
         self.explain = Explainer(director, views).explain
+        self.close_connection = views.close_connection
 
     def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
         """See control.server.Switch."""
@@ -110,6 +111,9 @@ class AdministeredSwitch:
 
     def view(self, name: str, ident: str | None) -> Any:
         return self._target().view(name, ident)
+
+    def close_connection(self, wanted: str) -> Any:
+        return self._target().close_connection(wanted)
 
     def explain(
         self,

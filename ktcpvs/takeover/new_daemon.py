@@ -42,6 +42,10 @@ class NewDaemon:
         """Return the new daemon's view of that name."""
         return Deferred.fromCoroutine(self._ask(lambda switch: switch.read(name, ident)))
 
+    def close_connection(self, wanted: str) -> Deferred[Any]:
+        """Have the new daemon close a connection."""
+        return Deferred.fromCoroutine(self._ask(lambda switch: switch.close_connection(wanted)))
+
     async def explain(
         self,
         ident: str,

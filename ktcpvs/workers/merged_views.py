@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
+from ktcpvs.inspect.client_connections import no_such_connection
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import added_views
 from ktcpvs.workers.worker_processes import WorkerProcesses
@@ -28,6 +30,15 @@ class MergedViews:
             return Deferred.fromCoroutine(self._connections(ident))
         return own
 
+    def close_connection(self, wanted: str) -> Any:
+        """Close the connection with this ID, NUMBER-ID with the number of its worker. Returns a Deferred of its
+        description. Raises NoSuchConnection."""
+        number, _, own = wanted.partition("-")
+        for worker in self._workers.ready():
+            if str(worker.number) == number:
+                return worker.close_connection(own).addCallback(partial(_closed, wanted))
+        raise no_such_connection(wanted)
+
     async def _stats(self, ident: str | None, own: Any) -> Any:
         return added_views.stats(own, [answer for _, answer in await self._of_all("stats", ident)])
 
@@ -40,3 +51,11 @@ class MergedViews:
         answers = await gatherResults([worker.read_view(name, ident) for worker in workers])
         pairs = zip(workers, answers, strict=True)
         return [(worker.number, answer) for worker, answer in pairs if answer is not None]
+
+
+def _closed(wanted: str, described: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the description of a connection that was closed. described: by its worker; None: the worker has no such
+    connection. Raises NoSuchConnection."""
+    if described is None:
+        raise no_such_connection(wanted)
+    return {**described, "id": wanted}

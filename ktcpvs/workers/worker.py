@@ -311,6 +311,9 @@ class Worker:
     def view(self, name: str, ident: str | None) -> Any:
         return Views(self.director).view(name, ident)
 
+    def close_connection(self, wanted: str) -> Any:
+        return Views(self.director).close_connection(wanted)
+
     def explain(
         self,
         ident: str,

@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, maybeDeferred
@@ -36,6 +36,12 @@ MAX_RETRY_DELAY = 10.0
 
 ANSWER_TIMEOUT = 30.0
 """Seconds that a worker may take to answer a command, or to start."""
+
+REPEAT_TIME = 10.0
+"""Seconds within which the log has a line of several workers about a service once, if they say the same."""
+
+MAX_LAST_LINES = 1000
+"""The most lines of workers that are remembered for that; beyond it, all are forgotten."""
 
 PING_INTERVAL = 1.0
 """Seconds between two pings of a worker; a fifth of the setting worker_timeout, where that is less."""
@@ -144,12 +150,20 @@ class WorkerProcess(ProcessProtocol):
         Fires with None when the worker has just ended or does not know the service yet. A worker that does not answer
         is killed.
         """
+        return self._ask(lambda switch: switch.read(view, ident))
+
+    def close_connection(self, wanted: str) -> Deferred[Any]:
+        """Close the connection with this ID of this worker. Fires with its description; None: there is none."""
+        return self._ask(lambda switch: switch.close_connection(wanted))
+
+    def _ask(self, question: Callable[[Switch], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
+        """Fires with the answer; None if it is a refusal, or the worker has just ended."""
         link, pid = self.link, self.pid
         assert link is not None
         switch = Switch(link, ControlAddress(path=f"worker {self.number}"))
 
         def read() -> Deferred[Any]:
-            answer = Deferred.fromCoroutine(switch.read(view, ident))
+            answer = Deferred.fromCoroutine(question(switch))
             return answer.addTimeout(ANSWER_TIMEOUT, self._workers.reactor)
 
         def failed(failure: Failure) -> None:
@@ -196,7 +210,8 @@ class WorkerProcess(ProcessProtocol):
 
     def _log_line(self, line: bytes) -> None:
         text = line.decode("utf-8", "backslashreplace").removeprefix("- ")
-        self._workers.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
+        if not self._workers.repeats(self.number, text):
+            self._workers.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
 
     def processExited(self, reason: Failure) -> None:
         """Do not wait for programs that the worker has started and that keep its output open."""
@@ -274,12 +289,26 @@ class WorkerProcesses:
         self._last_restart = 0.0  # by the reactor's clock
         self._ended = ended
         self._timeout = timeout
+        self._last_lines: dict[str, tuple[int, float]] = {}  # text -> the worker that has logged it, and when
         self._pings = PeriodicJob(reactor, self._ping, self._ping_failed, PING_INTERVAL)
 
     @property
     def reactor_name(self) -> str:
         """The workers' reactor: the same as the supervisor's."""
         return "uvloop" if getattr(self.reactor, "uv", None) is not None else "default"
+
+    def repeats(self, number: int, text: str) -> bool:
+        """Whether another worker has just logged the same about a service: all of them notice what a server does."""
+        if not text.startswith("service "):
+            return False
+        now = self.reactor.seconds()
+        first, at = self._last_lines.get(text, (number, 0.0))
+        if first != number and now - at < REPEAT_TIME:
+            return True
+        if len(self._last_lines) >= MAX_LAST_LINES:
+            self._last_lines.clear()
+        self._last_lines[text] = number, now
+        return False
 
     def start(self) -> None:
         """Start all workers. Call this in the main thread, while the reactor runs."""

@@ -38,58 +38,59 @@ COLUMNS = (
         "only",
         "numeric",
     ),
-    *("views", "json", "delay", "all-nodes"),
+    *("views", "json", "delay", "all-nodes", "wide", "filter", "sort", "count"),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
-drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
-ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
-add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .
-edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .
-move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
-explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .
-certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
-reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
-drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .
-undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o  o  o  o  o
+kill             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o  .  .  .  .
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .
+drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .
+ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .
+add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .
+confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .
+diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .
+explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .  o  .  .  .
+certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .
+reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .
+drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .  .  .  .  .
+undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
 ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
-FLAGS = (*SCOPES, "allow-empty", "wait", "wait-nodes", "only", "numeric", *VIEWS, "json", "all-nodes")
+FLAGS = (*SCOPES, "allow-empty", "wait", "wait-nodes", "only", "numeric", *VIEWS, "json", "all-nodes", "wide", "count")
 VALUES = {
     "weight": "2",
     "match": "1",
@@ -106,6 +107,7 @@ WORDS = {
     "add-rule": ["host", "a.example", "use", "respond", "403"],
     "del-rule": ["host", "a.example"],
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
+    "kill": ["ID"],
     **{name: ["NODE"] for name in ("drain-node", "undrain-node", "forget-node")},
     "renew-certificate": ["a.example"],
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
@@ -412,7 +414,10 @@ INVALID = [
     (["--stop=web"], "Option '--stop' takes no value"),
     (["--stats", "--rate"], "Illegal 'rate' option with the 'stats' option"),
     (["--connections", "--stats"], "Illegal 'stats' option with the 'connections' option"),
-    (["web"], "Unexpected argument 'web' with the 'list' command"),
+    (
+        ["web"],
+        "Unexpected argument 'web' with the 'list' command: the name of the virtual service goes with -i: -i web",
+    ),
     (["-"], "Unexpected argument '-' with the 'list' command"),
     (["--", "-L"], "Unexpected argument '-L' with the 'list' command"),
     (["--get", "a", "b"], "Unexpected argument 'b' with the 'get' command"),
@@ -640,6 +645,13 @@ def test_an_invalid_control_address_is_wrong_usage(unused_control: str) -> None:
             2,
             "",
             "tcpvsadm: Nothing to change: give an option of the service (examples: maxclients=100, -s wlc)\n" + TRY,
+        ),
+        (["--count"], 2, "", f"tcpvsadm: The 'count' option needs the 'connections' option\n{TRY}"),
+        (
+            ["--connections", "--sort", "aeg"],
+            2,
+            "",
+            "tcpvsadm: sort 'aeg': not one of age, idle, in, out, client, server, state; did you mean 'age'?\n" + TRY,
         ),
         (["-i", b"\xff"], 2, "", f"tcpvsadm: Argument 2 is not text in this locale: '\\xff'\n{TRY}"),
         (["-f", "/no/such"], 1, "", "tcpvsadm: load-configfile: /no/such: No such file or directory\n"),

@@ -231,21 +231,27 @@ def test_rates_are_rounded_to_whole_numbers() -> None:
 
 
 def test_connections() -> None:
-    relayed = {"service": "web", "client": "192.0.2.7:50000", "server": "10.0.0.1:80", "state": "relaying"}
+    relayed = {
+        "id": "2-5f3a9c01",
+        "service": "web",
+        "client": "192.0.2.7:50000",
+        "server": "10.0.0.1:80",
+        "state": "relaying",
+    }
     waiting = {"service": "sön", "client": "unix\n", "server": None, "state": "reading head"}
     answer = [
         {**relayed, "age": 75.0, "idle": 3, "bytes_in": 1234567, "bytes_out": 8, "reason": "least loaded"},
         {**waiting, "age": 0, "idle": 0, "bytes_in": 0, "bytes_out": 0, "reason": None},
     ]
     assert output.format_connections(answer, lambda address: address.replace(":80", ":http")) == text(r"""
-        Service  Client           Server         State         Age  Idle  InBytes  OutBytes
-        web      192.0.2.7:50000  10.0.0.1:http  relaying       75     3  1234567         8
-        sön      unix\n           -              reading head    0     0        0         0
+        ID          Service  Client           Server         State         Age  Idle  InBytes  OutBytes
+        2-5f3a9c01  web      192.0.2.7:50000  10.0.0.1:http  relaying       75     3  1234567         8
+        -           sön      unix\n           -              reading head    0     0        0         0
         """)
 
 
 def test_no_connections() -> None:
-    assert output.format_connections([]) == "Service  Client  Server  State  Age  Idle  InBytes  OutBytes\n"
+    assert output.format_connections([]) == "ID  Service  Client  Server  State  Age  Idle  InBytes  OutBytes\n"
 
 
 SCHEDULERS = [

@@ -340,6 +340,13 @@ READS: dict[str, tuple[Call, list[bytes]]] = {
             request_box(b"ReadPage", b"2", number=b"1"),
         ],
     ),
+    "CloseConnection": (
+        lambda switch: switch.close_connection("2-5f3a9c01"),
+        [
+            request_box(b"CloseConnection", connection=b"2-5f3a9c01"),
+            request_box(b"ReadPage", b"2", number=b"1"),
+        ],
+    ),
 }
 """A call of the client that fetches an answer of two pages, and the boxes that it sends."""
 
@@ -429,7 +436,7 @@ def test_the_client_reads_warnings(run_client: RunClient, name: str) -> None:
 @pytest.mark.parametrize(("call", "boxes"), READS.values(), ids=READS)
 def test_the_client_reads_pages(run_client: RunClient, call: Call, boxes: list[bytes]) -> None:
     first = [(b"page", b'{"a": '), (b"pages", b"2")]
-    replies = {b"Read": first, b"Explain": first, b"ReadPage": [(b"page", b"1}")]}
+    replies = {b"Read": first, b"Explain": first, b"CloseConnection": first, b"ReadPage": [(b"page", b"1}")]}
     assert run_client(call, replies) == (boxes, {"a": 1})
 
 
@@ -447,6 +454,10 @@ class Recorder:
     def view(self, name: str, ident: str | None) -> Any:
         self.calls.append((name, ident))
         return [{"ident": "é"}]
+
+    def close_connection(self, wanted: str) -> Any:
+        self.calls.append(wanted)
+        return {"id": wanted}
 
     async def explain(self, *arguments: Any) -> Any:
         self.calls.append(arguments)
@@ -490,6 +501,12 @@ def test_the_server_answers_an_explanation_in_pages() -> None:
     assert run_server(boxes, []) == ([asked_for], pages)
     connection = ("web", None, None, [], "127.0.0.1", None)
     assert run_server(READS["Explain, a connection"][1][:1], [])[0] == [connection]
+
+
+def test_the_server_closes_a_connection() -> None:
+    boxes = READS["CloseConnection"][1][:1]
+    closed = box((b"_answer", b"1"), (b"page", b'{"id": "2-5f3a9c01"}'), (b"pages", b"1"))
+    assert run_server(boxes, []) == (["2-5f3a9c01"], [closed])
 
 
 @pytest.mark.parametrize("scope", ["local", "force-local"])

@@ -44,7 +44,7 @@ def readable_python(folder: Path) -> Path | None:
 
 
 def _copy_everything(folder: Path) -> None:
-    for needed in _needed("ktcpvs", frozenset({"tls"})).values():
+    for needed in _needed("ktcpvs", frozenset({"tls", "acme"})).values():
         for file in needed.files or ():
             source = Path(str(needed.locate_file(file)))
             if ".." not in file.parts and source.is_file():

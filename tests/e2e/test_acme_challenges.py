@@ -20,7 +20,7 @@ from pebble import CAProxy, NameServer, Pebble
 from servers import LOOPBACK, free_port, wait_for
 
 from ktcpvs.cluster.membership import LEASE_SECONDS
-from ktcpvs.errors import Busy, NoTLS
+from ktcpvs.errors import Busy
 
 from .harness import TIMEOUT, ControlThread, Daemon
 
@@ -218,11 +218,11 @@ class Nodes:
         self.secret.write_bytes(b64encode(b"s" * 32))
         self.secret.chmod(0o600)
 
-    def start(self, name: str, *, has_secret: bool = True) -> Daemon:
+    def start(self, name: str) -> Daemon:
         folder = self._folder / name
         folder.mkdir()
         words: list[str | Path] = ["--cluster", f"etcd:{self._etcd.url}/{self._folder.name}", "--node", name]
-        words += ["--state", folder / "state", *(["--cluster-secret", self.secret] if has_secret else [])]
+        words += ["--state", folder / "state", "--cluster-secret", self.secret]
         daemon = self.daemons[name] = Daemon(self._thread, folder, *words, tls=True, preloaded=True)
         daemon.start()
         daemon.wait_for_log(f"node {name} follows")
@@ -275,13 +275,6 @@ def test_one_node_orders_and_both_serve(ca: CA, nodes: Nodes) -> None:
     assert nodes.leader("b") == "b"
     wait_for(lambda: ca.certificate(nodes.ports["b"], "d.example") not in (first, None), "another certificate", TIMEOUT)
     assert ca.orders() == orders + 2
-
-
-def test_a_node_without_the_secret_refuses(ca: CA, nodes: Nodes) -> None:
-    a = nodes.start("a", has_secret=False)
-    a.call("load", ca.settings() + site("e.example", nodes.listen))
-    with pytest.raises(NoTLS, match="in a cluster needs --cluster-secret"):
-        a.call("start")
 
 
 @pytest.mark.slow

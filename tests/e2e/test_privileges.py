@@ -123,6 +123,19 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
     daemon.wait_for_log(f"SIGHUP: control {where} uses the certificate of lb1")
 
 
+def test_certificates_of_a_ca_are_kept_by_the_user(start: Callable[..., Daemon], folder: Path) -> None:
+    """What the CA says is written to the folder, too: it does not respond."""
+    daemon = start("--user", "nobody", "--state", str(folder / "state.json"), tls=True)
+    daemon.set(acme_directory=f"https://{LOOPBACK}:{free_port()}/dir")
+    daemon.service("s", f"{LOOPBACK}:{free_port()} tls", "10.0.0.1:80", certificate="acme a.example")
+    daemon.wait_for_log("certificate for a.example: ")
+    assert daemon.json("--certificates")[0]["acme"]["error"].endswith("/dir: Connection refused")
+    kept = folder / "state.json.acme"
+    (state,) = wait_for(lambda: list(kept.glob("certificates/a.example-*/state.json")))
+    for path, mode in ((kept, 0o700), (state.parent, 0o700), (state, 0o600)):
+        assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (NOBODY.pw_uid, mode)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_certificates_of_services_that_only_root_can_read(
     start: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path, workers: int

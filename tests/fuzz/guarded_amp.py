@@ -100,6 +100,7 @@ class Daemon:
         self.director = Director(Context(MemoryReactorClock(), log, Descriptors(100)))
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain
+        self.close_connection = Views(self.director).close_connection
         self.factory = ControlFactory(self, log)
 
     def submit(self, edit: Edit) -> Deferred[Sequence[str]]:

@@ -159,6 +159,21 @@ def test_other_requests_go_the_usual_way(make: Make) -> None:
         assert world.context.challenges.responses is None
 
 
+def test_requests_cost_nothing_more_while_no_challenge_is_pending(make: Make) -> None:
+    """The caches call the scanner itself, and not a function around it."""
+    world = make()
+
+    def scanner() -> object:
+        return getattr(world.live.cache.scan, "__self__", None)
+
+    assert isinstance(scanner(), plain.RequestScanner)
+    node = published(world)
+    assert scanner() is None
+    node.withdraw(ONE)
+    assert isinstance(scanner(), plain.RequestScanner)
+    assert world.live.traffic.challenges is None
+
+
 def test_pipelined_requests_and_one_in_pieces(make: Make) -> None:
     world = make()
     published(world, ONE, TWO)

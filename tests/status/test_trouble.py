@@ -113,6 +113,19 @@ def test_servers() -> None:
     assert told(data) == [("warning", "server_full", "r1.example:80 (10.0.0.1:80) is full: 5 of 5 (maxconn)")]
 
 
+def test_a_server_that_is_up_and_fails() -> None:
+    data = set_state(snapshot(), "up", "up")
+    (service,) = data["services"]
+    service["servers"][0]["last_error"] = {"at": NOW, "reason": "Connection refused", "in_a_row": 5}
+    service["servers"][1]["last_error"] = {"at": NOW, "reason": "Connection refused", "in_a_row": 4}
+    failing = ("warning", "server_failing", "10.0.0.1:80 has failed 5 times in a row: Connection refused")
+    assert told(data) == [failing]
+    service["servers"] = [{**service["servers"][0], "address": f"10.0.0.{number}:80"} for number in range(5)]
+    assert told(data)[-1] == ("warning", "server_failing", "2 more servers have failed several times in a row")
+    assert len(told(data)) == 4
+    assert told(set_state(data, "down", *["up"] * 4))[0][1] == "server_down", "which is reported instead"
+
+
 def test_many_servers_share_a_row() -> None:
     data = set_state(snapshot(), "down", "down", reason="why")
     (service,) = data["services"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,11 @@ from ktcpvs import __version__
 from ktcpvs.control.tcpvsadm import exit_status
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.input_files import read_configuration, read_networks
-from ktcpvs.control.tcpvsadm.options import Invocation, check_change, read_arguments
+from ktcpvs.control.tcpvsadm.options import Invocation, check_details, read_arguments
 from ktcpvs.errors import Refusal, shorten
+
+MIN_WIDTH = 40
+"""The least width for which listings are made narrower; a narrower terminal wraps their lines."""
 
 MAX_MESSAGE_LENGTH = 4000
 
@@ -77,7 +81,7 @@ def _run_command(given: Invocation, environment: Mapping[str, str], check: Check
         return f"tcpvsadm {__version__}\n"
     if name == "top" and not all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout)):
         raise UsageError("--top needs a terminal; in a pipe use --list --rate, or --list --stats --json")
-    check_change(given)
+    check_details(given)
     text, source = _read_input(given)
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
     if control is None or not control.startswith("tls:"):
@@ -116,30 +120,39 @@ def _format(given: Invocation, answer: Any) -> str:
         return "".join(f"{line}\n" for line in answer)
     if given.command.name == "save":
         return output.format_configuration(answer)
+    width = _width(given)
     formats: dict[str, Callable[[Any], str]] = {
-        "schedulers": output.format_schedulers,
-        "certificates": output.format_certificates,
-        "nodes": nodes.format_nodes,
+        "schedulers": lambda answer: output.format_schedulers(answer, width),
+        "certificates": lambda answer: output.format_certificates(answer, width),
+        "nodes": lambda answer: nodes.format_nodes(answer, width),
         "get": output.format_settings,
-        "explain": output.format_explanation,
+        "explain": lambda answer: output.format_explanation(answer, width),
+        "kill": output.format_closed,
     }
     if given.command.name in formats:
         return formats[given.command.name](answer)
     show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
-    text = _format_view(given, answer, show)
+    text = _format_view(given, answer, show, width)
     return colours.colour_states(text) if colours.should_colour(sys.stdout, os.environ) else text
 
 
-def _format_view(given: Invocation, answer: Any, show: Callable[[str], str]) -> str:
+def _width(given: Invocation) -> int:
+    """Return the width of the terminal; 0: print names whole, since --wide is given, or a program reads the output."""
+    if "wide" in given.values or sys.stdout is None or not sys.stdout.isatty():
+        return 0
+    return max(shutil.get_terminal_size().columns, MIN_WIDTH)
+
+
+def _format_view(given: Invocation, answer: Any, show: Callable[[str], str], width: int) -> str:
     """Return the output of --list, in the view that its options select."""
     from ktcpvs.control.tcpvsadm import output
 
     if "stats" in given.values:
-        return output.format_stats(answer, show)
+        return output.format_stats(answer, show, width)
     if "rate" in given.values:
-        return output.format_rates(answer, show)
+        return output.format_rates(answer, show, width)
     if "connections" in given.values:
-        return output.format_connections(answer, show)
+        return output.format_connections(answer, show, width)
     return output.format_table(answer, show)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ktcpvs.control.switch_base import SwitchBase
+from ktcpvs.control.tcpvsadm.columns import align
 from ktcpvs.control.tcpvsadm.draining import format_node_progress
-from ktcpvs.control.tcpvsadm.output import align, escape
+from ktcpvs.control.tcpvsadm.output import escape
 
 POLL_INTERVAL = 0.2
 """Seconds between two questions for the nodes."""
@@ -17,7 +18,7 @@ MAX_WAIT = 30.0
 """The most seconds for which --wait-nodes waits."""
 
 
-def format_nodes(answer: dict[str, Any]) -> str:
+def format_nodes(answer: dict[str, Any], width: int = 0) -> str:
     """Format a line for each node, and then what it could not put in force."""
     has_labels = any(one.get("labels") for one in answer["nodes"])
     rows = [("Node", "State", "Revision", "Clients", "Version", "Since", *(["Labels"] if has_labels else []))]
@@ -40,7 +41,7 @@ def format_nodes(answer: dict[str, Any]) -> str:
     text = f"The table is at revision {answer['revision']}; this node asks {answer['etcd']}\n"
     if trial is not None:
         text += f"It is on trial: undone in {trial} s unless 'tcpvsadm --confirm' is run on any node\n"
-    text += align(rows, "<<>><<" + "<" * has_labels)
+    text += align(rows, "<<>><<" + "<" * has_labels, width)
     if not answer["connected"]:
         wrong.insert(0, f"this node does not follow the cluster: {answer['problem']}")
     lines = [*wrong, *local]

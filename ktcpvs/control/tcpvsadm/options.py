@@ -54,7 +54,7 @@ VIEWS = ("stats", "rate", "connections")
 _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _LOAD = ("start", "confirm", "allow-empty")
 _RULE_WORDS = "[CONDITION...] [MODIFIER...] [use ACTION | use SERVERS]"
-_REQUEST = ("header", "from", "port", "json")
+_REQUEST = ("header", "from", "port", "wide", "json")
 
 
 def _edit_command(
@@ -97,7 +97,11 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command(
             "list", "L", "print the table, as without any command",
-            (), ("ident", "numeric", *VIEWS, "all-nodes", "json"),
+            (), ("ident", "numeric", *VIEWS, "filter", "sort", "count", "all-nodes", "wide", "json"),
+        ),
+        Command(
+            "kill", None, "close a client connection, which --connections lists with its ID",
+            words="ID", min_words=1, max_words=1, first_is_value=True,
         ),
         Command("top", None, "show live rates, updated every second; q quits", (), ("ident", "numeric", "all-nodes")),
         _edit_command(
@@ -142,16 +146,19 @@ COMMANDS: dict[str, Command] = {
             "explain", None, "explain which server would handle a request; none is contacted", ("ident",), _REQUEST,
             words="['METHOD TARGET']", max_words=3,
         ),
-        Command("certificates", None, "print the certificates of running services", (), ("ident", "json")),
+        Command("certificates", None, "print the certificates of running services", (), ("ident", "wide", "json")),
         _edit_command("reload-certificates"),
         _edit_command("renew-certificate", words="HOST", min_words=1, max_words=1, first_is_value=True),
-        Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("json",)),
+        Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("wide", "json")),
         _edit_command(
             "drain-node", also=("wait",), words="NODE", min_words=1, max_words=1, first_is_value=True
         ),
         _edit_command("undrain-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
         _edit_command("forget-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
-        Command("schedulers", None, "print the available schedulers, and plugins that failed to load", (), ("json",)),
+        Command(
+            "schedulers", None, "print the available schedulers, and plugins that failed to load",
+            (), ("wide", "json"),
+        ),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
     )
@@ -185,6 +192,16 @@ OPTIONS: dict[str, Option] = {
         Option("stats", None, None, "show counters"),
         Option("rate", None, None, "show rates per second"),
         Option("connections", None, None, "show client connections"),
+        Option(
+            "filter",
+            None,
+            "NAME=VALUE",
+            "with --connections: only of this client, server or state; may be repeated",
+            True,
+        ),
+        Option("sort", None, "COLUMN", "with --connections: age, idle, in, out, client, server, state"),
+        Option("count", None, None, "with --connections: print their number only"),
+        Option("wide", None, None, "do not shorten names to the width of the terminal"),
         Option("all-nodes", None, None, "in a cluster: of all nodes together"),
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
@@ -220,12 +237,13 @@ _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service
 @frozen
 class Invocation:
     """One command line. values: option -> its value, "" of an option without one; of an option that repeats, the last.
-    words: see Command. headers: (name, value) of each --header, in their order."""
+    words: see Command. headers: (name, value) of each --header, in their order. filters: the value of each --filter."""
 
     command: Command
     values: Mapping[str, str] = field(factory=dict)
     words: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    filters: tuple[str, ...] = ()
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -264,6 +282,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
     values: dict[str, str] = {}
     words: list[str] = []
     headers: list[tuple[str, str]] = []
+    filters: list[str] = []
     for item, value in _scan(argv):
         if item is None:
             words.append(value or "")
@@ -274,6 +293,8 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
             raise UsageError(f"The '{item.name}' option is given twice")
         else:
             values[item.name] = value or ""
+            if item.name == "filter":
+                filters.append(values[item.name])
             if item.name == "header":
                 headers.append(_parse_header(values[item.name]))
     if "confirm" in values:
@@ -296,7 +317,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
     _check_options(command, words, values)
     _check_words(command, words, values)
     _check_named(command, values, words)
-    return Invocation(command, values, tuple(words), tuple(headers))
+    return Invocation(command, values, tuple(words), tuple(headers), tuple(filters))
 
 
 def _take_confirm_time(command: Command, words: list[str], value: str) -> str:
@@ -369,7 +390,6 @@ _IPVSADM_OPTIONS = {
     "--persistent-conn": "use --connections",
     "--timeout": "use --get and --set NAME=VALUE, such as read_timeout=60",
     "--fwmark-service": _SERVICE_HINT,
-    "--sort": "listings are in the order of the table",
     "--nosort": "listings are in the order of the table",
     "--daemon": "use 'ktcpvs --cluster' for a table that several switches share",
     "--start-daemon": "use 'ktcpvs --cluster' for a table that several switches share",
@@ -481,6 +501,18 @@ def _check_options(command: Command, words: Sequence[str], values: Mapping[str, 
         raise UsageError(f"port '{shorten(values['port'], 40)}': not a number or a service name")
 
 
+def _check_connections(values: Mapping[str, str], filters: Sequence[str]) -> None:
+    for name in ("filter", "sort", "count"):
+        if name in values and "connections" not in values:
+            raise UsageError(f"The '{name}' option needs the 'connections' option")
+    if "connections" in values and ("sort" in values or filters):
+        from ktcpvs.control.tcpvsadm.connections import check_filter, check_order
+
+        why = check_order(values["sort"]) if "sort" in values else ""
+        if why := next(filter(None, (why, *map(check_filter, filters))), ""):
+            raise UsageError(why)
+
+
 def _check_words(command: Command, words: Sequence[str], values: Mapping[str, str]) -> None:
     if command.max_words is not None and len(words) > command.max_words:
         word = words[command.max_words]
@@ -510,6 +542,8 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
 def _explain_word(command: Command, word: str, values: Mapping[str, str], missing: str = "") -> str:
     """Return what to use instead of a word that nothing stands for; "" where that is unknown. missing: the option that
     is required and not given."""
+    if not word[:1].isalnum():
+        return ""
     if command.name == "list" and not values:
         if word in _WORD_HINTS:
             return f": {_WORD_HINTS[word]}"
@@ -533,8 +567,10 @@ _NEEDED_CHANGE = {
 """Commands that change nothing alone -> what they need."""
 
 
-def check_change(given: Invocation) -> None:
-    """Raise UsageError for a command line that edits something and gives nothing to change."""
+def check_details(given: Invocation) -> None:
+    """Check what depends on several options: an edit must change something, and --filter, --sort and --count belong to
+    --connections. Raises UsageError."""
+    _check_connections(given.values, given.filters)
     needed = _NEEDED_CHANGE.get(given.command.name)
     if needed and not given.words and not given.values.keys() - {*given.command.required, *SCOPES, *GLOBAL}:
         raise UsageError(f"Nothing to change: give {needed}")

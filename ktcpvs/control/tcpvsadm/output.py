@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ktcpvs.control.tcpvsadm.all_nodes import describe_place, format_nodes_line
-from ktcpvs.control.tcpvsadm.columns import pad, text_width
+from ktcpvs.control.tcpvsadm.columns import align, wrap
 from ktcpvs.errors import shorten
 from ktcpvs.model.health import STANDBY
 from ktcpvs.model.language import writer
@@ -75,15 +75,15 @@ def format_configuration(answer: dict[str, Any]) -> str:
     return writer.write(answer["services"], answer["settings"])
 
 
-def format_stats(answer: dict[str, Any], show: ShowAddress = str) -> str:
+def format_stats(answer: dict[str, Any], show: ShowAddress = str, width: int = 0) -> str:
     """Format counters: a line for each service; below it its relay, its rejected clients, its servers, its redirect. A
     service of other nodes has only the line."""
-    return _format_counters(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS)
+    return _format_counters(answer, show, "stats", SERVICE_COUNTERS, SERVER_COUNTERS, width=width)
 
 
-def format_rates(answer: dict[str, Any], show: ShowAddress = str) -> str:
+def format_rates(answer: dict[str, Any], show: ShowAddress = str, width: int = 0) -> str:
     """Format the result of `rates` like `stats`."""
-    return _format_counters(answer, show, "rate", RATES, RATES, "/s")
+    return _format_counters(answer, show, "rate", RATES, RATES, "/s", width)
 
 
 def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -101,36 +101,45 @@ def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float)
     return rates
 
 
-def format_connections(answer: list[dict[str, Any]] | dict[str, Any], show: ShowAddress = str) -> str:
+def format_connections(
+    answer: list[dict[str, Any]] | dict[str, Any] | int, show: ShowAddress = str, width: int = 0
+) -> str:
     """Format a line for each client connection, in a cluster with its node. Ages are seconds; "-": no server has been
-    chosen yet."""
+    chosen yet. A number is that of the connections (--count)."""
+    if isinstance(answer, int):
+        return f"{answer}\n"
     line = format_nodes_line(answer) if isinstance(answer, dict) else ""
     connections: list[dict[str, Any]] = answer["connections"] if isinstance(answer, dict) else answer
-    rows = [("Service", "Client", "Server", "State", "Age", "Idle", "InBytes", "OutBytes")]
+    rows = [("ID", "Service", "Client", "Server", "State", "Age", "Idle", "InBytes", "OutBytes")]
     for one in connections:
         server = "-" if one["server"] is None else show(one["server"])
         numbers = (str(round(one[name])) for name in ("age", "idle", "bytes_in", "bytes_out"))
-        rows.append((one["service"], escape(one["client"]), server, one["state"], *numbers))
+        rows.append((one.get("id", "-"), one["service"], escape(one["client"]), server, one["state"], *numbers))
     if not line:
-        return align(rows, "<<<<>>>>")
+        return align(rows, "<<<<<>>>>", width)
     nodes = ["Node", *(escape(one["node"]) for one in connections)]
-    return line + align([(node, *row) for node, row in zip(nodes, rows, strict=True)], "<<<<<>>>>")
+    return line + align([(node, *row) for node, row in zip(nodes, rows, strict=True)], "<<<<<<>>>>", width)
 
 
-def format_schedulers(answer: dict[str, Any]) -> str:
+def format_closed(one: dict[str, Any]) -> str:
+    """Format the description of a connection that was closed."""
+    return f"closed {one['id']} of service {one['service']}: {escape(one['client'])} -> {one['server'] or '-'}\n"
+
+
+def format_schedulers(answer: dict[str, Any], width: int = 0) -> str:
     """Format a line for each scheduler, and then the plugins that could not be loaded, if there are any."""
     rows = [("Scheduler", "Decides", "Services", "Module", "Summary")]
     for one in answer["schedulers"]:
         unit = one["unit"].lower().replace("_", " ")
         rows.append((one["name"], unit, str(one["services"]), one["module"], escape(one["summary"])))
-    text = align(rows, "<<><<")
+    text = align(rows, "<<><<", width)
     if answer["broken"]:
         text += "\nNot loaded:\n"
         text += "".join(f"  {escape(one['module'])}: {escape(one['error'])}\n" for one in answer["broken"])
     return text
 
 
-def format_certificates(answer: list[dict[str, Any]]) -> str:
+def format_certificates(answer: list[dict[str, Any]], width: int = 0) -> str:
     """Format a line for each certificate, and then what is wrong with some of them."""
     rows = [("Names", "Issuer", "Expires", "Left", "Key", "Used by", "File")]
     for one in answer:
@@ -141,7 +150,7 @@ def format_certificates(answer: list[dict[str, Any]]) -> str:
             expires = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one["not_after"]))
         issuer, file = escape(one["issuer"]) or "-", escape(one["file"])
         rows.append((escape(names), issuer, expires, left, one["kind"] or "-", ", ".join(one["services"]), file))
-    text = align(rows, "<<<><<<")
+    text = align(rows, "<<<><<<", width)
     kept = "what was read before stays in use"
     errors = [f"{one['error']}; {kept}" if one["not_after"] else one["error"] for one in answer if one["error"]]
     orders = [_format_order(one["acme"]) for one in answer if one.get("acme") is not None]
@@ -174,7 +183,7 @@ def _format_note(setting: dict[str, Any]) -> str:
     return f"  # {escape(note)}" if note else ""
 
 
-def format_explanation(answer: dict[str, Any]) -> str:
+def format_explanation(answer: dict[str, Any], width: int = 0) -> str:
     """Format an explanation: the request, the rules and servers that were considered, and the answer."""
     unit = answer["unit"].lower().replace("_", " ")
     request = answer["request"]
@@ -189,14 +198,14 @@ def format_explanation(answer: dict[str, Any]) -> str:
     if answer["rules"]:
         lines += ["", "Rules tried:"]
         rows = [(f"  {rule['number']}", rule["pattern"], rule["why"]) for rule in answer["rules"]]
-        lines += align(rows, "><<").splitlines()
+        lines += align(rows, "><<", width).splitlines()
     lines += ["", "Servers considered:" if answer["servers"] else "No server is considered."]
     if answer["servers"]:
         servers = [("  Server", "State", "Active", "Weight", "MaxConn")]
         for one in answer["servers"]:
             numbers = str(one["active"]), str(one["weight"]), _format_limit(one["maxconn"])
             servers.append((f"  {one['address']}", one["state"], *numbers))
-        lines += align(servers, "<<>>>").splitlines()
+        lines += align(servers, "<<>>>", width).splitlines()
         checked = [one for one in answer["servers"] if one.get("check_response")]
         lines += [f"  {one['address']} responds to checks: {escape(one['check_response'])}" for one in checked]
         failed = [one for one in answer["servers"] if one.get("last_error")]
@@ -210,6 +219,8 @@ def format_explanation(answer: dict[str, Any]) -> str:
         f"  {escape(found['reason'])}",
         *([f"  to {escape(found['location'])}"] if found.get("location") else []),
     ]
+    if width:
+        lines = [part for line in lines for part in wrap(line, width)]
     return "\n".join(lines) + "\n"
 
 
@@ -241,6 +252,7 @@ def _format_counters(
     of_service: Sequence[str],
     of_server: Sequence[str],
     each: str = "",
+    width: int = 0,
 ) -> str:
     """kind: the key of the counters. of_service, of_server: their names. each: appended to their headings."""
 
@@ -281,7 +293,7 @@ def _format_counters(
             rows.append((*begin, *numbers(service[f"redirect_{kind}"], of_server)))
             rows += [(line,) for line in _format_responses(service[f"redirect_{kind}"])]
     above = f"{format_heading(answer['version'])}\n{_format_trial(answer)}{_format_local(answer)}"
-    return above + format_nodes_line(answer) + align(rows, "<<<" + ">" * len(of_service))
+    return above + format_nodes_line(answer) + align(rows, "<<<" + ">" * len(of_service), width)
 
 
 def _format_stopped(service: dict[str, Any]) -> list[str]:
@@ -400,17 +412,6 @@ def _format_rejected(counters: dict[str, Any]) -> str:
     """Return the numbers of clients that were denied and limited; "" where there were none."""
     counts = ", ".join(f"{name} {counters[name]}" for name in ("denied", "limited") if counters.get(name))
     return counts and f"  rejected: {counts}"
-
-
-def align(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Align columns, two spaces apart. sides: "<" or ">" for each column. A row of one cell is not aligned."""
-    widths = [max(map(text_width, column)) for column in zip(*(row for row in rows if len(row) > 1), strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        cells = (pad(cell, width, side) for cell, width, side in zip(row, widths, sides, strict=True))
-        return "  ".join(cells).rstrip() if len(row) > 1 else row[0]
-
-    return "".join(f"{line(row)}\n" for row in rows)
 
 
 def _compute_service_rate(before: dict[str, Any], now: dict[str, Any], seconds: float) -> dict[str, Any]:

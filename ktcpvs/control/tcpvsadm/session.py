@@ -253,16 +253,33 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
         return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
     if name == "save":
         return await _configured(switch)
+    if name == "kill":
+        return await switch.close_connection(given.words[0])
     if name == "get":
         return _select_settings(await switch.settings(), given.words)
     all_nodes = "all-nodes" in given.values
     if "connections" in given.values:
-        return await (switch.cluster_connections(ident) if all_nodes else switch.connections(ident))
+        return await _read_connections(switch, given, ident)
     if "rate" in given.values:
         return await _measure_rates(io, switch.cluster_stats if all_nodes else switch.stats, ident)
     if all_nodes:
         return await switch.cluster_stats(ident)
     return await (switch.stats(ident) if "stats" in given.values else switch.table(ident))
+
+
+async def _read_connections(switch: SwitchBase, given: Invocation, ident: str | None) -> Any:
+    """Return the connections that the options choose, in their order; those of a cluster with its nodes. With --count,
+    return their number."""
+    from ktcpvs.control.tcpvsadm.connections import select_connections
+
+    answer: Any = await (
+        switch.cluster_connections(ident) if "all-nodes" in given.values else switch.connections(ident)
+    )
+    found = answer["connections"] if isinstance(answer, dict) else answer
+    found = select_connections(found, given.filters, given.values.get("sort", "age"))
+    if "count" in given.values:
+        return len(found)
+    return {**answer, "connections": found} if isinstance(answer, dict) else found
 
 
 async def _measure_rates(

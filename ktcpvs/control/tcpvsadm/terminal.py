@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 from ktcpvs.control.tcpvsadm.top import layout_screen
+from ktcpvs.control.tcpvsadm.top_view import TopView
 from ktcpvs.model.language.writer import ShowAddress
 
 UPDATE_INTERVAL = 1.0
@@ -25,22 +26,21 @@ UPDATE_INTERVAL = 1.0
 ALL_NODES_INTERVAL = 2.0
 """Seconds between two updates of the counters of all nodes, each of which costs some writes of etcd."""
 
-_QUIT_KEYS = (b"q", b"Q", b"\x03", b"\x04")
-"""q, Ctrl-C, Ctrl-D."""
-
 _ENTER = "\x1b[?1049h\x1b[?25l"  # alternate screen, hidden cursor
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 
 
 @implementer(IReadDescriptor)
 class Keyboard(FileDescriptor):
-    """Reads keys. has_quit: the user has pressed a key to quit, or the terminal is gone. on_quit: called then."""
+    """Reads keys. view: what they choose. has_quit: the user has pressed a key to quit, or the terminal is gone.
+    on_change: called then, and after each key."""
 
-    def __init__(self, reactor: Any, descriptor: int) -> None:
+    def __init__(self, reactor: Any, descriptor: int, view: TopView) -> None:
         super().__init__(reactor)
         self._descriptor = descriptor
+        self._view = view
         self.has_quit = False
-        self.on_quit: Callable[[], object] = lambda: None
+        self.on_change: Callable[[], object] = lambda: None
 
     def fileno(self) -> int:
         return self._descriptor
@@ -50,15 +50,18 @@ class Keyboard(FileDescriptor):
             keys = os.read(self._descriptor, 64)
         except OSError:
             keys = b""
-        if not keys or any(key in keys for key in _QUIT_KEYS):
+        self._view.press(keys)
+        if not keys or self._view.has_quit:
             self.quit()
+        else:
+            self.on_change()
 
     def quit(self) -> None:
-        """Stop reading, and call `on_quit` once."""
+        """Stop reading, and call `on_change` once."""
         self.stopReading()  # type: ignore[no-untyped-call]
         if not self.has_quit:
             self.has_quit = True
-            self.on_quit()
+            self.on_change()
 
     def connectionLost(self, reason: Any) -> None:
         self.quit()
@@ -76,21 +79,25 @@ async def show_top(
     saved = termios.tcgetattr(stdin)
     raw = termios.tcgetattr(stdin)
     raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
-    keyboard = Keyboard(reactor, stdin)
+    view = TopView()
+    keyboard = Keyboard(reactor, stdin, view)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: reactor.callFromThread(keyboard.quit))
+    signal.signal(signal.SIGWINCH, lambda *_: reactor.callFromThread(keyboard.on_change))
     try:
         termios.tcsetattr(stdin, termios.TCSADRAIN, raw)
         _write(stdout, _ENTER)
         keyboard.startReading()  # type: ignore[no-untyped-call]
-        before, began = None, 0.0
+        before, now, seconds, at = None, await read(), 0.0, time.monotonic()
         while not keyboard.has_quit:
-            now, at = await read(), time.monotonic()
-            columns, rows = os.get_terminal_size(stdout)
-            lines = layout_screen(before, now, at - began, (columns, rows), show, in_colour)
+            lines = layout_screen(before, now, seconds, os.get_terminal_size(stdout), show, in_colour, view)
             _write(stdout, _overwrite(lines))
-            before, began = now, at
-            await _pause(reactor, keyboard, interval)
+            await _pause(
+                reactor, keyboard, max(at + interval - time.monotonic(), 0) if not view.is_paused else interval
+            )
+            if not (keyboard.has_quit or view.is_paused or time.monotonic() < at + interval):
+                before, now = now, await read()
+                seconds, at = time.monotonic() - at, time.monotonic()
     finally:
         keyboard.stopReading()  # type: ignore[no-untyped-call]
         _write(stdout, _LEAVE)
@@ -104,7 +111,7 @@ def _overwrite(lines: Sequence[str]) -> str:
 
 
 async def _pause(reactor: Any, keyboard: Keyboard, seconds: float) -> None:
-    """Wait, at most until the user quits."""
+    """Wait, at most until the user presses a key or the size of the terminal changes."""
     done: Deferred[None] = Deferred()
     call = reactor.callLater(seconds, done.callback, None)
 
@@ -113,7 +120,7 @@ async def _pause(reactor: Any, keyboard: Keyboard, seconds: float) -> None:
             call.cancel()
             done.callback(None)
 
-    keyboard.on_quit = wake
+    keyboard.on_change = wake
     await done
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ktcpvs.control.tcpvsadm.all_nodes import comparable, describe_nodes, describe_place
 from ktcpvs.control.tcpvsadm.colours import paint
 from ktcpvs.control.tcpvsadm.columns import fit, text_width
 from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server, format_state
+from ktcpvs.control.tcpvsadm.top_view import KEYS, TopView
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import described, within
@@ -32,6 +33,15 @@ _NO_BUCKETS: list[int] = described(None)["buckets"]
 _Row = tuple[str, str, tuple[str, ...]]
 """(label, state, numbers)"""
 
+_Group = tuple[int, _Row, list[tuple[int, _Row]]]
+"""The rank of a service's trouble, its row, and the rank and row of each of its servers."""
+
+_TROUBLES = ("down", "ejected", "unresolved")
+"""States of a server that is out of service by itself."""
+
+_KEY_HINTS = ("  / filter  space pause  h help  q quits", "  h help  q quits", " q quits")
+"""What the title says of keys, as wide as there is room."""
+
 
 def layout_screen(
     before: dict[str, Any] | None,
@@ -40,6 +50,7 @@ def layout_screen(
     size: tuple[int, int],
     show: ShowAddress = str,
     in_colour: bool = False,
+    view: TopView | None = None,
 ) -> list[str]:
     """Lay the screen out.
 
@@ -47,20 +58,28 @@ def layout_screen(
     and lines of the terminal, which the result does not exceed.
     """
     columns, lines = size
+    view = TopView() if view is None else view
+    if view.has_help:
+        return _layout_help(columns, lines)
     if before is not None:
         before, now = comparable(before, now)
-    rows = list(_make_rows(before, now, max(seconds, 0.001), show))
+    rows = _choose_rows(_make_groups(before, now, max(seconds, 0.001), show), view)
     longest = max(text_width(label) for label in (_NAME, *(label for label, _, _ in rows)))
     numbers_shown, name = _layout_columns(columns, longest)
     title = f"{format_heading(now['version'])}, {len(now['services'])} services"
     if of_nodes := describe_nodes(now):
         title += f", {of_nodes}"
-    shown = [fit(title, max(columns - 8, 0)) + " q quits"[:columns]]
+    hint = next((text for text in _KEY_HINTS if len(text) < columns // 2), "")
+    note = fit(view.note, min(text_width(view.note), columns // 2)) if view.note else ""
+    shown = [note + fit(title, max(columns - len(hint) - text_width(note), 0)) + hint[:columns]]
     headings = "".join(f" {number:>{_WIDTHS[number]}}" for number in numbers_shown)
     shown.append(
         f"{fit(_NAME if len(_NAME) <= name else _NAME_SHORT, name)} {'State':{_STATE_WIDTH}}{headings}"[:columns]
     )
     room = max(lines - len(shown), 0)
+    view.page = max(room - 2, 1)
+    view.offset = min(view.offset, max(len(rows) - room, 0))
+    rows = rows[view.offset :]
     if len(rows) > room:
         left = len(rows) - room + 1
         rows = rows[: max(room - 1, 0)]
@@ -73,8 +92,32 @@ def layout_screen(
         rest = "".join(f" {values[number]:>{_WIDTHS[number]}}" for number in numbers_shown)
         shown.append(begin + (paint(state, cell) if in_colour else cell) + rest)
     if left and room:
-        shown.append(f"... and {left} more lines: tcpvsadm --top -i ID shows one service"[:columns])
+        shown.append(f"... and {left} more lines: arrows scroll, / filters, h help"[:columns])
     return shown[:lines]
+
+
+def _layout_help(columns: int, lines: int) -> list[str]:
+    width = max(len(key) for key, _ in KEYS)
+    shown = ["Keys of tcpvsadm --top", "", *(f"  {key:{width}}  {meaning}" for key, meaning in KEYS)]
+    return [line[:columns] for line in shown[:lines]]
+
+
+def _choose_rows(groups: Iterable[_Group], view: TopView) -> list[_Row]:
+    """Return the rows that pass the filter, in the order that the user has chosen. Where only servers pass, their
+    service is shown above them."""
+    wanted = view.filter.casefold()
+    chosen = []
+    for rank, service, servers in groups:
+        found = servers
+        if wanted not in service[0].casefold():
+            found = [one for one in servers if wanted in f"{one[1][0]} {one[1][1]}".casefold()]
+        if found or wanted in service[0].casefold():
+            chosen.append((rank, service, found))
+    if view.has_trouble_first:
+        chosen.sort(key=lambda group: -group[0])
+        for _, _, servers in chosen:
+            servers.sort(key=lambda server: -server[0])
+    return [row for _, service, servers in chosen for row in (service, *(server for _, server in servers))]
 
 
 def _layout_columns(columns: int, longest: int) -> tuple[list[str], int]:
@@ -92,12 +135,24 @@ def _layout_columns(columns: int, longest: int) -> tuple[list[str], int]:
     return shown, max(min(longest, room()), min(longest, _MIN_NAME_WIDTH, columns - 1))
 
 
-def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: float, show: ShowAddress) -> Iterator[_Row]:
+def _rank(state: str, gained: dict[str, Any], is_full: bool) -> int:
+    """Return how much trouble a row is: 3: out of service, 2: errors, 1: full, 0: none."""
+    if state in _TROUBLES:
+        return 3
+    if gained["errors"]:
+        return 2
+    return 1 if is_full else 0
+
+
+def _make_groups(
+    before: dict[str, Any] | None, now: dict[str, Any], seconds: float, show: ShowAddress
+) -> Iterator[_Group]:
     known = {service["ident"]: service for service in before["services"]} if before is not None else {}
     for service in now["services"]:
         then = known.get(service["ident"])
         is_here = service.get("here", True)
         of_servers = {server["address"]: server["stats"] for server in then["servers"]} if then is not None else {}
+        limits = [server["maxconn"] for server in service["servers"] if is_here]
         servers = [
             (
                 f"  -> {format_server(server, show)}{describe_place(now, server['health'].get('nodes'))}",
@@ -117,13 +172,15 @@ def _make_rows(before: dict[str, Any] | None, now: dict[str, Any], seconds: floa
         own["errors"] += sum(one["errors"] for one in gained)
         own["buckets"] = [sum(column) for column in zip(_NO_BUCKETS, *(one["buckets"] for one in gained), strict=True)]
         state = format_state(service)
-        yield (
-            shorten(service["ident"], _MAX_NAME_LENGTH),
-            state,
-            _format_numbers(service["stats"]["active"], own, seconds),
-        )
-        for (label, state, stats, _), one in zip(servers, gained, strict=True):
-            yield shorten(label, _MAX_NAME_LENGTH), state, _format_numbers(stats["active"], one, seconds)
+        rows = []
+        for (label, of_server, stats, _), one, limit in zip(servers, gained, [*limits, 0], strict=False):
+            numbers = _format_numbers(stats["active"], one, seconds)
+            rank = _rank(of_server, one, bool(limit) and stats["active"] >= limit)
+            rows.append((rank, (shorten(label, _MAX_NAME_LENGTH), of_server, numbers)))
+        is_full = bool(service["stats"].get("queued")) or 0 < service["maxclients"] <= service["stats"]["active"]
+        worst = max([_rank(state, own, is_full), *(rank for rank, _ in rows)])
+        numbers = _format_numbers(service["stats"]["active"], own, seconds)
+        yield worst, (shorten(service["ident"], _MAX_NAME_LENGTH), state, numbers), rows
 
 
 def _compute_increase(now: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
