@@ -421,6 +421,8 @@ def services(draw: st.DrawFn) -> VirtualService:
         sticky=draw(st.sampled_from(("off", "header X-User", 'query "#"', "query use"))),
         access_log=draw(_access_logs),
         access_log_format=draw(st.sampled_from(("combined", "json"))),
+        trace=draw(st.sampled_from(("off", "pass", "0%", "0.5%", "100%"))),
+        otlp_endpoint=draw(st.sampled_from(("http://127.0.0.1:4318", "https://h/a", "http://[::1]:4318"))),
         relay=draw(st.sampled_from(RELAYS)),
         error_page=draw(_error_pages()),
         request_header=draw(_header_edits),
@@ -528,6 +530,8 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "cookie_secure": st.sampled_from(("off", "on", "On", "")),
             "access_log": st.sampled_from(("off", "syslog", "syslog:/run/log", "/log", "log", "/a\n", "syslog:", "")),
             "access_log_format": st.sampled_from(("combined", "json", "common")),
+            "trace": st.sampled_from(("off", "pass", "1%", "101%", "on")),
+            "otlp_endpoint": st.sampled_from(("http://h:4318", "h:4318")),
             "relay": st.sampled_from((*RELAYS, "", "Auto")),
             "request_header": st.sampled_from(
                 ((), ('X-A "b"',), ('X-A ""', '+X-B "{host}"'), ('Host "x"',), ('X "{y}"',))
