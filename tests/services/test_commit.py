@@ -232,7 +232,8 @@ def test_without_a_fault(switch: Switch) -> None:
     assert is_in_force(switch)
     assert runs(switch)
     assert switch.processes.sent == ["load-configfile", "start"]
-    assert switch.lines == []
+    assert switch.lines[0] == "loaded: setting max_backlog: 2048 -> 100"
+    assert all(line.startswith("loaded: ") for line in switch.lines)
 
 
 @pytest.mark.parametrize("step", STEPS)
