@@ -15,14 +15,21 @@ from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.table import Table
 
 
+_OTHER_OPTIONS = tuple(name for name in OPTIONS if name != "listen")
+_PLAIN = (str, int)
+_WRITTEN = Address | Nodes
+
+
 def describe_value(value: Any) -> Any:
     """Return an option's value as plain data: an address and nodes as text, networks as a list of texts, a tuple as a
     list."""
+    if value is None or type(value) in _PLAIN:  # as nearly all are
+        return value
     if isinstance(value, Networks):
         return list(value.texts)
     if isinstance(value, tuple):
         return [describe_value(item) for item in value]
-    return str(value) if isinstance(value, Address | Nodes) else value
+    return str(value) if isinstance(value, _WRITTEN) else value
 
 
 def describe_listener(listener: ListenAddress) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def describe_service(service: VirtualService) -> dict[str, Any]:
         "ident": service.ident,
         "listen": str(service.address),
         "listeners": [describe_listener(listener) for listener in service.listen],
-        **{name: describe_value(getattr(service, name)) for name in OPTIONS if name != "listen"},
+        **{name: describe_value(getattr(service, name)) for name in _OTHER_OPTIONS},
         "servers": [describe_server(server) for server in service.servers],
         "rules": [describe_rule(rule) for rule in service.rules],
         "tests": [write_test(test) for test in service.tests],
