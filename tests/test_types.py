@@ -17,7 +17,7 @@ import attrs
 import pytest
 from documents import blocks_of
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.together
 
 ROOT = Path(__file__).parent.parent
 
