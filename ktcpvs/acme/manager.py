@@ -173,7 +173,9 @@ class CertificateManager:
             known = dict.fromkeys(chain.from_iterable(one.record.names for one in self._managed.values()))
             raise BadValue(no_certificate(name, list(known)[:MAX_LISTED_NAMES]))
         if not self._may_order():
-            raise Busy("another node of the cluster orders certificates: give this command there")
+            leader = self._leadership.leader if self._leadership is not None else ""
+            there = f"; node {leader} does: give this command there" if leader else ""
+            raise Busy(f"this switch orders no certificates now{there}")
         for managed in found:
             managed.record = evolve(managed.record, is_renewal_asked=True, retry_at=0.0)
             await self._save(managed, managed.record)

@@ -19,6 +19,10 @@ class Leadership(Protocol):
         """Whether this node may order now. An order in progress must look again before each of its steps, and stop once
         this is False: another node begins then. False while etcd does not respond."""
 
+    @property
+    def leader(self) -> str:
+        """The name of the node that may order; "": none may now."""
+
     def observe(self, changed: Callable[[], object]) -> None:
         """Call `changed` each time that `is_leader` has changed."""
 

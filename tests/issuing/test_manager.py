@@ -269,6 +269,7 @@ class Leader:
 
     def __init__(self) -> None:
         self.is_leader = True
+        self.leader = "b"
 
     def observe(self, changed: Callable[[], object]) -> None:
         pass
@@ -290,6 +291,12 @@ def test_a_node_that_cannot_reach_the_ca_lets_another_one_order(tmp_path: Path, 
         switch.wait()
         assert leader.is_leader is leads
         assert switch.row()["acme"]["error"] == str(problem)
+        if not leads:
+            refused: list[Any] = []
+            Deferred.fromCoroutine(switch.manager.renew("a.example")).addErrback(refused.append)
+            assert str(refused[0].value) == (
+                "this switch orders no certificates now; node b does: give this command there"
+            )
         switch.close()
 
 
