@@ -14,7 +14,6 @@ from ktcpvs.model.rule import Rule
 from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.table import Table
 
-
 _OTHER_OPTIONS = tuple(name for name in OPTIONS if name != "listen")
 _PLAIN = (str, int)
 _WRITTEN = Address | Nodes

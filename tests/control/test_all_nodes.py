@@ -75,6 +75,7 @@ def test_a_listing_says_where_nodes_differ(table: dict[str, Any]) -> None:
 
 def test_connections_have_a_column_for_their_node() -> None:
     one = {
+        "id": "db20bfd5",
         "service": "web",
         "client": "10.0.0.9:1",
         "server": None,
@@ -88,7 +89,7 @@ def test_connections_have_a_column_for_their_node() -> None:
     answer = {"connections": [one], "nodes": ["a", "b"], "missing": {"c": "gone"}}
     line, headings, row = format_connections(answer).splitlines()
     assert line == "# Of nodes a, b; gone: c."
-    assert (headings.split()[0], row.split()[:3]) == ("Node", ["b", "web", "10.0.0.9:1"])
+    assert (headings.split()[0], row.split()[:4]) == ("Node", ["b", "db20bfd5", "web", "10.0.0.9:1"])
 
 
 def rate(answer: dict[str, Any]) -> int:

@@ -57,10 +57,17 @@ def test_an_entry_and_its_amp_command(entry: EditCommand) -> None:
     assert command.__doc__ == entry.help
 
 
-def test_responders_are_those_of_the_table_and_five_more() -> None:
+def test_responders_are_those_of_the_table_and_six_more() -> None:
     known = {name.decode(): command for name, (command, _) in Administrator._commandDispatch.items()}
     assert known.pop("StartTLS") is amp.StartTLS
-    for command in (commands.Upload, commands.Scope, commands.Read, commands.ReadPage, commands.Explain):
+    for command in (
+        commands.Upload,
+        commands.Scope,
+        commands.Read,
+        commands.ReadPage,
+        commands.Explain,
+        commands.CloseConnection,
+    ):
         assert known.pop(command.__name__) is command
     assert known == commands.OF_EDIT
 

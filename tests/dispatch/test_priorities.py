@@ -20,6 +20,7 @@ from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.schedulers.wlc import WLC
+from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
 
 D = "10.0.0.4:80"
@@ -119,7 +120,9 @@ def test_a_quiesced_server_does_not_hold_back_a_backup(make: Make) -> None:
 
 def test_changes_are_logged(make: Make) -> None:
     lines: list[str] = []
-    world = make("scheduler = phttp", f"server = {A} 2", f"server = {B} 1 backup", log=log_into(lines))
+    log = log_into(lines)
+    log.level = levels.STATE  # the process that checks says the same at every level
+    world = make("scheduler = phttp", f"server = {A} 2", f"server = {B} 1 backup", log=log)
     fails(world, A)
     assert lines[-1] == "service s: servers of backup are used: those of priority 0 have 0 of their weight 2"
     recovers(world, A)

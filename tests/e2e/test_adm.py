@@ -84,7 +84,9 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
         shown = adm("-L", "--rate", "-n").stdout
         assert re.search(rf"-> {server.address}\s+5\s+-\s+0\s+0\s+0\n", shown), shown
         shown = adm("--list", "--connections", "-i", "s").stdout
-        assert re.search(rf"^s +127\.0\.0\.1:\d+ +{server.address} +relaying +\d+ +\d+ +5 +5$", shown, re.M), shown
+        assert re.search(
+            rf"^[0-9a-f]{{8}} +s +127\.0\.0\.1:\d+ +{server.address} +relaying +\d+ +\d+ +5 +5$", shown, re.M
+        ), shown
         assert daemon.json("-L", "--stats")["services"][0]["stats"]["active"] == 1
         assert len(daemon.json("--list", "--connections")) == 1
     assert "is running: stop it first" in refused(daemon, 1, "-D", "-i", "s")

@@ -201,8 +201,8 @@ def test_500_services_start_and_stop_with_one_command(
 def test_the_program_in_the_documentation_works(daemon: Daemon, tmp_path: Path) -> None:
     text = inspect.getdoc(control_client) or ""
     example = textwrap.dedent("\n".join(line for line in text.splitlines() if line.startswith("    ") or not line))
-    assert "connect(reactor)" in example
-    example = example.replace("connect(reactor)", f"connect(reactor, {daemon.control!r})")
+    assert "connect_blocking()" in example
+    example = example.replace("connect_blocking()", f"connect_blocking({daemon.control!r})")
     example = example.replace("127.0.0.1:8080", f"127.0.0.1:{free_port()}")
     program = tmp_path / "program.py"
     program.write_text(example)
@@ -210,7 +210,7 @@ def test_the_program_in_the_documentation_works(daemon: Daemon, tmp_path: Path) 
         [sys.executable, program], capture_output=True, text=True, timeout=TIMEOUT, env=environment(), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "'active': 0" in done.stdout
+    assert done.stdout == "web ['up']\n"
     (service,) = daemon.call("table")["services"]
     assert service["running"]
     assert service["servers"] == [

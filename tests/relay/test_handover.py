@@ -62,7 +62,7 @@ class Spliced(Relays):
 
 
 class Switch:
-    """A switch with one service in front of one server. said: lines of its log."""
+    """A switch with one service in front of one server. said: lines of its log since the service serves."""
 
     def __init__(self, thread: ReactorThread, where: Any, *lines: str, listen: str | None = None) -> None:
         self.thread = thread
@@ -92,6 +92,7 @@ class Switch:
         self.does(StartService("s"))
         (listener,) = self.live.listeners.values()
         listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # accepted sockets inherit it
+        self.said.clear()
 
     def configure(self, settings: str = "relay_rate = 0") -> None:
         """Configure the switch; by default, every connection with traffic is handed over."""

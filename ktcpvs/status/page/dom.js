@@ -93,7 +93,7 @@ export class Table {
     setClass(slot.text, state && `state ${state}`);
     if (note && !slot.note) {
       slot.note = element("span", { class: "note" });
-      slot.cell.append(slot.note);
+      slot.cell.append(" ", slot.note); // a space for those who hear or copy it
     }
     if (slot.note) {
       setText(slot.note, note);
