@@ -52,13 +52,16 @@ def _check(name: str) -> int:
 
 
 def _run_daemon(given: Invocation) -> NoReturn:
-    try:
-        from ktcpvs.reactor import install
+    from ktcpvs.system.limits import uncollected
 
-        install()
-    except (ImportError, OSError) as error:
-        _exit_not_started(f"cannot run on uvloop: {error}; 'twistd --reactor=epoll ktcpvs' runs without it")
-    from ktcpvs.application_runner import ProcessOptions, run_daemon
+    with uncollected():
+        try:
+            from ktcpvs.reactor import install
+
+            install()
+        except (ImportError, OSError) as error:
+            _exit_not_started(f"cannot run on uvloop: {error}; 'twistd --reactor=epoll ktcpvs' runs without it")
+        from ktcpvs.application_runner import ProcessOptions, run_daemon
 
     process = ProcessOptions(
         is_background="daemonize" in given.own,
