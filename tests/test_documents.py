@@ -400,6 +400,15 @@ def test_every_dependency_has_its_reason_and_no_other() -> None:
     assert set(named) == set(re.findall(r"^([\w.-]+)", wanted, re.MULTILINE))  # some belong to several extras
 
 
+def test_an_extra_that_brings_pyopenssl_brings_all_that_twisted_needs_with_it() -> None:
+    """With pyOpenSSL and without service_identity, importing Twisted's endpoints fails."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    needed = {line.split()[0] for line in extras["tls"].split("\n") if line}
+    assert needed <= {line.split()[0] for line in extras["acme"].split("\n") if line}
+
+
 def test_the_measurements_of_the_document_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -316,7 +316,7 @@ class ACMEClient:
         registration = messages.NewRegistration.from_data(
             email=self.ca.email or None, terms_of_service_agreed=True, external_account_binding=binding
         )
-        made = client.new_account(registration)
+        made = _past_bad_nonces(client.new_account, registration)
         return Account(self.ca.directory, made.uri, key, self.ca.eab_kid)
 
     def _use(self, client: ClientV2, account: Account) -> None:
@@ -327,14 +327,7 @@ class ACMEClient:
     @staticmethod
     def _post(client: ClientV2, url: str, content: JSONDeSerializable | None) -> requests.Response:
         """content: None: a request that only reads (RFC 8555 section 6.3)."""
-        # A nonce that the CA does not accept is replaced by a new one, once; CAs may refuse several.
-        for _ in range(MAX_NONCES - 1):
-            try:
-                return _send(client, url, content)
-            except messages.Error as error:
-                if error.code != "badNonce":
-                    raise
-        return _send(client, url, content)
+        return _past_bad_nonces(_send, client, url, content)
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function that speaks with the CA. Raises ACMEProblem for all that can go wrong."""
@@ -374,6 +367,17 @@ class ACMEClient:
 
 MAX_NONCES = 4
 """The most attempts to send a request whose nonce the CA refuses; the package `acme` makes two of each."""
+
+
+def _past_bad_nonces(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that sends a request, again while the CA refuses its nonce (RFC 8555 section 6.5)."""
+    for _ in range(MAX_NONCES - 1):
+        try:
+            return function(*arguments)
+        except messages.Error as error:
+            if error.code != "badNonce":
+                raise
+    return function(*arguments)
 
 
 class _NewOrder(messages.NewOrder):

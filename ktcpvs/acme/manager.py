@@ -378,7 +378,7 @@ class CertificateManager:
         managed.logged, self._ca_failures, self._held = "", 0, (0.0, "")
         await self._director.files.changed([managed.file])
         self._log.event(
-            ANNOUNCE, "certificate for {names}: {what} by {ca}, valid until {until}; it is renewed on {renewal}",
+            ANNOUNCE, "certificate for {names}: {what} by {ca}, valid until {until}; to be renewed on {renewal}",
             names=_listed(record.names), what="issued" if is_first else "renewed", ca=_host(record.directory),
             until=_date(record.not_after), renewal=_date(record.renew_at),
         )  # fmt: skip

@@ -24,7 +24,15 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
-from ktcpvs.services.dry_run import DryRun, bad_request_outcome, denial_reason, make_outcome, parse_client, read_request
+from ktcpvs.services.dry_run import (
+    DryRun,
+    bad_request_outcome,
+    denial_reason,
+    https_outcome,
+    make_outcome,
+    parse_client,
+    read_request,
+)
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
 
@@ -89,9 +97,10 @@ class Explainer:
         except BadRequest as bad:
             considered, outcome = Considered(), bad_request_outcome(bad, prepared)
         else:
+            redirected = https_outcome(request, prepared)
             dry_run = DryRun(context, prepared, request, notes, down, live.selector.resting)
-            considered = _consider(prepared, request, context, notes)
-            outcome = await dry_run.select()
+            considered = Considered() if redirected else _consider(prepared, request, context, notes)
+            outcome = redirected or await dry_run.select()
         errors = await self._last_errors(ident)
         return {
             **answer,

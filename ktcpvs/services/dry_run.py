@@ -25,6 +25,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.client_hello import BadHello, host_name
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
+from ktcpvs.protocols.http1.target import https_url
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.system.pending import cancel_pending
@@ -174,6 +175,20 @@ def respond_outcome(own: OwnResponse, request: Request, config: VirtualService) 
     except BadRequest as bad:
         return make_outcome("nobody", None, f"{bad}: the client gets status {bad.status}")
     return {**make_outcome("respond", None, own.reason), "status": own.action.status, "location": location or None}
+
+
+def https_outcome(request: Request, prepared: Prepared) -> dict[str, Any] | None:
+    """Return the outcome of a request that `https_only` redirects before rules see it; None: it redirects none such."""
+    port = prepared.config.https_port
+    connection = request.connection
+    if port is None or prepared.factory.unit != EACH_REQUEST or (connection is not None and connection.tls is not None):
+        return None
+    if not request.host:
+        why = "https_only, and the request names no host to which it could be redirected: the client gets status 400"
+        return make_outcome("nobody", None, why)
+    location = https_url(request.host, request.path or b"/", port)
+    reason = "https_only: the listener has no TLS (to explain a request over TLS: -P PORT)"
+    return {**make_outcome("respond", None, reason), "status": 308, "location": location}
 
 
 def bad_request_outcome(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:

@@ -225,9 +225,22 @@ def test_nodes_that_are_alive_divide_limits(nodes: Nodes, stack: contextlib.Exit
     def active() -> int:
         return int(nodes.daemons["a"].call("stats")["services"][0]["servers"][0]["stats"]["active"])
 
-    clients = [stack.enter_context(dial(str(nodes.daemons["a"].folder / "web.sock"))) for _ in range(7)]
-    wait_for(lambda: active() == 4, lambda: str(active()), timeout=TIMEOUT)
-    assert nodes.daemons["a"].call("stats")["services"][0]["stats"]["queued"] == 3
+    def queued() -> int:
+        return int(nodes.daemons["a"].call("stats")["services"][0]["stats"]["queued"])
+
+    def admitted() -> list[socket.socket]:
+        """Connect seven clients, and return them if four of them have a server; workers follow their supervisor."""
+        clients = [stack.enter_context(dial(str(nodes.daemons["a"].folder / "web.sock"))) for _ in range(7)]
+        wait_for(lambda: active() + queued() == 7, lambda: f"{active()}, {queued()}", timeout=TIMEOUT)
+        if active() == 4:
+            return clients
+        for client in clients:
+            client.close()
+        wait_for(lambda: active() + queued() == 0, lambda: f"{active()}, {queued()}", timeout=TIMEOUT)
+        return []
+
+    clients = wait_for(admitted, lambda: str(active()), timeout=TIMEOUT)
+    assert queued() == 3
     nodes.daemons["a"].adm("--drain-node", "c")
     wait_for(lambda: limits(nodes)["a"] == limits(nodes)["b"] == 5, lambda: str(limits(nodes)), timeout=TIMEOUT)
     wait_for(lambda: active() == 5, lambda: str(active()), timeout=TIMEOUT)

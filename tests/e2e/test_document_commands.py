@@ -118,7 +118,7 @@ from importlib.metadata import metadata
 from packaging.requirements import Requirement
 assert sys.argv[1] == "install", sys.argv
 for word in sys.argv[2:]:
-    wanted = Requirement(word)
+    wanted = Requirement(f"ktcpvs{{word[1:]}}" if word.startswith(".") else word)  # `.`: the clone of the reader
     unknown = wanted.extras - set(metadata(wanted.name).get_all("Provides-Extra"))
     assert not unknown, f"{{wanted.name}} has no extra {{unknown}}"
 """,

@@ -229,6 +229,9 @@ def test_the_scheme_and_redirects_follow_the_listener(
     shown = run(*fetch, f"http://localhost:{plain}/a?b").stdout.decode()
     assert shown.startswith("HTTP/1.1 308 ")
     assert f"Location: https://localhost:{port}/a?b\r\n" in shown
+    asked = "--explain", "-i", "s", "GET /a?b", "-H", f"Host: localhost:{plain}"
+    assert f"https://localhost:{port}/a?b" in daemon.adm(*asked).stdout
+    assert f"\nAnswer: {serve_heads.address}\n" in daemon.adm(*asked, "-P", port).stdout
     followed = run(*fetch, "-L", f"http://localhost:{plain}/a?b").stdout.decode()
     assert "GET /a?b HTTP/1.1\r\n" in followed
 
