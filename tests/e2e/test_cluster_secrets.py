@@ -18,7 +18,7 @@ from servers import LOOPBACK, Nginx, free_port, program, wait_for
 
 from ktcpvs.cluster.cluster import RETRY_INTERVAL
 from ktcpvs.cluster.sealing import Sealer
-from ktcpvs.errors import BadValue, Busy
+from ktcpvs.errors import BadValue, Busy, ChangedMeanwhile
 
 from .harness import TIMEOUT, ControlThread, Daemon
 
@@ -77,7 +77,8 @@ def empty(nodes: list[Daemon]) -> Iterator[None]:
     wait_for(lambda: a.call("nodes")["connected"] and b.call("nodes")["connected"], "both nodes to follow")
     for daemon in nodes:
         for service in daemon.call("table")["services"]:
-            with contextlib.suppress(Busy):  # the node that runs it must stop it
+            # The node that runs it must stop it; the other node may not know yet that it is stopped.
+            with contextlib.suppress(Busy, ChangedMeanwhile):
                 daemon.call("stop", service["ident"])
     a.call("load", "", allow_empty=True)
     wait_for(lambda: states(a)["a"] == states(a)["b"] == "ok", lambda: f"both nodes to be in step: {a.call('nodes')}")
