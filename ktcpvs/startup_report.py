@@ -1,4 +1,4 @@
-"""What a daemon writes to its log when it begins to serve: its services, where they listen, and its certificates."""
+"""The lines that a daemon logs when it begins to serve: its services, where they listen, and its certificates."""
 
 from __future__ import annotations
 

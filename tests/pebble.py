@@ -163,7 +163,7 @@ class CAProxy:
         return response.status, {k: v for k, v in response.getheaders() if k.lower() not in hop_by_hop}, content
 
     def count(self, method: str, path: str) -> int:
-        """How often a request with this method and this beginning of the path has come."""
+        """Return the number of requests with this method and this beginning of the path."""
         return sum(one == method and found.startswith(path) for one, found in self.requests)
 
 

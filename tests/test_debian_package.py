@@ -136,7 +136,7 @@ def test_the_unit_is_valid_and_confined(machine: Machine) -> None:
 
 
 def test_the_unit_confines_the_daemon_as_the_example_does() -> None:
-    """Where they differ, the package says other folders and options."""
+    """The package has other folders and options of its own, and only those may differ."""
     example = (ROOT / "docs/examples/systemd/ktcpvs.service").read_text()
     packaged = (ROOT / "debian/ktcpvs.service").read_text()
 

@@ -285,7 +285,7 @@ class ACMEClient:
         return ClientV2(ClientV2.get_directory(self.ca.directory, net), net)
 
     def _authorities(self) -> str | bool:
-        """What verifies the CA's TLS, for requests, which would not take the system's CAs by itself."""
+        """Return the CAs that verify the directory's TLS: `requests` would not take those of the system by itself."""
         if self.ca.authorities:
             _read(self.ca.authorities, "acme_ca")
             return self.ca.authorities

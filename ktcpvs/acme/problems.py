@@ -1,4 +1,4 @@
-"""What keeps a CA from issuing a certificate, in its own words where it has said something."""
+"""The reasons why a CA issues no certificate, in its own words where it has said something."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class PendingOrder:
 
 @frozen
 class Record:
-    """What is kept of a certificate.
+    """The record of a certificate that is kept.
 
     names: that the certificate is for. directory: the URL of the directory of the CA that has issued it; "": there is
     none yet. pem: chain and key. issued_at: when it came. not_before, not_after: its validity, as seconds since 1970.

@@ -1,5 +1,5 @@
-"""What the manager of certificates gets of a cluster: who orders, the values that nodes share, and challenges that all
-nodes answer."""
+"""The parts of a cluster that the manager of certificates uses: who orders, the values that nodes share, and challenges
+that all nodes answer."""
 
 from __future__ import annotations
 

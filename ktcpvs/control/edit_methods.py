@@ -5,6 +5,7 @@ The clients of asyncio and Twisted have them as coroutines, the blocking one as 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from typing import Any, Generic, TypeVar
@@ -69,12 +70,12 @@ def _make_documentation(entry: EditCommand) -> str:
     return "\n\n".join([lines[0], " ".join(lines[1:])]) if lines[1:] else lines[0]
 
 
-class EditMethods(Generic[Result]):
+class EditMethods(ABC, Generic[Result]):
     """Result: what a method returns: the warnings about the edit, one per line, or a coroutine of them."""
 
+    @abstractmethod
     def submit(self, entry: EditCommand, arguments: Mapping[str, Any]) -> Result:
         """Send a command of the table. arguments: all of them by name, as the method takes them."""
-        raise NotImplementedError
 
     add_service: Callable[..., Result] = _make_method("AddService")
     edit_service: Callable[..., Result] = _make_method("EditService")

@@ -1,4 +1,4 @@
-"""What the views of a switch say, as values with types: services, servers, connections, certificates, settings, nodes.
+"""The views of a switch as values with types: services, servers, connections, certificates, settings, nodes.
 
 Each class is made from the plain data of a view. `data` has all of it, also what the class does not name, and what a
 daemon of a later version adds. A daemon of an earlier version may lack a field that is here: then its default holds.

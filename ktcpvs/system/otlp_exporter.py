@@ -56,7 +56,7 @@ def https_unavailable() -> str:
 
 @frozen
 class SendResult:
-    """What became of a batch. is_sent: the collector has it. is_retryable: it may be sent again; else it is lost.
+    """The fate of a batch. is_sent: the collector has it. is_retryable: it may be sent again; else it is lost.
     reason: why it was not sent. retry_after: seconds that the collector asks for; 0: none. body: of its response."""
 
     is_sent: bool

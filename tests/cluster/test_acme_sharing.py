@@ -95,7 +95,7 @@ class Node:
         return found.value if found is not None else None
 
     def notes(self) -> dict[str, list[str]]:
-        """What `--nodes` says of each node besides."""
+        """Return the notes of `--nodes` about each node."""
 
         async def view() -> Any:
             return self.administration.view("nodes", None)

@@ -1,4 +1,4 @@
-"""What keys do to the screen of --top: scrolling, the filter, the order, the pause and the help."""
+"""Keys change the screen of --top: scrolling, the filter, the order, the pause and the help."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def test_an_unconfirmed_table_is_undone(
     empty = tmp_path / "empty.conf"
     empty.write_text("global { read_timeout = 7 }\n")
     daemon.call("settings")
-    daemon.adm("-f", empty, "--confirm", "5s")
+    daemon.adm("-f", empty, "--allow-empty", "--confirm", "5s")
     assert 0 < daemon.call("table")["trial"] <= 5
     assert state.read_text() == saved
     with pytest.raises(ConnectionRefusedError):

@@ -310,7 +310,7 @@ NOT_RUN = {
     "docs/testing.md": 3,
     "docs/tls.md": 1,
 }
-"""How many blocks of each document are run by no test; the reason is in front of each."""
+"""The number of blocks of each document that no test runs; the reason is in front of each."""
 
 
 def test_only_blocks_with_a_reason_are_not_run() -> None:

@@ -44,7 +44,7 @@ def answers(sock: socket.socket) -> None:
 
 @pytest.fixture(scope="module")
 def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    """What a node of a cluster exports, with a worker, TLS, requests and refusals."""
+    """The metrics of a node of a cluster, with a worker, TLS, requests and refusals."""
     status, folder = free_port(), tmp_path_factory.mktemp("monitoring")
     certificate = Authority(folder).issue("shop", "shop.example.org", purposes=(SERVER,))
     with contextlib.ExitStack() as stack:
@@ -147,7 +147,7 @@ def expressions_of_the_alerts() -> Iterator[str]:
 
 
 def missing(expression: str, exported: Exported) -> Iterator[str]:
-    """What an expression uses that the daemon does not export."""
+    """Return the names in an expression that the daemon does not export."""
     known: set[str] = set(OF_PROMETHEUS)
     for name, matchers in _METRIC.findall(expression):
         if name not in exported:

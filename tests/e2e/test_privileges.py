@@ -124,7 +124,7 @@ def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], fold
 
 
 def test_certificates_of_a_ca_are_kept_by_the_user(start: Callable[..., Daemon], folder: Path) -> None:
-    """What the CA says is written to the folder, too: it does not respond."""
+    """The reason is written to the folder, too: the CA does not respond."""
     daemon = start("--user", "nobody", "--state", str(folder / "state.json"), tls=True)
     daemon.set(acme_directory=f"https://{LOOPBACK}:{free_port()}/dir")
     daemon.service("s", f"{LOOPBACK}:{free_port()} tls", "10.0.0.1:80", certificate="acme a.example")

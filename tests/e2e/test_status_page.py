@@ -24,7 +24,7 @@ NAME = "<b>wéb'&</b>"
 AXE = Path(__file__).parents[2] / ".venv" / "axe-core.js"
 
 NOTHING = "\N{EN DASH}"
-"""What the page shows where there is nothing to show."""
+"""The text of the page where there is nothing to show."""
 
 CARDS = "[...document.querySelectorAll('.card:not([hidden]) h3')].map((one) => one.textContent)"
 

@@ -495,9 +495,16 @@ def test_a_text_with_nothing_but_comments_is_refused_unless_it_may_be_empty(text
     assert parse(text, "f").services == {}
 
 
-@pytest.mark.parametrize("text", ["global { }", "Virtual s { }"])
-def test_a_text_that_says_something_is_not_empty(text):
-    assert parse(text, "f", allow_empty=False) == parse(text, "f")
+def test_a_text_with_settings_alone_is_refused_unless_it_may_be_empty():
+    text = "global { read_timeout = 5 }"
+    with pytest.raises(BadConfiguration) as refused:
+        parse(text, "f", allow_empty=False)
+    assert str(refused.value) == EMPTY.replace("is empty", "has no service")
+    assert parse(text, "f").settings.read_timeout == 5
+
+
+def test_a_text_with_a_service_is_not_empty():
+    assert parse("Virtual s { }", "f", allow_empty=False) == parse("Virtual s { }", "f")
 
 
 def test_a_service_listens_on_several_addresses():

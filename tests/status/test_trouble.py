@@ -1,4 +1,4 @@
-"""What the status page calls trouble, row by row, and the metrics of the same data."""
+"""The trouble of the status page, row by row, and the metrics of the same data."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 ELLIPSIS = "..."
 GAP = "  "
-"""What is between two columns."""
+"""The gap between two columns."""
 
 MIN_NAME_WIDTH = 12
 """Names are not shortened below this width as long as a column can be left out."""

@@ -184,7 +184,7 @@ OPTIONS: dict[str, Option] = {
         Option("rule", None, "RULE", "a rule: its name, its conditions, or its number"),
         Option("before", None, "RULE", "the rule in front of which it goes"),
         Option("confirm", None, "TIME", "undo it after TIME (60s, 5m) unless confirmed"),
-        Option("allow-empty", None, None, "load even an empty file, which deletes all services"),
+        Option("allow-empty", None, None, "load even a file without services, which deletes all of them"),
         Option("wait", None, None, "wait until the server or the node is drained, and print progress"),
         Option("delay", None, "SECONDS", "the node goes on accepting for so long (default: 0)"),
         Option("only", None, None, "replace the list instead of adding to it"),

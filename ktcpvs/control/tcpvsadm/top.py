@@ -40,7 +40,7 @@ _TROUBLES = ("down", "ejected", "unresolved")
 """States of a server that is out of service by itself."""
 
 _KEY_HINTS = ("  / filter  space pause  h help  q quits", "  h help  q quits", " q quits")
-"""What the title says of keys, as wide as there is room."""
+"""The keys that the title names, as many as there is room for."""
 
 
 def layout_screen(

@@ -1,4 +1,4 @@
-"""What the user of --top has chosen with keys: the part that is shown, a filter, the order, a pause."""
+"""The choices of a user of --top: the part that is shown, a filter, the order, a pause."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SEQUENCES = {
     "[H": HOME, "OH": HOME, "[1~": HOME,
     "[F": END, "OF": END, "[4~": END,
 }  # fmt: skip
-"""What a terminal sends behind an escape, and letters as in less -> the key."""
+"""The bytes that a terminal sends behind an escape, and letters as in less -> the key."""
 
 _KEY = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Z])|.", re.DOTALL)
 _QUITS_ALWAYS = ("\x03", "\x04")
@@ -91,7 +91,7 @@ class TopView:
 
     @property
     def note(self) -> str:
-        """What the title says of all that; "": nothing was chosen."""
+        """Describe the choices for the title; "": nothing was chosen."""
         parts = [f"/{self.filter}_" if self.is_typing else f"/{self.filter}"] if self.filter or self.is_typing else []
         if self.is_paused:
             parts.append("paused")

@@ -58,7 +58,7 @@ class Token(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Where it begins."""
+        """The place of its first character."""
         return Place(self.line.source, self.line.line, self.column)
 
     def error(self, why: str) -> BadConfiguration:

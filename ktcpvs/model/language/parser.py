@@ -47,7 +47,7 @@ def parse(
     """Parse a configuration. Raises BadConfiguration.
 
     The text may begin with a byte order mark and with the heading of `tcpvsadm --list`. A line ends with LF, CR LF or
-    CR. source: the name of the text in errors. allow_empty: False refuses a text with nothing but comments.
+    CR. source: the name of the text in errors. allow_empty: False refuses a text without services.
     """
     text = "\n".join(split_lines(text.removeprefix("\ufeff")))
     if heading := _HEADING.match(text):
@@ -70,11 +70,6 @@ def _with_semicolon_hint(error: BadConfiguration, found: Sequence[Token]) -> Bad
 
 
 def _parse(found: list[Token], text: str, source: str, port_named: PortNamed, allow_empty: bool) -> Load:
-    if not (found or allow_empty):
-        raise BadConfiguration(
-            f"{source}: the configuration is empty, and would delete all services; "
-            "to do that, use 'tcpvsadm -f FILE --allow-empty'"
-        )
     reader = _Reader(found, partial(end_place, text, source))
     services: dict[str, VirtualService] = {}
     settings: Settings | None = None
@@ -93,6 +88,12 @@ def _parse(found: list[Token], text: str, source: str, port_named: PortNamed, al
         else:
             hint = foreign_words.hint(foreign_words.AT_TOP, token.text) or did_you_mean(token.text, TOP_KEYWORDS)
             raise token.error(f"'{shorten(token.text)}': expected 'Virtual' or 'global'{hint}")
+    if not (services or allow_empty):
+        what = "has no service" if found else "is empty"
+        raise BadConfiguration(
+            f"{source}: the configuration {what}, and would delete all services; "
+            "to do that, use 'tcpvsadm -f FILE --allow-empty'"
+        )
     return Load(services, settings or DEFAULT_SETTINGS)
 
 
