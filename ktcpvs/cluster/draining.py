@@ -65,7 +65,7 @@ class NodeDrains:
         """This node reports it: drained, or not."""
         known, director = self.drains.get(self._node), self._director
         revision = known.revision if known is not None else 0
-        if director is not None and director.withdrawal.is_whole:
+        if director is not None and director.withdrawals.current.is_whole:
             return DrainState(DRAINING if director.count_clients() else DRAINED, revision, self._errors)
         return DrainState(LEAVING if known is not None else "", revision, self._errors)
 
@@ -141,19 +141,19 @@ class NodeDrains:
         director = self._director
         assert director is not None
         known = self.drains.get(self._node)
-        if known is not None and not director.withdrawal.is_whole and (left := _seconds_left(known.drain)) > 0:
+        if known is not None and not director.withdrawals.current.is_whole and (left := _seconds_left(known.drain)) > 0:
             await self._report()
             return left
-        while director.withdrawal != Withdrawal(is_whole=self._node in self.drains) and not director.is_ending:
+        while director.withdrawals.current != Withdrawal(is_whole=self._node in self.drains) and not director.is_ending:
             is_drained = self._node in self.drains
-            errors = tuple(await director.withdraw(is_drained))
+            errors = tuple(await director.withdrawals.withdraw(is_drained))
             has_changed, self._errors = errors != self._errors, errors
             if errors:
                 for error in errors if has_changed else ():
                     director.context.log.warn("this node does not accept clients again: {error}", error=error)
                 await self._report()
                 return RETRY_INTERVAL
-            if director.withdrawal != Withdrawal(is_whole=is_drained):  # another daemon takes over
+            if director.withdrawals.current != Withdrawal(is_whole=is_drained):  # another daemon takes over
                 return None
             form = "this node is drained: it accepts no clients" if is_drained else "this node accepts clients again"
             director.context.log.event(ANNOUNCE, form)

@@ -69,7 +69,7 @@ class LiveNodes:
     def _schedule(self) -> None:
         """Use the nodes that are alive, soon. Further changes meanwhile do not put it off; but a node that joins again
         makes it unnecessary."""
-        live, used = self._live, self._director.live_nodes
+        live, used = self._live, self._director.shared_limits.live
         if live == used:
             self._job.stop()
         elif not self._job.is_scheduled:
@@ -77,18 +77,18 @@ class LiveNodes:
 
     def _use(self) -> Deferred[Any] | None:
         live = self._live
-        if live == self._director.live_nodes:
+        if live == self._director.shared_limits.live:
             return None
         return Deferred.fromCoroutine(self._share(live))
 
     async def _share(self, live: Live) -> float | None:
         director = self._director
         try:
-            await director.share_among(live)
+            await director.shared_limits.divide_among(live)
         except Refusal as refusal:
             director.context.log.warn("cluster: limits are not divided anew: {why}", why=refusal)
             return RETRY_DELAY
-        if director.shares_limits:
+        if director.shared_limits.are_used:
             director.context.log.event(
                 ANNOUNCE, "cluster: {n} nodes share the limits of services: {nodes}", n=len(live),
                 nodes=", ".join(sorted(node.name for node in live)[:MAX_LOGGED_NODES]),

@@ -90,7 +90,7 @@ class SharedHealth:
         """See Follower. The key of the former lease, if any, is gone."""
         self._is_dirty = True
         await self._write()
-        self._director.decide_health(None)
+        self._director.checked_servers.decide(None)
 
     def _take(self, key: str, value: bytes | None) -> None:
         if not key.startswith(self._prefix):
@@ -128,7 +128,7 @@ class SharedHealth:
                     else "cluster: this node trusts its own checks again"
                 )
                 self._director.context.log.event(ANNOUNCE, text)
-        self._director.decide_health(keys)
+        self._director.checked_servers.decide(keys)
 
     def _own_changed(self) -> None:
         self._is_dirty = True
@@ -139,7 +139,7 @@ class SharedHealth:
             return WRITE_INTERVAL
         if self._director.expanded is not self._table:
             self._table = self._director.expanded
-            self.quorum.keep_own(self._director.checked_servers())
+            self.quorum.keep_own(self._director.checked_servers.keys())
             self._is_dirty = self._is_dirty or self._is_wanted != self._is_written
         return Deferred.fromCoroutine(self._write_later()) if self._is_dirty else WRITE_INTERVAL
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -24,36 +25,33 @@ from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import changes_between
 from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
-from ktcpvs.model.health import DOWN
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
-from ktcpvs.model.nodes import NodeIdentity
-from ktcpvs.model.options import OFF
 from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
 from ktcpvs.model.plan import Plan, plan
-from ktcpvs.model.quorum import Key
-from ktcpvs.model.service import AUTO, NO_LOG, SHARED, TCP_ONLY, VirtualService
+from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.sharing import divided
 from ktcpvs.model.table import Table
-from ktcpvs.model.tls_files import AUTHORITIES, CLIENT_CERTIFICATE, TLSFile
-from ktcpvs.model.tls_hosts import foreign_hosts
+from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.model.tracing import has_spans
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
-from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.certificate_issuer import CertificateIssuer, NoIssuer
+from ktcpvs.services.checked_servers import CheckedServers
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
-from ktcpvs.services.connection_options import connection_options
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.resolver import NoResolver, Resolver
 from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
+from ktcpvs.services.shared_limits import SharedLimits
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
+from ktcpvs.services.tls_file_users import TLSFileUsers
+from ktcpvs.services.withdrawals import Withdrawals
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
 from ktcpvs.system.otlp_encoder import unavailable
@@ -61,8 +59,6 @@ from ktcpvs.system.otlp_exporter import https_unavailable
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 from ktcpvs.system.response_files import ResponseFile
 from ktcpvs.system.sockets import close_listener
-from ktcpvs.system.tls_contexts import ClientContexts
-from ktcpvs.system.tls_files import Authorities
 
 T = TypeVar("T")
 
@@ -116,7 +112,8 @@ class Director:
     with a server for each address of a name; other services are stopped in it. services: ident -> running service,
     including stopped ones that drain. draining: deleted services that drain. confirmation: of a table on trial; a node
     of a cluster puts the cluster's in its place. files: those that TLS needs. issuer: obtains certificates from a CA.
-    local_dropped: called with edits that do not hold on this node any more, and why. withdrawal: see `withdraw`.
+    local_dropped: called with edits that do not hold on this node any more, and why. shared_limits, withdrawals,
+    checked_servers: see there.
     is_ending: it accepts neither edits nor clients any more.
     """
 
@@ -145,7 +142,6 @@ class Director:
         self.table = self.effective = self.expanded = Table()
         self.local_dropped: Callable[[Sequence[tuple[LocalEdit, str]]], object] = lambda dropped: None
         self.resolution: Resolution = {}
-        self.live_nodes: frozenset[NodeIdentity] = frozenset()
         self.services: dict[str, RunningService] = {}
         self.draining: set[RunningService] = set()
         self.processes = processes or SingleProcess(context)
@@ -162,12 +158,13 @@ class Director:
         self._nodes = nodes or (lambda: KnownNodes(context.node))
         self.files = files if files is not None else TLSFileStore(context)
         self.files.changed = self._files_changed
-        self.files.observe(self._files_replaced)
         self.issuer: CertificateIssuer = NoIssuer()
-        self._client_contexts = ClientContexts(self._read_authorities, self._read_client_certificate)
+        self._file_users = TLSFileUsers(self.files, self.services, self._running_idents, context.steps)
         self._forward: CarryOut | None = None
         self.is_ending = False
-        self.withdrawal = Withdrawal()
+        self.shared_limits = SharedLimits(self)
+        self.withdrawals = Withdrawals(self)
+        self.checked_servers = CheckedServers(self.services, self._running_idents)
         self._lock: DeferredLock = DeferredLock()
 
     def start(self) -> None:
@@ -352,8 +349,11 @@ class Director:
 
     def _running_table(self, table: Table, resolution: Resolution) -> Table:
         """Return what this node runs of a table."""
-        runs = divided(expanded(self._placer.placed(table), resolution), table, self.live_nodes)
-        return self.withdrawal.applied_to(runs)
+        runs = divided(expanded(self._placer.placed(table), resolution), table, self.shared_limits.live)
+        return self.withdrawals.current.applied_to(runs)
+
+    def _running_idents(self) -> Collection[str]:
+        return self.expanded.running
 
     async def _put_in_force(self, runs: Table, preparation: _Preparation) -> None:
         """Start, change and stop services. Never raises. runs: the table that must run."""
@@ -414,37 +414,40 @@ class Director:
             await self.context.steps.wait("files of TLS", self.processes.replace_files, update)
         return errors
 
-    def _read_authorities(self, path: str) -> str:
-        found = self.files.contents(TLSFile(AUTHORITIES, path))
-        assert isinstance(found, Authorities)
-        return found.pem
-
-    def _read_client_certificate(self, path: str) -> bytes:
-        found = self.files.contents(TLSFile(CLIENT_CERTIFICATE, path))
-        assert not isinstance(found, Authorities)
-        return b"".join(one.pem for one in found)
-
-    def _files_replaced(self) -> None:
-        """Connect to servers with the new versions of files from now on."""
-        for ident in self.expanded.running:
-            self.context.steps.run(f"service {ident}: connectors", self._renew_connections_of, self.services[ident])
-        self.context.steps.run("hosts of TLS", self._follow_hosts)  # of the certificates that are in use now
-
-    def _renew_connections_of(self, service: RunningService) -> None:
-        service.use_connection_options(connection_options(service.config, service.traffic.unit, self._client_contexts))
-
-    def _follow_hosts(self) -> None:
-        """Tell services with TLS which hosts belong to services that demand other things of their clients."""
-        profiles = [(service, service.tls) for service in map(self.services.__getitem__, self.expanded.running)]
-        found = foreign_hosts((tls.demands, tls.names) for _, tls in profiles if tls is not None)
-        for service, tls in profiles:
-            service.refuse_hosts(None if tls is None else found.get(tls.demands))
-
     def _follow_files(self) -> None:
         table = self.expanded
         update = self.files.follow(table.services[ident] for ident in table.running)
         if update:
             self.processes.pass_files(update)
+
+    # Changes of what runs that are none of the table.
+
+    @property
+    def decides(self) -> bool:
+        """See TableRunner."""
+        return not self.is_ending and self._forward is None
+
+    async def run_anew(
+        self,
+        change: Callable[[], object],
+        undo: Callable[[], object],
+        commands: Callable[[], Any],
+        *,
+        is_rekeyed: bool = False,
+    ) -> None:
+        """See TableRunner."""
+        preparation = None
+        change()
+        try:
+            runs = self._running_table(self.effective, self.resolution)
+            preparation = await self._prepare(self.expanded, runs, is_rekeyed=is_rekeyed)
+            preparation.commands = commands()
+        except BaseException:
+            if preparation is not None:
+                preparation.abandon()
+            undo()
+            raise
+        await self._put_in_force(runs, preparation)
 
     # Host names of servers.
 
@@ -470,7 +473,7 @@ class Director:
         return self.between_edits(lambda: self._resolve(found))
 
     async def _resolve(self, found: Resolution) -> None:
-        if self.is_ending or self._forward is not None:
+        if not self.decides:
             return
         resolution = {**self.resolution, **found}
         runs = self._running_table(self.effective, resolution)
@@ -485,17 +488,15 @@ class Director:
     async def use_cookie_secret(self, secret: bytes) -> None:
         """Sign cookies with another secret, unless the settings have one. To be called within `between_edits`. Raises a
         Refusal; then nothing has changed."""
-        former = self.context.cookie_secret
-        if self.is_ending or self._forward is not None or secret == former:
-            return
-        self.context.cookie_secret = secret
-        try:
-            preparation = await self._prepare(self.expanded, self.expanded, is_rekeyed=True)
-        except BaseException:
-            self.context.cookie_secret = former
-            raise
-        preparation.commands = self.processes.commands_for_cookie_secret(secret)
-        await self._put_in_force(self.expanded, preparation)
+        context = self.context
+        former = context.cookie_secret
+        if self.decides and secret != former:
+
+            def use(which: bytes) -> None:
+                context.cookie_secret = which
+
+            commands = partial(self.processes.commands_for_cookie_secret, secret)
+            await self.run_anew(partial(use, secret), partial(use, former), commands, is_rekeyed=True)
 
     # Challenges of ACME.
 
@@ -515,78 +516,6 @@ class Director:
         self.context.challenges = pending
         for ident, service in self.services.items():
             self.context.steps.run(f"service {ident}: challenges", service.follow_challenges)
-
-    # Limits that nodes share.
-
-    @property
-    def shares_limits(self) -> bool:
-        """Whether a service shares its limits with other nodes."""
-        return any(service.share == SHARED for service in self.effective)
-
-    def share_among(self, live: frozenset[NodeIdentity]) -> Deferred[None]:
-        """Have the part of limits that is this node's when these nodes are alive, itself included. Fires when that is
-        in force; fails with a Refusal, and then nothing has changed."""
-        return self.between_edits(lambda: self._share_among(live))
-
-    async def _share_among(self, live: frozenset[NodeIdentity]) -> None:
-        if self.is_ending or self._forward is not None:
-            return
-        before, self.live_nodes = self.live_nodes, live
-        try:
-            runs = self._running_table(self.effective, self.resolution)
-            preparation = await self._prepare(self.expanded, runs)
-        except BaseException:
-            self.live_nodes = before
-            raise
-        preparation.commands = self.processes.commands_to_share(live)
-        await self._put_in_force(runs, preparation)
-
-    # Services that accept no clients for a while.
-
-    def withdraw(self, is_withdrawn: bool) -> Deferred[Sequence[str]]:
-        """Stop all services without a change of the table, or start again those that it runs. Fires with the reasons
-        why some cannot be started, a line each; they stay withdrawn."""
-        return self.between_edits(lambda: self._withdraw(is_withdrawn))
-
-    async def _withdraw(self, is_withdrawn: bool) -> Sequence[str]:
-        if self.is_ending or self._forward is not None:
-            return ()
-        if is_withdrawn:
-            await self._set_withdrawal(Withdrawal(is_whole=True))
-            return ()
-        running = self.effective.running
-        held = running if self.withdrawal.is_whole else self.withdrawal.idents & running
-        if Withdrawal(idents=held) != self.withdrawal:
-            await self._set_withdrawal(Withdrawal(idents=held))  # which starts nothing
-        return await self._release([ident for ident in self.effective.services if ident in held])
-
-    async def _release(self, idents: Sequence[str]) -> Sequence[str]:
-        """Start services that are withdrawn; if that is refused, all but those at fault. Returns the reasons."""
-        try:
-            await self._set_withdrawal(Withdrawal(idents=self.withdrawal.idents.difference(idents)))
-            return ()
-        except Refusal as refusal:
-            if len(idents) == 1:
-                named = f"service {idents[0]}: "
-                return [f"{named}{str(refusal).removeprefix(named)}"]
-        middle = len(idents) // 2
-        return [*await self._release(idents[:middle]), *await self._release(idents[middle:])]
-
-    def set_withdrawal(self, withdrawal: Withdrawal) -> Deferred[None]:
-        """Withdraw as the director of other processes has decided."""
-        return self.between_edits(lambda: self._set_withdrawal(withdrawal))
-
-    async def _set_withdrawal(self, withdrawal: Withdrawal) -> None:
-        """Raises a Refusal; then nothing has changed."""
-        former, self.withdrawal = self.withdrawal, withdrawal
-        try:
-            runs = self._running_table(self.effective, self.resolution)
-            preparation = await self._prepare(self.expanded, runs)
-        except BaseException:
-            self.withdrawal = former
-            raise
-        preparation.commands = self.processes.commands_to_withdraw(withdrawal)
-        await self._put_in_force(runs, preparation)
 
     # Checks and preparation: all that can fail. Nothing is changed yet.
 
@@ -656,7 +585,7 @@ class Director:
                 prepared = await self.bind(service, config, new.settings)
                 unit = prepared.factory.unit
                 prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
-                prepared.connection_options = connection_options(config, unit, self._client_contexts)
+                prepared.connection_options = self._file_users.connection_options(config, unit)
                 prepared.response_files = self._response_files(config, is_strict=is_strict)
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
@@ -693,7 +622,7 @@ class Director:
         self.draining = {service for service in self.draining if service.living}
         run("files of TLS", self._follow_files)
         run("certificates", self.issuer.follow)
-        run("hosts of TLS", self._follow_hosts)
+        run("hosts of TLS", self._file_users.follow_hosts)
         run("checks", self._follow_checks)
         run("health updates", self.processes.watch_health, self.services.values())
 
@@ -709,50 +638,6 @@ class Director:
 
     def _follow_checks(self) -> None:
         self.checks.follow(self.services[ident] for ident in self.expanded.services if ident in self.expanded.running)
-
-    # Results of checks that another process makes.
-
-    def set_health(self, ident: str, address: str, is_up: bool, why: str, weight: str = "") -> None:
-        """Mark a server as up, or as down. why: the reason in words. weight: as its checks ask for it; "": they do
-        not."""
-        service = self.services.get(ident)
-        for destination in service.usable if service is not None else ():
-            if str(destination.address) == address:
-                service.health.mark(destination, is_up, why, weight)  # type: ignore[union-attr]
-
-    def checked_servers(self) -> set[Key]:
-        """Return the servers that are checked: ident of the service, address."""
-        return {
-            (service.ident, str(destination.address))
-            for service in map(self.services.__getitem__, self.expanded.running)
-            if service.config.check != OFF
-            for destination in service.checked_servers
-        }
-
-    def decide_health(self, keys: Collection[Key] | None) -> None:
-        """The results of other nodes' checks of these servers have changed: take the verdicts. keys: None: all."""
-        idents = self.services if keys is None else {ident for ident, _ in keys}
-        for service in [self.services[ident] for ident in idents if ident in self.services]:
-            for destination in service.checked_servers:
-                if keys is None or (service.ident, str(destination.address)) in keys:
-                    service.health.decide(destination)
-
-    def servers_down(self) -> list[tuple[str, str, str]]:
-        """Return the servers that checks have found down: ident of the service, address, reason."""
-        return [
-            (service.ident, str(destination.address), destination.health.reason)
-            for service in self.services.values()
-            for destination in service.down
-            if destination.health.state == DOWN
-        ]
-
-    def servers_weighed(self) -> list[tuple[str, str, str]]:
-        """Return the servers whose checks ask for a weight: ident of the service, address, weight."""
-        return [
-            (service.ident, str(destination.address), service.health.weight_of(destination))
-            for service in self.services.values()
-            for destination in service.health.weighed
-        ]
 
     # Takeover.
 

@@ -50,7 +50,7 @@ class ServingProcesses(Protocol):
 
     def commands_to_share(self, live: Collection[NodeIdentity]) -> Any:
         """Return the commands with which `send` has other processes know the nodes that share limits, see
-        Director.share_among."""
+        SharedLimits.divide_among."""
 
     def commands_to_withdraw(self, withdrawal: Withdrawal) -> Any:
         """Return the commands with which `send` has other processes withdraw services."""

@@ -134,12 +134,12 @@ class HandoverSource:
             key=director.context.cookie_secret,
             sockets=[record for _, record in found],
             resolution=dict(director.resolution),
-            down=director.servers_down(),
+            down=director.checked_servers.down(),
             watchdog=self._watchdog,
             tickets=self._tickets(),
             has_reader=self._reader is not None,
             instance=self._instance,
-            is_drained=director.withdrawal.is_whole,
+            is_drained=director.withdrawals.current.is_whole,
             challenges=director.context.challenges.challenges,
         )
 

@@ -28,12 +28,12 @@ def restore(director: Director, target: HandoverTarget, is_node: bool = False) -
 
     def set_health(_: None) -> None:
         for ident, address, why in inventory.down:
-            director.set_health(ident, address, False, why)
+            director.checked_servers.set_health(ident, address, False, why)
 
     def load(_: object) -> Deferred[None]:
         return director.load_initial(edits_for(inventory.table), is_strict=False, resolution=inventory.resolution)
 
-    withdrawn = director.withdraw(True) if inventory.is_drained and is_node else succeed(())
+    withdrawn = director.withdrawals.withdraw(True) if inventory.is_drained and is_node else succeed(())
     return withdrawn.addCallback(load).addCallback(set_health)
 
 

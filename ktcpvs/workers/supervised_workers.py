@@ -215,8 +215,8 @@ class SupervisedWorkers:
         down: Sequence[tuple[str, str, str]],
         weighed: Sequence[tuple[str, str, str]] = (),
     ) -> Deferred[bool]:
-        """Send the whole table to a worker that has just started. down: from Director.servers_down. weighed: from
-        Director.servers_weighed.
+        """Send the whole table to a worker that has just started. down: from CheckedServers.down. weighed: from
+        CheckedServers.weighed.
 
         Fires with True when it has answered; a worker that does not answer is killed.
         """

@@ -85,9 +85,9 @@ class Supervisor:
     async def _introduce(self, worker: WorkerProcess, pid: int | None) -> None:
         if worker.pid != pid:
             return  # it has ended meanwhile; its replacement has a turn of its own
-        director = self.director
+        director, checked = self.director, self.director.checked_servers
         introduced = self._processes.introduce(
-            worker, director.effective, director.resolution, director.servers_down(), director.servers_weighed()
+            worker, director.effective, director.resolution, checked.down(), checked.weighed()
         )
         if await introduced and worker.pid == pid:
             worker.mark_ready()

@@ -128,12 +128,12 @@ class SupervisorLink(Administrator):
         self._live_nodes = [*([] if is_first else self._live_nodes), *found]
         if not is_last:
             return succeed({})
-        return self._worker.director.share_among(frozenset(self._live_nodes)).addCallback(lambda _: {})
+        return self._worker.director.shared_limits.divide_among(frozenset(self._live_nodes)).addCallback(lambda _: {})
 
     @commands.Withdraw.responder
     def withdraw(self) -> Deferred[dict[str, Any]]:
         withdrawal = read_withdrawal(bytes(self.take_upload() or b""))
-        return self._worker.director.set_withdrawal(withdrawal).addCallback(lambda _: {})
+        return self._worker.director.withdrawals.follow(withdrawal).addCallback(lambda _: {})
 
     @commands.StartAccepting.responder
     def start_accepting(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class SupervisorLink(Administrator):
     def update_health(self, servers: list[dict[str, Any]]) -> Deferred[dict[str, Any]]:
         async def update() -> None:
             for server in servers:
-                self._worker.director.set_health(**server)
+                self._worker.director.checked_servers.set_health(**server)
 
         return self._after_edits(lambda: self._worker.director.between_edits(update))
 

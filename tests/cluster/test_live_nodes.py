@@ -16,16 +16,17 @@ from ktcpvs.model.nodes import NodeIdentity
 
 
 class Switch:
-    """Stands for the director. shared: the names that it was told, each time."""
+    """Stands for the director and its limits. shared: the names that it was told, each time."""
 
     def __init__(self, clock: Clock, lines: list[str]) -> None:
         self.context = SimpleNamespace(reactor=clock, log=log_into(lines))
-        self.live_nodes: frozenset[NodeIdentity] = frozenset()
-        self.shares_limits = True
+        self.shared_limits = self
+        self.live: frozenset[NodeIdentity] = frozenset()
+        self.are_used = True
         self.shared: list[list[str]] = []
 
-    def share_among(self, live: frozenset[NodeIdentity]) -> Deferred[None]:
-        self.live_nodes = live
+    def divide_among(self, live: frozenset[NodeIdentity]) -> Deferred[None]:
+        self.live = live
         self.shared.append(sorted(node.name for node in live))
         return succeed(None)
 

@@ -51,7 +51,7 @@ def test_a_full_server_and_one_that_is_down_break_no_test(world: World) -> None:
     client.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
     world.accepts(A)
     assert world.live.destinations[parse_address(A)].is_full
-    world.director.set_health("s", B, False, "no answer")
+    world.director.checked_servers.set_health("s", B, False, "no answer")
     assert refusal(world, EditServer("s", parse_address(C), 0)) is None
     assert refusal(world, EditService("s", {"maxclients": 7})) is None
     client.resets()

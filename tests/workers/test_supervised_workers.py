@@ -285,7 +285,7 @@ def test_what_checks_find_is_sent_to_all_workers(supervised: Supervised) -> None
             b"ident": b"a", b"address": b"10.0.0.1:80", b"is_up": b"False", b"why": b"it does not answer",
             b"weight": b"",
         }  # fmt: skip
-    assert supervised.director.servers_down() == [("a", "10.0.0.1:80", "it does not answer")]
+    assert supervised.director.checked_servers.down() == [("a", "10.0.0.1:80", "it does not answer")]
 
 
 def test_commands_to_workers_have_names_of_their_own() -> None:
