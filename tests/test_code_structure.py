@@ -199,13 +199,12 @@ SAME_CLASS = "the object is of the same class"
 OF_TWISTED = "Twisted has no public way to ask or do this"
 
 PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
-    "ktcpvs.cluster.etcd": {"_HTTP11ClientFactory": OF_TWISTED},
     "ktcpvs.control.unix_listener": {"_AdoptedPort._fromListeningDescriptor": OF_TWISTED},
     "ktcpvs.health.http_check": dict.fromkeys(
         ("_HTTP11ClientFactory", "self._pool._factory", "self._parser._log"), OF_TWISTED
     ),
-    "ktcpvs.system.otlp_exporter": dict.fromkeys(("_HTTP11ClientFactory", "self._pool._factory"), OF_TWISTED),
     "ktcpvs.system.sockets": {"listener._accept": "socket.accept() makes a second object and costs 2 us more"},
+    "ktcpvs.system.web_client": {"_HTTP11ClientFactory": OF_TWISTED},
     "ktcpvs.streams.memory": dict.fromkeys(("peer._*", "self.peer._*"), SAME_CLASS),
     "ktcpvs.streams.tls": {
         "raw._wrap_bio": "SSLObject, the public wrapper, takes memory for each connection and time for each read"

@@ -16,26 +16,23 @@ from typing import Any
 
 import treq.client
 from attrs import define, frozen
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
-from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
-    HTTPConnectionPool,
     RequestGenerationFailed,
     ResponseDone,
     ResponseFailed,
-    _HTTP11ClientFactory,
 )
-from twisted.web.iweb import IBodyProducer, IPolicyForHTTPS
-from zope.interface import implementer
+from twisted.web.iweb import IPolicyForHTTPS
 
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.errors import shorten
+from ktcpvs.system.web_client import BytesBody, QuietPool
 
 REQUEST_TIMEOUT = 2.5
 """Seconds until a request, also one that begins a watch, counts as failed."""
@@ -192,36 +189,6 @@ def are_older(prefix: str, revision: int) -> dict[str, Any]:
     }
 
 
-@implementer(IBodyProducer)
-class _Body:
-    """The body of a request. treq would send bytes piece by piece, by the reactor that is installed."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        pass
-
-    def resumeProducing(self) -> None:
-        pass
-
-    def stopProducing(self) -> None:
-        pass
-
-
-class _QuietFactory(_HTTP11ClientFactory):
-    noisy = False  # no line of the log for each connection
-
-
-class _QuietPool(HTTPConnectionPool):
-    _factory = _QuietFactory
-
-
 class Etcd:
     """The members of one etcd, as one server. counts: of requests."""
 
@@ -231,7 +198,7 @@ class Etcd:
         self._credentials = credentials = credentials or Credentials()
         self._token: str | None = None
         self.counts = RequestCounts()
-        self._pool = _QuietPool(reactor)  # type: ignore[no-untyped-call]
+        self._pool = QuietPool(reactor)  # type: ignore[no-untyped-call]
         policy = credentials.policy or BrowserLikePolicyForHTTPS()
         agent = Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
         self._http = treq.client.HTTPClient(agent)
@@ -391,7 +358,7 @@ class Etcd:
                     self._token = str(answer["token"])
             headers["Authorization"] = self._token
         data = json.dumps(message).encode()
-        posted = self._http.post(f"{url}/v3/{path}", data=_Body(data), headers=headers)
+        posted = self._http.post(f"{url}/v3/{path}", data=BytesBody(data), headers=headers)
         try:
             return url, await posted.addTimeout(REQUEST_TIMEOUT, self._reactor)
         except _NETWORK_ERRORS as error:

@@ -6,25 +6,21 @@ from importlib.util import find_spec
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
-from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
-    HTTPConnectionPool,
     RequestGenerationFailed,
     ResponseDone,
     ResponseFailed,
-    _HTTP11ClientFactory,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer
-from zope.interface import implementer
 
 from ktcpvs.errors import shorten
 from ktcpvs.system.otlp_encoder import CONTENT_TYPE, TRACES_PATH
+from ktcpvs.system.web_client import BytesBody, QuietPool
 
 REQUEST_TIMEOUT = 10.0
 """Seconds until a request counts as failed, as in OpenTelemetry's exporters."""
@@ -66,30 +62,6 @@ class SendResult:
     body: bytes = b""
 
 
-@implementer(IBodyProducer)
-class _Body:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        pass
-
-    def resumeProducing(self) -> None:
-        pass
-
-    def stopProducing(self) -> None:
-        pass
-
-
-class _Factory(_HTTP11ClientFactory):
-    noisy = False
-
-
 class _Reader(Protocol):
     """Reads the body of a response, MAX_RESPONSE bytes of it at most. done: fires with it, also if it was cut."""
 
@@ -124,9 +96,8 @@ class OTLPExporter:
         self._headers = Headers(
             {b"Content-Type": [CONTENT_TYPE], b"User-Agent": [f"OTel-OTLP-Exporter-ktcpvs/{version}".encode("ascii")]}
         )
-        self._pool = HTTPConnectionPool(reactor, persistent=True)
+        self._pool: Any = QuietPool(reactor)  # type: ignore[no-untyped-call]
         self._pool.maxPersistentPerHost = 1
-        self._pool._factory = _Factory
         self._agent = Agent(reactor, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
 
     def send(self, batch: bytes) -> Deferred[SendResult]:
@@ -134,7 +105,7 @@ class OTLPExporter:
         return Deferred.fromCoroutine(self._send(batch))
 
     async def _send(self, batch: bytes) -> SendResult:
-        request: Any = self._agent.request(b"POST", self._url, self._headers, _Body(batch))
+        request: Any = self._agent.request(b"POST", self._url, self._headers, BytesBody(batch))
         try:
             response = await request.addTimeout(REQUEST_TIMEOUT, self._reactor)
             reader = _Reader()

@@ -1,0 +1,41 @@
+"""A body of bytes and quiet connections, for clients on Twisted's HTTP client: those of etcd and of collectors."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer
+from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+
+@implementer(IBodyProducer)
+class BytesBody:
+    """The body of a request, sent at once. treq would send bytes piece by piece, by the reactor that is installed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    noisy = False  # no line of the log for each connection
+
+
+class QuietPool(HTTPConnectionPool):
+    """A pool of connections that logs nothing of them."""
+
+    _factory = _QuietFactory
