@@ -28,6 +28,7 @@ from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
 
 from ktcpvs import __version__
+from ktcpvs.acme.bounded_adapter import BoundedAdapter
 from ktcpvs.acme.problems import ACMEProblem
 from ktcpvs.acme.schedule import Window
 from ktcpvs.acme.self_signed import make_key
@@ -281,6 +282,8 @@ class ACMEClient:
     def _read_directory(self) -> ClientV2:
         net = ClientNetwork(user_agent=f"ktcpvs/{__version__}", alg=ES256, timeout=NETWORK_TIMEOUT)
         net.verify_ssl = cast(bool, self._authorities())  # requests takes a path too
+        for scheme in ("https://", "http://"):
+            net.session.mount(scheme, BoundedAdapter())
         net.session.hooks["response"].append(self._note_response)
         return ClientV2(ClientV2.get_directory(self.ca.directory, net), net)
 
@@ -348,7 +351,7 @@ class ACMEClient:
             self._client = None
             text = f"{self.ca.directory}: unexpected response: {_response_of(error)}"
             raise ACMEProblem(text, is_of_ca=True, is_order_lost=False, retry_after=self._retry_after) from None
-        except (errors.Error, JoseError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (errors.Error, JoseError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             self._client = None
             text = f"{self.ca.directory}: unexpected response: {shorten(repr(error), MAX_WORDS)}"
             raise ACMEProblem(text, is_of_ca=True, is_order_lost=False) from None

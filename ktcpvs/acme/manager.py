@@ -196,8 +196,16 @@ class CertificateManager:
         for file in needed:
             self._managed.setdefault(file, _Managed(file, Record(names_of(file.path))))
         for managed in [one for one in self._managed.values() if not one.is_loaded]:
-            managed.record = await self._in_thread(self._load, managed.record.names)
-            managed.is_loaded = True
+            try:
+                managed.record = await self._in_thread(self._load, managed.record.names)
+                managed.is_loaded, managed.logged = True, ""
+            except Refusal as refusal:
+                # An order in its place could be one of many: a CA limits them. The next look reads it again.
+                managed.record = evolve(managed.record, error=str(refusal))
+                if managed.logged != managed.record.error:
+                    managed.logged = managed.record.error
+                    form = "certificate for {names}: {why}; it is not ordered until that can be read"
+                    self._log.warn(form, names=_listed(managed.record.names), why=refusal)
 
     def _load(self, names: Sequence[str]) -> Record:
         """Read what is kept. To be called in the thread."""
@@ -267,18 +275,19 @@ class CertificateManager:
             await self._follow_shared(self._shared)
         if not self._managed:
             return None
-        if not self._may_order():
+        loaded = [one for one in self._managed.values() if one.is_loaded]
+        if not (loaded and self._may_order()):
             return MAX_PAUSE
         await self._follow_settings()
         now, (held_until, _) = self._wall(), self._held
         if self._clean_at <= now:
             self._clean_at = now + CLEANING_INTERVAL
             await self._in_thread(self._folder.clean, [one.record.names for one in self._managed.values()], now)
-        first = min(self._managed.values(), key=self._due_at)
+        first = min(loaded, key=self._due_at)
         if max(self._due_at(first), held_until) <= now:
             await self._order(first)
             return 0.0
-        asked = min(self._managed.values(), key=self._ask_at)
+        asked = min(loaded, key=self._ask_at)
         ask_at = max(self._ask_at(asked), held_until, self._ask_held_until)
         if ask_at <= now:
             await self._ask_when_to_renew(asked)
@@ -469,7 +478,7 @@ class CertificateManager:
         """Take what other nodes have stored."""
         if not shared.is_complete:
             return
-        for managed in list(self._managed.values()):
+        for managed in [one for one in self._managed.values() if one.is_loaded]:
             stored = shared.get(_shared_name(managed.record.names))
             if stored is None or stored.revision == managed.revision:
                 managed.revision = stored.revision if stored is not None else 0

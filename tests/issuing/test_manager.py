@@ -300,6 +300,33 @@ def test_a_node_that_cannot_reach_the_ca_lets_another_one_order(tmp_path: Path, 
         switch.close()
 
 
+def test_what_cannot_be_read_holds_up_no_other_certificate(switch: Switch, tmp_path: Path) -> None:
+    """An order in place of an unreadable one might be one too many for the CA."""
+    switch.load("acme a.example", "acme b.example")
+    switch.manager.start()
+    switch.wait()
+    (kept,) = (path for path in tmp_path.rglob("state.json") if "a.example" in str(path))
+    content = kept.read_bytes()
+    kept.unlink()
+    os.mkfifo(kept)
+    again = Switch(tmp_path / "state.acme", switch.ca, time.time())
+    again.load("acme a.example", "acme b.example", "acme c.example")
+    again.manager.start()
+    again.wait()
+    rows = {row["acme"]["names"][0]: row["acme"] for row in again.rows}
+    assert (rows["a.example"]["state"], rows["a.example"]["error"]) == (
+        "failed", f"{kept} cannot be read: not a regular file",
+    )  # fmt: skip
+    assert (rows["b.example"]["state"], rows["c.example"]["state"]) == ("valid", "valid")
+    assert again.said("certificate for a.example: ") == 1
+    kept.unlink()
+    kept.write_bytes(content)
+    again.skip(61)
+    assert again.said("certificate for a.example: ") == 1
+    assert {row["acme"]["state"] for row in again.rows} == {"valid"}
+    again.close()
+
+
 def test_an_order_goes_on_after_a_restart(switch: Switch, ca: ScriptedCA, tmp_path: Path, now: float) -> None:
     switch.load("acme a.example")
     switch.manager.start()
