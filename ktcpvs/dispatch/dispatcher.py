@@ -241,7 +241,7 @@ class Dispatcher:
             owner.expire(CLIENT_GONE)
             return
         owner.transition(ROOM_FREED)
-        self.request.tried = self.request.tried | self._service.selector.excluded
+        self._renew_tried()
         self._service.queue.uncount(self)  # else it would find the server's queue full of itself
         self.select()
 
@@ -259,9 +259,9 @@ class Dispatcher:
 
     def exclude(self, destination: Destination, reason: str) -> None:
         """Exclude a server that has failed this request from its further selections."""
-        request = self.request
-        request.tried, request.failed = {*request.tried, destination}, request.failed | {destination}
+        self.request.failed |= {destination}
         self.server_failed(destination, reason)
+        self._renew_tried()  # its ejection may have brought in servers that stood by
 
     def server_failed(self, destination: Destination, reason: str) -> None:
         """Count and note that the current request has failed by the fault of this server. reason: in words."""
@@ -305,5 +305,9 @@ class Dispatcher:
             return False
         self._refused = None  # only once; a server that died with the request does not get it again
         request.failed -= refused
-        request.tried = self._service.selector.excluded | request.failed
+        self._renew_tried()
         return True
+
+    def _renew_tried(self) -> None:
+        """Exclude the servers that are excluded now, and those that have failed this request, and no others."""
+        self.request.tried = self._service.selector.excluded | self.request.failed

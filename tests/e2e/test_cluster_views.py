@@ -189,7 +189,7 @@ def test_a_drained_node_accepts_no_clients_until_it_is_undrained(nodes: Nodes, n
         nodes[asked].adm("--drain-node", name)
         nodes.wait_for_state(name, "draining")
         assert nodes.ready(name) == (503, "draining\n")
-        assert not nodes.accepts(name)
+        wait_for(lambda: not nodes.accepts(name), "the node's workers to stop accepting")
         wait_for(lambda: nodes.row(name, "c").get("drain") == "draining", lambda: str(nodes.row(name, "c")))
         wait_for(lambda: nodes.row(name, "c")["connections"] == 1, lambda: str(nodes.row(name, "c")))
         assert "draining 1 client" in nodes["c"].adm("--nodes").stdout

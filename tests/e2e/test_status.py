@@ -40,7 +40,7 @@ def status_daemon(
     port, folder = free_port(), tmp_path_factory.mktemp("status")
     daemon = Daemon(control_thread, folder, "--status", f"tcp:{port}", workers=request.param, preloaded=True)
     daemon.start()
-    daemon.call("load", f'global {{ cookie_key = "{SECRET}" }}')
+    daemon.set(cookie_key=SECRET)
     yield daemon, port
     daemon.finish()
 
