@@ -1,6 +1,18 @@
 """The names that authors of schedulers need: docs/schedulers.md shows how to use them."""
 
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.request_templates import RequestTemplate
+from ktcpvs.model.scheduler_options import (
+    REQUIRED,
+    ChoiceOption,
+    IntegerOption,
+    NumberOption,
+    PathOption,
+    PercentOption,
+    SchedulerOption,
+    TemplateOption,
+    TextOption,
+)
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
     CONNECTION,
@@ -31,6 +43,7 @@ __all__ = [
     "CONNECTION",
     "EACH_REQUEST",
     "FIRST_REQUEST",
+    "REQUIRED",
     "UNITS",
     "USES_BALANCE",
     "USES_COOKIE",
@@ -38,6 +51,7 @@ __all__ = [
     "USES_RULES",
     "USES_WEIGHT",
     "Choice",
+    "ChoiceOption",
     "Choosing",
     "Considered",
     "Destination",
@@ -47,7 +61,15 @@ __all__ = [
     "ISchedulerFactory",
     "IUsesOptions",
     "IWatches",
+    "IntegerOption",
+    "NumberOption",
     "OwnResponse",
+    "PathOption",
+    "PercentOption",
     "Request",
+    "RequestTemplate",
+    "SchedulerOption",
     "ServiceView",
+    "TemplateOption",
+    "TextOption",
 ]
