@@ -160,6 +160,7 @@ class Views:
                     "name": name,
                     "unit": plugin.unit,
                     "module": type(plugin).__module__,
+                    "source": found.origins[name].text,
                     "summary": (type(plugin).__doc__ or "").strip().split("\n")[0],
                     "services": used.count(name),
                     "options": [

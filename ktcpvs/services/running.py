@@ -217,7 +217,8 @@ class RunningService:
         try:
             for server in prepared.config.servers:
                 destinations[server.address].weight = destinations[server.address].share = server.share
-            previous = self.selector.scheduler if factory is self.scheduler_factory else None
+            former = self.scheduler_factory  # another object with this name is the same plugin, loaded again
+            previous = self.selector.scheduler if former is not None and former.name == factory.name else None
             prepared.seen = yield from prepared.viewing(self._view)
             if many:
                 yield
