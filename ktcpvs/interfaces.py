@@ -1,6 +1,19 @@
 """The names that authors of schedulers need: docs/schedulers.md shows how to use them."""
 
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.outcome import (
+    ABORTED,
+    BAD_RESPONSE,
+    CLIENT_GONE,
+    OK,
+    REASONS,
+    REFUSED,
+    RESET,
+    STATUS,
+    TIMEOUT,
+    Outcome,
+)
+from ktcpvs.model.recent import ErrorRate, Latency
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
     CONNECTION,
@@ -17,6 +30,7 @@ from ktcpvs.model.scheduling import (
     Considered,
     IBindsInSteps,
     IExplains,
+    ILearns,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
@@ -27,10 +41,19 @@ from ktcpvs.model.scheduling import (
 )
 
 __all__ = [
+    "ABORTED",
+    "BAD_RESPONSE",
+    "CLIENT_GONE",
     "CLIENT_HELLO",
     "CONNECTION",
     "EACH_REQUEST",
     "FIRST_REQUEST",
+    "OK",
+    "REASONS",
+    "REFUSED",
+    "RESET",
+    "STATUS",
+    "TIMEOUT",
     "UNITS",
     "USES_BALANCE",
     "USES_COOKIE",
@@ -41,12 +64,16 @@ __all__ = [
     "Choosing",
     "Considered",
     "Destination",
+    "ErrorRate",
     "IBindsInSteps",
     "IExplains",
+    "ILearns",
     "IScheduler",
     "ISchedulerFactory",
     "IUsesOptions",
     "IWatches",
+    "Latency",
+    "Outcome",
     "OwnResponse",
     "Request",
     "ServiceView",
