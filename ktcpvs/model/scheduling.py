@@ -18,6 +18,7 @@ from ktcpvs.model.conditions import Condition, conditions_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.modifiers import Modifiers
+from ktcpvs.model.outcome import Outcome
 from ktcpvs.model.request_templates import TLSNames
 from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
 from ktcpvs.model.rule import Rule
@@ -146,6 +147,8 @@ class Choice:
     waits: if the destination has reached its maxconn, the client waits for it, and no other one is chosen instead.
     For schedulers that choose per request: lines, the request's header lines that the server gets, None: as they came;
     answer_lines: header lines, each with its line end, that the response gets besides its own.
+    completed: is called with the outcome, in place of the `completed` of the service's scheduler: one that lets other
+    schedulers choose names theirs. None: the service's scheduler has chosen.
     """
 
     destination: Destination
@@ -153,6 +156,7 @@ class Choice:
     waits: bool = False
     lines: bytes | None = None
     answer_lines: bytes = b""
+    completed: Callable[[Outcome], object] | None = field(default=None, repr=False, kw_only=True)
 
 
 @frozen(eq=False)
@@ -403,6 +407,19 @@ class IWatches(Interface):
     def watched() -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
         """Return (destination, function) pairs: the switch calls `function(destination)` whenever the number of
         connections of that destination changes. It asks once, when the scheduler comes into use."""
+
+
+class ILearns(Interface):
+    """A bound scheduler that learns from the outcomes of its choices. Optional, besides L{IScheduler}."""
+
+    def completed(outcome: Outcome) -> object:
+        """Take the outcome of one choice of this scheduler.
+
+        The switch calls it once for each server that the scheduler has chosen for a request or a connection: when the
+        response has been passed on as a whole, when the server has failed, or when the client has left. That is after
+        the request has left `active` of the destination. It runs in the reactor's thread, between the response and the
+        next request, so it must be short and must not block. What it raises is logged, and nothing else happens.
+        """
 
 
 class IExplains(Interface):

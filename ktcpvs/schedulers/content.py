@@ -27,6 +27,7 @@ from ktcpvs.interfaces import (
     Considered,
     Destination,
     IExplains,
+    ILearns,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
@@ -41,6 +42,7 @@ from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
+from ktcpvs.schedulers.learning import LearningBalance
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
@@ -301,7 +303,10 @@ class RuleScheduler(BindsInSteps):
         if view.balance is None:
             raise ValueError(f"service {view.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
+        known = known.inner if isinstance(known, LearningBalance) else known
         balance = view.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
+        if ILearns.providedBy(balance):
+            balance = LearningBalance(balance)
         if view.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
         sticky = parse_sticky(view.config.sticky)

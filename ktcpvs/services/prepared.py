@@ -45,6 +45,11 @@ class Prepared:
     connection_options: Mapping[Address, ConnectionOptions] = Factory(dict)
     response_files: Mapping[str, ResponseFile] = Factory(dict)
 
+    @property
+    def factories(self) -> tuple[Any, ...]:
+        """The plugins of all its schedulers."""
+        return self.factory, self.balance, self.fallback, *self.rule_balances.values()
+
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""
         return ServiceView.of(*self._seen_by(before))

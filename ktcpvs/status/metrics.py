@@ -39,7 +39,7 @@ _OF_SERVER = (
         "pending",
         GAUGE,
         "waiting_requests",
-        "Requests that wait for a full server with max_pending.",
+        "Requests that wait for a full server.",
     ),
     ("kept", GAUGE, "idle_connections", "Idle connections that are kept for later requests, or made ahead of clients."),
     ("total", COUNTER, "connections_total", "Connections of the server (or requests, where each is scheduled)."),

@@ -198,7 +198,7 @@ def real_servers() -> st.SearchStrategy[RealServer]:
     return st.builds(
         RealServer, server_addresses(), weight, maxconn,
         tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
-        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
+        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn, labels=_labels,
     )  # fmt: skip
 
 
@@ -221,6 +221,11 @@ def files() -> st.SearchStrategy[str]:
 
 
 _proxies = st.sampled_from(("off", "v1", "v2"))
+_labels = st.dictionaries(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", fullmatch=True).filter(lambda name: name.lower() != "off"),
+    st.from_regex(r"[A-Za-z0-9._/:@+-]{0,63}", fullmatch=True),
+    max_size=3,
+).map(lambda labels: tuple(sorted(labels.items())))
 _certificates = st.lists(
     st.one_of(files(), st.sampled_from(("acme a.example", "acme a.example b.example 10.0.0.1", "acme ::1"))),
     max_size=2,
@@ -239,6 +244,8 @@ _server_options = st.sampled_from(
         {"priority": 3, "mode": "drain"},
         {"priority": 0, "mode": "ready", "check": Inet("10.0.0.1", 1)},
         {"priority": BACKUP, "check": None, "max_pending": 0},
+        {"labels": (("canary", ""), ("zone", "a/b:1"))},
+        {"labels": ()},
     )
 )
 
