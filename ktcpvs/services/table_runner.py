@@ -37,7 +37,7 @@ class TableRunner(Protocol):
     ) -> None:
         """Change something beside the table on which it depends what this node runs, and put that in force.
 
-        commands: returns those for other processes. is_rekeyed: schedulers are bound anew, with another secret. rebound:
-        services whose schedulers are bound anew, since the plugins are others. To be called within `between_edits`.
-        Raises a Refusal; then `undo` was called, and nothing has changed.
+        commands: returns those for other processes. is_rekeyed: schedulers are bound anew, with another secret.
+        rebound: services whose schedulers are bound anew, since the plugins are others. To be called within
+        `between_edits`. Raises a Refusal; then `undo` was called, and nothing has changed.
         """

@@ -11,7 +11,7 @@ from types import CodeType, ModuleType
 from attrs import frozen
 
 from ktcpvs.errors import BadValue
-from ktcpvs.system.plugins import Schedulers
+from ktcpvs.system.plugins import Schedulers, keep_instances
 
 _PLUGINS = "twisted.plugins."
 _NEVER = frozenset(("ktcpvs", "twisted", "zope", "attr", "attrs", "__main__", *sys.stdlib_module_names))
@@ -46,11 +46,12 @@ def reload_schedulers(before: Schedulers, name: str | None, search: Callable[[],
         raise BadValue("there are no scheduler plugins: built-in schedulers come with an upgrade of ktcpvs")
     roots = {root for one in chosen for root in _roots_of(before, one)}
     names = frozenset(one for one in before.origins if _roots_of(before, one) & roots)
-    former = _take_modules(roots)
+    former, put_instances_back = _take_modules(roots), keep_instances()
 
     def undo() -> None:
         _take_modules(roots)
         sys.modules.update(former)
+        put_instances_back()
         for module_name, module in former.items():
             parent, _, child = module_name.rpartition(".")
             if parent in sys.modules:

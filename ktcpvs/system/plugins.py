@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -136,6 +136,17 @@ def _in_folders() -> list[_Found]:
 
 _instances: dict[str, tuple[type, Any]] = {}
 """Name of an entry point -> its class and the instance of it: a search must not make another factory."""
+
+
+def keep_instances() -> Callable[[], None]:
+    """Return the function that puts the instances of entry points' classes back that there are now."""
+    kept = dict(_instances)
+
+    def put_back() -> None:
+        _instances.clear()
+        _instances.update(kept)
+
+    return put_back
 
 
 def _entry_points() -> Iterator[_Found]:

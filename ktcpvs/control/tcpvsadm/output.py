@@ -128,11 +128,12 @@ def format_closed(one: dict[str, Any]) -> str:
 
 def format_schedulers(answer: dict[str, Any], width: int = 0, is_verbose: bool = False) -> str:
     """Format a line for each scheduler, and then the plugins that could not be loaded, if there are any. is_verbose:
-    with a line for each option of a scheduler's own."""
-    rows = [("Scheduler", "Decides", "Services", "Module", "Summary")]
+    with the place of each, and a line for each option of a scheduler's own."""
+    rows = [("Scheduler", "Decides", "Services", "From" if is_verbose else "Module", "Summary")]
     for one in answer["schedulers"]:
         unit = one["unit"].lower().replace("_", " ")
-        rows.append((one["name"], unit, str(one["services"]), one["module"], escape(one["summary"])))
+        place = escape(one.get("source", one["module"])) if is_verbose else one["module"]
+        rows.append((one["name"], unit, str(one["services"]), place, escape(one["summary"])))
     text = align(rows, "<<><<", width)
     if is_verbose:
         text += _format_scheduler_options(answer["schedulers"], width)
