@@ -18,7 +18,6 @@ from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
-import twisted.plugins
 from ktcpvs.errors import NoSuchScheduler, shorten, unknown
 from ktcpvs.interfaces import UNITS, ISchedulerFactory
 from ktcpvs.model.language.foreign_words import SCHEDULERS
@@ -106,6 +105,8 @@ _Found = tuple[Any, Origin, BaseException | None]
 
 def _in_folders() -> list[_Found]:
     """Return the plugins of twisted.plugins folders, the built-in ones first."""
+    import twisted.plugins  # whose folders are those of sys.path at its import
+
     errors: list[_Found] = []
 
     @implementer(ILogObserver)
