@@ -176,6 +176,25 @@ def test_a_plugin_that_cannot_be_imported_is_named(make_daemon: Make, tmp_path: 
     daemon.adm("-A", "-i", "s", "-s", "wlc")
 
 
+def test_a_scheduler_that_is_too_slow_is_counted_and_the_fallback_chooses(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    slow = "import time; time.sleep(0.02); return Choice(self.destinations[0], 'slow')"
+    add_plugin(tmp_path, "slow", slow)
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.start()
+    server, port = serve(speak_first(b"1")), free_port()
+    daemon.service("s", port, server.address, scheduler="slow", choose_budget="1")
+    daemon.adm("--set", "choose_overruns=3")
+    assert [served(port) for _ in range(6)] == [b"1"] * 6
+    assert daemon.stats("s")["stats"]["choose_overruns"] == 3, "then the fallback has chosen"
+    assert "choose_budget exceeded: 3 times" in daemon.adm("--stats").stdout
+    daemon.wait_for_log("scheduler of service s was too slow 3 times in a row: the fallback chooses for 30 s")
+    daemon.adm("-E", "-i", "s", "choose_budget=0")
+    assert [served(port) for _ in range(3)] == [b"1"] * 3
+    assert daemon.stats("s")["stats"]["choose_overruns"] == 3
+
+
 VERSIONED = '''
 from zope.interface import implementer
 

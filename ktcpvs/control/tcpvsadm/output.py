@@ -413,11 +413,14 @@ def _format_relay(relay: dict[str, Any]) -> str:
 
 
 def _format_preambles(counters: dict[str, Any]) -> list[str]:
-    """Return the lines with the TLS handshakes, and with the clients that were refused before they were served."""
+    """Return the lines with the TLS handshakes, with the clients that were refused before they were served, and with
+    limits that were reached."""
     lines = []
     if counts := _format_counts(counters.get("handshakes", {})):
         lines.append(f"  handshakes: {counts}")
     lines += [f"  refused: {count} {escape(reason)}" for reason, count in counters.get("preambles", {}).items()]
+    if overruns := counters.get("choose_overruns"):
+        lines.append(f"  choose_budget exceeded: {overruns} times")
     if pauses := counters.get("handshake_pauses"):
         lines.append(f"  max_handshakes reached: {pauses} times")
     return lines
