@@ -185,6 +185,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "request_timeout": None,
             "first_byte_timeout": None,
             "queue_timeout": None,
+            "choose_budget": None,
             "drain_timeout": None,
             "head_timeout": None,
             "head_size": None,
