@@ -42,7 +42,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
     results: list[Any] = []
 
     async def check() -> Sequence[str]:
-        edit = parse(text, source, service_port, allow_empty=allow_empty)
+        edit = parse(text, source, service_port, allow_empty=allow_empty, starts_all=True)
         table = edit.apply(Table())
         context = Context(reactor, EventLog())
         files = TLSFileStore(context, _access(context))

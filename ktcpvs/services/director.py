@@ -549,9 +549,9 @@ class Director:
 
     def _check_addresses(self, old: Table, new: Table) -> None:
         """Raise CannotListen if two running services would listen on the same address of one node."""
-        why = first_conflict(old, new, self._nodes())
-        if why is not None:
-            raise CannotListen(why)
+        conflict = first_conflict(old, new, self._nodes())
+        if conflict is not None:
+            raise CannotListen(str(conflict))
 
     def _check_relay(self, service: VirtualService) -> None:
         """Raise BadValue if the relay that the service names is not possible."""
