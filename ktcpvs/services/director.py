@@ -43,7 +43,7 @@ from ktcpvs.services.certificate_issuer import CertificateIssuer, NoIssuer
 from ktcpvs.services.checked_servers import CheckedServers
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.resolver import NoResolver, Resolver
+from ktcpvs.services.resolver import NoResolver, Resolver, Unresolved
 from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
@@ -467,6 +467,11 @@ class Director:
         names = names_of(service for service in self.effective if self.is_here(service))
         self.resolution = {host: addresses for host, addresses in self.resolution.items() if host in names}
         self._resolver.follow(names, self.resolution)
+
+    @property
+    def unresolved(self) -> Mapping[str, Unresolved]:
+        """The names of servers that have no addresses, since no look-up has found any yet."""
+        return self._resolver.unresolved()
 
     def resolved(self, found: Resolution) -> Deferred[None]:
         """Put new addresses of host names in force. Fires when that is done; fails with a Refusal."""

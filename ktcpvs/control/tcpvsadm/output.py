@@ -64,7 +64,11 @@ def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
         local = [f"on this node only: {escape(part)}" for part in service.get("local", ())]
-        lines = [format_state(service), *local, *_format_differences(answer, service, show)]
+        unresolved = [
+            f"{show(address)} unresolved: {escape(why) or 'the first look-up is in progress'}"
+            for address, why in service.get("unresolved", {}).items()
+        ]
+        lines = [format_state(service), *local, *unresolved, *_format_differences(answer, service, show)]
         comments = "".join(f"    # {line}\n" for line in lines)
         blocks.append(f"{first}\n{comments}{rest}")
     return "\n".join(blocks)

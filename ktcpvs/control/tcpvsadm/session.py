@@ -87,6 +87,10 @@ async def _run_session(
             switch.scope = next((name for name in SCOPES if name in given.values), "")
             for line in await switch.submit(entry, _edit_arguments(entry, given, text, source)):
                 warn(line)
+            if name == "add-server":
+                from ktcpvs.control.tcpvsadm.look_ups import warn_of_unresolved
+
+                await warn_of_unresolved(io.sleep, switch, given.values["ident"], given.values["real-server"], warn)
             if "wait-nodes" in given.values:
                 await wait_for_nodes(switch, io.sleep, warn)
             return await wait() if wait is not None else None
