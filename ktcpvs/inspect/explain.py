@@ -16,8 +16,8 @@ from ktcpvs.inspect.views import Views
 from ktcpvs.interfaces import IExplains
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.filter import filter_of
 from ktcpvs.model.expansion import name_to_look_up
+from ktcpvs.model.filter import filter_of
 from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, UP
 from ktcpvs.model.scheduling import Considered, Request
 from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY

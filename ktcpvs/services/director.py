@@ -23,6 +23,7 @@ from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import changes_between
+from ktcpvs.model.edit_warnings import warnings_about_edit
 from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.listen import ListenAddress
@@ -336,7 +337,7 @@ class Director:
         try:
             alone = warnings_without_cluster(edit, new.services) if self.context.quorum is None else []
             found = warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
-            return [*found, *alone]
+            return [*warnings_about_edit(edit, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
         except Exception:  # a plugin raises, or has wrong attributes

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from ktcpvs.control.tcpvsadm import addresses, output
 from ktcpvs.model.address import parse_address
-from ktcpvs.model.describe import describe_service
+from ktcpvs.model.describe import configuration, describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
 from ktcpvs.system.names import service_port
 
 
@@ -102,6 +103,17 @@ def test_list() -> None:
 
 def test_list_of_an_empty_table() -> None:
     assert output.format_table({**table(), "services": []}) == "TCP Virtual Server version 1.2.3\n"
+
+
+def test_list_says_which_rule_is_tried_last() -> None:
+    line = '    # rule pattern ".*" is a default rule: it is tried last, behind those below it\n'
+    for rules, is_said in (
+        ((".*", "path /a"), True), (("path /a", ".*"), False), ((".*", "^/.*"), False), (("path /a",), False)
+    ):  # fmt: skip
+        written = "".join(f"rule = {one if ' ' in one else f'pattern {one}'} use respond 403\n" for one in rules)
+        services = configuration(parse(f"Virtual web {{\n{written}}}").apply(Table()))[0]
+        shown = output.format_table({**table(), "services": [{**services[0], "running": True}]})
+        assert (line in shown) is is_said, rules
 
 
 def test_list_formats_addresses_with_the_given_function() -> None:

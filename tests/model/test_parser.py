@@ -569,8 +569,8 @@ def test_services_with_one_address_are_refused_if_all_of_them_start() -> None:
     with pytest.raises(BadConfiguration) as caught:
         parse(text, "x.conf", starts_all=True)
     assert str(caught.value) == (
-        "x.conf:7:14: service two listens on 127.0.0.1:80, and so does service one (x.conf:3): give one of them another "
-        "address"
+        "x.conf:7:14: service two listens on 127.0.0.1:80, and so does service one (x.conf:3): give one of them "
+        "another address"
     )
     with pytest.raises(BadConfiguration, match=r"x.conf:2:9: service b .* service a \(x.conf:1\)"):
         parse("Virtual a { }\nVirtual b { }", "x.conf", starts_all=True)

@@ -35,6 +35,6 @@ async def warn_of_unresolved(
         if why is None:
             return
         if why or time.monotonic() > deadline:
-            warn(f"server {shown} is unresolved: {why or 'its name has not been looked up yet; --list shows when it is'}")
+            warn(f"server {shown} is unresolved: {why or 'the look-up of its name takes long; --list shows its end'}")
             return
         await sleep(POLL_INTERVAL)

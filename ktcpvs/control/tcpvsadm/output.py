@@ -13,10 +13,12 @@ from typing import Any
 from ktcpvs.control.tcpvsadm.all_nodes import describe_place, format_nodes_line
 from ktcpvs.control.tcpvsadm.columns import align, wrap
 from ktcpvs.errors import shorten
+from ktcpvs.model.conditions import written_text
 from ktcpvs.model.health import STANDBY
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import within
+from ktcpvs.model.pattern import DEFAULT_PATTERNS
 from ktcpvs.model.server_words import write_use_words
 
 SERVICE_COUNTERS = ("active", "total", "refused", "queued", "", "bytes_in", "bytes_out")
@@ -64,11 +66,8 @@ def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
         local = [f"on this node only: {escape(part)}" for part in service.get("local", ())]
-        unresolved = [
-            f"{show(address)} unresolved: {escape(why) or 'the first look-up is in progress'}"
-            for address, why in service.get("unresolved", {}).items()
-        ]
-        lines = [format_state(service), *local, *unresolved, *_format_differences(answer, service, show)]
+        lines = [format_state(service), *local, *_format_unresolved(service, show)]
+        lines += [*_format_default_rule(service), *_format_differences(answer, service, show)]
         comments = "".join(f"    # {line}\n" for line in lines)
         blocks.append(f"{first}\n{comments}{rest}")
     return "\n".join(blocks)
@@ -304,6 +303,24 @@ def _format_stopped(service: dict[str, Any]) -> list[str]:
     """Return the line that names the nodes that do not run a service; no line for those that all nodes run."""
     stopped = service.get("not_running_on")
     return [f"not running on {escape(', '.join(stopped))}"] if stopped else []
+
+
+def _format_unresolved(service: dict[str, Any], show: ShowAddress) -> list[str]:
+    """Return a line for each server whose name is not found. A daemon of an older version does not say that."""
+    unresolved = service.get("unresolved", {})
+    return [
+        f"{show(address)} unresolved: {escape(why) or 'the first look-up is in progress'}"
+        for address, why in unresolved.items()
+    ]
+
+
+def _format_default_rule(service: dict[str, Any]) -> list[str]:
+    """Return the line that says that a rule is tried last although others stand behind it; no line if none is."""
+    patterns = [rule["pattern"] for rule in service["rules"]]
+    first = next((place for place, pattern in enumerate(patterns) if pattern in DEFAULT_PATTERNS), len(patterns))
+    if all(pattern in DEFAULT_PATTERNS for pattern in patterns[first:]):
+        return []
+    return [f"rule {written_text(patterns[first])} is a default rule: it is tried last, behind those below it"]
 
 
 def _format_differences(answer: dict[str, Any], service: dict[str, Any], show: ShowAddress) -> list[str]:

@@ -292,7 +292,7 @@ def _number(name: str, token: Token) -> int:
 
 
 _Places = dict[tuple[str, Address], Token]
-"""The listeners of all services: (service, address) -> the address in the text, or the name of a service without one."""
+"""The listeners of all services: (service, address) -> the address in the text, or the name of one without any."""
 
 _User = tuple[Token, Address, Token, int | None]
 """A server of a rule with its token; its weight with that one; None: the server's own."""
@@ -481,6 +481,8 @@ def _server_words(reader: _Reader) -> dict[str, Any]:
     while (token := reader.following()) is not None:
         if not found and not token.is_word(*SERVER_WORDS):
             is_name = not token.quoted and token.text[:1].isalpha()
+            if is_name and (hint := foreign_words.hint_at_server_word(token.text)):
+                raise token.error(f"unknown word '{shorten(token.text)}'{hint}")
             if is_name and (hint := did_you_mean(token.text, SERVER_WORDS, 0.65)):
                 raise token.error(f"unknown word '{shorten(token.text)}'{hint}")
             if _looks_like_address(token):
@@ -579,7 +581,9 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _Wri
         found = reader.next("a condition")
         if found.is_word(USE):
             raise found.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
-        raise found.error(f"expected a condition: unknown word {unknown(found.text, (*KINDS, NOT, NAME), 40)}")
+        hint = foreign_words.hint(foreign_words.CONDITIONS, found.text)
+        shown = f"'{shorten(found.text, 40)}'{hint}" if hint else unknown(found.text, (*KINDS, NOT, NAME), 40)
+        raise found.error(f"expected a condition: unknown word {shown}")
     modifiers = reader.modifiers(NONE)
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):
