@@ -55,6 +55,7 @@ from ktcpvs.services.tls_file_users import TLSFileUsers
 from ktcpvs.services.withdrawals import Withdrawals
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
+from ktcpvs.system.authorities import check_authorities
 from ktcpvs.system.otlp_encoder import unavailable
 from ktcpvs.system.otlp_exporter import https_unavailable
 from ktcpvs.system.plugins import Schedulers, find_schedulers
@@ -251,6 +252,7 @@ class Director:
         self.confirmation.admit(edit)
         after = edit.apply(before)
         await self._check(before, after, self._is_strict)
+        _check_settings(before.settings, after.settings)
         self._check_addresses(before, after)
         return after, self.warnings(edit, after)
 
@@ -284,6 +286,7 @@ class Director:
         before, effective = self.effective, localized(new)
         await self._check(before, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
+            _check_settings(old.settings, new.settings)
             self._check_addresses(old, new)  # a local edit meets others only here, where it listens
         warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
         runs = self._running_table(effective, self.resolution)
@@ -722,6 +725,12 @@ def edits_for(table: Table) -> list[Edit]:
         return [Adopt(dict(table.services), table.running, table.settings, local=table.local)]
     start = [StartService(ident) for ident in table.services if ident in table.running]
     return [Load(table.services, table.settings), *start]
+
+
+def _check_settings(old: Settings, new: Settings) -> None:
+    """Raise BadValue if the file of a setting that changes cannot be used on this machine."""
+    if new.acme_ca not in ("", old.acme_ca):
+        check_authorities(new.acme_ca, "acme_ca")
 
 
 def _check_tracing(service: VirtualService) -> None:

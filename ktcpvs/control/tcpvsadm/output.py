@@ -41,6 +41,8 @@ _HEADINGS = {
 }
 
 
+NOTHING_PASSED = "Nothing has passed in the second that --rate has measured; --stats shows the sums.\n"
+
 NOT_HERE = "not on this node"
 """The state of a service that runs on other nodes of a cluster only."""
 
@@ -85,8 +87,10 @@ def format_stats(answer: dict[str, Any], show: ShowAddress = str, width: int = 0
 
 
 def format_rates(answer: dict[str, Any], show: ShowAddress = str, width: int = 0) -> str:
-    """Format the result of `rates` like `stats`."""
-    return _format_counters(answer, show, "rate", RATES, RATES, "/s", width)
+    """Format the result of `rates` like `stats`, with a line below it if nothing has passed meanwhile."""
+    text = _format_counters(answer, show, "rate", RATES, RATES, "/s", width)
+    is_idle = not any(service["rate"][name] for service in answer["services"] for name in RATES)
+    return text + ("\n" + NOTHING_PASSED if is_idle and answer["services"] else "")
 
 
 def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
