@@ -407,8 +407,13 @@ def format_duration(seconds: float | None) -> str:
 
 def _format_own_responses(counters: dict[str, Any]) -> list[str]:
     """Return the lines with the responses that the switch has given itself."""
-    kinds = (("refused", "refusals"), ("responded", "responses"))
-    return [f"  {word}: {escape(_format_counts(counters[name]))}" for word, name in kinds if counters.get(name)]
+    statuses = counters.get("refusals", {})
+    kinds = (
+        ("redirected", {status: count for status, count in statuses.items() if status < "400"}),
+        ("refused", {status: count for status, count in statuses.items() if status >= "400"}),
+        ("responded", counters.get("responses", {})),
+    )
+    return [f"  {word}: {escape(_format_counts(counts))}" for word, counts in kinds if counts]
 
 
 def _format_counts(counts: dict[str, int]) -> str:
