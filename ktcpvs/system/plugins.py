@@ -14,7 +14,6 @@ from attrs import frozen
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
-import twisted.plugins
 from ktcpvs.errors import NoSuchScheduler, shorten, unknown
 from ktcpvs.interfaces import UNITS, ISchedulerFactory
 from ktcpvs.model.language.foreign_words import SCHEDULERS
@@ -72,11 +71,13 @@ def _plugin_modules(failed: list[tuple[str, str]]) -> Iterator[ModuleType]:
 
     failed: (file, error) of modules that cannot be imported are added to it.
 
-    twisted.plugin.getPlugins would import Twisted's own ones too, unless it may keep a file `dropin.cache` beside them: a
-    user who may not write there would wait for that at each start, and read of it in the log.
+    twisted.plugin.getPlugins would import Twisted's own ones too, unless it may keep a file `dropin.cache` beside
+    them: a user who may not write there would wait for that at each start, and read of it in the log.
     """
+    import twisted.plugins as package  # not before: it finds its folders on the path of this moment
+
     importlib.invalidate_caches()
-    for found in pkgutil.iter_modules(twisted.plugins.__path__, "twisted.plugins."):
+    for found in pkgutil.iter_modules(package.__path__, "twisted.plugins."):
         if found.name.rpartition(".")[2].startswith(TWISTED_PREFIXES):
             continue
         try:
