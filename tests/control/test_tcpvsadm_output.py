@@ -195,6 +195,19 @@ def test_the_counters_of_a_small_service_fit_into_100_columns() -> None:
     assert max(map(len, output.format_stats(answer).splitlines())) <= 100
 
 
+def test_rates_of_an_idle_second_say_so() -> None:
+    idle = output.compute_rates(stats(1), stats(1), 1.0)
+    assert output.format_rates(idle).endswith("\n" + output.NOTHING_PASSED)
+    assert output.NOTHING_PASSED not in output.format_rates({**idle, "services": []})
+    assert output.NOTHING_PASSED not in output.format_rates(output.compute_rates(stats(1), stats(2), 1.0))
+
+
+def test_redirects_are_no_refusals() -> None:
+    answer = stats(0)
+    answer["services"][0]["stats"] |= {"refusals": {"308": 7, "400": 1}, "responses": {}}
+    assert "\n  redirected: 308 7\n  refused: 400 1\n" in output.format_stats(answer)
+
+
 def test_rates_in_json_have_no_counters() -> None:
     web, other = output.compute_rates(stats(1), stats(3), 2.0)["services"]
     assert web["rate"] == {"connections": 11, "bytes_in": 12, "bytes_out": 13}
@@ -209,6 +222,7 @@ def test_rates_in_json_have_no_counters() -> None:
         "mode": "ready",
         "check": None,
         "max_pending": 0,
+        "labels": {},
         "rate": {"connections": 31, "bytes_in": 32, "bytes_out": 33},
     }
     assert web["redirect_rate"] == {"connections": 51, "bytes_in": 52, "bytes_out": 53}
