@@ -15,9 +15,9 @@ MAX_NAMES = 10
 def warnings_about_edit(edit: Edit, table: Table) -> Iterator[str]:
     """Yield the warnings about an edit alone. table: after it."""
     if isinstance(edit, AddServer) and isinstance(edit.address, Inet) and edit.address.port is None:
-        server = table.service(edit.ident).complete(edit.address)
+        port = table.service(edit.ident).port
         yield (
-            f"service {edit.ident}: server {edit.address} gets port {server.port}, that of the service, since it names "
+            f"service {edit.ident}: server {edit.address} gets port {port}, that of the service, since it names "
             f"none (example with a port: {edit.address}:80)"
         )
     if isinstance(edit, Load) and edit.start == START_NEW:

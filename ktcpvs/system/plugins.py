@@ -85,5 +85,5 @@ def _plugin_modules(failed: list[tuple[str, str]]) -> Iterator[ModuleType]:
         try:
             yield importlib.import_module(found.name)
         except (Exception, SystemExit) as error:
-            spec = found.module_finder.find_spec(found.name)
+            spec = found.module_finder.find_spec(found.name, None)
             failed.append((spec.origin if spec is not None and spec.origin else found.name, str(error)))

@@ -588,8 +588,8 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _Wri
         if found.is_word(USE):
             raise found.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
         hint = foreign_words.hint(foreign_words.CONDITIONS, found.text)
-        shown = f"'{shorten(found.text, 40)}'{hint}" if hint else unknown(found.text, (*KINDS, NOT, NAME), 40)
-        raise found.error(f"expected a condition: unknown word {shown}")
+        described = f"'{shorten(found.text, 40)}'{hint}" if hint else unknown(found.text, (*KINDS, NOT, NAME), 40)
+        raise found.error(f"expected a condition: unknown word {described}")
     modifiers = reader.modifiers(NONE)
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):
