@@ -6,15 +6,13 @@ The place and error of a plugin that cannot be used are kept, and shown when a s
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from attrs import Factory, frozen
-from twisted.logger import ILogObserver, globalLogPublisher
-from twisted.plugin import getCache
-from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
@@ -25,6 +23,9 @@ from ktcpvs.model.scheduler_options import check_declared
 
 ENTRY_POINTS = "ktcpvs.schedulers"
 """The group of the entry points of packages with schedulers."""
+
+TWISTED_PREFIXES = ("twisted_", "cred_")
+"""The beginnings of the names of Twisted's own plugin files."""
 
 BUILT_IN_MODULE = "twisted.plugins.ktcpvs_plugins"
 
@@ -104,35 +105,33 @@ _Found = tuple[Any, Origin, BaseException | None]
 
 
 def _in_folders() -> list[_Found]:
-    """Return the plugins of twisted.plugins folders, the built-in ones first."""
-    import twisted.plugins  # whose folders are those of sys.path at its import
+    """Return the plugins of twisted.plugins folders, the built-in ones first.
 
-    errors: list[_Found] = []
+    Twisted's own files are passed over. twisted.plugin.getPlugins would import them too, unless it may keep a file
+    `dropin.cache` beside them: a user who may not write there would wait for that at each start, and read of it in the
+    log.
+    """
+    import twisted.plugins as package  # not before: it finds its folders on the path of this moment
 
-    @implementer(ILogObserver)
-    def observe(event: Any) -> None:
-        failure = event.get("log_failure") or event.get("failure")  # twisted.plugin logs in the old style
-        if failure is not None:
-            errors.append((None, Origin("", "a plugin"), failure.value))
-
-    globalLogPublisher.addObserver(observe)
-    try:
-        cache = getCache(twisted.plugins)
-    finally:
-        globalLogPublisher.removeObserver(observe)
     found: list[_Found] = []
-    for dropin in sorted(cache.values(), key=lambda dropin: dropin.moduleName != BUILT_IN_MODULE):
-        module = dropin.moduleName
-        text = "ktcpvs" if module == BUILT_IN_MODULE else f"{module.replace('.', '/')}.py"
-        for cached in dropin.plugins:
-            try:
-                plugin = ISchedulerFactory(cached, None)
-            except Exception as error:
-                found.append((None, Origin(module, text), error))
-            else:
-                if plugin is not None:
-                    found.append((plugin, Origin(module, text), None))
-    return [*found, *errors]
+    modules = [
+        one for one in pkgutil.iter_modules(package.__path__, "twisted.plugins.") if not _is_of_twisted(one.name)
+    ]
+    for one in sorted(modules, key=lambda one: one.name != BUILT_IN_MODULE):
+        text = "ktcpvs" if one.name == BUILT_IN_MODULE else f"{one.name.replace('.', '/')}.py"
+        origin = Origin(one.name, text)
+        try:
+            module = importlib.import_module(one.name)
+        except (Exception, SystemExit) as error:
+            found.append((None, origin, error))
+            continue
+        plugins = [plugin for plugin in vars(module).values() if ISchedulerFactory.providedBy(plugin)]
+        found += [(plugin, origin, None) for plugin in plugins]
+    return found
+
+
+def _is_of_twisted(module: str) -> bool:
+    return module.rpartition(".")[2].startswith(TWISTED_PREFIXES)
 
 
 _instances: dict[str, tuple[type, Any]] = {}
@@ -157,7 +156,7 @@ def _entry_points() -> Iterator[_Found]:
         origin = Origin(entry.value.partition(":")[0].strip(), f"entry point {entry.name}{package}")
         try:
             yield _load(entry), origin, None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             yield None, origin, error
 
 
@@ -188,9 +187,4 @@ def _place_of(error: BaseException, origin: Origin) -> tuple[str, str]:
 
 def _is_machinery(file: str) -> bool:
     """Whether a file is a part of what imports plugins."""
-    return (
-        file.startswith("<frozen")
-        or file == __file__
-        or "/importlib/" in file
-        or "/twisted/p" in file.replace("/twisted/plugins/", "/")
-    )
+    return file.startswith("<frozen") or file == __file__ or "/importlib/" in file
