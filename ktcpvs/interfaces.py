@@ -14,6 +14,18 @@ from ktcpvs.model.outcome import (
     Outcome,
 )
 from ktcpvs.model.recent import ErrorRate, Latency
+from ktcpvs.model.request_templates import RequestTemplate
+from ktcpvs.model.scheduler_options import (
+    REQUIRED,
+    ChoiceOption,
+    IntegerOption,
+    NumberOption,
+    PathOption,
+    PercentOption,
+    SchedulerOption,
+    TemplateOption,
+    TextOption,
+)
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
     CONNECTION,
@@ -51,6 +63,7 @@ __all__ = [
     "OK",
     "REASONS",
     "REFUSED",
+    "REQUIRED",
     "RESET",
     "STATUS",
     "TIMEOUT",
@@ -61,6 +74,7 @@ __all__ = [
     "USES_RULES",
     "USES_WEIGHT",
     "Choice",
+    "ChoiceOption",
     "Choosing",
     "Considered",
     "Destination",
@@ -72,9 +86,17 @@ __all__ = [
     "ISchedulerFactory",
     "IUsesOptions",
     "IWatches",
+    "IntegerOption",
     "Latency",
+    "NumberOption",
     "Outcome",
     "OwnResponse",
+    "PathOption",
+    "PercentOption",
     "Request",
+    "RequestTemplate",
+    "SchedulerOption",
     "ServiceView",
+    "TemplateOption",
+    "TextOption",
 ]

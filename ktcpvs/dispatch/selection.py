@@ -27,6 +27,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import EJECTED
 from ktcpvs.model.outcome import Outcome
 from ktcpvs.model.retries import RetryBudget
+from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.scheduling import NONE, Choice, ILearns, OwnResponse, Request
 from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
@@ -202,7 +203,7 @@ class Selector:
         """Decide after an exception of the scheduler: `failure`, or the one that is being handled."""
         failure = failure or Failure()
         self._context.log.failure("scheduler of service {ident} failed", failure, ident=self.config.ident)
-        self._note(f"scheduler {self.config.scheduler} failed: {failure.value!r}")
+        self._note(f"scheduler {self.config.scheduler_name} failed: {failure.value!r}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def scheduler_timed_out(self, request: Request, allows_second_round: Callable[[], bool] = never) -> Decision:
@@ -272,7 +273,7 @@ class Selector:
     def _foreign_choice(self, request: Request, answer: Any, allows_second_round: Callable[[], bool]) -> Decision:
         form = "scheduler of service {ident} failed: it chose {answer!r}, which is not a server of the service"
         self._context.log.fault(form, ident=self.config.ident, answer=answer)
-        self._note(f"scheduler {self.config.scheduler} chose {answer!r}, which is not a server of this service")
+        self._note(f"scheduler {self.config.scheduler_name} chose {answer!r}, which is not a server of this service")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def _invalid_choice(self, request: Request, choice: Choice, allows_second_round: Callable[[], bool]) -> Decision:
@@ -281,7 +282,7 @@ class Selector:
             return self._foreign_choice(request, destination, allows_second_round)
         why = "the reason of its choice must be a str; lines and answer_lines must be bytes, lines may be None"
         self._context.log.fault("scheduler of service {ident} failed: {why}", ident=self.config.ident, why=why)
-        self._note(f"scheduler {self.config.scheduler} failed: {why}")
+        self._note(f"scheduler {self.config.scheduler_name} failed: {why}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def _fall_back(self, request: Request, reason: str, allows_second_round: Callable[[], bool]) -> Decision:
@@ -292,7 +293,7 @@ class Selector:
 
     def _fallback_choice(self, request: Request, reason: str) -> Choice | OwnResponse | None:
         """Return the fallback scheduler's choice, or None. reason: why the scheduler has not chosen."""
-        name = self.config.fallback
+        name = name_of(self.config.fallback)
         try:
             if self._fallback is None and self._make_fallback is not None:
                 self._fallback = self._make_fallback()

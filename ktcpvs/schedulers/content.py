@@ -79,12 +79,14 @@ NO_RULE = 0
 @frozen(eq=False)
 class WithinRule:
     """The scheduler that chooses among one rule's servers, and the rule and the weights of the servers to which it was
-    bound: an edit that changes neither keeps it. balance: the plugin that the rule is bound with."""
+    bound: an edit that changes neither keeps it. balance, balance_text: the plugin that the rule is bound with, and the
+    configuration's text of it, with its options."""
 
     scheduler: IScheduler
     rule: BoundRule
     weights: tuple[float, ...]
     balance: ISchedulerFactory | None
+    balance_text: str = ""
 
 
 @implementer(IScheduler, IExplains, IWatches)
@@ -208,11 +210,13 @@ class RuleScheduler(BindsInSteps):
             if former is not None and former.balance is not balance:
                 former = None
             weights = tuple([destination.weight for destination in rule.destinations])
-            if former is not None and not service.trial and former.rule is rule and former.weights == weights:
+            text = rule.modifiers.balance or service.config.balance
+            is_same = former is not None and (former.rule, former.weights, former.balance_text) == (rule, weights, text)
+            if former is not None and is_same and not service.trial:
                 within[rule.key] = former
                 continue
             scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
-            within[rule.key] = WithinRule(scheduler, rule, weights, balance)
+            within[rule.key] = WithinRule(scheduler, rule, weights, balance, text)
             bound += 1
             if bound % BOUND_PER_STEP == 0:
                 yield
