@@ -14,7 +14,8 @@ from ktcpvs.model.outcome import (
     Outcome,
 )
 from ktcpvs.model.recent import ErrorRate, Latency
-from ktcpvs.model.request_templates import RequestTemplate
+from ktcpvs.model.request_fields import RequestFields
+from ktcpvs.model.request_templates import RequestTemplate, TLSNames
 from ktcpvs.model.scheduler_options import (
     REQUIRED,
     ChoiceOption,
@@ -39,6 +40,7 @@ from ktcpvs.model.scheduling import (
     USES_WEIGHT,
     Choice,
     Choosing,
+    ClientSide,
     Considered,
     IBindsInSteps,
     IExplains,
@@ -76,6 +78,7 @@ __all__ = [
     "Choice",
     "ChoiceOption",
     "Choosing",
+    "ClientSide",
     "Considered",
     "Destination",
     "ErrorRate",
@@ -94,9 +97,11 @@ __all__ = [
     "PathOption",
     "PercentOption",
     "Request",
+    "RequestFields",
     "RequestTemplate",
     "SchedulerOption",
     "ServiceView",
+    "TLSNames",
     "TemplateOption",
     "TextOption",
 ]

@@ -7,6 +7,7 @@ no clock and no counter. Authors of schedulers import these names from L{ktcpvs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from attrs import Factory, define, field, frozen
@@ -19,8 +20,9 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.modifiers import Modifiers
 from ktcpvs.model.outcome import Outcome
+from ktcpvs.model.request_fields import RequestFields
 from ktcpvs.model.request_templates import TLSNames
-from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
+from ktcpvs.model.request_values import arguments, cookies, headers, host_of, normalized_path
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduler_options import NO_OPTIONS, read_options
 from ktcpvs.model.service import VirtualService
@@ -110,20 +112,25 @@ class Request:
         return tuple(arguments(self.path or b""))
 
     @property
-    def cookies(self) -> tuple[tuple[bytes, bytes], ...]:
-        """(name, value) of all cookies."""
-        return tuple(cookies(self.lines))
+    def query(self) -> RequestFields:
+        """The arguments in the query, decoded, by name: as in `request.query["user"]`."""
+        return RequestFields(partial(arguments, self.path or b""))
+
+    @property
+    def cookies(self) -> RequestFields:
+        """The cookies by name: as in `request.cookies.get("session")`. A cookie without `=` has the empty name."""
+        return RequestFields(partial(cookies, self.lines))
 
     @property
     def port(self) -> int | None:
         """The port that the client has connected to; None for a unix socket."""
-        address = self.connection.local_address if self.connection is not None else None
+        address = self.local_address
         return address[1] if isinstance(address, tuple) else None
 
     @property
     def is_tls(self) -> bool:
         """Whether the client speaks TLS with the switch."""
-        return self.connection is not None and self.connection.tls is not None
+        return self.tls is not None
 
     @property
     def sni(self) -> str | None:
@@ -134,10 +141,22 @@ class Request:
         return None if name is None else name.lower().removesuffix(".")
 
     @property
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """(name in lower case, value) of all header lines, raw bytes, in the order in which they came."""
-        pairs = (line.split(b":", 1) for line in self.lines.split(b"\r\n") if line)
-        return tuple((name.lower(), value.strip(b" \t")) for name, value in pairs)
+    def headers(self) -> RequestFields:
+        """The header fields by name, which has no case: as in `request.headers["x-user"]`. In iteration, names are in
+        lower case."""
+        return RequestFields(partial(headers, self.lines), ignores_case=True)
+
+    @property
+    def local_address(self) -> tuple[str, int] | str | None:
+        """The address that the client has connected to, as (host, port); the path of a unix socket. None in tests."""
+        address = self.connection.local_address if self.connection is not None else None
+        return address[:2] if isinstance(address, tuple) else address
+
+    @property
+    def tls(self) -> TLSNames | None:
+        """What is known of the client's TLS with the switch: the name that it has called, the version, its certificate.
+        None: it does not speak TLS with the switch."""
+        return self.connection.tls if self.connection is not None else None
 
 
 @frozen(eq=False)
