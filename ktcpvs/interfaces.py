@@ -1,6 +1,7 @@
 """The names that authors of schedulers need: docs/schedulers.md shows how to use them."""
 
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.named_values import NamedValues
 from ktcpvs.model.outcome import (
     ABORTED,
     BAD_RESPONSE,
@@ -14,7 +15,6 @@ from ktcpvs.model.outcome import (
     Outcome,
 )
 from ktcpvs.model.recent import ErrorRate, Latency
-from ktcpvs.model.request_fields import RequestFields
 from ktcpvs.model.request_templates import RequestTemplate, TLSNames
 from ktcpvs.model.scheduler_options import (
     REQUIRED,
@@ -32,6 +32,7 @@ from ktcpvs.model.scheduling import (
     CONNECTION,
     EACH_REQUEST,
     FIRST_REQUEST,
+    MAX_BODY_PREFIX,
     UNITS,
     USES_BALANCE,
     USES_COOKIE,
@@ -45,6 +46,7 @@ from ktcpvs.model.scheduling import (
     IBindsInSteps,
     IExplains,
     ILearns,
+    IReadsBodies,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
@@ -62,6 +64,7 @@ __all__ = [
     "CONNECTION",
     "EACH_REQUEST",
     "FIRST_REQUEST",
+    "MAX_BODY_PREFIX",
     "OK",
     "REASONS",
     "REFUSED",
@@ -85,19 +88,20 @@ __all__ = [
     "IBindsInSteps",
     "IExplains",
     "ILearns",
+    "IReadsBodies",
     "IScheduler",
     "ISchedulerFactory",
     "IUsesOptions",
     "IWatches",
     "IntegerOption",
     "Latency",
+    "NamedValues",
     "NumberOption",
     "Outcome",
     "OwnResponse",
     "PathOption",
     "PercentOption",
     "Request",
-    "RequestFields",
     "RequestTemplate",
     "SchedulerOption",
     "ServiceView",

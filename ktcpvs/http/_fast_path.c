@@ -840,7 +840,11 @@ static PyObject *spare_outcome;
 static PyObject *
 make_outcome(PyObject *destination, PyObject *client, PyObject *known, double took, long long in, long long out)
 {
-    PyObject *self = spare_outcome == NULL ? outcome_layout.type->tp_alloc(outcome_layout.type, 0) : spare_outcome;
+    PyObject *self = spare_outcome;
+    if (self == NULL && (self = outcome_layout.type->tp_alloc(outcome_layout.type, 0)) != NULL) {
+        SLOT(self, outcome, J_RETRIES) = Py_NewRef(zero); /* as in all outcomes of the fast path */
+        SLOT(self, outcome, J_REASON) = Py_NewRef(reason_ok);
+    }
     spare_outcome = NULL;
     PyObject *seconds = self == NULL ? NULL : PyFloat_FromDouble(took);
     if (seconds == NULL || put_made(&SLOT(self, outcome, J_BYTES_IN), PyLong_FromLongLong(in)) < 0 ||
@@ -853,8 +857,6 @@ make_outcome(PyObject *destination, PyObject *client, PyObject *known, double to
     put_new(&SLOT(self, outcome, J_STATUS), SLOT(known, response, W_STATUS));
     put_new(&SLOT(self, outcome, J_FIRST_BYTE), seconds);
     put(&SLOT(self, outcome, J_TOTAL), seconds);
-    put_new(&SLOT(self, outcome, J_RETRIES), zero);
-    put_new(&SLOT(self, outcome, J_REASON), reason_ok);
     put_new(&SLOT(self, outcome, J_CLIENT), client);
     return self;
 }

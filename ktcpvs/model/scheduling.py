@@ -19,8 +19,8 @@ from ktcpvs.model.conditions import Condition, conditions_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.modifiers import Modifiers
+from ktcpvs.model.named_values import NamedValues
 from ktcpvs.model.outcome import Outcome
-from ktcpvs.model.request_fields import RequestFields
 from ktcpvs.model.request_templates import TLSNames
 from ktcpvs.model.request_values import arguments, cookies, headers, host_of, normalized_path
 from ktcpvs.model.rule import Rule
@@ -45,6 +45,9 @@ UNITS = (CONNECTION, CLIENT_HELLO, FIRST_REQUEST, EACH_REQUEST)
 
 USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
 """The parts of a service's configuration that a scheduler may use, see L{IUsesOptions}."""
+
+MAX_BODY_PREFIX = 1 << 20
+"""The most bytes of a body that a scheduler may ask for."""
 
 VIEWED_PER_STEP = 1000
 """The rules of a service that are bound to their servers in one step, which takes some 3 ms."""
@@ -78,6 +81,8 @@ class Request:
     lines: the request's header lines as they came, each with its line end.
     tried: the destinations that are not up, and those that have already failed for this request; a scheduler must not
     change this set. failed: those that have already failed.
+    body_prefix: the first bytes of its body, without the framing of a chunked one, for a scheduler whose plugin asks
+    for them with an attribute of that name; b"": it has no body, or they are not asked for.
     server_name, protocols: of the ClientHello, for schedulers with the unit CLIENT_HELLO: the name in lower case, None
     if the client sends none, and the protocols of ALPN that it offers. connection: of the client; None in tests.
 
@@ -94,6 +99,7 @@ class Request:
     server_name: str | None = None
     protocols: tuple[bytes, ...] = ()
     connection: ClientSide | None = None
+    body_prefix: bytes = b""
 
     @property
     def host(self) -> bytes | None:
@@ -112,14 +118,14 @@ class Request:
         return tuple(arguments(self.path or b""))
 
     @property
-    def query(self) -> RequestFields:
+    def query(self) -> NamedValues:
         """The arguments in the query, decoded, by name: as in `request.query["user"]`."""
-        return RequestFields(partial(arguments, self.path or b""))
+        return NamedValues(partial(arguments, self.path or b""))
 
     @property
-    def cookies(self) -> RequestFields:
+    def cookies(self) -> NamedValues:
         """The cookies by name: as in `request.cookies.get("session")`. A cookie without `=` has the empty name."""
-        return RequestFields(partial(cookies, self.lines))
+        return NamedValues(partial(cookies, self.lines))
 
     @property
     def port(self) -> int | None:
@@ -141,10 +147,10 @@ class Request:
         return None if name is None else name.lower().removesuffix(".")
 
     @property
-    def headers(self) -> RequestFields:
+    def headers(self) -> NamedValues:
         """The header fields by name, which has no case: as in `request.headers["x-user"]`. In iteration, names are in
         lower case."""
-        return RequestFields(partial(headers, self.lines), ignores_case=True)
+        return NamedValues(partial(headers, self.lines), ignores_case=True)
 
     @property
     def local_address(self) -> tuple[str, int] | str | None:
@@ -439,6 +445,17 @@ class ILearns(Interface):
         the request has left `active` of the destination. It runs in the reactor's thread, between the response and the
         next request, so it must be short and must not block. What it raises is logged, and nothing else happens.
         """
+
+
+class IReadsBodies(Interface):
+    """A scheduler plugin that sees the beginning of bodies. Optional, besides L{ISchedulerFactory}: the attribute alone
+    is enough. Its `unit` must be EACH_REQUEST."""
+
+    body_prefix: int = Attribute(
+        """1 to MAX_BODY_PREFIX: a request is held until so many bytes of its body have come, or its end, at most for
+        the setting body_prefix_timeout. Then `Request.body_prefix` has them, and the whole body goes on to the server.
+        """
+    )
 
 
 class IExplains(Interface):

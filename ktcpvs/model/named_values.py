@@ -11,7 +11,7 @@ Name = str | bytes
 """Of a field. Text stands for its UTF-8."""
 
 
-class RequestFields:
+class NamedValues:
     """Names with their values, all raw bytes, in the order in which they came; a name may come several times.
 
     Iteration yields (name, value) of all, `fields["x-user"]` is the first value of a name. They are read from the
@@ -35,7 +35,7 @@ class RequestFields:
         return self._pairs
 
     def __repr__(self) -> str:
-        return f"<RequestFields {self.pairs!r}>"
+        return f"<NamedValues {self.pairs!r}>"
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(self.pairs)
