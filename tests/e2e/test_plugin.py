@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from http_servers import TwistedWeb
-from servers import LOOPBACK, SocketServer, dial, free_port, read_all, speak_first
+from servers import LOOPBACK, SocketServer, dial, free_port, read_all, speak_first, wait_for
 
 from .harness import ROOT, TIMEOUT, Daemon
 
@@ -238,14 +238,13 @@ def test_bodies_and_outcomes_in_workers(make_daemon: Make, tmp_path: Path) -> No
         daemon.adm("--start")
         url = f"http://{LOOPBACK}:{port}"
         curl = ["curl", "-sS", "--fail", "--max-time", str(TIMEOUT)]
-        for options in (
-            ["-H", "Expect: 100-continue", "--expect100-timeout", str(TIMEOUT)],
-            ["--http2-prior-knowledge"],
-        ):
+        waits = ["-H", "Expect: 100-continue", "--expect100-timeout", str(TIMEOUT)]
+        for options in (waits, ["--http2-prior-knowledge"]):
             command = [*curl, *options, "--data-binary", f"@{sent}", f"{url}/echo"]
             assert subprocess.run(command, check=True, capture_output=True).stdout == sent.read_bytes()
         for _ in range(10):
             assert subprocess.run([*curl, f"{url}/hello.txt"], check=True, capture_output=True).stdout
+        wait_for(lambda: log.read_text().count('"reason"') == 12, "the outcomes", timeout=TIMEOUT)
     finally:
         server.stop()
     seen = [json.loads(line) for line in log.read_text().splitlines()]

@@ -170,6 +170,36 @@ def test_a_response_in_pieces_and_one_that_fails(make: Make, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_whole_messages_in_chunks(make: Make, kind: str) -> None:
+    """As those of gRPC, which take the fast path too."""
+    world = make(kind)
+    client, server = world.kept()
+    world.learner.take()
+    request = get("/", "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n"
+    for _ in range(3):
+        client.says(request)
+        assert server.heard() == request
+        server.says(response)
+        assert client.heard() == response
+        (outcome,) = world.learner.take()
+        assert (outcome.status, outcome.reason) == (200, "ok")
+        assert (outcome.bytes_in, outcome.bytes_out) == (len(request), len(response))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_outcome_that_is_kept_does_not_change(make: Make, kind: str) -> None:
+    world = make(kind)
+    client, server = world.kept()
+    for number in range(4):
+        client.says(get())
+        server.says(answer(bytes(number)))
+    kept = world.learner.take()
+    assert len({id(one) for one in kept}) == 5
+    assert [one.bytes_out - kept[1].bytes_out for one in kept[1:]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_client_that_leaves(make: Make, kind: str) -> None:
     world = make(kind)
     client, _ = world.kept()
