@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from http_servers import TwistedWeb
-from servers import LOOPBACK, SocketServer, dial, free_port, read_all, speak_first, wait_for
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_all, read_exactly, speak_first, wait_for
 
 from .harness import ROOT, TIMEOUT, Daemon
 
@@ -184,7 +184,7 @@ import os
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from ktcpvs.interfaces import EACH_REQUEST, Choice, ILearns, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, Choice, ILearns, IScheduler, ISchedulerFactory
 
 
 @implementer(IPlugin, ISchedulerFactory)
@@ -192,8 +192,8 @@ class Factory:
     """Writes what it sees."""
 
     name = "learner"
-    unit = EACH_REQUEST
-    body_prefix = 8
+    unit = {unit}
+    {more}
 
     def bind(self, service, previous):
         return Bound(service.destinations)
@@ -211,7 +211,8 @@ class Bound:
 
     def completed(self, outcome):
         labels = outcome.destination.labels
-        self.write(status=outcome.status, reason=outcome.reason, labels=labels, total=outcome.total)
+        times, moved = [outcome.first_byte, outcome.total], [outcome.bytes_in, outcome.bytes_out]
+        self.write(status=outcome.status, reason=outcome.reason, labels=labels, times=times, moved=moved)
 
     def write(self, **seen):
         with open({log!r}, "a") as file:
@@ -222,11 +223,17 @@ factory = Factory()
 '''
 
 
+def add_learner(folder: Path, unit: str, more: str = "") -> Path:
+    """Add the plugin, and return the file to which it writes."""
+    plugins, log = folder / "twisted/plugins", folder / "seen"
+    plugins.mkdir(parents=True)
+    (plugins / "ktcpvs_learner_plugin.py").write_text(LEARNER.format(log=str(log), unit=unit, more=more))
+    return log
+
+
 def test_bodies_and_outcomes_in_workers(make_daemon: Make, tmp_path: Path) -> None:
     """curl waits for 100 before it sends its bodies, over HTTP/1.1, and sends them over HTTP/2."""
-    plugins, log = tmp_path / "twisted/plugins", tmp_path / "seen"
-    plugins.mkdir(parents=True)
-    (plugins / "ktcpvs_learner_plugin.py").write_text(LEARNER.format(log=str(log)))
+    log = add_learner(tmp_path, "EACH_REQUEST", "body_prefix = 8")
     sent = tmp_path / "sent"
     sent.write_bytes(b"0123456789" * 20_000)
     daemon = make_daemon(python_path=(tmp_path,), workers=2)
@@ -251,4 +258,24 @@ def test_bodies_and_outcomes_in_workers(make_daemon: Make, tmp_path: Path) -> No
     assert [one["prefix"] for one in seen if "prefix" in one] == ["01234567"] * 2 + [""] * 10
     outcomes = [one for one in seen if "reason" in one]
     assert [(one["status"], one["reason"], one["labels"]) for one in outcomes] == [(200, "ok", {"zone": "a"})] * 12
-    assert all(0 < one["total"] < TIMEOUT for one in outcomes)
+    assert all(0 < one["times"][0] <= one["times"][1] < TIMEOUT for one in outcomes)
+
+
+def test_outcomes_of_connections_that_are_spliced(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    log = add_learner(tmp_path, "CONNECTION")
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.start()
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address, scheduler="learner", relay="splice")
+    with dial((LOOPBACK, port)) as client:
+        client.sendall(b"abc")
+        assert read_exactly(client, 3) == b"abc"
+        wait_for(lambda: daemon.stats("s")["stats"]["relay"]["joined"]["splice"] == 1, timeout=TIMEOUT)
+        client.sendall(b"defg")
+        assert read_exactly(client, 4) == b"defg"
+        client.shutdown(1)
+        assert read_all(client) == b""
+    wait_for(lambda: '"reason"' in log.read_text(), "the outcome", timeout=TIMEOUT)
+    (seen,) = (found for line in log.read_text().splitlines() if "reason" in (found := json.loads(line)))
+    assert (seen["reason"], seen["moved"]) == ("ok", [7, 7])
+    assert 0 < seen["times"][0] < seen["times"][1] < TIMEOUT
