@@ -192,6 +192,9 @@ class Settings:
     choose_timeout: int = _setting(
         2, 1, 3600, "seconds", "the most time for an asynchronous scheduler to choose; then the fallback chooses"
     )
+    body_prefix_timeout: int = _setting(
+        10, 1, 3600, "seconds", "the most time for the first bytes of a body to come that the scheduler wants to see"
+    )
     cookie_key: str = _secret(
         "the secret for the cookies of chttp, the same on all switches of a site; empty: a secret of this switch"
     )
