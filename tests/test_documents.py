@@ -28,11 +28,12 @@ from ktcpvs import interfaces
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.errors import BadConfiguration
-from ktcpvs.interfaces import IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import IScheduler, ISchedulerFactory, Outcome
 from ktcpvs.model import exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
+from ktcpvs.model.outcome import FAILURES
 from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.settings import SECRETS, TEXTS, Settings
 from ktcpvs.model.table import Table
@@ -305,8 +306,38 @@ def test_everything_that_a_plugin_may_use_is_described() -> None:
     assert [name for name in contracts if name != "Interface" and f"`{name}`" not in text] == []
     table = text.split("### Attributes of a destination")[1].split("\n#")[0]
     told = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))))
-    of_the_switch = {"errors", "failed_at", "freed", "heard", "last_error", "watchers"}
-    assert told == {*Destination.__slots__, "is_full"} - of_the_switch
+    of_the_switch = {"clock", "errors", "failed_at", "freed", "heard", "last_error", "pending", "watchers"}
+    of_the_switch |= {"measured_errors", "measured_latency"}
+    made = {"error_rate", "is_full", "latency", "queued", "state"}
+    assert told == {*Destination.__slots__, *made} - of_the_switch
+
+
+@pytest.mark.parametrize(
+    ("heading", "described"),
+    [
+        ("### Outcomes", {attribute.name for attribute in fields(Outcome)} | {"has_failed"}),
+        ("### Latency and errors", {"ewma", "last", "histogram", "count", "within"}),
+    ],
+)
+def test_the_tables_of_what_a_scheduler_gets_are_whole(heading: str, described: set[str]) -> None:
+    table = text_of("docs/schedulers.md").split(heading)[1].split("\n#")[0].split("| reason | meaning")[0]
+    told = re.findall(r"`(\w+)(?:\(\w+\))?`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert set(told) == described
+
+
+def test_every_reason_of_an_outcome_is_described() -> None:
+    rows = text_of("docs/schedulers.md").split("| reason | meaning")[1].split("\n\n")[0]
+    assert dict(re.findall(r"^\| `(\w+)` \|.*\| (yes)? ?\|$", rows, re.MULTILINE)) == {
+        reason: "yes" if reason in FAILURES else "" for reason in interfaces.REASONS
+    }
+
+
+def test_a_scheduler_has_twenty_lines() -> None:
+    """`tests/e2e/test_plugin.py` installs it and serves clients with it."""
+    program = (EXAMPLE / "ktcpvs_random" / "__init__.py").read_text()
+    assert "A scheduler in twenty lines." in program
+    assert "in twenty lines of Python" in text_of("README.md")
+    assert len([line for line in program.splitlines() if line.strip()]) <= 20
 
 
 def test_the_scheduler_of_the_document_is_the_one_of_the_example() -> None:

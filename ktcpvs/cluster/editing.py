@@ -71,7 +71,7 @@ class ClusterEdits:
             await self.trial.confirm()
             return ()
         for _ in range(MAX_ATTEMPTS):
-            self._node.check_connected()
+            await self._node.wait_until_connected()
             table = self._stored if self._node.errors else lambda: director.table
             base = table()
             try:

@@ -90,6 +90,7 @@ class RunningService:
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
         self.scheduler_factory: Any = None
+        self._scheduler_names: tuple[str, ...] = ()
         self.choose_budget = ChooseBudget(context, config.ident)
         self._scheduler: Any = None
         self._make_fallback: Callable[[], Any] | None = None
@@ -254,8 +255,8 @@ class RunningService:
             self.leaving.pop(address, None)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
-        has_other_schedulers = prepared.factories != self._factories
-        self._factories = prepared.factories
+        has_other_schedulers = prepared.scheduler_names != self._scheduler_names
+        self._scheduler_names = prepared.scheduler_names
         for server in config.servers:
             destination = destinations[server.address]
             destination.weight = destination.share = server.share
@@ -266,6 +267,7 @@ class RunningService:
             if has_other_schedulers:
                 destination.measure_no_more()
         traffic, unit = self.traffic, prepared.factory.unit
+        traffic.body_prefix = getattr(prepared.factory, "body_prefix", 0)
         self.config = traffic.config = config
         self._set_connection_options(prepared.connection_options)
         self.destinations, self._view = destinations, prepared.seen
@@ -490,16 +492,16 @@ class RunningService:
         for http in self._all_http:
             http.edits.configure(config)
         # Unlike the fast path of a request, the general way knows redirects to HTTPS and certificates of clients.
-        has_proxies = traffic.proxies.is_used
+        has_proxies, reads_bodies, foreign = traffic.proxies.is_used, traffic.body_prefix > 0, self._foreign_hosts
         for http in self._without_tls:
             http.https_port = config.https_port
         for http in self._with_tls:
             http.foreign_hosts = self._foreign_hosts
         for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
             has_plain = is_enabled and config.https_port is None
-            cache.configure(config, settings, has_plain, logs, has_proxies, has_challenges=has_challenges)
+            cache.configure(config, settings, has_plain, logs, has_proxies, None, has_challenges, reads_bodies)
             has_plain = is_enabled and config.client_cert_header == OFF
-            tls_cache.configure(config, settings, has_plain, logs, has_proxies, self._foreign_hosts, has_challenges)
+            tls_cache.configure(config, settings, has_plain, logs, has_proxies, foreign, has_challenges, reads_bodies)
         traffic.relay.configure(self.context, config)
         for listener in self.listeners.values():
             keep_alive(listener.socket, config.tcp_keepalive)

@@ -17,7 +17,7 @@ from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
 from ktcpvs.errors import NoSuchScheduler, shorten, unknown
-from ktcpvs.interfaces import UNITS, ISchedulerFactory
+from ktcpvs.interfaces import EACH_REQUEST, MAX_BODY_PREFIX, UNITS, ISchedulerFactory
 from ktcpvs.model.language.foreign_words import SCHEDULERS
 from ktcpvs.model.scheduler_options import check_declared
 
@@ -97,7 +97,19 @@ def _check(plugin: Any) -> None:
     verifyObject(ISchedulerFactory, plugin)
     if plugin.unit not in UNITS:
         raise ValueError(f"unit is {plugin.unit!r}; expected one of {', '.join(UNITS)}")
+    _check_body_prefix(plugin)
     check_declared(plugin)
+
+
+def _check_body_prefix(plugin: Any) -> None:
+    """Raise ValueError for an attribute `body_prefix` that the switch cannot follow."""
+    size = getattr(plugin, "body_prefix", None)
+    if size is None:
+        return
+    if type(size) is not int or not 0 < size <= MAX_BODY_PREFIX:
+        raise ValueError(f"body_prefix is {size!r}; expected 1 to {MAX_BODY_PREFIX}")
+    if plugin.unit != EACH_REQUEST:
+        raise ValueError(f"it has a body_prefix, and chooses per {plugin.unit}; only {EACH_REQUEST} can have one")
 
 
 _Found = tuple[Any, Origin, BaseException | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, free_port, read_all, speak_first
+from http_servers import TwistedWeb
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_all, read_exactly, speak_first, wait_for
 
 from .harness import ROOT, TIMEOUT, Daemon
 
@@ -174,6 +176,110 @@ def test_a_plugin_that_cannot_be_imported_is_named(make_daemon: Make, tmp_path: 
         assert "there_is_no_such_module" in text
     assert len(daemon.json("--schedulers")["broken"]) == 2
     daemon.adm("-A", "-i", "s", "-s", "wlc")
+
+
+LEARNER = '''
+import json
+import os
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, Choice, ILearns, IScheduler, ISchedulerFactory
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Factory:
+    """Writes what it sees."""
+
+    name = "learner"
+    unit = {unit}
+    {more}
+
+    def bind(self, service, previous):
+        return Bound(service.destinations)
+
+
+@implementer(IScheduler, ILearns)
+class Bound:
+    def __init__(self, destinations):
+        self.destinations = destinations
+
+    def choose(self, request):
+        self.write(prefix=request.body_prefix.decode())
+        left = [one for one in self.destinations if one not in request.tried]
+        return Choice(left[0], "the first") if left else None
+
+    def completed(self, outcome):
+        labels = outcome.destination.labels
+        times, moved = [outcome.first_byte, outcome.total], [outcome.bytes_in, outcome.bytes_out]
+        self.write(status=outcome.status, reason=outcome.reason, labels=labels, times=times, moved=moved)
+
+    def write(self, **seen):
+        with open({log!r}, "a") as file:
+            file.write(json.dumps({{"pid": os.getpid(), **seen}}) + "\\n")
+
+
+factory = Factory()
+'''
+
+
+def add_learner(folder: Path, unit: str, more: str = "") -> Path:
+    """Add the plugin, and return the file to which it writes."""
+    plugins, log = folder / "twisted/plugins", folder / "seen"
+    plugins.mkdir(parents=True)
+    (plugins / "ktcpvs_learner_plugin.py").write_text(LEARNER.format(log=str(log), unit=unit, more=more))
+    return log
+
+
+def test_bodies_and_outcomes_in_workers(make_daemon: Make, tmp_path: Path) -> None:
+    """curl waits for 100 before it sends its bodies, over HTTP/1.1, and sends them over HTTP/2."""
+    log = add_learner(tmp_path, "EACH_REQUEST", "body_prefix = 8")
+    sent = tmp_path / "sent"
+    sent.write_bytes(b"0123456789" * 20_000)
+    daemon = make_daemon(python_path=(tmp_path,), workers=2)
+    daemon.start()
+    server, port = TwistedWeb(), free_port()
+    try:
+        daemon.adm("-A", "-i", "s", "-s", "learner", "-l", f"{LOOPBACK}:{port}")
+        daemon.adm("-a", "-i", "s", "-r", server.address, "label", "zone=a")
+        daemon.adm("--start")
+        url = f"http://{LOOPBACK}:{port}"
+        curl = ["curl", "-sS", "--fail", "--max-time", str(TIMEOUT)]
+        waits = ["-H", "Expect: 100-continue", "--expect100-timeout", str(TIMEOUT)]
+        for options in (waits, ["--http2-prior-knowledge"]):
+            command = [*curl, *options, "--data-binary", f"@{sent}", f"{url}/echo"]
+            assert subprocess.run(command, check=True, capture_output=True).stdout == sent.read_bytes()
+        for _ in range(10):
+            assert subprocess.run([*curl, f"{url}/hello.txt"], check=True, capture_output=True).stdout
+        wait_for(lambda: log.read_text().count('"reason"') == 12, "the outcomes", timeout=TIMEOUT)
+    finally:
+        server.stop()
+    seen = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [one["prefix"] for one in seen if "prefix" in one] == ["01234567"] * 2 + [""] * 10
+    outcomes = [one for one in seen if "reason" in one]
+    assert [(one["status"], one["reason"], one["labels"]) for one in outcomes] == [(200, "ok", {"zone": "a"})] * 12
+    assert all(0 < one["times"][0] <= one["times"][1] < TIMEOUT for one in outcomes)
+
+
+def test_outcomes_of_connections_that_are_spliced(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    log = add_learner(tmp_path, "CONNECTION")
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.start()
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address, scheduler="learner", relay="splice")
+    with dial((LOOPBACK, port)) as client:
+        client.sendall(b"abc")
+        assert read_exactly(client, 3) == b"abc"
+        wait_for(lambda: daemon.stats("s")["stats"]["relay"]["joined"]["splice"] == 1, timeout=TIMEOUT)
+        client.sendall(b"defg")
+        assert read_exactly(client, 4) == b"defg"
+        client.shutdown(1)
+        assert read_all(client) == b""
+    wait_for(lambda: '"reason"' in log.read_text(), "the outcome", timeout=TIMEOUT)
+    (seen,) = (found for line in log.read_text().splitlines() if "reason" in (found := json.loads(line)))
+    assert (seen["reason"], seen["moved"]) == ("ok", [7, 7])
+    assert 0 < seen["times"][0] < seen["times"][1] < TIMEOUT
 
 
 def test_a_scheduler_that_is_too_slow_is_counted_and_the_fallback_chooses(
