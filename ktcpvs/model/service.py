@@ -360,6 +360,8 @@ class VirtualService:
     first_byte_timeout: int | None = _own("first_byte_timeout")
     queue_timeout: int | None = _own("queue_timeout")
     drain_timeout: int | None = _own("drain_timeout")
+    drain_spread: int | None = _own("drain_spread")
+    websocket_close_timeout: int | None = _own("websocket_close_timeout")
     head_timeout: int | None = _own("head_timeout")
     head_size: int | None = _own("head_size")
     head_lines: int | None = _own("head_lines")
