@@ -62,6 +62,12 @@ def dial_websocket(port: int) -> ClientConnection:
     return connect(f"ws://{LOOPBACK}:{port}/", open_timeout=20, close_timeout=20, compression=None)
 
 
+def read_all(client: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        for _ in client:
+            pass
+
+
 def ended_with(client: ClientConnection) -> int | None:
     with pytest.raises(ConnectionClosed):
         client.recv(timeout=20)
@@ -69,11 +75,13 @@ def ended_with(client: ClientConnection) -> int | None:
 
 
 @with_workers
-def test_a_server_is_deployed(daemon: Daemon, chats: tuple[Chat, Chat], workers: int) -> None:
+def test_a_server_is_deployed(
+    daemon: Daemon, chats: tuple[Chat, Chat], stack: contextlib.ExitStack, workers: int
+) -> None:
     """The clients of one server are told to connect again, and come to the other one; --wait sees the first empty."""
     a, b = chats
     port = start(daemon, f"server = {a.address}", f"server = {b.address}", SECONDS)
-    clients = [dial_websocket(port) for _ in range(4)]
+    clients = [stack.enter_context(dial_websocket(port)) for _ in range(4)]
     names = [client.recv(timeout=20) for client in clients]
     leaving = [client for client, name in zip(clients, names, strict=True) if name == "a"]
     staying = [client for client, name in zip(clients, names, strict=True) if name == "b"]
@@ -91,7 +99,6 @@ def test_a_server_is_deployed(daemon: Daemon, chats: tuple[Chat, Chat], workers:
     for client in staying:
         client.send("x")
         assert client.recv(timeout=20) == "x"
-        client.close()
 
 
 def test_large_messages_are_whole(daemon: Daemon, chats: tuple[Chat, Chat]) -> None:
@@ -101,7 +108,7 @@ def test_large_messages_are_whole(daemon: Daemon, chats: tuple[Chat, Chat]) -> N
     sent = 0
     with dial_websocket(port) as client:
         assert client.recv(timeout=20) == "a"
-        reader = threading.Thread(target=lambda: list(client))
+        reader = threading.Thread(target=read_all, args=(client,))
         reader.start()
         with contextlib.suppress(ConnectionClosed):
             while True:
@@ -118,8 +125,8 @@ def test_large_messages_are_whole(daemon: Daemon, chats: tuple[Chat, Chat]) -> N
 
 def test_a_daemon_that_ends(new_daemon: Daemon, chats: tuple[Chat, Chat]) -> None:
     port = start(new_daemon, f"server = {chats[0].address}", SECONDS)
-    client = dial_websocket(port)
-    assert client.recv(timeout=20) == "a"
-    new_daemon.call("set", unload=1)
-    assert ended_with(client) == 1012
+    with dial_websocket(port) as client:
+        assert client.recv(timeout=20) == "a"
+        new_daemon.set(unload=1)
+        assert ended_with(client) == 1012
     assert new_daemon.wait() == 0
