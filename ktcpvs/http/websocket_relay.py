@@ -7,6 +7,7 @@ process: no engine takes over from the copying relay.
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import urandom
 
 from ktcpvs.protocols.websocket import SERVICE_RESTART, FrameFollower, close_frame
 from ktcpvs.relay.copy import CopyRelay
@@ -95,7 +96,7 @@ class WebSocketRelay:
             return
         self._has_told_client = True
         if not self.outward.ended:
-            self.outward.received(close_frame(SERVICE_RESTART, masked=False))
+            self.outward.received(close_frame(SERVICE_RESTART))
 
     def _client_is_late(self) -> None:
         """The time of the client is over. The server has had it too, if the client has answered."""
@@ -110,4 +111,4 @@ class WebSocketRelay:
         if self._from_client.has_close or not self._from_client.is_at_boundary:
             return
         self._has_told_server = True
-        self.inward.received(close_frame(SERVICE_RESTART, masked=True))
+        self.inward.received(close_frame(SERVICE_RESTART, urandom(4)))

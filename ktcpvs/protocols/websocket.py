@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from os import urandom
-
 WEBSOCKET = b"websocket"
 """The name of the protocol in an Upgrade field."""
 
@@ -84,11 +82,11 @@ def _payload_size(header: bytes) -> int:
     return int.from_bytes(header[2 : 2 + extended], "big") if extended else size
 
 
-def close_frame(code: int, masked: bool) -> bytes:
-    """Return a Close frame with that status code and no reason. masked: for a server (section 5.3)."""
+def close_frame(code: int, key: bytes = b"") -> bytes:
+    """Return a Close frame with that status code and no reason. key: the four bytes that mask it for a server (section
+    5.3), which must not be predictable; empty: it is for a client."""
     payload = code.to_bytes(2, "big")
-    if not masked:
+    if not key:
         return bytes((_FIN | _CLOSE, len(payload))) + payload
-    key = urandom(4)
     hidden = bytes(one ^ key[place] for place, one in enumerate(payload))
     return bytes((_FIN | _CLOSE, _MASK | len(payload))) + key + hidden

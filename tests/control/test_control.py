@@ -185,6 +185,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "first_byte_timeout": None,
             "queue_timeout": None,
             "drain_timeout": None,
+            "drain_spread": None,
+            "websocket_close_timeout": None,
             "head_timeout": None,
             "head_size": None,
             "head_lines": None,

@@ -458,7 +458,7 @@ def test_a_websocket_by_extended_connect_is_closed_when_its_server_drains(make: 
     assert client.got(1) == ("200", b"\x81\x02hi", False)
     world.load("scheduler = phttp", f"server = {A} 0", *LINES[2:], settings=settings)
     assert client.got(1) == ("200", b"\x81\x02hi\x88\x02\x03\xf4", False)
-    client.h2.send_data(1, close_frame(1012, masked=True))
+    client.h2.send_data(1, close_frame(1012, b"mask"))
     client.talks()
     assert server.heard()[:2] == b"\x88\x82"
     server.ends()

@@ -14,8 +14,8 @@ HTTP = ("scheduler = phttp", "balance = rr", f"server = {A}", f"server = {B}")
 DRAINED = ("scheduler = phttp", "balance = rr", f"server = {A} 0", f"server = {B}")
 SETTINGS = "websocket_close_timeout = 5"
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-CLOSE = close_frame(1012, masked=False)
-ANSWER = close_frame(1012, masked=True)
+CLOSE = close_frame(1012)
+ANSWER = close_frame(1012, b"mask")
 
 Make = Callable[..., World]
 
