@@ -118,7 +118,7 @@ class Views:
         return found
 
     def stats(self, ident: str | None) -> dict[str, Any]:
-        answer = self.table(ident)
+        answer, starter = self.table(ident), self._director.context.starter
         answer["traces"] = self._director.context.tracer.describe()
         for described in answer["services"]:
             config = self._director.expanded.services[described["ident"]]
@@ -132,7 +132,8 @@ class Views:
                 destination = live.destinations.get(server.address) if live is not None else None
                 row["stats"] = _destination_stats(live, destination, passed)
                 is_resting = live is not None and destination in live.selector.resting
-                row["health"] = _health(destination, server, is_resting)
+                started = starter.state(server.address) if server.start is not None else None
+                row["health"] = _health(destination, server, is_resting, started)
                 row["last_error"] = _last_error(destination)
                 row["check_response"] = destination.health.response or None if destination is not None else None
             if config.redirect is not None:
@@ -237,9 +238,11 @@ def _destination_stats(
     }
 
 
-def _health(destination: Destination | None, server: RealServer, is_resting: bool) -> dict[str, Any]:
+def _health(
+    destination: Destination | None, server: RealServer, is_resting: bool, started: str | None
+) -> dict[str, Any]:
     """Describe a server's health: its state, since when (seconds since 1970; 0: since the server is known), the last
-    reason. is_resting: its checks ask for no new clients."""
+    reason. is_resting: its checks ask for no new clients. started: of a server on demand that does not run."""
     known = destination.health if destination is not None else Health()
     if isinstance(server.address, SRVName):
         state = UNRESOLVED
@@ -247,6 +250,8 @@ def _health(destination: Destination | None, server: RealServer, is_resting: boo
         state = MAINTENANCE
     elif not server.share:
         state = DRAINING
+    elif started is not None:
+        state = started
     elif destination is not None and destination.is_standby:
         state = DRAINING if is_resting else STANDBY
     else:

@@ -161,6 +161,20 @@ def _listeners(before: list[str], after: list[str]) -> Iterator[str]:
         yield "the order of the listeners changes"
 
 
+def _changes_of_use(before: Described, after: Described) -> Iterator[str]:
+    """Yield what changes about when a server is used, and how that is checked."""
+    priorities = [one.get("priority", 0) for one in (before, after)]
+    if priorities[0] != priorities[1]:
+        yield " -> ".join(map(write_priority, priorities))
+    modes = [one.get("mode", READY) for one in (before, after)]
+    if modes[0] != modes[1]:
+        yield " -> ".join(modes)
+    for name in ("check", "start"):
+        values = [one.get(name) or OFF for one in (before, after)]
+        if values[0] != values[1]:
+            yield f"{name} {values[0]} -> {values[1]}"
+
+
 def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
     old = {server["address"]: server for server in before}
     new = {server["address"]: server for server in after}
@@ -175,15 +189,7 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
             ]
             if before_and_after[0] != before_and_after[1]:
                 parts.append(" -> ".join(before_and_after))
-            priorities = [one.get("priority", 0) for one in (server, new[address])]
-            if priorities[0] != priorities[1]:
-                parts.append(" -> ".join(map(write_priority, priorities)))
-            modes = [one.get("mode", READY) for one in (server, new[address])]
-            if modes[0] != modes[1]:
-                parts.append(" -> ".join(modes))
-            checked = [one.get("check") or OFF for one in (server, new[address])]
-            if checked[0] != checked[1]:
-                parts.append(f"check {checked[0]} -> {checked[1]}")
+            parts += _changes_of_use(server, new[address])
             if parts:
                 yield f"server {address}: {', '.join(parts)}"
     for address, server in new.items():

@@ -362,6 +362,8 @@ class VirtualService:
     drain_timeout: int | None = _own("drain_timeout")
     drain_spread: int | None = _own("drain_spread")
     websocket_close_timeout: int | None = _own("websocket_close_timeout")
+    start_timeout: int | None = _own("start_timeout")
+    stop_after: int | None = _own("stop_after")
     head_timeout: int | None = _own("head_timeout")
     head_size: int | None = _own("head_size")
     head_lines: int | None = _own("head_lines")

@@ -149,20 +149,26 @@ class RunningService:
     @property
     def checked_servers(self) -> frozenset[Destination]:
         """The servers whose health may be checked."""
-        return self.usable - self.traffic.selector.in_maintenance
+        checked = self.usable - self.traffic.selector.in_maintenance
+        if not self.traffic.started:
+            return checked
+        state = self.context.starter.state
+        return frozenset([one for one in checked if one.address not in self.traffic.started or not state(one.address)])
 
     def check_connector(self, destination: Destination, check: Check) -> Connector:
         """Return what connects to the address at which that server is checked; at another one than the server's own,
         with TLS and the PROXY protocol only if the check says so."""
         at = self._checked_at.get(destination.address) or check.address(destination.address)
         own = self.connector(destination)
-        if at == destination.address:
+        if at == destination.address and at not in self.traffic.started:
             return own
         options = ConnectionOptions(
             tls=own.options.tls if check.tls else None,
             proxy=own.options.proxy if check.proxy else OFF,
             http2=own.options.http2 and check.tls and own.options.tls is not None,  # its TLS offers that in ALPN
         )
+        if at == destination.address:
+            options = own.options  # a check must not start the server
         known = self._check_connectors.get(destination)
         if known is None or (known.address, known.options) != (at, options):
             known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout, options)
@@ -248,6 +254,7 @@ class RunningService:
             destination.max_pending = server.max_pending
         traffic, unit = self.traffic, prepared.factory.unit
         self.config = traffic.config = config
+        traffic.started = frozenset([server.address for server in config.servers if server.start is not None])
         self._set_connection_options(prepared.connection_options)
         self.destinations, self._view = destinations, prepared.seen
         self.scheduler_factory, traffic.unit = prepared.factory, unit
