@@ -33,8 +33,7 @@ class GuardedAMP(amp.AMP):
     """The server side of one control connection. Subclasses bring the responders.
 
     expects_answers: this side sends commands too. permissions: decides whether the peer may administer; None: every
-    peer may. peer_name: the peer, for the log; "":
-    unknown.
+    peer may. peer_name: the peer, for the log; "": unknown.
     """
 
     transport: Any
