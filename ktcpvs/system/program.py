@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ktcpvs.system.privileges import without_capabilities
+
 READ_SIZE = 1 << 16
 MAX_LINE = 1000
 """The most bytes of a line of output that are logged."""
@@ -63,10 +65,11 @@ class Program:
         self._lines = 0  # that have been logged since `_lines_from`
         self._dropped = 0
         self._lines_from = reactor.seconds()
-        self._process = subprocess.Popen(
-            command, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        with without_capabilities():
+            self._process = subprocess.Popen(
+                command, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
         assert self._process.stdout is not None
         self.pid = self._process.pid
         self._pipe = self._process.stdout.fileno()
