@@ -187,6 +187,8 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "drain_timeout": None,
             "drain_spread": None,
             "websocket_close_timeout": None,
+            "start_timeout": None,
+            "stop_after": None,
             "head_timeout": None,
             "head_size": None,
             "head_lines": None,
@@ -241,6 +243,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "ready",
                     "check": None,
                     "max_pending": 0,
+                    "start": None,
                 },
                 {
                     "address": "10.0.0.3:80",
@@ -253,6 +256,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "drain",
                     "check": "10.0.0.3:8008",
                     "max_pending": 7,
+                    "start": None,
                 },
             ],
             "rules": [

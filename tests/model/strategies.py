@@ -197,6 +197,7 @@ def real_servers() -> st.SearchStrategy[RealServer]:
         RealServer, server_addresses(), weight, maxconn,
         tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
         check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
+        start=st.one_of(st.none(), st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,9}", fullmatch=True)),
     )  # fmt: skip
 
 
@@ -236,7 +237,7 @@ _server_options = st.sampled_from(
         {"h2": False},
         {"priority": 3, "mode": "drain"},
         {"priority": 0, "mode": "ready", "check": Inet("10.0.0.1", 1)},
-        {"priority": BACKUP, "check": None, "max_pending": 0},
+        {"priority": BACKUP, "check": None, "max_pending": 0, "start": None},
     )
 )
 

@@ -48,6 +48,7 @@ def test_rules(before: str, after: str, expected: list[str]) -> None:
         ("", "backup", ["server c:1: priority 0 -> backup"]),
         ("priority 2 drain", "priority 3", ["server c:1: priority 2 -> priority 3, drain -> ready"]),
         ("max_pending 3", "", ["server c:1: max_pending 3 -> 0"]),
+        ("start app", "", ["server c:1: start app -> off"]),
         ("check c:9", "check c:8", ["server c:1: check c:9 -> c:8"]),
         ("", "check c:8", ["server c:1: check off -> c:8"]),
         ("proxy v1", "maintenance", ["server c:1: proxy v1 -> no TLS, no HTTP/2, no PROXY, ready -> maintenance"]),

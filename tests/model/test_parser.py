@@ -359,6 +359,10 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ),
         ("server = r9:80 check r9", "24: check: r9: missing port (example: r9:80)"),
         ("server = r9:80 check", "18: missing value after 'check'"),
+        (
+            "server = r9:80 start ../x",
+            "24: start '../x': expected the name of a program in the folder of --start-folder",
+        ),
         ("server = r9:80 max_pending x", "30: max_pending 'x': expected a number from 0 to 10000000"),
         ("server = r9:80 bakcup", "18: unknown word 'bakcup'; did you mean 'backup'?"),
         ("cookie_name = a.b", "17: cookie_name = a.b: expected 1 to 64 letters, digits, _ and -"),
