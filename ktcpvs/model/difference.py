@@ -12,7 +12,16 @@ from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.writer import write_listeners
 from ktcpvs.model.modifiers import REQUEST_HEADER, RESPONSE_HEADER, modifiers_of
 from ktcpvs.model.options import OFF
-from ktcpvs.model.server_words import READY, write_connection_words, write_priority, write_words
+from ktcpvs.model.server_words import (
+    CHECK,
+    LABELS,
+    READY,
+    START,
+    write_connection_words,
+    write_labels,
+    write_priority,
+    write_words,
+)
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
 from ktcpvs.model.table import Table
@@ -161,20 +170,6 @@ def _listeners(before: list[str], after: list[str]) -> Iterator[str]:
         yield "the order of the listeners changes"
 
 
-def _changes_of_use(before: Described, after: Described) -> Iterator[str]:
-    """Yield what changes about when a server is used, and how that is checked."""
-    priorities = [one.get("priority", 0) for one in (before, after)]
-    if priorities[0] != priorities[1]:
-        yield " -> ".join(map(write_priority, priorities))
-    modes = [one.get("mode", READY) for one in (before, after)]
-    if modes[0] != modes[1]:
-        yield " -> ".join(modes)
-    for name in ("check", "start"):
-        values = [one.get(name) or OFF for one in (before, after)]
-        if values[0] != values[1]:
-            yield f"{name} {values[0]} -> {values[1]}"
-
-
 def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
     old = {server["address"]: server for server in before}
     new = {server["address"]: server for server in after}
@@ -182,14 +177,7 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
         if address not in new:
             yield f"- server {address}, which drains"
         elif server != new[address]:
-            pairs = [(name, server.get(name, 0), new[address][name]) for name in ("weight", "maxconn", "max_pending")]
-            parts = [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]
-            before_and_after = [
-                write_connection_words(one) or "no TLS, no HTTP/2, no PROXY" for one in (server, new[address])
-            ]
-            if before_and_after[0] != before_and_after[1]:
-                parts.append(" -> ".join(before_and_after))
-            parts += _changes_of_use(server, new[address])
+            parts = _server_parts(server, new[address])
             if parts:
                 yield f"server {address}: {', '.join(parts)}"
     for address, server in new.items():
@@ -199,6 +187,25 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
             yield f"+ server {address}, weight {server['weight']}{most}{words and f', {words}'}"
     if list(old) != list(new) and set(old) == set(new):
         yield "the order of the servers changes"
+
+
+def _server_parts(before: Described, after: Described) -> list[str]:
+    """Return what differs between two descriptions of a server."""
+    both = before, after
+    pairs = [(name, before.get(name, 0), after[name]) for name in ("weight", "maxconn", "max_pending")]
+    parts = [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]
+    changes = (
+        [write_connection_words(one) or "no TLS, no HTTP/2, no PROXY" for one in both],
+        [write_priority(one.get("priority", 0)) for one in both],
+        [one.get("mode", READY) for one in both],
+        [write_labels(one.get(LABELS, {})) for one in both],
+    )
+    parts += [f"{was} -> {now}" for was, now in changes if was != now]
+    for name in (CHECK, START):
+        values = [one.get(name) or OFF for one in both]
+        if values[0] != values[1]:
+            parts.append(f"{name} {values[0]} -> {values[1]}")
+    return parts
 
 
 def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:

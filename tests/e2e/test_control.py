@@ -226,6 +226,7 @@ def test_the_program_in_the_documentation_works(daemon: Daemon, tmp_path: Path) 
             "check": None,
             "max_pending": 0,
             "start": None,
+            "labels": {},
         }
     ]
 
