@@ -303,6 +303,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "tests": [],
             "running": False,
             "here": True,
+            "unresolved": {},
         }
     ]
     ask(lambda switch: switch.delete_service("web"))
