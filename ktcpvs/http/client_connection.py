@@ -19,6 +19,7 @@ from ktcpvs.http.exchange_owner import CONNECTING, PENDING_IS_FULL, SERVER_IS_FU
 from ktcpvs.http.fast_path import client_receiver
 from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
+from ktcpvs.http.websocket_relay import WebSocketRelay
 from ktcpvs.model import exchange as life
 from ktcpvs.model.outcome import TIMEOUT
 from ktcpvs.model.scheduling import Choice, OwnResponse
@@ -26,6 +27,7 @@ from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, OwnMessage
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http2.constants import ALPN, PREFACE
+from ktcpvs.protocols.websocket import WEBSOCKET
 from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
 from ktcpvs.streams.stream import Stream
 
@@ -96,9 +98,17 @@ class HTTPClientConnection(ClientConnection):
         if self.state == life.IDLE and not self.pending and self._reader is None:
             self.transition(life.FINISHED)
             self._close_gracefully()
+        else:
+            self.end_relayed()
 
     def retire_gently(self) -> None:
         self.is_last = True
+
+    def end_relayed(self) -> None:
+        seconds, relay = self.service.settings.websocket_close_timeout, self.relay
+        if isinstance(relay, WebSocketRelay) and self.state == life.SWITCHED and seconds:
+            self.ending = "the switch has closed the WebSocket"
+            relay.close(seconds)
 
     def rearm(self) -> None:
         self._check_timeouts()
@@ -485,7 +495,13 @@ class HTTPClientConnection(ClientConnection):
         if isinstance(body, Chunked):
             waiting = body.held + waiting  # the rest of an incomplete body is relayed too
         self.held = 0
-        Upgrade(self.context, self, server, self._http.connections.closed).start(waiting, rest)
+        upgrade = Upgrade(self.context, self, server, self._http.connections.closed)
+        if self.service.settings.websocket_close_timeout and protocols.lower() == WEBSOCKET:
+            upgrade.start_websocket(waiting, rest)
+            if self.is_last:  # the service has stopped meanwhile
+                self.end_relayed()
+        else:
+            upgrade.start(waiting, rest)
 
     def break_off(self) -> None:
         self._lingering_close().close_with_reset()
@@ -556,6 +572,8 @@ class HTTPClientConnection(ClientConnection):
         if self.relay is not None and exchange.server is not None and exchange.server.is_open:
             return
         self.set_timer(0)
+        if isinstance(self.relay, WebSocketRelay):
+            self.relay.stop()
         exchange.settle()
         self.end()
         exchange.detach()

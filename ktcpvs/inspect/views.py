@@ -132,7 +132,7 @@ class Views:
         return found
 
     def stats(self, ident: str | None) -> dict[str, Any]:
-        answer = self.table(ident)
+        answer, starter = self.table(ident), self._director.context.starter
         answer["traces"] = self._director.context.tracer.describe()
         for described in answer["services"]:
             config = self._director.expanded.services[described["ident"]]
@@ -146,7 +146,8 @@ class Views:
                 destination = live.destinations.get(server.address) if live is not None else None
                 row["stats"] = _destination_stats(live, destination, passed)
                 is_resting = live is not None and destination in live.selector.resting
-                row["health"] = _health(destination, server, is_resting, self._unresolved(server.address))
+                started = starter.state(server.address) if server.start is not None else None
+                row["health"] = _health(destination, server, is_resting, self._unresolved(server.address), started)
                 row["last_error"] = _last_error(destination)
                 row["check_response"] = destination.health.response or None if destination is not None else None
             if config.redirect is not None:
@@ -257,10 +258,15 @@ def _destination_stats(
 
 
 def _health(
-    destination: Destination | None, server: RealServer, is_resting: bool, unresolved: Unresolved | None
+    destination: Destination | None,
+    server: RealServer,
+    is_resting: bool,
+    unresolved: Unresolved | None,
+    started: str | None,
 ) -> dict[str, Any]:
     """Describe a server's health: its state, since when (seconds since 1970; 0: since the server is known), the last
-    reason. is_resting: its checks ask for no new clients. unresolved: its name has no addresses."""
+    reason. is_resting: its checks ask for no new clients. unresolved: its name has no addresses. started: of a server
+    on demand that does not run."""
     known = destination.health if destination is not None else Health()
     if unresolved is not None and unresolved.reason:
         return {"state": UNRESOLVED, "since": unresolved.since, "reason": unresolved.reason}
@@ -270,6 +276,8 @@ def _health(
         state = MAINTENANCE
     elif not server.share:
         state = DRAINING
+    elif started is not None:
+        state = started
     elif destination is not None and destination.is_standby:
         state = DRAINING if is_resting else STANDBY
     else:

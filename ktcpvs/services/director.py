@@ -58,8 +58,10 @@ from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.scheduler_reload import SchedulerReload
+from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.services.shared_limits import SharedLimits
+from ktcpvs.services.started_servers import StartedServers
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
 from ktcpvs.services.tls_file_users import TLSFileUsers
 from ktcpvs.services.withdrawals import Withdrawals
@@ -143,13 +145,15 @@ class Director:
         files: TLSFiles | None = None,
         search: Callable[[], Schedulers] = find_schedulers,
         nodes: Callable[[], KnownNodes] | None = None,
+        starter: ServerStarter | None = None,
     ) -> None:
         """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
         serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
         NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
         with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
         service's preamble. files: those that TLS needs; None: they are read with the rights of this process. search:
-        finds all installed schedulers. nodes: returns what is known of the cluster; None: this switch is in none."""
+        finds all installed schedulers. nodes: returns what is known of the cluster; None: this switch is in none.
+        starter: starts servers on demand; None: this process starts none."""
         self.context = context
         self.table = self.effective = self.expanded = Table()
         self.local_dropped: Callable[[Sequence[tuple[LocalEdit, str]]], object] = lambda dropped: None
@@ -178,12 +182,21 @@ class Director:
         self.shared_limits = SharedLimits(self)
         self.withdrawals = Withdrawals(self)
         self.checked_servers = CheckedServers(self.services, self._running_idents)
+        self.starter = starter
+        self._started_servers: StartedServers | None = None
+        if starter is not None:
+            context.starter = starter
+            self._started_servers = StartedServers(
+                starter, self.services, self._running_idents, self.checks, self._follow_checks
+            )
         self._lock: DeferredLock = DeferredLock()
 
     def start(self) -> None:
         """The reactor runs: start timers and other processes."""
         self._binder.start()
         self.context.start()
+        if self.starter is not None:
+            self.starter.begin()
         self.files.start()
         self.processes.start()
 
@@ -568,6 +581,15 @@ class Director:
             self.context.access_logs.check(service.access_log)
         if before is None or (before.trace, before.otlp_endpoint) != (service.trace, service.otlp_endpoint):
             _check_tracing(service)
+        known = {server.start for server in before.servers} if before is not None else set()
+        for server in service.servers:
+            if server.start not in known and server.start is not None:
+                if self.starter is None:
+                    raise BadValue(
+                        f"service {service.ident}: server {server.address} start {server.start}: this daemon starts no "
+                        "servers; start it with --start-folder"
+                    )
+                self.starter.check(server.start)
         if before is None or (before.relay, before.listen) != (service.relay, service.listen):
             self._check_relay(service)
         if before is None or before.rules is not service.rules or before.error_page != service.error_page:
@@ -656,6 +678,8 @@ class Director:
         run("files of TLS", self._follow_files)
         run("certificates", self.issuer.follow)
         run("hosts of TLS", self._file_users.follow_hosts)
+        if self._started_servers is not None:
+            run("servers on demand", self._started_servers.follow)
         run("checks", self._follow_checks)
         run("health updates", self.processes.watch_health, self.services.values())
 
@@ -702,6 +726,8 @@ class Director:
         self.is_ending = True
         self.context.steps.run("files of TLS", self.files.stop)
         self.context.steps.run("certificates", self.issuer.stop)
+        if self.starter is not None:
+            self.starter.hand_over()
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
         left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
         for ident, service in self.services.items():

@@ -40,6 +40,7 @@ from ktcpvs.services.http2_clients import HTTP2Clients
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
+from ktcpvs.services.spread_calls import SpreadCalls
 from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS, ServiceTLS
 from ktcpvs.streams.accept import adopt_descriptor, client_name
 from ktcpvs.streams.compiled import IS_COMPILED
@@ -131,6 +132,7 @@ class RunningService:
         self._checked_at: dict[Address, Address] = {}  # server -> the address that is checked, where configured
         self._check_connectors: dict[Destination, Connector] = {}
         self._drain: Timer | None = None
+        self._spreads: list[SpreadCalls] = []
 
     def __repr__(self) -> str:
         return f"<RunningService {self.ident}: {len(self.connections)} connections, {len(self.destinations)} servers>"
@@ -156,20 +158,26 @@ class RunningService:
     @property
     def checked_servers(self) -> frozenset[Destination]:
         """The servers whose health may be checked."""
-        return self.usable - self.traffic.selector.in_maintenance
+        checked = self.usable - self.traffic.selector.in_maintenance
+        if not self.traffic.started:
+            return checked
+        state = self.context.starter.state
+        return frozenset([one for one in checked if one.address not in self.traffic.started or not state(one.address)])
 
     def check_connector(self, destination: Destination, check: Check) -> Connector:
         """Return what connects to the address at which that server is checked; at another one than the server's own,
         with TLS and the PROXY protocol only if the check says so."""
         at = self._checked_at.get(destination.address) or check.address(destination.address)
         own = self.connector(destination)
-        if at == destination.address:
+        if at == destination.address and at not in self.traffic.started:
             return own
         options = ConnectionOptions(
             tls=own.options.tls if check.tls else None,
             proxy=own.options.proxy if check.proxy else OFF,
             http2=own.options.http2 and check.tls and own.options.tls is not None,  # its TLS offers that in ALPN
         )
+        if at == destination.address:
+            options = own.options  # a check must not start the server
         known = self._check_connectors.get(destination)
         if known is None or (known.address, known.options) != (at, options):
             known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout, options)
@@ -251,6 +259,7 @@ class RunningService:
         """Put a prepared configuration in force. Connections to servers that are gone drain."""
         config, destinations = prepared.config, prepared.destinations
         gone = {address: known for address, known in self.destinations.items() if address not in destinations}
+        in_use = self._in_use
         for address in destinations:
             self.leaving.pop(address, None)
         gone = {address: known for address, known in gone.items() if known.active}
@@ -269,6 +278,7 @@ class RunningService:
         traffic, unit = self.traffic, prepared.factory.unit
         traffic.body_prefix = getattr(prepared.factory, "body_prefix", 0)
         self.config = traffic.config = config
+        traffic.started = frozenset([server.address for server in config.servers if server.start is not None])
         self._set_connection_options(prepared.connection_options)
         self.destinations, self._view = destinations, prepared.seen
         self.scheduler_factory, traffic.unit = prepared.factory, unit
@@ -295,8 +305,9 @@ class RunningService:
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
         self._step("idle connections", self.server_connections.close, kept)
-        if traffic.selector.in_maintenance:
-            self._step("maintenance", self.server_connections.retire, traffic.selector.in_maintenance)
+        unused = traffic.selector.in_maintenance | {one for one in usable if not one.share}
+        if unused:
+            self._step("servers that are not used", self.server_connections.retire, unused)
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
         self._step("preconnections", self.preconnections.configure)
@@ -305,6 +316,22 @@ class RunningService:
                 listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
+        self._step("drained servers", self._end_relayed, in_use.difference(self._in_use))
+
+    @property
+    def _in_use(self) -> frozenset[tuple[Destination, bool]]:
+        """Its servers that get new clients, as (server, False), and those to which sessions may come, with True."""
+        in_maintenance = self.selector.in_maintenance
+        kept = [(one, True) for one in self.usable if one not in in_maintenance]
+        return frozenset([*kept, *((one, False) for one in self.usable if one.share)])
+
+    def _end_relayed(self, taken_out: Collection[tuple[Destination, bool]]) -> None:
+        """End what is relayed to servers that have just been taken out of use, where its protocol has a way for that.
+        taken_out: what has left `_in_use`."""
+        drained = {destination for destination, _ in taken_out}
+        if drained:
+            found = [one for one in self.connections if one.dispatcher.destination in drained]
+            self._spread("drained servers", [one.end_relayed for one in found])
 
     def _set_proxies(self, config: VirtualService, unit: str) -> None:
         proxies = self.traffic.proxies
@@ -423,12 +450,12 @@ class RunningService:
             else:
                 self._step("listener", listener.release)
                 del self.listeners[address]
-        self._let_drain(methodcaller("retire_gently"))
+        self._let_drain(methodcaller("end_relayed"))
 
     def _close_late(self, address: Address, listener: Listener) -> None:
         self._step("listener", listener.close)
         self.listeners.pop(address, None)
-        self._let_drain(methodcaller("retire_gently"))
+        self._let_drain(methodcaller("end_relayed"))
 
     def stop(self) -> None:
         """Close the listener; connections may finish until the drain timeout. Those in their preamble are reset."""
@@ -454,13 +481,28 @@ class RunningService:
             listener.close()
 
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
-        self.http2_clients.retire()
-        for connection in list(self.connections):
-            self._step("drain", part, connection)
+        """Let no connection begin more than the request that may be on its way, and call `part` with each."""
+        self._end_spreads()  # the calls below are for all connections
+        connections = list(self.connections)
+        for connection in connections:
+            self._step("drain", connection.retire_gently)
+        self._spread("drain", [*self.http2_clients.retiring(), *(partial(part, one) for one in connections)])
         self._step("idle connections", self.server_connections.close)
         self._step("preconnections", self.preconnections.stop)
         if (self.connections or self.preambles or self.http2_clients) and self._drain is None:
             self._drain = self.context.wheel.after(self._drain_timeout, self._end_all)
+
+    def _spread(self, name: str, calls: Sequence[Callable[[], object]]) -> None:
+        """Make calls that close connections of clients, within `drain_spread`."""
+        seconds = self.config.settings_from(self.context.settings).drain_spread
+        spread = SpreadCalls(self.context, f"service {self.ident}: {name}", calls, seconds)
+        spread.start()
+        self._spreads = [one for one in (*self._spreads, spread) if not one.is_over]
+
+    def _end_spreads(self) -> None:
+        spreads, self._spreads = self._spreads, []
+        for spread in spreads:
+            spread.stop()
 
     @property
     def _drain_timeout(self) -> int:
@@ -729,5 +771,6 @@ class RunningService:
             if self._drain is not None:
                 self._drain.cancel()
                 self._drain = None
+            self._end_spreads()
             if self._is_deleted:
                 self.delete()

@@ -14,7 +14,7 @@ from ktcpvs.model.scheduler_words import name_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-STATES = ("up", "down", "ejected", "draining", "standby", "maintenance", "unresolved")
+STATES = ("up", "down", "ejected", "draining", "standby", "maintenance", "unresolved", "idle", "starting")
 
 NODE_STATES = ("ok", "behind", "refused", "leaving", "draining", "drained", "gone", "unknown")
 

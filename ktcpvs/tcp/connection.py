@@ -83,6 +83,9 @@ class TCPClientConnection(ClientConnection):
     def retire(self) -> None:
         """Do nothing: a relayed connection has no further requests."""
 
+    def end_relayed(self) -> None:
+        """Do nothing: the switch does not know the protocol."""
+
     def rearm(self) -> None:
         if self.state == life.RELAYING:
             self._check_idle()

@@ -23,10 +23,12 @@ from ktcpvs.control.client import NoAnswer, QuietAMP, Switch
 from ktcpvs.control.edit_commands import CommandCall
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import Refusal
+from ktcpvs.model.address import Address, parse_address
+from ktcpvs.runtime.starter import NoStarter
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.workers.commands import LINK_DESCRIPTOR, Ping
+from ktcpvs.workers.commands import LINK_DESCRIPTOR, Ping, WantServer
 
 RETRY_DELAY = 0.2
 """Seconds until a worker that died is replaced; doubled each time that it dies before it was ready."""
@@ -51,6 +53,8 @@ OUTPUT_TIMEOUT = 0.1
 
 MAX_LINE_BYTES = 4096
 """The part of an unfinished line of output that is kept until its end comes."""
+
+START_NOTHING = NoStarter().want
 
 
 class WorkerProcess(ProcessProtocol):
@@ -100,7 +104,7 @@ class WorkerProcess(ProcessProtocol):
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, its:
             ours.setblocking(False)
-            self.link = QuietAMP()  # type: ignore[no-untyped-call]
+            self.link = _Link(self._workers.want)
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _LinkFactory(self.link))
             program = [sys.executable, "-P", "-m", "ktcpvs.workers", self._workers.reactor_name]
             descriptors = {0: "w", 1: "r", 2: "r", LINK_DESCRIPTOR: its.fileno()}
@@ -255,6 +259,19 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
 
 
+class _Link(QuietAMP):
+    """The supervisor's end of the connection to a worker."""
+
+    def __init__(self, want: Callable[[Address], Deferred[None]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._want = want
+
+    @WantServer.responder
+    def want_server(self, address: str) -> Deferred[dict[str, Any]]:
+        wanted = self._want(parse_address(address))
+        return wanted.addCallbacks(lambda _: {"why": ""}, lambda failure: {"why": failure.getErrorMessage()})
+
+
 class _LinkFactory(Factory):
     noisy = False
 
@@ -277,9 +294,11 @@ class WorkerProcesses:
         started: Callable[[WorkerProcess], object],
         ended: Callable[[WorkerProcess], object],
         timeout: Callable[[], int] = lambda: 0,
+        want: Callable[[Address], Deferred[None]] = START_NOTHING,
     ) -> None:
         """size: the number of workers. started: called with a worker that has started and can be sent its first
-        commands. ended: called with one that has ended. timeout: the setting worker_timeout."""
+        commands. ended: called with one that has ended. timeout: the setting worker_timeout.
+        want: starts a server on demand."""
         self.reactor = reactor
         self.log = log
         self.started = started
@@ -289,6 +308,7 @@ class WorkerProcesses:
         self._last_restart = 0.0  # by the reactor's clock
         self._ended = ended
         self._timeout = timeout
+        self.want = want
         self._last_lines: dict[str, tuple[int, float]] = {}  # text -> the worker that has logged it, and when
         self._pings = PeriodicJob(reactor, self._ping, self._ping_failed, PING_INTERVAL)
 

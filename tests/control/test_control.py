@@ -187,6 +187,10 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "queue_timeout": None,
             "choose_budget": None,
             "drain_timeout": None,
+            "drain_spread": None,
+            "websocket_close_timeout": None,
+            "start_timeout": None,
+            "stop_after": None,
             "head_timeout": None,
             "head_size": None,
             "head_lines": None,
@@ -241,6 +245,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "ready",
                     "check": None,
                     "max_pending": 0,
+                    "start": None,
                     "labels": {},
                 },
                 {
@@ -254,6 +259,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "drain",
                     "check": "10.0.0.3:8008",
                     "max_pending": 7,
+                    "start": None,
                     "labels": {"zone": "a", "canary": ""},
                 },
             ],
@@ -298,6 +304,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "tests": [],
             "running": False,
             "here": True,
+            "unresolved": {},
         }
     ]
     ask(lambda switch: switch.delete_service("web"))

@@ -198,7 +198,9 @@ def real_servers() -> st.SearchStrategy[RealServer]:
     return st.builds(
         RealServer, server_addresses(), weight, maxconn,
         tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
-        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn, labels=_labels,
+        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
+        start=st.one_of(st.none(), st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,9}", fullmatch=True)),
+        labels=_labels,
     )  # fmt: skip
 
 
@@ -243,7 +245,7 @@ _server_options = st.sampled_from(
         {"h2": False},
         {"priority": 3, "mode": "drain"},
         {"priority": 0, "mode": "ready", "check": Inet("10.0.0.1", 1)},
-        {"priority": BACKUP, "check": None, "max_pending": 0},
+        {"priority": BACKUP, "check": None, "max_pending": 0, "start": None},
         {"labels": (("canary", ""), ("zone", "a/b:1"))},
         {"labels": ()},
     )

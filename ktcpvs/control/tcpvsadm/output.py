@@ -14,7 +14,7 @@ from ktcpvs.control.tcpvsadm.all_nodes import describe_place, format_nodes_line
 from ktcpvs.control.tcpvsadm.columns import align, wrap
 from ktcpvs.errors import shorten
 from ktcpvs.model.conditions import written_text
-from ktcpvs.model.health import STANDBY
+from ktcpvs.model.health import IDLE, STANDBY, STARTING
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import within
@@ -367,11 +367,11 @@ def _format_local(answer: dict[str, Any]) -> str:
 
 
 def _format_use(server: dict[str, Any]) -> str:
-    """Return "backup, standby": the words with which a server is configured that say when it is used, and that it is
-    not used now; "" for a server without such words."""
+    """Return "backup, standby" or "start app, idle": the words with which a server is configured that say when it is
+    used, and why it is not used now; "" for a server without such words."""
     words = write_use_words(server)
-    is_standby = words and (server.get("health") or {}).get("state") == STANDBY
-    return words and f"     {words}{', ' + STANDBY if is_standby else ''}"
+    state = (server.get("health") or {}).get("state")
+    return words and f"     {words}{f', {state}' if state in (STANDBY, IDLE, STARTING) else ''}"
 
 
 def _format_health(answer: dict[str, Any], health: dict[str, Any] | None) -> str:
