@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import fields
+from attrs import evolve, fields
 from e2e.harness import write_tcpvsadm
 from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
@@ -34,6 +34,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
 from ktcpvs.model.outcome import FAILURES
+from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.settings import SECRETS, TEXTS, Settings
 from ktcpvs.model.table import Table
 from ktcpvs.protocols.forwarding import FIELDS
@@ -254,17 +255,13 @@ def test_the_table_of_settings_is_whole_and_right() -> None:
 # Schedulers.
 
 
-def test_the_programs_about_schedulers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin file runs by itself with the example on the path, the other programs in turn as one module; so do its
-    tests."""
+def test_the_programs_about_schedulers_run() -> None:
+    """The programs run in turn as one module; so do its tests."""
     programs = blocks("docs/schedulers.md", "python")
     assert len(programs) >= 4
-    monkeypatch.syspath_prepend(str(EXAMPLE))
     names: dict[str, object] = {"__name__": "schedulers_document"}
     for number, program in enumerate(programs):
-        code = compile(program, f"docs/schedulers.md, program {number + 1}", "exec")
-        exec(code, {"__name__": "plugin"} if number == 1 else names)
-    monkeypatch.delitem(sys.modules, "ktcpvs_random")
+        exec(compile(program, f"docs/schedulers.md, program {number + 1}", "exec"), names)
     tests = {name: value for name, value in names.items() if name.startswith("test_") and callable(value)}
     assert len(tests) >= 3
     for name, test in tests.items():
@@ -277,7 +274,7 @@ def test_the_programs_about_schedulers_run(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
     names: dict[str, Any] = {"__name__": "schedulers_document"}
     programs = blocks("docs/schedulers.md", "python")
-    for program in [programs[0], *programs[2:]]:
+    for program in programs:
         exec(program, names)
     factories = [
         value for value in names.values() if isinstance(value, type) and ISchedulerFactory.implementedBy(value)
@@ -285,7 +282,8 @@ def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
     assert {"Random", "Sticky", "Canary"} <= {factory.__name__ for factory in factories}
     for factory in factories:
         verifyObject(ISchedulerFactory, factory())
-        verifyObject(IScheduler, factory().bind(names["service_of"](1, 2), None))
+        view = evolve(names["service_of"](1, 2), options=read_options(factory, factory.name))
+        verifyObject(IScheduler, factory().bind(view, None))
 
 
 def test_every_built_in_scheduler_is_described_and_asked_when_the_table_says() -> None:
@@ -345,7 +343,8 @@ def test_a_scheduler_has_twenty_lines() -> None:
 def test_the_scheduler_of_the_document_is_the_one_of_the_example() -> None:
     programs = blocks("docs/schedulers.md", "python")
     assert programs[0] == (EXAMPLE / "ktcpvs_random" / "__init__.py").read_text()
-    assert programs[1] == (EXAMPLE / "twisted" / "plugins" / "ktcpvs_random_plugin.py").read_text()
+    entry_points = (EXAMPLE / "setup.cfg").read_text().partition("[options.entry_points]")[2]
+    assert f"[options.entry_points]{entry_points}" in blocks("docs/schedulers.md", "ini")
 
 
 # Generated tables, pictures, names of files.

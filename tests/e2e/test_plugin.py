@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -279,3 +280,103 @@ def test_outcomes_of_connections_that_are_spliced(make_daemon: Make, serve: Serv
     (seen,) = (found for line in log.read_text().splitlines() if "reason" in (found := json.loads(line)))
     assert (seen["reason"], seen["moved"]) == ("ok", [7, 7])
     assert 0 < seen["times"][0] < seen["times"][1] < TIMEOUT
+
+
+def test_a_scheduler_that_is_too_slow_is_counted_and_the_fallback_chooses(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    slow = "import time; time.sleep(0.02); return Choice(self.destinations[0], 'slow')"
+    add_plugin(tmp_path, "slow", slow)
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.start()
+    server, port = serve(speak_first(b"1")), free_port()
+    daemon.service("s", port, server.address, scheduler="slow", choose_budget="1")
+    daemon.adm("--set", "choose_overruns=3")
+    assert [served(port) for _ in range(6)] == [b"1"] * 6
+    assert daemon.stats("s")["stats"]["choose_overruns"] == 3, "then the fallback has chosen"
+    assert "choose_budget exceeded: 3 times" in daemon.adm("--stats").stdout
+    daemon.wait_for_log("scheduler of service s was too slow 3 times in a row: the fallback chooses for 30 s")
+    daemon.adm("-E", "-i", "s", "choose_budget=0")
+    assert [served(port) for _ in range(3)] == [b"1"] * 3
+    assert daemon.stats("s")["stats"]["choose_overruns"] == 3
+
+
+VERSIONED = '''
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, Choice, IntegerOption, IScheduler, ISchedulerFactory
+
+
+@implementer(ISchedulerFactory)
+class Placed:
+    """Per connection: the server at one place."""
+
+    name = "placed"
+    unit = CONNECTION
+    options = {"place": IntegerOption(default=1, minimum=1, maximum=9, help="of the server, from 1")}
+
+    def bind(self, service, previous):
+        return BoundPlaced(service, 0 if previous is None else previous.bindings)
+
+
+@implementer(IScheduler)
+class BoundPlaced:
+    def __init__(self, service, bindings):
+        self.bindings = bindings + 1
+        self.place = service.options["place"]
+        self.destinations = service.destinations
+
+    def choose(self, request):
+        return Choice(self.destinations[self.place - 1], f"VERSION, bound {self.bindings} times")
+'''
+
+
+def install_placed(site: Path) -> Path:
+    """Install the scheduler `placed` by an entry point; return its file."""
+    info = site / "placed-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: placed\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ktcpvs.schedulers]\nplaced = placed_scheduler:Placed\n")
+    file = site / "placed_scheduler.py"
+    file.write_text(VERSIONED)
+    return file
+
+
+def test_a_scheduler_takes_options_and_is_loaded_again_in_all_workers(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    file = install_placed(tmp_path)
+    daemon = make_daemon("--workers", "2", python_path=(tmp_path,))
+    daemon.start()
+    one, two, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
+    daemon.service("s", port, one.address, two.address, scheduler="placed place 2")
+    assert {served(port) for _ in range(8)} == {b"2"}
+    assert "scheduler = placed place 2\n" in daemon.adm("--save").stdout
+    refused = daemon.adm("-E", "-i", "s", "-s", "placed plaec 1", check=False)
+    assert "service s: scheduler = placed plaec 1: this scheduler has no option 'plaec'; did you mean 'place'?" in (
+        refused.stderr
+    )
+    daemon.adm("-E", "-i", "s", "-s", "placed place 1")
+    assert {served(port) for _ in range(8)} == {b"1"}
+    assert "VERSION, bound 3 times" in daemon.adm("--explain", "-i", "s").stdout, "once for this, by previous"
+    shown = daemon.adm("--schedulers", "-v").stdout
+    assert "entry point placed of placed 1.0" in shown
+    assert re.search(r"^placed +place +integer 1\.\.9 +1 +of the server, from 1$", shown, re.MULTILINE)
+
+    file.write_text(VERSIONED.replace("self.place - 1", "-self.place").replace("VERSION", "the other way round"))
+    daemon.adm("--reload-schedulers", "placed")
+    assert {served(port) for _ in range(8)} == {b"2"}
+    assert "the other way round, bound 4 times" in daemon.adm("--explain", "-i", "s").stdout
+    daemon.wait_for_log("schedulers placed are loaded again from placed_scheduler; services bound anew: s")
+
+    file.write_text(f"{VERSIONED}\n1 / 0\n")
+    refused = daemon.adm("--reload-schedulers", check=False)
+    assert refused.returncode == 1
+    line = len(VERSIONED.splitlines()) + 2
+    assert f"{file}:{line}: ZeroDivisionError: division by zero; what was loaded before stays in use" in refused.stderr
+    assert {served(port) for _ in range(8)} == {b"2"}
+    file.write_text(VERSIONED.replace('"place":', '"position":'))
+    refused = daemon.adm("--reload-schedulers", check=False)
+    assert "service s: scheduler = placed place 1: this scheduler has no option 'place'" in refused.stderr
+    assert {served(port) for _ in range(8)} == {b"2"}
+    daemon.wait_until_empty()

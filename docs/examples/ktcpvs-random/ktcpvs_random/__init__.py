@@ -2,13 +2,12 @@
 
 import random
 
-from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, Choice, IScheduler, ISchedulerFactory
 
 
-@implementer(IPlugin, ISchedulerFactory)
+@implementer(ISchedulerFactory)
 class Random:
     """Per connection: any server, the heavier the more often."""
 
