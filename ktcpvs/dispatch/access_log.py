@@ -12,7 +12,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
 
 MAX_SERVERS = 1024
-"""The most pairs of a server and a reason whose texts are cached for a log."""
+"""The most servers with a reason whose texts are cached for a log."""
 
 
 class AccessLogWriter:
@@ -29,7 +29,7 @@ class AccessLogWriter:
         self._write = log.write
         self._form: LineFormat = FORMATS[form](service, scheduler, is_http2)
         self.is_http2 = is_http2
-        self._servers: dict[tuple[Destination, str], tuple[str, str]] = {}
+        self._servers: dict[tuple[Destination, str, str], tuple[str, str, str]] = {}
 
     def start(self) -> tuple[float, float]:
         """Return the time of a request that begins: Unix time, and `now`."""
@@ -74,12 +74,12 @@ class AccessLogWriter:
         to the server, to the client, and of the body. trace: the IDs of its trace and of its span; None: it has none.
         """
         destination = choice.destination
-        key = destination, choice.reason
+        key = destination, choice.reason, choice.why
         server = self._servers.get(key)
         if server is None:
             if len(self._servers) >= MAX_SERVERS:
                 self._servers.clear()
-            server = self._servers[key] = str(destination.address), choice.reason
+            server = self._servers[key] = str(destination.address), choice.reason, choice.why
         began, since = started
         total = self._context.reactor.seconds() - since
         line = self._form.plain_line(request, client, began, total, status, server, moved)
@@ -146,7 +146,8 @@ class AccessLogEntry:
         """Note nothing: lines do not tell how long a request has waited for a server."""
 
     def server_chosen(self, choice: Choice) -> None:
-        self.record.server, self.record.reason = str(choice.destination.address), choice.reason
+        record = self.record
+        record.server, record.reason, record.why = str(choice.destination.address), choice.reason, choice.why
 
     def client_found(self, client: str) -> None:
         """Note the address of the client, if it is not that of the connection."""
@@ -154,7 +155,7 @@ class AccessLogEntry:
 
     def response_chosen(self, response: OwnResponse) -> None:
         """Note that a rule responds in place of a server."""
-        self.record.server, self.record.reason = None, response.reason
+        self.record.server, self.record.reason, self.record.why = None, response.reason, response.why
 
     def connected(self, is_reused: bool) -> None:
         """Note when a server connection was available, and whether it was a kept one."""
@@ -180,6 +181,10 @@ class AccessLogEntry:
         if grpc.is_grpc(self.record.lines):
             status = grpc.read_status(trailers)
             self.record.grpc_status = grpc.read_status(head) if status is None else status
+
+    def decided(self, why: str) -> None:
+        """Note why the request is refused or answered by the switch itself, in words of `model/why.py`."""
+        self.record.why = why
 
     def refused(self, status: int, response: bytes) -> None:
         """Note a response of the switch itself, whose bytes are in no other count."""

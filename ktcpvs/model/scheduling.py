@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from attrs import Factory, define, field, frozen
 from zope.interface import Attribute, Interface
 
+from ktcpvs.model import why as words
 from ktcpvs.model.actions import Action
 from ktcpvs.model.address import Address
 from ktcpvs.model.conditions import Condition, conditions_of
@@ -164,6 +165,7 @@ class Choice:
     waits: if the destination has reached its maxconn, the client waits for it, and no other one is chosen instead.
     For schedulers that choose per request: lines, the request's header lines that the server gets, None: as they came;
     answer_lines: header lines, each with its line end, that the response gets besides its own.
+    why: the reason for programs, in words of `model/why.py`; L{ServiceView.why_of} makes it.
     """
 
     destination: Destination
@@ -171,6 +173,7 @@ class Choice:
     waits: bool = False
     lines: bytes | None = None
     answer_lines: bytes = b""
+    why: str = words.BALANCE
 
 
 @frozen(eq=False)
@@ -190,7 +193,7 @@ class OwnResponse:
     """A rule's decision that the switch responds itself, and the reason, for the log and for people.
 
     rule: its label. groups: the texts of the groups of its pattern, from the first on, where its templates need them.
-    modifiers: those of the rule, for the response.
+    modifiers: those of the rule, for the response. why: as of L{Choice}.
     """
 
     action: Action
@@ -198,6 +201,7 @@ class OwnResponse:
     reason: str
     groups: tuple[bytes, ...] = ()
     modifiers: Modifiers = NO_MODIFIERS
+    why: str = words.RESPOND
 
 
 Choosing = Choice | OwnResponse | None | Awaitable[Choice | OwnResponse | None]
@@ -283,7 +287,7 @@ class ServiceView:
     in tests without rules. rule_balances: name -> the schedulers that rules name for themselves. why: the beginning of
     the reasons of all choices. key: a secret of this switch, or of all switches that share its cookie_key; it must
     never be shown. trial: the bound scheduler will be asked and thrown away while `previous` stays in use: it must
-    share nothing with `previous` that changes.
+    share nothing with `previous` that changes. rule: the number of the rule whose view it is; 0: of none.
     """
 
     config: VirtualService
@@ -294,10 +298,15 @@ class ServiceView:
     key: bytes = field(default=b"", repr=False)
     trial: bool = False
     rule_balances: Mapping[str, ISchedulerFactory] = Factory(dict)
+    rule: int = 0
 
     @property
     def ident(self) -> str:
         return self.config.ident
+
+    def why_of(self, *why: str) -> str:
+        """Return the text for `Choice.why`: these words of `model/why.py`, behind the rule."""
+        return words.of_rule(self.rule, *why)
 
     @classmethod
     def of(
@@ -354,7 +363,8 @@ class ServiceView:
     def of_rule(self, rule: BoundRule, why: str) -> ServiceView:
         """Make the view of one rule, which has no servers but its own, with their weights in this rule and its own
         balance scheduler."""
-        return ServiceView(self.config, rule.weighed_destinations, (), self.balance_of(rule), why, self.key)
+        balance = self.balance_of(rule)
+        return ServiceView(self.config, rule.weighed_destinations, (), balance, why, self.key, rule=rule.number)
 
     def balance_of(self, rule: BoundRule) -> ISchedulerFactory | None:
         """Return the scheduler that chooses among the servers of a rule."""

@@ -19,6 +19,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.model.why import BALANCE
 
 MAX_DRAWS = 4
 """The most draws of quiesced or tried servers; after these, p2c draws from a list of the usable servers."""
@@ -30,7 +31,8 @@ class BoundP2C:
 
     def __init__(self, service: ServiceView, draw: random.Random) -> None:
         reason = f"{service.why}the less loaded of two drawn from {len(service.destinations)}"
-        self._choices = [Choice(destination, reason) for destination in service.destinations]
+        why = service.why_of(BALANCE)
+        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
         self._draw = draw
 
     def choose(self, request: Request) -> Choice | None:

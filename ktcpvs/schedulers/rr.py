@@ -5,6 +5,7 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, Choice, IScheduler, ISchedulerFactory, IUsesOptions, Request, ServiceView
+from ktcpvs.model.why import BALANCE
 
 
 @implementer(IScheduler)
@@ -13,7 +14,8 @@ class BoundRR:
 
     def __init__(self, service: ServiceView, place: int = 0) -> None:
         reason = f"{service.why}next in turn of {len(service.destinations)}"
-        self._choices = [Choice(destination, reason) for destination in service.destinations]
+        why = service.why_of(BALANCE)
+        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
         self.place = place
 
     def choose(self, request: Request) -> Choice | None:

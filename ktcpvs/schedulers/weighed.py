@@ -57,5 +57,5 @@ def _real(known: Destination) -> Destination:
 def _of_real(choice: Choice) -> Choice:
     real = _real(choice.destination)
     if type(choice) is Choice:  # as always; faster than evolve
-        return Choice(real, choice.reason, choice.waits, choice.lines, choice.answer_lines)
+        return Choice(real, choice.reason, choice.waits, choice.lines, choice.answer_lines, choice.why)
     return evolve(choice, destination=real)
