@@ -448,8 +448,7 @@ class HTTPClientConnection(ClientConnection):
 
     def begin_entry(self) -> None:
         if self.dispatcher.entry is None:
-            log, client = self._http.access_log, self.dispatcher.request.client
-            self.dispatcher.entry = log.begin(client, self.client.tls, self.moved())
+            self.dispatcher.entry = self._http.access_log.begin(self.dispatcher.request, self.moved())
 
     def exchange_finished(self) -> None:
         if self.closes_after and not self.pending and self.body is None:

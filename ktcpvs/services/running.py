@@ -191,6 +191,12 @@ class RunningService:
             self._foreign_hosts = foreign
             self.apply_settings()
 
+    def follow_traces(self) -> None:
+        """Let live traces of this process see the requests that begin from now on, where they are for them."""
+        for log in (self.traffic.access_log, self.traffic.http2_access_log):
+            log.follow_traces()
+        self.apply_settings()  # since the head caches must know whether requests are noted
+
     def follow_challenges(self) -> None:
         """Answer the challenges of ACME that are pending in this process from now on."""
         pending = self.context.challenges.responses

@@ -94,7 +94,7 @@ class TCPClientConnection(ClientConnection):
         dispatcher = self.dispatcher
         dispatcher.request.connection = self.client
         if self.service.access_log.writer is not None:
-            dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.client.tls, self.moved())
+            dispatcher.entry = self.service.access_log.begin(dispatcher.request, self.moved())
         if self.service.unit == PER_CONNECTION:
             self.client.pause()
             dispatcher.select()
