@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ktcpvs.dispatch.dispatcher import Dispatcher
+from typing import Protocol
+
 from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.template_values import TemplateValues
 from ktcpvs.dispatch.traced_request import TracedConnection, TracedRequest
@@ -11,8 +12,24 @@ from ktcpvs.dispatch.trusted_proxies import TrustedProxies, peer_of
 from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.message_edits import MessageEdits
 from ktcpvs.http.why_field import WhyField
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.protocols.http1.request_id import known_request_id
 from ktcpvs.system.random_ids import request_ids
+
+
+class EditedExchange(Protocol):
+    """The part of a dispatcher that edits use: the request, the choice of its server, and that server while it has the
+    request."""
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def choice(self) -> Choice | None: ...
+
+    @property
+    def destination(self) -> Destination | None: ...
 
 
 class RequestEdits:
@@ -29,7 +46,7 @@ class RequestEdits:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: EditedExchange,
         client_name: str,
         proxies: TrustedProxies,
         edits: MessageEdits,

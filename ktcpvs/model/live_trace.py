@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from attrs import Attribute, field, frozen
 
-from ktcpvs.errors import BadValue
-from ktcpvs.model.conditions import Condition, conditions_of
+from ktcpvs.errors import BadValue, unknown
+from ktcpvs.model.conditions import KINDS, Condition, read_conditions
+from ktcpvs.model.language.lexer import tokens
 
 DEFAULT_COUNT, MAX_COUNT = 100, 100_000
 """The requests after which a trace ends."""
@@ -40,7 +41,11 @@ class TraceQuery:
     @property
     def conditions(self) -> tuple[Condition, ...]:
         """All that a request must meet. Raises a Refusal for a text that is none."""
-        return conditions_of(self.text) if self.text else ()
+        found = tokens(self.text, "trace")
+        conditions, position = read_conditions(found, 0)
+        if position < len(found):
+            raise BadValue(f"trace: unknown condition {unknown(found[position].text, KINDS, 40)}")
+        return conditions
 
 
 @frozen

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ktcpvs.errors import Busy
+from ktcpvs.model.conditions import text_of
 from ktcpvs.model.live_trace import COUNT_REACHED, TraceBatch, TraceQuery
 from ktcpvs.model.scheduling import CLIENT_HELLO, EACH_REQUEST, BoundRule, Request
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
@@ -82,7 +83,8 @@ class LiveTrace:
         """Raises a Refusal for a text that is no conditions."""
         self.query = query
         self.buffer = TraceBuffer(query.count)
-        self._tables = {unit: _table(query.text, unit) for unit in (CLIENT_HELLO, EACH_REQUEST) if query.conditions}
+        text = text_of(query.conditions)
+        self._tables = {unit: _table(text, unit) for unit in (CLIENT_HELLO, EACH_REQUEST) if text}
 
     def matches(self, request: Request) -> bool:
         """Return whether a request meets the conditions, or a connection of which no request is known."""

@@ -183,6 +183,11 @@ class RunningService:
                 return stage.choice
         return None
 
+    @property
+    def foreign_hosts(self) -> ForeignHosts | None:
+        """The hosts whose requests by TLS are not served; None: there are none."""
+        return self._foreign_hosts
+
     # Changes, called by the director alone.
 
     def refuse_hosts(self, foreign: ForeignHosts | None) -> None:

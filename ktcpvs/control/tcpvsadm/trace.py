@@ -86,10 +86,13 @@ def format_entry(entry: dict[str, Any]) -> str:
     times = [("queue", entry["queue"]), *((name, entry[name]) for name in ("connect", "first", "total"))]
     spent = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in times if seconds is not None)
     failed = [f"{one['server']}: {one['failure']}" for one in entry["attempts"] if one["failure"] is not None]
+    refusal = f"{entry['status']}: "
+    is_refused = entry["ending"].startswith(refusal)
+    why = entry["ending"].removeprefix(refusal) if is_refused else entry["reason"] or entry["ending"]
     parts = [
         f"{entry['time'][11:23]} {entry['service']} {entry['client'] or '-'} {asked} -> {entry['server'] or '-'}",
         str(entry["status"] or "-"),
-        entry["reason"] or entry["ending"] or "-",
+        why or "-",
         f"[{entry['why'] or '-'}]",
         f"{spent} ms",
         f"{entry['bytes_in']} in, {entry['bytes_out']} out",
