@@ -174,8 +174,9 @@ class Dispatcher:
         return words.joined(why, words.QUEUE if has_waited else "", words.RETRY if has_failed else "")
 
     def _with_way_of(self, choice: Choice) -> Choice:
-        why = self._with_way(choice.why)
-        return choice if why is choice.why else evolve(choice, why=why)
+        if not self._queued_since and not self.request.failed:  # nearly always
+            return choice
+        return evolve(choice, why=self._with_way(choice.why))
 
     def take(self, choice: Choice) -> None:
         """Use this server: begin a lease and call the owner."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ktcpvs.model.filter import Filter
 from ktcpvs.model.network import Networks
 from ktcpvs.model.request_values import header_values
@@ -12,6 +14,9 @@ FIELD_NAME = "X-Ktcpvs-Why"
 
 _NAME = FIELD_NAME.lower().encode("ascii")
 _WANTED = b"1"
+
+_UNPRINTABLE = re.compile("[^ -~]")
+"""What no string of a field has (RFC 9651, section 3.3.3). A scheduler of another package can have put it there."""
 
 
 class WhyField:
@@ -34,4 +39,4 @@ class WhyField:
             return b""
         quoted = "" if server is None else server.replace("\\", "\\\\").replace('"', '\\"')
         text = why if server is None else f'{why}, server="{quoted}"'
-        return b"%b: %b\r\n" % (FIELD_NAME.encode("ascii"), text.encode("ascii", "replace"))
+        return b"%b: %b\r\n" % (FIELD_NAME.encode("ascii"), _UNPRINTABLE.sub("?", text).encode("ascii"))
