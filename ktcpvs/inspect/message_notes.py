@@ -55,11 +55,17 @@ def message_notes(
         lines, removed, target = made.of_request(request.path)
         if target is not None and target != request.path:
             yield f"the server gets the path {_text(target)}"
-        present = {canonical(_text(name)).encode("ascii", "replace") for name, _ in request.headers}
-        yield from (f"the server does not get {_text(name)} of the request" for name in sorted(removed & present))
-        yield from (f"the server gets {line}" for line in _lines(lines))
-    yield from (f"the response loses {_text(name)}" for name in sorted(edits.response.removed))
-    yield from (f"the response gets {line}" for line in _lines(made.response_head(b"", _why(decided))))
+        added = _lines(lines)
+        kept = {canonical(line.partition(":")[0]) for line in added}
+        gone = {_text(name) for name in removed} & {canonical(_text(name)) for name, _ in request.headers}
+        yield from (f"the server does not get {name} of the request" for name in sorted(gone - kept))
+        yield from (f"the server gets {line}" for line in added)
+    added = _lines(made.response_head(b"", _why(decided)))
+    kept = {line.partition(":")[0].lower() for line in added}
+    yield from (
+        f"the response loses {name}" for name in sorted({_text(name) for name in edits.response.removed} - kept)
+    )
+    yield from (f"the response gets {line}" for line in added)
 
 
 def _why(decided: Choice | OwnResponse) -> str | None:
