@@ -55,8 +55,9 @@ class OwnSwitch:
         self.explain = Explainer(director, views).explain
         self.close_connection = views.close_connection
         workers = views.workers if isinstance(views, MergedViews) else None
-        tracing = LiveTracing(director) if workers is None else MergedTracing(director, workers)
-        self.trace: Callable[[TraceQuery], TraceSession] = tracing.trace
+        self.trace: Callable[[TraceQuery], TraceSession | Deferred[TraceSession]] = (
+            LiveTracing(director).trace if workers is None else MergedTracing(director, workers).trace
+        )
 
     def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
         """See control.server.Switch."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
+from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.inspect.live_tracing import TraceReader, check_query
 from ktcpvs.model.live_trace import TIME_OVER, TraceQuery
 from ktcpvs.runtime.live_traces import TraceBuffer, check_room
@@ -24,14 +27,14 @@ class MergedTracing:
         self._workers = workers
         self._running: list[MergedTrace] = []
 
-    def trace(self, query: TraceQuery) -> MergedTrace:
-        """As LiveTracing.trace."""
+    def trace(self, query: TraceQuery) -> Deferred[TraceSession]:
+        """As LiveTracing.trace; fires when all workers trace."""
         check_query(self._director, query)
         self._running = [trace for trace in self._running if not trace.is_over]
         check_room(len(self._running))
         trace = MergedTrace(self._director, self._workers, query)
         self._running.append(trace)
-        return trace
+        return trace.start().addCallback(lambda _: trace)
 
 
 class MergedTrace(TraceReader):
@@ -47,8 +50,12 @@ class MergedTrace(TraceReader):
         self._followed: dict[int, tuple[WorkerProcess, int | None]] = {}  # by pid, with the trace's number there
         # Later than those of the workers, which have seen the last requests.
         self._timer = context.wheel.after(query.seconds + 1, lambda: self._buffer.end(TIME_OVER))
-        self._job = PeriodicJob(context.reactor, self._follow_workers, self._failed, FOLLOW_INTERVAL)
-        self._job.start(0)
+        self._job = PeriodicJob(context.reactor, self._follow_new_workers, self._failed, FOLLOW_INTERVAL)
+
+    def start(self) -> Deferred[Any]:
+        """Trace all workers. Fires when they do."""
+        self._job.start(FOLLOW_INTERVAL)
+        return DeferredList(self._follow_workers())
 
     @property
     def is_over(self) -> bool:
@@ -68,23 +75,30 @@ class MergedTrace(TraceReader):
                     worker.end_trace(number)
         super()._changed()
 
-    def _follow_workers(self) -> float:
-        """Trace the workers that are not traced yet. Returns the seconds until the next time."""
-        for worker in self._workers.ready():
-            if worker.pid is not None and worker.pid not in self._followed:
-                self._followed[worker.pid] = worker, None
-                Deferred.fromCoroutine(self._follow(worker, worker.pid)).addErrback(self._failed)
+    def _follow_new_workers(self) -> float:
+        self._follow_workers()
         return FOLLOW_INTERVAL
 
-    async def _follow(self, worker: WorkerProcess, pid: int) -> None:
+    def _follow_workers(self) -> list[Deferred[None]]:
+        """Trace the workers that are not traced yet. Each of the results fires when that worker does."""
+        new = [worker for worker in self._workers.ready() if worker.pid not in self._followed]
+        return [Deferred.fromCoroutine(self._begin(worker)).addErrback(self._failed) for worker in new]
+
+    async def _begin(self, worker: WorkerProcess) -> None:
+        pid = worker.pid
+        if pid is None:
+            return
+        self._followed[pid] = worker, None
         number = await worker.begin_trace(self._query)
         if number is None:
             self._followed.pop(pid, None)  # it does not know the service yet, or is gone: try again
-            return
-        if self.is_over:
+        elif self.is_over:
             worker.end_trace(number)
-            return
-        self._followed[pid] = worker, number
+        else:
+            self._followed[pid] = worker, number
+            Deferred.fromCoroutine(self._follow(worker, number)).addErrback(self._failed)
+
+    async def _follow(self, worker: WorkerProcess, number: int) -> None:
         dropped = 0
         while not self.is_over:
             batch = await worker.read_trace(number)
