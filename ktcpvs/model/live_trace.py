@@ -1,4 +1,4 @@
-"""Live traces: what an administrator asks for with `tcpvsadm --trace`, and what comes back meanwhile."""
+"""Live traces: what an administrator asks for with --trace, and what comes back meanwhile."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ ENTRY: dict[str, Any] = {
     "why": "rule=1, balance, retry", "connect": 0.0005, "first": 0.0125, "total": 0.02, "bytes_in": 120,
     "bytes_out": 1234, "body_out": 1000, "retries": 1, "reused": False, "ending": "answered",
     "error": "10.0.0.1:80: Connection refused", "queue": 0.25,
-    "attempts": [{"server": "10.0.0.1:80", "failure": "Connection refused"}, {"server": "10.0.0.2:80", "failure": None}],
+    "attempts": [
+        {"server": "10.0.0.1:80", "failure": "Connection refused"}, {"server": "10.0.0.2:80", "failure": None},
+    ],
 }  # fmt: skip
 LINE = (
     "03:31:34.123 web 192.0.2.7 GET www.example.org/shop?page=2 -> 10.0.0.2:80  200  rule 1 'shop', next in turn of 2  "
