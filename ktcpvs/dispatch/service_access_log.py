@@ -33,7 +33,7 @@ class ServiceAccessLog:
         self._config = config
         if config.access_log != NO_LOG:
             log = self._log = self._context.access_logs.open(config.access_log)
-            form, names = config.access_log_format, (config.ident, config.scheduler)
+            form, names = config.access_log_format, (config.ident, config.scheduler_name)
             self._own = AccessLogWriter(self._context, log, form, *names, self._is_http2)
         self.follow_traces()
         if before is not None:
@@ -47,7 +47,7 @@ class ServiceAccessLog:
         traces, own = self._context.live_traces.of(config.ident), self._own
         self.writer = own
         if traces:
-            names = config.ident, config.scheduler
+            names = config.ident, config.scheduler_name
             self.writer = LiveTraceWriter(self._context, own, traces, *names, self._is_http2)
 
     def begin(self, request: Request, moved: tuple[int, int]) -> RequestNotes | None:

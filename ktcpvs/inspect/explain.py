@@ -18,8 +18,9 @@ from ktcpvs.inspect.message_notes import message_notes
 from ktcpvs.inspect.views import Views
 from ktcpvs.interfaces import EACH_REQUEST, IExplains
 from ktcpvs.model import why as words
-from ktcpvs.model.address import Address, SRVName
+from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.expansion import name_to_look_up
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, UP
 from ktcpvs.model.scheduling import Considered, ModifiedChoice, OwnResponse, Request
@@ -239,8 +240,8 @@ def _consider(prepared: Prepared, request: Request, context: Context, notes: lis
         if not isinstance(considered, Considered):
             raise TypeError(f"{considered!r} is not Considered")
     except Exception as error:
-        context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler)
-        notes.append(f"scheduler {prepared.config.scheduler} cannot explain itself: {error!r}")
+        context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler_name)
+        notes.append(f"scheduler {prepared.config.scheduler_name} cannot explain itself: {error!r}")
         return all_servers
     return considered
 
@@ -250,7 +251,7 @@ def _describe_server(destination: Destination, modes: Mapping[Address, str]) -> 
     state: str = destination.health.state
     if modes.get(destination.address, READY) != READY:
         state = DRAINING if modes[destination.address] == DRAIN else MAINTENANCE
-    if isinstance(destination.address, SRVName):
+    if name_to_look_up(destination.address):  # a name that is found has its addresses in place of it
         state = UNRESOLVED
     if state == UP:
         state = "quiesced" if not destination.weight else STANDBY if destination.is_standby else UP

@@ -106,6 +106,6 @@ def check_query(director: Director, query: TraceQuery) -> None:
     for condition in conditions:
         if condition.kind not in seen:
             raise BadValue(
-                f"service {config.ident}: trace '{shorten(query.text, 60)}': scheduler {config.scheduler} does not see "
-                f"{condition.kind}: it knows {', '.join(sorted(seen))}"
+                f"service {config.ident}: trace '{shorten(query.text, 60)}': scheduler {config.scheduler_name} does "
+                f"not see {condition.kind}: it knows {', '.join(sorted(seen))}"
             )

@@ -16,7 +16,7 @@ from ktcpvs.model import edits
 from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF, parse_check
-from ktcpvs.model.conditions import TLS, Condition
+from ktcpvs.model.conditions import SHARE, TLS, Condition
 from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
@@ -85,6 +85,9 @@ ENGINES = (KERNEL, SPLICE)
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
 
 NOT_TLS = Condition(TLS, is_negated=True)
+
+NOBODY_SHARE = Condition(SHARE, ("0%",))
+"""The condition that holds for no client."""
 
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
 """Patterns that match every request target."""
@@ -242,7 +245,7 @@ def _about_scheduler(
     of_rules: Balances,
 ) -> Iterator[_Found]:
     """Warn of what the scheduler, and its balance scheduler, ignore."""
-    name = f"scheduler {service.scheduler}"
+    name = f"scheduler {service.scheduler_name}"
     uses_rules = _uses(scheduler, USES_RULES)
     if service.rules and not uses_rules:
         others = _users(installed, USES_RULES, "do")
@@ -301,13 +304,15 @@ def _about_rule_balances(
         others = _users(installed, USES_WEIGHT, "use", "them")
         about = ("scheduler", "balance", RULES)
         yield f"weights have no effect in rule {_some(rules)}, except 0: balance {name} ignores them; {others}", about
+    if off := [rule for rule in service.rules if NOBODY_SHARE in rule.conditions]:
+        yield f"rule {_some(off)} is switched off: share 0% is no client", (RULES,)
     if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
         yield f"all servers of rule {_some(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
 
 
 def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
     """Warn of options about what the scheduler does not read or change."""
-    name = f"scheduler {service.scheduler}"
+    name = f"scheduler {service.scheduler_name}"
     if scheduler.unit != EACH_REQUEST and (given := _given(service, FORWARDING_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "add", "header fields")
         yield f"{_have(given)} no effect: {name} passes requests on unchanged; {others}", ("scheduler", *given)
@@ -330,7 +335,7 @@ def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed
 
 def _about_stickiness(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
     """Warn of options that keep a client at its server, and have no effect."""
-    name = f"scheduler {service.scheduler}"
+    name = f"scheduler {service.scheduler_name}"
     if (given := _given(service, COOKIE_OPTIONS)) and not _uses(scheduler, USES_COOKIE):
         others = _users(installed, USES_COOKIE, "do")
         yield f"{_have(given)} no effect: {name} sets no cookie; {others}", ("scheduler", *given)
@@ -399,7 +404,7 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
             yield "https_only has no effect: all listeners have tls", ("listen", "https_only")
         if scheduler.unit != EACH_REQUEST:
             yield (
-                f"https_only has no effect: scheduler {service.scheduler} relays whole connections; "
+                f"https_only has no effect: scheduler {service.scheduler_name} relays whole connections; "
                 "phttp and chttp decide per request",
                 ("scheduler", "https_only"),
             )
@@ -419,7 +424,7 @@ def _about_servers(service: VirtualService, scheduler: ISchedulerFactory, instal
     if scheduler.unit != EACH_REQUEST and any(server.h2 for server in service.servers):
         others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
         yield (
-            f"h2 of servers has no effect: scheduler {service.scheduler} relays whole connections; {others}",
+            f"h2 of servers has no effect: scheduler {service.scheduler_name} relays whole connections; {others}",
             ("scheduler", H2),
         )
 

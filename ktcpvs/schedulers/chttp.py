@@ -125,8 +125,9 @@ class BoundCHTTP(BoundRules):
         if choice is None:
             return None
         cookie = self._set_cookie[is_tls] % b".".join([*others, self._names[choice.destination]][-MAX_COOKIE_NAMES:])
-        why = joined(choice.why, NEW_SESSION)
-        return Choice(choice.destination, f"{choice.reason}, a new session", choice.waits, lines, cookie, why)
+        why, reason = joined(choice.why, NEW_SESSION), f"{choice.reason}, a new session"
+        waits, completed = choice.waits, choice.completed
+        return Choice(choice.destination, reason, waits, lines, cookie, why, completed=completed)
 
     async def _begun_later(
         self, awaited: Awaitable[Choice | OwnResponse | None], others: list[bytes], lines: bytes | None, is_tls: bool

@@ -20,6 +20,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.reasons import reason_among
 
 MAX_DRAWS = 4
 """The most draws of quiesced or tried servers; after these, p2c draws from a list of the usable servers."""
@@ -30,7 +31,7 @@ class BoundP2C:
     """p2c over the servers of one service."""
 
     def __init__(self, service: ServiceView, draw: random.Random) -> None:
-        reason = f"{service.why}the less loaded of two drawn from {len(service.destinations)}"
+        reason = reason_among(service, "the less loaded of two drawn from")
         why = service.why_of(BALANCE)
         self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
         self._draw = draw

@@ -6,6 +6,7 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, Choice, IScheduler, ISchedulerFactory, IUsesOptions, Request, ServiceView
 from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.reasons import reason_among
 
 
 @implementer(IScheduler)
@@ -13,7 +14,7 @@ class BoundRR:
     """rr over the servers of one service."""
 
     def __init__(self, service: ServiceView, place: int = 0) -> None:
-        reason = f"{service.why}next in turn of {len(service.destinations)}"
+        reason = reason_among(service, "next in turn of")
         why = service.why_of(BALANCE)
         self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
         self.place = place

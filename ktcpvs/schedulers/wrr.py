@@ -21,6 +21,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.reasons import reason_among
 
 
 class _Class:
@@ -59,7 +60,7 @@ class BoundWRR:
     """
 
     def __init__(self, service: ServiceView, known: dict[float, _Class]) -> None:
-        reason = f"{service.why}next in weighted turn of {len(service.destinations)}"
+        reason = reason_among(service, "next in weighted turn of")
         self.classes: dict[float, _Class] = {}
         why = service.why_of(BALANCE)
         self._choices = [Choice(one, reason, why=why) for one in service.destinations if one.weight > 0]

@@ -116,6 +116,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.add_server("web", "10.0.0.3:80", maxconn=5)
         await switch.edit_server("web", "10.0.0.3:80", maxconn=0, options="tls name app.internal")
         await switch.edit_server("web", "10.0.0.3:80", options="proxy v1 backup check 10.0.0.3:8008 max_pending 7")
+        await switch.edit_server("web", "10.0.0.3:80", options="label zone=a label canary")
         await switch.drain("10.0.0.3:80")
         await switch.add_rule("web", "/a/([a-z]+)", "10.0.0.1", match=1)
         await switch.add_rule("web", "/b", "10.0.0.2:80")
@@ -240,6 +241,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "ready",
                     "check": None,
                     "max_pending": 0,
+                    "labels": {},
                 },
                 {
                     "address": "10.0.0.3:80",
@@ -252,6 +254,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "drain",
                     "check": "10.0.0.3:8008",
                     "max_pending": 7,
+                    "labels": {"zone": "a", "canary": ""},
                 },
             ],
             "rules": [
@@ -471,7 +474,7 @@ def test_an_explanation(ask: Ask) -> None:
     (server,) = answer["servers"]
     facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None, "check_response": None}
     assert server == {"address": "10.0.0.1:80", **facts}
-    reason = "rule 1 '/a', fewest connections for its weight of 1"
+    reason = "rule 1 '/a', the only server"
     why = "rule=1, balance"
     assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason, "why": why}
 

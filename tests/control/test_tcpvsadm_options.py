@@ -435,6 +435,7 @@ INVALID = [
     (["--set", "=1"], "'=1': not NAME=VALUE"),
     (["--set", "a=1", "a=2"], "The setting 'a' is given twice"),
     (["-Aix", "a"], "'a': not NAME=VALUE"),
+    (["-Aix", "server=10.0.0.1:80"], "A service has no option 'server': a server is added by -a -i ID -r ADDR:PORT"),
     (["-Eix", "via=off", "via=append"], "The option 'via' is given twice"),
     (["-Eix", "-swlc", "scheduler=rr"], "The option 'scheduler' is given twice"),
     (["-Eix", "maxclients=3", "--maxclients", "4"], "The option 'maxclients' is given twice"),

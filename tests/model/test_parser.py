@@ -359,6 +359,11 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ),
         ("server = r9:80 check r9", "24: check: r9: missing port (example: r9:80)"),
         ("server = r9:80 check", "18: missing value after 'check'"),
+        ("server = r9:80 label", "18: missing value after 'label'"),
+        ("server = r9:80 label zone=a/b label -x", "39: label '-x': expected NAME or NAME=VALUE, each at most 63"),
+        ("server = r9:80 label zone=a label zone", "37: label 'zone' appears a second time"),
+        ("server = r9:80 label zone=a label off", "37: 'label off' contradicts the labels before it"),
+        ("server = r9:80 " + " ".join(f"label l{n}" for n in range(17)), "174: a server may have at most 16 labels"),
         ("server = r9:80 max_pending x", "30: max_pending 'x': expected a number from 0 to 10000000"),
         ("server = r9:80 bakcup", "18: unknown word 'bakcup'; did you mean 'backup'?"),
         ("cookie_name = a.b", "17: cookie_name = a.b: expected 1 to 64 letters, digits, _ and -"),
@@ -551,3 +556,28 @@ def test_the_options_of_tls_may_come_in_any_order():
         (ServerTLS(), False, "off"),
     ]
     assert parse(write(*configuration(Table.of([service])))).services["web"] == service
+
+
+ONE_ADDRESS = """Virtual one {{
+    listen = 127.0.0.1:81
+    listen = 127.0.0.1:80 {one}
+}}
+Virtual two {{
+    scheduler = wlc
+    listen = 127.0.0.1:80 {two}
+}}
+"""
+
+
+def test_services_with_one_address_are_refused_if_all_of_them_start() -> None:
+    text = ONE_ADDRESS.format(one="", two="")
+    with pytest.raises(BadConfiguration) as caught:
+        parse(text, "x.conf", starts_all=True)
+    assert str(caught.value) == (
+        "x.conf:7:14: service two listens on 127.0.0.1:80, and so does service one (x.conf:3): give one of them "
+        "another address"
+    )
+    with pytest.raises(BadConfiguration, match=r"x.conf:2:9: service b .* service a \(x.conf:1\)"):
+        parse("Virtual a { }\nVirtual b { }", "x.conf", starts_all=True)
+    assert len(parse(text).services) == 2  # one of them may stay stopped
+    assert len(parse(ONE_ADDRESS.format(one="on a", two="on b"), starts_all=True).services) == 2
