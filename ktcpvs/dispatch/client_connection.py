@@ -144,8 +144,9 @@ class ClientConnection(ABC):
         """Start the timer of the current state, where the state has one."""
 
     @abstractmethod
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
+        """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field. why: the reason as words of
+        `model/why.py`; "": that of the status."""
 
     @abstractmethod
     def respond(self, response: OwnResponse) -> None:

@@ -168,6 +168,10 @@ class MeasuredRequest:
         if self._entry is not None:
             self._entry.response_ended(head, trailers)
 
+    def decided(self, why: str) -> None:
+        if self._entry is not None:
+            self._entry.decided(why)
+
     def refused(self, status: int, response: bytes) -> None:
         if self._entry is not None:
             self._entry.refused(status, response)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.admission import Admission
 from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.queue import Queue, Waiter
 from ktcpvs.dispatch.rule_rates import RuleRates
 from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.service_access_log import ServiceAccessLog
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination

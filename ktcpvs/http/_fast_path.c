@@ -65,8 +65,8 @@ FIELDS(request_head, "plain", "added", "out", "size", "total");
 enum { Z_HEADS, Z_TRAILERS };
 FIELDS(whole_responses, "_heads", "_trailers");
 
-enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED };
-FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed");
+enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED, O_WHY };
+FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed", "why");
 
 enum { O_MODIFIERS };
 FIELDS(modified_choice, "modifiers");
@@ -193,9 +193,9 @@ is_choice(PyObject *object)
     if (!(IS_A(object, choice) || is_modified(object)) || !is_destination(SLOT(object, choice, O_DESTINATION)))
         return 0;
     PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
-    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES);
+    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES), *why = SLOT(object, choice, O_WHY);
     return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
-           PyBytes_Check(answer_lines);
+           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why);
 }
 
 /* True unless it is an empty set, as Dispatcher.begin leaves it. A scheduler can have put anything there. */

@@ -23,6 +23,7 @@ from ktcpvs.http.websocket_relay import WebSocketRelay
 from ktcpvs.model import exchange as life
 from ktcpvs.model.outcome import TIMEOUT
 from ktcpvs.model.scheduling import Choice, OwnResponse
+from ktcpvs.model.why import of_status
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, OwnMessage
 from ktcpvs.protocols.http1.plain import PlainRequest
@@ -118,8 +119,8 @@ class HTTPClientConnection(ClientConnection):
     def serve(self, choice: Choice) -> None:
         self.exchange.serve(choice)
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        self.exchange.fail(status, reason, retry_after)
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
+        self.exchange.fail(status, reason, retry_after, why=why)
 
     def respond(self, response: OwnResponse) -> None:
         self.exchange.respond(response)
@@ -458,8 +459,7 @@ class HTTPClientConnection(ClientConnection):
 
     def begin_entry(self) -> None:
         if self.dispatcher.entry is None:
-            log, client = self._http.access_log, self.dispatcher.request.client
-            self.dispatcher.entry = log.begin(client, self.client.tls, self.moved())
+            self.dispatcher.entry = self._http.access_log.begin(self.dispatcher.request, self.moved())
 
     def exchange_finished(self) -> None:
         if self.closes_after and not self.pending and self.body is None:
@@ -514,11 +514,12 @@ class HTTPClientConnection(ClientConnection):
         self.service.note_refusal(self.client_name, status, reason)
         message, later = self.exchange.message, self.retry_after(status, retry_after)
         lines = message.lines if message is not None else b""
-        self.send_last(self.service.own_responses.error(status, reason, later, lines=lines), reason, method)
+        message_out = self.service.own_responses.error(status, reason, later, lines=lines)
+        self.send_last(message_out, reason, of_status(status), method)
 
-    def send_last(self, response: OwnMessage, reason: str, method: bytes | None = None) -> None:
-        """Send a response of the switch itself as the last one, and let the client read it. method: of a request whose
-        head was refused."""
+    def send_last(self, response: OwnMessage, reason: str, why: str, method: bytes | None = None) -> None:
+        """Send a response of the switch itself as the last one, and let the client read it. why: the reason as words of
+        `model/why.py`. method: of a request whose head was refused."""
         exchange = self.exchange
         self.ending = f"{response.status}: {reason}"
         message = exchange.message
@@ -526,8 +527,8 @@ class HTTPClientConnection(ClientConnection):
             method = message.method
         elif self._reader is not None:
             method = self._reader.method
-        data = exchange.edited(response.encoded(method))
-        exchange.note_own_response(response.status, data)
+        data = exchange.edited(response.encoded(method), why)
+        exchange.note_own_response(response.status, data, why)
         exchange.settle()
         self.client.write(data)
         self._linger()

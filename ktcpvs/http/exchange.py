@@ -29,6 +29,7 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.outcome import RESET
 from ktcpvs.model.scheduling import Choice, OwnResponse
+from ktcpvs.model.why import HTTPS_ONLY
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import Chunked, Frame
 from ktcpvs.protocols.http1.plain import PlainRequest
@@ -189,7 +190,8 @@ class Exchange:
 
     def _redirect_to_https(self, message: http1.Request, port: int) -> None:
         if message.host:
-            self.fail(308, TO_HTTPS, location=https_url(message.host, message.path, port))
+            location = https_url(message.host, message.path, port)
+            self.http.own_responses.fail(self, 308, TO_HTTPS, HTTPS_ONLY, location=location)
         else:
             self.fail(400, "https only, and the request names no host to which it could be redirected")
 
@@ -234,12 +236,13 @@ class Exchange:
             proxies = self.http.context.proxies
             self.edits = RequestEdits(self.dispatcher, self.owner.client_name, proxies, edits, rule, groups)
 
-    def edited(self, data: bytes) -> bytes:
-        """Return a response of the switch itself with the edits for the current request."""
+    def edited(self, data: bytes, why: str) -> bytes:
+        """Return a response of the switch itself with the edits for the current request. why: its reason as words of
+        `model/why.py`."""
         if self.edits is None or self.message is None:
             return data
         head, _, body = data.partition(b"\r\n\r\n")
-        return b"%b\r\n%b" % (self.edits.response_head(head + b"\r\n"), body)
+        return b"%b\r\n%b" % (self.edits.response_head(head + b"\r\n", why), body)
 
     # The response.
 
@@ -412,11 +415,11 @@ class Exchange:
 
     # The end.
 
-    def fail(self, status: int, reason: str, retry_after: int = 0, location: str = "") -> None:
-        """Respond with an error of the switch itself, or with a redirect. retry_after: seconds; 0: no such field.
-        location: the URL to which a redirect leads."""
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
+        """Respond with an error of the switch itself. retry_after: seconds; 0: no such field. why: the reason as words
+        of `model/why.py`; "": that of the status."""
         self.leave_fast_path()
-        self.http.own_responses.fail(self, status, reason, retry_after, location)
+        self.http.own_responses.fail(self, status, reason, why, retry_after)
 
     def respond(self, own: OwnResponse) -> None:
         """Respond as a rule says, without a server."""
@@ -430,10 +433,12 @@ class Exchange:
         if self.sender is not None:
             self.sender.drop_body()
 
-    def note_own_response(self, status: int, response: bytes) -> None:
-        """Note a response of the switch itself in the access log, even if there was no valid request."""
+    def note_own_response(self, status: int, response: bytes, why: str) -> None:
+        """Note a response of the switch itself in the access log, even if there was no valid request. why: its reason
+        as words of `model/why.py`."""
         self.owner.begin_entry()
         if self.dispatcher.entry is not None:
+            self.dispatcher.entry.decided(why)
             self.dispatcher.entry.refused(status, response)
 
     def settle(self, ending: str = "") -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from attrs import evolve
+
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.server_connection import ServerConnection
@@ -17,6 +19,7 @@ from ktcpvs.model.health import DOWN
 from ktcpvs.model.outcome import RESET, STATUS, TIMEOUT
 from ktcpvs.model.retry_on import RESET as ON_RESET
 from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.why import RETRY, joined
 from ktcpvs.system import log as levels
 
 UNANSWERED = "the server closed the connection before it answered"
@@ -50,7 +53,7 @@ class RetriedExchange(Protocol):
     def server_failed(self, reason: str, kind: str = RESET) -> None:
         """Count a failed request of the server. kind: one of the reasons of `model/outcome.py`."""
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
         """Respond with an error of the switch itself."""
 
 
@@ -163,4 +166,4 @@ class Retries:
         dispatcher.failed_connections = (*dispatcher.failed_connections, silent)
         dispatcher.is_retry = True
         dispatcher.exclude(silent, reason, kind)
-        dispatcher.take(choice)
+        dispatcher.take(evolve(choice, why=joined(choice.why, RETRY)))

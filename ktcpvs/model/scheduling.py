@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from attrs import Factory, define, field, frozen
 from zope.interface import Attribute, Interface
 
+from ktcpvs.model import why as words
 from ktcpvs.model.actions import Action
 from ktcpvs.model.address import Address
 from ktcpvs.model.conditions import Condition, conditions_of
@@ -172,6 +173,7 @@ class Choice:
     waits: if the destination has reached its maxconn, the client waits for it, and no other one is chosen instead.
     For schedulers that choose per request: lines, the request's header lines that the server gets, None: as they came;
     answer_lines: header lines, each with its line end, that the response gets besides its own.
+    why: the reason for programs, in words of `model/why.py`; L{ServiceView.why_of} makes it.
     completed: is called with the outcome, in place of the `completed` of the service's scheduler: one that lets other
     schedulers choose names theirs. None: the service's scheduler has chosen.
     """
@@ -181,6 +183,7 @@ class Choice:
     waits: bool = False
     lines: bytes | None = None
     answer_lines: bytes = b""
+    why: str = words.BALANCE
     completed: Callable[[Outcome], object] | None = field(default=None, repr=False, kw_only=True)
 
 
@@ -201,7 +204,7 @@ class OwnResponse:
     """A rule's decision that the switch responds itself, and the reason, for the log and for people.
 
     rule: its label. groups: the texts of the groups of its pattern, from the first on, where its templates need them.
-    modifiers: those of the rule, for the response.
+    modifiers: those of the rule, for the response. why: as of L{Choice}.
     """
 
     action: Action
@@ -209,6 +212,7 @@ class OwnResponse:
     reason: str
     groups: tuple[bytes, ...] = ()
     modifiers: Modifiers = NO_MODIFIERS
+    why: str = words.RESPOND
 
 
 Choosing = Choice | OwnResponse | None | Awaitable[Choice | OwnResponse | None]
@@ -296,7 +300,7 @@ class ServiceView:
     the reasons of all choices. key: a secret of this switch, or of all switches that share its cookie_key; it must
     never be shown. trial: the bound scheduler will be asked and thrown away while `previous` stays in use: it must
     share nothing with `previous` that changes. options: name -> value of the options that the scheduler being bound
-    declares (`scheduler_options`).
+    declares (`scheduler_options`). rule: the number of the rule whose view it is; 0: of none.
     """
 
     config: VirtualService
@@ -308,10 +312,15 @@ class ServiceView:
     trial: bool = False
     rule_balances: Mapping[str, ISchedulerFactory] = Factory(dict)
     options: Mapping[str, Any] = NO_OPTIONS
+    rule: int = 0
 
     @property
     def ident(self) -> str:
         return self.config.ident
+
+    def why_of(self, *why: str) -> str:
+        """Return the text for `Choice.why`: these words of `model/why.py`, behind the rule."""
+        return words.of_rule(self.rule, *why)
 
     @classmethod
     def of(
@@ -372,7 +381,8 @@ class ServiceView:
         balance scheduler with its options."""
         balance = self.balance_of(rule)
         options = read_options(balance, rule.modifiers.balance or self.config.balance)
-        return ServiceView(self.config, rule.weighed_destinations, (), balance, why, self.key, options=options)
+        servers, number = rule.weighed_destinations, rule.number
+        return ServiceView(self.config, servers, (), balance, why, self.key, options=options, rule=number)
 
     def balance_of(self, rule: BoundRule) -> ISchedulerFactory | None:
         """Return the scheduler that chooses among the servers of a rule."""

@@ -314,6 +314,12 @@ class VirtualService:
     access_log_format: str = option(
         read_word, "combined", "the format of these lines", check=one_of("combined", "json")
     )
+    why_for: Networks = option(
+        read_networks,
+        Networks(),
+        "networks whose clients get X-Ktcpvs-Why in responses, if their requests have X-Ktcpvs-Why: 1; for schedulers "
+        "that decide per request",
+    )
     trace: str = option(
         read_word,
         OFF,

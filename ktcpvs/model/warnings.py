@@ -57,6 +57,7 @@ FORWARDING_OPTIONS = (
 REQUEST_OPTIONS = (
     "request_header",
     "response_header",
+    "why_for",
     "trace",
     "eject_slow",
     "keepalive_timeout",

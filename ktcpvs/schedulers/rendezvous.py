@@ -10,6 +10,7 @@ import hashlib
 import math
 
 from ktcpvs.interfaces import Choice, Destination, Request, ServiceView
+from ktcpvs.model.why import HASH
 
 _MASK = (1 << 64) - 1
 
@@ -33,7 +34,8 @@ class Rendezvous:
     def __init__(self, service: ServiceView, what: str) -> None:
         """what: the key in words, for the reason."""
         reason = f"{service.why}by the hash of {what} among {len(service.destinations)}"
-        self._choices = [(_hash(str(d.address).encode()), Choice(d, reason)) for d in service.destinations]
+        why = service.why_of(HASH)
+        self._choices = [(_hash(str(d.address).encode()), Choice(d, reason, why=why)) for d in service.destinations]
 
     def pick(self, key: bytes, request: Request) -> Choice | None:
         """Return the first server for `key` that is not quiesced and has not been tried, or None."""

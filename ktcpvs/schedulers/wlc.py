@@ -23,6 +23,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.model.why import BALANCE
 from ktcpvs.schedulers.order import Order
 from ktcpvs.schedulers.reasons import reason_among
 
@@ -36,7 +37,8 @@ class BoundWLC:
 
     def __init__(self, service: ServiceView, even: bool = False, place: int = 0) -> None:
         reason = _reason(service, even)
-        self._choices = [Choice(destination, reason) for destination in service.destinations]
+        why = service.why_of(BALANCE)
+        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
         self._even = even
         self.place = place
 
@@ -70,7 +72,7 @@ class OnlyOne:
 
     def __init__(self, service: ServiceView, even: bool = False) -> None:
         (self._destination,) = service.destinations
-        self._choice = Choice(self._destination, _reason(service, even))
+        self._choice = Choice(self._destination, _reason(service, even), why=service.why_of(BALANCE))
 
     def choose(self, request: Request) -> Choice | None:
         destination = self._destination
@@ -83,7 +85,8 @@ class OrderedWLC:
 
     def __init__(self, service: ServiceView, even: bool = False) -> None:
         reason = _reason(service, even)
-        self._choices = {d: Choice(d, reason) for d in service.destinations if d.weight > 0}
+        why = service.why_of(BALANCE)
+        self._choices = {d: Choice(d, reason, why=why) for d in service.destinations if d.weight > 0}
         self._order = Order(self._choices, even)
 
     def choose(self, request: Request) -> Choice | None:

@@ -200,6 +200,11 @@ class RunningService:
                 return stage.choice
         return None
 
+    @property
+    def foreign_hosts(self) -> ForeignHosts | None:
+        """The hosts whose requests by TLS are not served; None: there are none."""
+        return self._foreign_hosts
+
     # Changes, called by the director alone.
 
     def refuse_hosts(self, foreign: ForeignHosts | None) -> None:
@@ -207,6 +212,12 @@ class RunningService:
         if foreign != self._foreign_hosts:
             self._foreign_hosts = foreign
             self.apply_settings()
+
+    def follow_traces(self) -> None:
+        """Let live traces of this process see the requests that begin from now on, where they are for them."""
+        for log in (self.traffic.access_log, self.traffic.http2_access_log):
+            log.follow_traces()
+        self.apply_settings()  # since the head caches must know whether requests are noted
 
     def follow_challenges(self) -> None:
         """Answer the challenges of ACME that are pending in this process from now on."""

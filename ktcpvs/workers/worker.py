@@ -24,13 +24,16 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
+from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.errors import Busy, CannotListen
 from ktcpvs.health.active_checks import NoChecks
 from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.live_tracing import LiveTracing
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
+from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_files import TLSFile
@@ -349,6 +352,9 @@ class Worker:
         port: int | None = None,
     ) -> Awaitable[Any]:
         return Explainer(self.director).explain(ident, method, target, headers, client, port)
+
+    def trace(self, query: TraceQuery) -> TraceSession:
+        return LiveTracing(self.director).trace(query)
 
     # The end.
 

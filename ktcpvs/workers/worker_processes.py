@@ -24,6 +24,7 @@ from ktcpvs.control.edit_commands import CommandCall
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import Refusal
 from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.runtime.starter import NoStarter
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
@@ -160,21 +161,35 @@ class WorkerProcess(ProcessProtocol):
         """Close the connection with this ID of this worker. Fires with its description; None: there is none."""
         return self._ask(lambda switch: switch.close_connection(wanted))
 
+    def begin_trace(self, query: TraceQuery) -> Deferred[int | None]:
+        """Begin a live trace in this worker. Fires with its number there; None: the worker refuses, or is gone."""
+        return self._ask(lambda switch: switch.begin_trace(query))
+
+    def read_trace(self, number: int) -> Deferred[TraceBatch | None]:
+        """Read a live trace of this worker. Fires with a batch; None: the worker is gone."""
+        return self._ask_beside(lambda switch: switch.read_trace(number))
+
+    def end_trace(self, number: int) -> Deferred[None]:
+        """End a live trace of this worker."""
+        return self._ask_beside(lambda switch: switch.end_trace(number))
+
     def _ask(self, question: Callable[[Switch], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
-        """Fires with the answer; None if it is a refusal, or the worker has just ended."""
+        """Fires with the answer; None if it is a refusal, or the worker has just ended. Questions wait for each other:
+        the pages of two views would get mixed up."""
+        return self._views.run(self._ask_beside, question)
+
+    def _ask_beside(self, question: Callable[[Switch], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
+        """As `_ask`, for a question that waits for no others."""
         link, pid = self.link, self.pid
         assert link is not None
         switch = Switch(link, ControlAddress(path=f"worker {self.number}"))
-
-        def read() -> Deferred[Any]:
-            answer = Deferred.fromCoroutine(question(switch))
-            return answer.addTimeout(ANSWER_TIMEOUT, self._workers.reactor)
 
         def failed(failure: Failure) -> None:
             if failure.check(NoAnswer, Refusal) is None and self.pid == pid:
                 self.kill(f"no answer: {failure.getErrorMessage() or failure.type}")
 
-        return self._views.run(read).addErrback(failed)  # the pages of two views would get mixed up
+        answer = Deferred.fromCoroutine(question(switch))
+        return answer.addTimeout(ANSWER_TIMEOUT, self._workers.reactor).addErrback(failed)
 
     def mark_ready(self) -> None:
         """The worker has the table."""

@@ -170,6 +170,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "sticky": "off",
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
+            "why_for": [],
             "trace": "off",
             "otlp_endpoint": "http://127.0.0.1:4318",
             "relay": "auto",
@@ -482,7 +483,8 @@ def test_an_explanation(ask: Ask) -> None:
     facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None, "check_response": None}
     assert server == {"address": "10.0.0.1:80", **facts}
     reason = "rule 1 '/a', the only server"
-    assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason}
+    why = "rule=1, balance"
+    assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason, "why": why}
 
 
 def test_a_long_explanation_goes_in_pages(ask: Ask) -> None:

@@ -90,6 +90,12 @@ def test_a_recipe_for_web_servers(cook: Cook, name: str) -> None:
     recipe.ends()
 
 
+def test_why_there(cook: Cook, tmp_path: Path) -> None:
+    recipe = cook("why-there", paths={"/var/log/ktcpvs": tmp_path})
+    recipe.play()
+    recipe.ends()
+
+
 @pytest.mark.parametrize(
     ("name", "records"),
     [

@@ -34,7 +34,8 @@ class Command:
 
     required, optional: names of options, or of the command `start` where it may be given as an option. meaning: for
     --help. words: their name in --help. min_words, max_words: how many there may be; None: any number. first_is_value:
-    the first word is the value of the command's own option, as in `-f FILE`.
+    the first word is the value of the command's own option, as in `-f FILE`. option_values: option -> the name of the
+    value that it has with this command, and with no other one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Command:
     min_words: int = 0
     max_words: int | None = 0
     first_is_value: bool = False
+    option_values: Mapping[str, str] = field(factory=dict)
 
 
 VIEWS = ("stats", "rate", "connections")
@@ -146,6 +148,11 @@ COMMANDS: dict[str, Command] = {
             "explain", None, "explain which server would handle a request; none is contacted", ("ident",), _REQUEST,
             words="['METHOD TARGET']", max_words=3,
         ),
+        Command(
+            "trace", None, "print requests as they end, with what was decided and how long it took",
+            (), ("ident", "count", "for", "json"),
+            words="'[CONDITION...]'", min_words=1, max_words=1, first_is_value=True, option_values={"count": "N"},
+        ),
         Command("certificates", None, "print the certificates of running services", (), ("ident", "wide", "json")),
         _edit_command("reload-certificates"),
         _edit_command("renew-certificate", words="[HOST]", max_words=1),
@@ -201,7 +208,8 @@ OPTIONS: dict[str, Option] = {
             True,
         ),
         Option("sort", None, "COLUMN", "with --connections: age, idle, in, out, client, server, state"),
-        Option("count", None, None, "with --connections: print their number only"),
+        Option("count", None, None, "with --connections: print their number; of --trace: N requests (100)"),
+        Option("for", None, "TIME", "how long to trace: 30s, 5m (default: 60s)"),
         Option("verbose", "v", None, "with --schedulers: also the options of each scheduler"),
         Option("wide", None, None, "do not shorten names to the width of the terminal"),
         Option("all-nodes", None, None, "in a cluster: of all nodes together"),
@@ -231,7 +239,7 @@ REPEATING = ("listen", "certificate", "request_header", "response_header", "erro
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
-_MAY_BE_EMPTY = ("pattern", "name")
+_MAY_BE_EMPTY = ("pattern", "name", "trace")
 _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service": "option"}
 """Commands whose words are NAME=VALUE -> what the names stand for."""
 
@@ -316,10 +324,33 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         hint = f"; marks of a firewall are not supported: {_SERVICE_HINT}" if is_mark else ""
         raise UsageError(f"Two commands: '{one}' and '{two}'{hint}")
     command = given[0] if given else COMMANDS["list"]
+    _take_values(command, words, values)
     _check_options(command, words, values)
     _check_words(command, words, values)
     _check_named(command, values, words)
     return Invocation(command, values, tuple(words), tuple(headers), tuple(filters))
+
+
+def _take_values(command: Command, words: list[str], values: dict[str, str]) -> None:
+    """Give options the values that they have with this command alone; they may be in `words`, and are removed there.
+    Raises UsageError."""
+    if "count" in values:
+        if "count" not in command.option_values:
+            if values["count"]:
+                raise UsageError("Option '--count' takes no value with this command")
+        else:
+            if not values["count"]:
+                place = next((place for place, word in enumerate(words) if place and word.isdigit()), None)
+                if place is None:
+                    raise UsageError("Option '--count' needs a value with the 'trace' command")
+                values["count"] = words.pop(place)
+            if not _NUMBER.fullmatch(values["count"]):
+                raise UsageError(f"count '{shorten(values['count'], 40)}': not a whole number of at most 9 digits")
+    if "for" in values:
+        found = _DURATION.fullmatch(values["for"])
+        if not (found and int(found[1])):
+            raise UsageError(f"for '{shorten(values['for'], 40)}': not a time (examples: 60, 60s, 5m)")
+        values["for"] = str(int(found[1]) * (60 if found[2] == "m" else 1))
 
 
 def _take_confirm_time(command: Command, words: list[str], value: str) -> str:
@@ -450,7 +481,9 @@ def _needs_value(item: Command | Option) -> bool:
 
 
 def _may_have_value(item: Command | Option) -> bool:
-    return item.name == "confirm" or _needs_value(item) or (isinstance(item, Command) and item.max_words != 0)
+    return (
+        item.name in ("confirm", "count") or _needs_value(item) or (isinstance(item, Command) and item.max_words != 0)
+    )
 
 
 def _next_value(item: Command | Option, written: str, rest: Iterator[tuple[int, str]]) -> str | None:
@@ -571,7 +604,8 @@ _NEEDED_CHANGE = {
 def check_details(given: Invocation) -> None:
     """Check what depends on several options: an edit must change something, and --filter, --sort and --count belong to
     --connections. Raises UsageError."""
-    _check_connections(given.values, given.filters)
+    if given.command.name == "list":
+        _check_connections(given.values, given.filters)
     needed = _NEEDED_CHANGE.get(given.command.name)
     if needed and not given.words and not given.values.keys() - {*given.command.required, *SCOPES, *GLOBAL}:
         raise UsageError(f"Nothing to change: give {needed}")

@@ -102,6 +102,10 @@ async def _run_session(
             return await wait() if wait is not None else None
         if name == "diff":
             return await _find_differences(switch, text, source)
+        if name == "trace":
+            from ktcpvs.control.tcpvsadm.trace import show_trace
+
+            return await show_trace(switch, given)
         if name == "top":
             assert io.show_top is not None
             return await io.show_top(switch, given)
