@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 
 NUMBER = struct.Struct("!i")
 
-SCHEDULERS = ("chttp", "http", "lc", "p2c", "rr", "sh", "sni", "tcp", "wlc", "wrr")
+SCHEDULERS = ("chttp", "first", "fo", "http", "lc", "p2c", "rr", "sed", "sh", "sni", "tcp", "wlc", "wrr")
 
 MODULES = (
     "ktcpvs.adm",

@@ -152,7 +152,7 @@ class Views:
 
     def schedulers(self, ident: str | None) -> dict[str, Any]:
         found = self._director.schedulers()
-        used = [service.scheduler for service in self._director.effective]
+        used = [found.named(service.scheduler) for service in self._director.effective]
         return {
             "schedulers": [
                 {
@@ -160,7 +160,7 @@ class Views:
                     "unit": plugin.unit,
                     "module": type(plugin).__module__,
                     "summary": (type(plugin).__doc__ or "").strip().split("\n")[0],
-                    "services": used.count(name),
+                    "services": used.count(plugin),
                 }
                 for name, plugin in sorted(found.known.items())
             ],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, IScheduler, ISchedulerFactory, IUsesOptions, ServiceView
-from ktcpvs.schedulers.wlc import BoundWLC, OnlyOne, OrderedWLC, bound_wlc
+from ktcpvs.schedulers.least import Least
+from ktcpvs.schedulers.wlc import BoundWLC, bound_wlc
 
 
 @implementer(ISchedulerFactory, IUsesOptions)
@@ -16,5 +17,5 @@ class LC:
     unit = CONNECTION
     uses = frozenset[str]()
 
-    def bind(self, service: ServiceView, previous: IScheduler | None) -> OnlyOne | BoundWLC | OrderedWLC:
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundWLC | Least:
         return bound_wlc(service, previous, even=True)

@@ -48,7 +48,7 @@ class SchedulerBinder:
 
     def _factory(self, name: str) -> Any:
         found = self._found
-        if found is None or name not in found.known:
+        if found is None or found.named(name) is None:
             found = self.find_all()
         return found.factory(name)
 

@@ -18,6 +18,9 @@ from ktcpvs.errors import NoSuchScheduler, shorten, unknown
 from ktcpvs.interfaces import UNITS, ISchedulerFactory
 from ktcpvs.model.language.foreign_words import SCHEDULERS
 
+OTHER_NAMES = {"http-rule": "http"}
+"""Other names of built-in schedulers, as in files for KTCPVS -> their names."""
+
 
 @frozen
 class Schedulers:
@@ -26,10 +29,15 @@ class Schedulers:
     known: dict[str, ISchedulerFactory]
     broken: tuple[tuple[str, str], ...] = ()
 
+    def named(self, name: str) -> ISchedulerFactory | None:
+        """Return the plugin of that name, or of that other name; None: there is none."""
+        return self.known.get(name) or self.known.get(OTHER_NAMES.get(name, name))
+
     def factory(self, name: str) -> ISchedulerFactory:
         """Return the plugin of that name. Raises NoSuchScheduler, with the names of all plugins."""
-        if name in self.known:
-            return self.known[name]
+        found = self.named(name)
+        if found is not None:
+            return found
         if name in SCHEDULERS:
             message = f"no scheduler '{name}': use {SCHEDULERS[name]}"
         else:

@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_imported_is_named(folder: Path) -> None:
     with pytest.raises(NoSuchScheduler) as refused:
         found.factory("good")
     message = str(refused.value)
-    assert "no scheduler 'good'; there are: chttp, hhttp, http, lc" in message
+    assert "no scheduler 'good'; there are: chttp, first, fo, hhttp, http, lc" in message
     assert "there_is_no_such_module" in message
     assert "somebodys_import" in message
     assert "somebodys_syntax" in message
@@ -73,3 +73,10 @@ def test_a_name_that_is_taken_stays_with_the_first(folder: Path) -> None:
     (folder / "somebodys_wlc.py").write_text(GOOD.format(name="wlc", unit="CONNECTION"))
     found = find_schedulers()
     assert "a second scheduler has the name wlc" in str(found.broken)
+
+
+def test_http_rule_is_another_name_of_http() -> None:
+    """KTCPVS's files and commands may use it; it is no scheduler of its own in the list."""
+    found = find_schedulers()
+    assert found.factory("http-rule") is found.factory("http")
+    assert "http-rule" not in found.known

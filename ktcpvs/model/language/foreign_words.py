@@ -113,8 +113,6 @@ SCHEDULERS = {
     "maglev": "sh",
     "mh": "sh",
     "dh": "sh",
-    "sed": "wlc",
-    "nq": "wlc",
     "lblc": "hhttp",
     "lblcr": "hhttp",
 }
