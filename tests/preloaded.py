@@ -34,7 +34,23 @@ from typing import Any, NoReturn
 
 NUMBER = struct.Struct("!i")
 
-SCHEDULERS = ("chttp", "first", "fo", "http", "lc", "p2c", "rr", "sed", "sh", "sni", "tcp", "wlc", "wrr")
+SCHEDULERS = (
+    "chash",
+    "chttp",
+    "first",
+    "fo",
+    "http",
+    "lc",
+    "maglev",
+    "p2c",
+    "rr",
+    "sed",
+    "sh",
+    "sni",
+    "tcp",
+    "wlc",
+    "wrr",
+)
 
 MODULES = (
     "ktcpvs.adm",

@@ -26,6 +26,7 @@ from ktcpvs.interfaces import (
     Choosing,
     Considered,
     Destination,
+    IBindsInSteps,
     IExplains,
     IScheduler,
     ISchedulerFactory,
@@ -41,6 +42,7 @@ from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
+from ktcpvs.schedulers.hashing import DescribesKey
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
@@ -139,7 +141,7 @@ class BoundRules:
             return Considered(rules, (*seen, "no rule matches"))
         within = self._in_order[place]
         within = within.inner if isinstance(within, WeighedRule) else within
-        notes = (within.describe_key(request),) if isinstance(within, HashedRule | StickyRule) else ()
+        notes = (within.describe_key(request),) if isinstance(within, DescribesKey) else ()
         if self.rules[place].number == NO_RULE:
             no_rules = "the service has no rules: it uses all its servers"
             return Considered((), (no_rules, *notes), self._destinations[place])
@@ -209,7 +211,7 @@ class RuleScheduler(BindsInSteps):
             if former is not None and not service.trial and former.rule is rule and former.weights == weights:
                 within[rule.key] = former
                 continue
-            scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
+            scheduler = yield from self._binding_within(service, rule, former.scheduler if former is not None else None)
             within[rule.key] = WithinRule(scheduler, rule, weights, balance)
             bound += 1
             if bound % BOUND_PER_STEP == 0:
@@ -275,16 +277,21 @@ class RuleScheduler(BindsInSteps):
         """Make the bound scheduler from its parts."""
         return BoundRules(service, rules, rule_set, within)
 
-    def _bind_within(self, service: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
+    def _binding_within(
+        self, service: ServiceView, rule: BoundRule, previous: IScheduler | None
+    ) -> Generator[None, None, IScheduler]:
+        """Bind the scheduler within a rule."""
         why = "no rules, " if rule.number == NO_RULE else f"rule {rule.number} '{shorten(rule.label, 60)}', "
         if rule.action is not None:
             return RespondingRule(rule, rule.action)
         view = service.of_rule(rule, why)
         known = previous.inner if isinstance(previous, WeighedRule) else previous
-        scheduler = self._bind_balance(view, rule, known)
+        scheduler = yield from self._binding_balance(view, rule, known)
         return WeighedRule(scheduler, view.destinations) if rule.has_weights else scheduler
 
-    def _bind_balance(self, view: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
+    def _binding_balance(
+        self, view: ServiceView, rule: BoundRule, previous: IScheduler | None
+    ) -> Generator[None, None, IScheduler]:
         """Bind the scheduler that chooses among the servers of a rule. view: of that rule."""
         if USES_MATCH in self.uses and rule.match is not None:
             pattern = rule.rule.hashed_pattern if rule.rule is not None else None
@@ -292,7 +299,11 @@ class RuleScheduler(BindsInSteps):
         if view.balance is None:
             raise ValueError(f"service {view.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
-        balance = view.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
+        known = None if isinstance(known, HashedRule | RespondingRule) else known
+        if IBindsInSteps.providedBy(view.balance):
+            balance = yield from view.balance.binding(view, known)
+        else:
+            balance = view.balance.bind(view, known)
         if view.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
         sticky = parse_sticky(view.config.sticky)

@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_imported_is_named(folder: Path) -> None:
     with pytest.raises(NoSuchScheduler) as refused:
         found.factory("good")
     message = str(refused.value)
-    assert "no scheduler 'good'; there are: chttp, first, fo, hhttp, http, lc" in message
+    assert "no scheduler 'good'; there are: chash, chttp, first, fo, hhttp, http, lc" in message
     assert "there_is_no_such_module" in message
     assert "somebodys_import" in message
     assert "somebodys_syntax" in message
