@@ -40,7 +40,6 @@ SCHEDULERS = (
     "first",
     "fo",
     "http",
-    "lc",
     "maglev",
     "p2c",
     "rr",

@@ -11,10 +11,9 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
-from ktcpvs.schedulers.lc import LC
-from ktcpvs.schedulers.least import OrderedLoad
+from ktcpvs.schedulers.least import LeastLoad, OrderedLoad
 from ktcpvs.schedulers.order import connections, weighted_connections
-from ktcpvs.schedulers.wlc import WLC, BoundWLC
+from ktcpvs.schedulers.wlc import LC, WLC
 
 
 def destinations(*loads: tuple[int, int]) -> list[Destination]:
@@ -26,9 +25,9 @@ def destinations(*loads: tuple[int, int]) -> list[Destination]:
     return made
 
 
-def bound(servers: list[Destination], why: str = "") -> BoundWLC:
+def bound(servers: list[Destination], why: str = "") -> LeastLoad:
     scheduler = WLC().bind(ServiceView(VirtualService("s"), tuple(servers), why=why), None)
-    assert isinstance(scheduler, BoundWLC)
+    assert isinstance(scheduler, LeastLoad)
     return scheduler
 
 
@@ -120,7 +119,7 @@ def test_kept_in_order_they_are_chosen_as_if_all_were_looked_at(
 
 
 def test_many_servers_are_kept_in_order_and_few_are_not() -> None:
-    for count, kind in ((16, BoundWLC), (17, OrderedLoad)):
+    for count, kind in ((16, LeastLoad), (17, OrderedLoad)):
         view = ServiceView(VirtualService("s"), tuple(destinations(*[(0, 1)] * count)))
         assert type(WLC().bind(view, None)) is kind
         assert type(LC().bind(view, None)) is kind

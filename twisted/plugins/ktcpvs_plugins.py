@@ -10,7 +10,6 @@ from ktcpvs.schedulers.chttp import CHTTP
 from ktcpvs.schedulers.first import First
 from ktcpvs.schedulers.fo import FO, OVF
 from ktcpvs.schedulers.http import HHTTP, HTTP, PHTTP
-from ktcpvs.schedulers.lc import LC
 from ktcpvs.schedulers.maglev import Maglev
 from ktcpvs.schedulers.p2c import P2C
 from ktcpvs.schedulers.rr import RR
@@ -18,7 +17,7 @@ from ktcpvs.schedulers.sed import NQ, SED
 from ktcpvs.schedulers.sh import SH
 from ktcpvs.schedulers.sni import SNI
 from ktcpvs.schedulers.tcp import TCP
-from ktcpvs.schedulers.wlc import WLC
+from ktcpvs.schedulers.wlc import LC, WLC
 from ktcpvs.schedulers.wrr import WRR
 
 ktcpvs = ServiceMaker(
