@@ -10,6 +10,9 @@
 
 #define MAX_SERVERS 65534
 
+/* A turn takes about as long as looking at so many entries. */
+#define LOOKS_OF_A_TURN 5
+
 static inline uint64_t
 mixed(uint64_t number)
 {
@@ -72,32 +75,8 @@ sift(Turn *heap, Py_ssize_t count, Py_ssize_t index)
     heap[index] = moving;
 }
 
-/* Let each turn take the next free entry in the order of its server. taken: a bit for each entry, all 0: they fit into
- * the fastest cache, where nearly all of the time goes into finding a free one. */
-static void
-fill_entries(Turn *heap, Py_ssize_t count, uint16_t *table, uint64_t *taken, uint32_t size)
-{
-    for (Py_ssize_t index = count / 2; index-- > 0;)
-        sift(heap, count, index);
-    for (uint32_t filled = 0; filled < size; filled++) {
-        Turn *turn = heap;
-        uint32_t place = turn->place, skip = turn->skip;
-        while (taken[place / 64] >> place % 64 & 1) {
-            place += skip;
-            if (place >= size)
-                place -= size;
-        }
-        taken[place / 64] |= (uint64_t)1 << place % 64;
-        table[place] = turn->number;
-        turn->place = place;
-        turn->taken++;
-        turn->due = (turn->taken + 1) / turn->weight;
-        sift(heap, count, 0);
-    }
-}
-
 static PyObject *
-fill(PyObject *module, PyObject *args)
+begin(PyObject *module, PyObject *args)
 {
     PyObject *servers;
     unsigned int size;
@@ -105,40 +84,81 @@ fill(PyObject *module, PyObject *args)
         return NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(servers);
     if (count < 1 || count > MAX_SERVERS || size < 2 || size > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "fill(servers, size)");
+        PyErr_SetString(PyExc_ValueError, "begin(servers, size)");
         return NULL;
     }
-    Turn *heap = PyMem_Calloc((size_t)count, sizeof(Turn));
-    PyObject *result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size * 2);
-    uint16_t *table = PyMem_Malloc((size_t)size * 2);
-    uint64_t *taken = PyMem_Calloc((size_t)size / 64 + 1, sizeof(uint64_t));
-    int is_read = heap != NULL && result != NULL && table != NULL && taken != NULL;
-    if (heap == NULL || table == NULL || taken == NULL)
-        PyErr_NoMemory();
-    for (Py_ssize_t index = 0; is_read && index < count; index++) {
+    PyObject *result = PyByteArray_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(Turn));
+    if (result == NULL)
+        return NULL;
+    Turn *heap = (Turn *)PyByteArray_AS_STRING(result);
+    memset(heap, 0, (size_t)count * sizeof(Turn));
+    for (Py_ssize_t index = 0; index < count; index++) {
         Turn *turn = &heap[index];
-        is_read = PyArg_ParseTuple(PyTuple_GET_ITEM(servers, index), "IId", &turn->place, &turn->skip, &turn->weight);
-        if (is_read && (turn->place >= size || turn->skip < 1 || turn->skip >= size || !(turn->weight > 0))) {
-            PyErr_SetString(PyExc_ValueError, "fill: (offset, skip, weight) of a server is out of range");
-            is_read = 0;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(servers, index), "IId", &turn->place, &turn->skip, &turn->weight)) {
+            Py_DECREF(result);
+            return NULL;
+        }
+        if (turn->place >= size || turn->skip < 1 || turn->skip >= size || !(turn->weight > 0)) {
+            PyErr_SetString(PyExc_ValueError, "begin: (offset, skip, weight) of a server is out of range");
+            Py_DECREF(result);
+            return NULL;
         }
         turn->number = (uint16_t)index;
         turn->due = 1 / turn->weight;
     }
-    if (is_read) {
-        fill_entries(heap, count, table, taken, size);
-        memcpy(PyBytes_AS_STRING(result), table, (size_t)size * 2);
-    } else
-        Py_CLEAR(result);
-    PyMem_Free(heap);
-    PyMem_Free(table);
-    PyMem_Free(taken);
+    for (Py_ssize_t index = count / 2; index-- > 0;)
+        sift(heap, count, index);
     return result;
+}
+
+/* Let each turn take the next free entry in the order of its server, until all are taken or `looks` have been looked at.
+ * taken: a bit for each entry: they fit into the fastest cache, where nearly all of the time goes into finding a free one.
+ * Returns how many are taken. */
+static uint32_t
+take_entries(Turn *heap, Py_ssize_t count, uint16_t *table, uint8_t *taken, uint32_t size, uint32_t filled, int64_t looks)
+{
+    for (; filled < size && looks > 0; filled++, looks -= LOOKS_OF_A_TURN) {
+        Turn *turn = heap;
+        uint32_t place = turn->place, skip = turn->skip;
+        while (taken[place / 8] >> place % 8 & 1) {
+            place += skip;
+            if (place >= size)
+                place -= size;
+            looks--;
+        }
+        taken[place / 8] |= (uint8_t)(1 << place % 8);
+        table[place] = turn->number;
+        turn->place = place;
+        turn->taken++;
+        turn->due = (turn->taken + 1) / turn->weight;
+        sift(heap, count, 0);
+    }
+    return filled;
+}
+
+static PyObject *
+take(PyObject *module, PyObject *args)
+{
+    PyObject *turns, *table, *taken;
+    unsigned int filled;
+    Py_ssize_t looks;
+    if (!PyArg_ParseTuple(args, "O!O!O!In", &PyByteArray_Type, &turns, &PyByteArray_Type, &table, &PyByteArray_Type, &taken,
+                          &filled, &looks))
+        return NULL;
+    Py_ssize_t size = PyByteArray_GET_SIZE(table) / 2, count = PyByteArray_GET_SIZE(turns) / (Py_ssize_t)sizeof(Turn);
+    if (count < 1 || size < 2 || size > INT32_MAX || PyByteArray_GET_SIZE(taken) * 8 < size) {
+        PyErr_SetString(PyExc_ValueError, "take(turns, table, taken, filled, looks)");
+        return NULL;
+    }
+    return PyLong_FromUnsignedLong(take_entries((Turn *)PyByteArray_AS_STRING(turns), count,
+                                                (uint16_t *)PyByteArray_AS_STRING(table),
+                                                (uint8_t *)PyByteArray_AS_STRING(taken), (uint32_t)size, filled, looks));
 }
 
 static PyMethodDef functions[] = {
     {"draws", (PyCFunction)(void (*)(void))draws, METH_FASTCALL, "draws(number, seeds): see hashing.py."},
-    {"fill", fill, METH_VARARGS, "fill(servers, size): the table of Maglev, as bytes: see maglev_table.py."},
+    {"begin", begin, METH_VARARGS, "begin(servers, size): the turns of servers: see maglev_table.py."},
+    {"take", take, METH_VARARGS, "take(turns, table, taken, filled, looks): how many entries are taken: see the same."},
     {NULL, NULL, 0, NULL},
 };
 

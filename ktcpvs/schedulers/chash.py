@@ -10,6 +10,9 @@ exactly, needs no table, and the keys of a full server spread over all others, w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from zope.interface import implementer
 
 from ktcpvs.interfaces import (
@@ -21,25 +24,31 @@ from ktcpvs.interfaces import (
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
+    NumberOption,
     Request,
+    SchedulerOption,
     ServiceView,
 )
-from ktcpvs.schedulers.hashing import draws, hash_bytes, hash_client, pack_seeds
+from ktcpvs.schedulers.hashing import draws, hash_bytes, pack_seeds
+from ktcpvs.schedulers.keys import KEY_OPTION, Key, key_of
 
 LOAD_FACTOR = 1.25
-"""How many times its share of the connections a server may have."""
+"""The option `load_factor` where it is not given."""
 
 
 @implementer(IScheduler, IExplains)
 class BoundCHash:
-    """chash over the servers of one service."""
+    """chash over the servers of one service. load_factor: how many times its share of the connections a server may
+    have, at least 1."""
 
-    def __init__(self, service: ServiceView, load_factor: float) -> None:
+    def __init__(self, service: ServiceView, key: Key, load_factor: float) -> None:
         count = len(service.destinations)
         self._destinations = service.destinations
         self._load_factor = load_factor
         self._seeds = pack_seeds([hash_bytes(str(one.address).encode()) for one in service.destinations])
-        hashed = f"{service.why}by the hash of the client's address among {count}"
+        self._key = key
+        self._number = key.number
+        hashed = f"{service.why}by the hash of {key.name} among {count}"
         self._choices = [
             (
                 destination,
@@ -50,7 +59,7 @@ class BoundCHash:
         ]
 
     def choose(self, request: Request) -> Choice | None:
-        number = hash_client(request.client)
+        number = self._number(request)
         tried = request.tried
         best: Choice | None = None
         least = best_weight = 0.0
@@ -84,21 +93,30 @@ class BoundCHash:
                 return choice
         return None
 
-    def describe_key(self, request: Request) -> str:
-        """Return what is hashed for `request`, in words."""
-        return f"the client's address is '{request.client}', which is hashed"
-
     def explain(self, request: Request) -> Considered:
-        return Considered((), (self.describe_key(request),), self._destinations)
+        """Say which key is hashed."""
+        return Considered((), (f"{self._key.describe(request)}, which is hashed",), self._destinations)
 
 
 @implementer(ISchedulerFactory, IUsesOptions)
 class CHash:
-    """Per connection: by the hash of the client's address, with bounded loads."""
+    """Per connection: by the hash of the client's address or another key, with bounded loads."""
 
     name = "chash"
     unit = CONNECTION
     uses = frozenset((USES_WEIGHT,))
 
+    options: Mapping[str, SchedulerOption] = MappingProxyType(
+        {
+            "key": KEY_OPTION,
+            "load_factor": NumberOption(
+                default=LOAD_FACTOR,
+                minimum=1,
+                maximum=1000,
+                help="how many times its share of the load a server may have",
+            ),
+        }
+    )
+
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundCHash:
-        return BoundCHash(service, LOAD_FACTOR)
+        return BoundCHash(service, key_of(service, self.name), service.options.get("load_factor", LOAD_FACTOR))

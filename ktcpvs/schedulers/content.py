@@ -34,6 +34,7 @@ from ktcpvs.interfaces import (
     IUsesOptions,
     IWatches,
     Request,
+    RequestTemplate,
     ServiceView,
 )
 from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
@@ -43,8 +44,8 @@ from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
-from ktcpvs.schedulers.hashing import DescribesKey
 from ktcpvs.schedulers.learning import LearningBalance
+from ktcpvs.schedulers.notes import notes_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
@@ -144,8 +145,7 @@ class BoundRules:
         if place is None:
             return Considered(rules, (*seen, "no rule matches"))
         within = self._in_order[place]
-        within = within.inner if isinstance(within, WeighedRule) else within
-        notes = (within.describe_key(request),) if isinstance(within, DescribesKey) else ()
+        notes = notes_of(within, request)
         if self.rules[place].number == NO_RULE:
             no_rules = "the service has no rules: it uses all its servers"
             return Considered((), (no_rules, *notes), self._destinations[place])
@@ -157,7 +157,7 @@ class BoundRules:
         return scheduler.destinations if isinstance(scheduler, WeighedRule) else self._destinations[place]
 
 
-@implementer(IScheduler)
+@implementer(IScheduler, IExplains)
 class HashedRule:
     """The servers of one rule, by the hash of the text of group `match`; a group that took no part is the empty
     text."""
@@ -175,10 +175,10 @@ class HashedRule:
         text = found.group(self._match) if found is not None else None
         return text or b""
 
-    def describe_key(self, request: Request) -> str:
-        """Return what is hashed for `request`, in words."""
+    def explain(self, request: Request) -> Considered:
+        """Say which text is hashed."""
         text = self._key(request).decode("utf-8", "backslashreplace")
-        return f"group {self._match} is '{shorten(text)}', which is hashed"
+        return Considered((), (f"group {self._match} is '{shorten(text)}', which is hashed",))
 
 
 @implementer(ISchedulerFactory, IUsesOptions)
@@ -307,6 +307,7 @@ class RuleScheduler(BindsInSteps):
         known = previous.others if isinstance(previous, StickyRule) else previous
         known = known.inner if isinstance(known, LearningBalance) else known
         known = None if isinstance(known, HashedRule | RespondingRule) else known
+        self._check_options(view)
         if IBindsInSteps.providedBy(view.balance):
             balance = yield from view.balance.binding(view, known)
         else:
@@ -317,6 +318,17 @@ class RuleScheduler(BindsInSteps):
             return balance
         sticky = parse_sticky(view.config.sticky)
         return balance if sticky is None else StickyRule(view, sticky, balance)
+
+    def _check_options(self, view: ServiceView) -> None:
+        """Raise BadValue for a template of the balance scheduler with values that this scheduler does not read."""
+        if self.unit in (FIRST_REQUEST, EACH_REQUEST):
+            return
+        for name, value in view.options.items():
+            if isinstance(value, RequestTemplate) and value.needs_requests:
+                raise BadValue(
+                    f"service {view.ident}: {name} {shorten(value.text, 60)} of a balance: scheduler {self.name} reads "
+                    "no requests; http, hhttp, phttp and chttp do"
+                )
 
 
 def all_servers(service: ServiceView, before: BoundRules | None = None) -> BoundRule:

@@ -7,9 +7,7 @@ import functools
 import hashlib
 import math
 import struct
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-from ktcpvs.interfaces import Request
+from typing import TYPE_CHECKING
 
 _MASK = (1 << 64) - 1
 
@@ -18,14 +16,6 @@ MAX_REMEMBERED_HASHES = 8192
 
 MAX_REMEMBERED_KEY = 128
 """Keys that are longer, in bytes, are hashed each time."""
-
-
-@runtime_checkable
-class DescribesKey(Protocol):
-    """A bound scheduler that hashes a part of the request."""
-
-    def describe_key(self, request: Request) -> str:
-        """Return what is hashed for `request`, in words."""
 
 
 def hash_bytes(data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""maglev, Maglev hashing: a client's address has its server, which is found with one look into a table.
+"""maglev, Maglev hashing: a key, as a client's address, has its server, which is found with one look into a table.
 
 The table (`maglev_table.py`) is made for the servers and their weights as configured. A server that cannot serve keeps
 its entries: a key that meets one of them takes the entry at a distance that its hash gives, and then the next one at
@@ -9,7 +9,9 @@ its weight, in a slow start or since its checks ask for that, serves that part o
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from math import isqrt
+from types import MappingProxyType
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -22,25 +24,35 @@ from ktcpvs.interfaces import (
     Choice,
     Considered,
     IExplains,
+    IntegerOption,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
     Request,
+    SchedulerOption,
     ServiceView,
 )
 from ktcpvs.schedulers.binding import BindsInSteps
-from ktcpvs.schedulers.hashing import hash_bytes, hash_client, mixed
+from ktcpvs.schedulers.hashing import hash_bytes, mixed
+from ktcpvs.schedulers.keys import KEY_OPTION, Key, key_of
 from ktcpvs.schedulers.maglev_table import MAX_SERVERS, filling, order_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 
 TABLE_SIZE = 65_537
 """The entries of a table, a prime: 128 KiB."""
 
-MAX_TABLES = 2_000
-"""The most tables of a process: services and rules with the same servers and weights share one."""
+MIN_TABLE_SIZE, MAX_TABLE_SIZE = 251, 1_000_003
+
+MAX_ENTRIES = 131_072_000
+"""The most entries of all tables of a process: 250 MiB, or nearly 2,000 tables of the usual size. Services and rules
+with the same servers and weights share one."""
 
 MAX_PROBES = 64
 """The most entries that are looked at for one key. After these, rendezvous hashing finds one of the usable servers."""
+
+
+_Servers = tuple[tuple[str, float], ...]
+"""(address, weight) of the servers of a table, sorted."""
 
 
 class _Server(NamedTuple):
@@ -64,19 +76,22 @@ class MaglevTable:
 class BoundMaglev:
     """maglev over the servers of one service. servers: as they are numbered in the table."""
 
-    def __init__(self, service: ServiceView, servers: list[_Server], table: MaglevTable | None) -> None:
+    def __init__(self, service: ServiceView, key: Key, servers: list[_Server], table: MaglevTable | None) -> None:
         """table: None: no server has a weight."""
         self._destinations = service.destinations
+        self._key = key
+        self._number = key.number
         self._servers = servers
         self._table = table
         self._entries = table.entries if table is not None else array("H")
-        self._others = Rendezvous(service, "the client's address")
+        self._size = len(self._entries)
+        self._others = Rendezvous(service, key.name)
 
     def choose(self, request: Request) -> Choice | None:
-        number = hash_client(request.client)
+        number = self._number(request)
         if self._table is None:
             return self._others.pick_by(number, request)
-        choice, weight, _ = self._servers[self._entries[number % TABLE_SIZE]]
+        choice, weight, _ = self._servers[self._entries[number % self._size]]
         destination = choice.destination
         if destination.weight >= weight and destination not in request.tried:
             return choice
@@ -84,9 +99,10 @@ class BoundMaglev:
 
     def _probe(self, number: int, request: Request) -> Choice | None:
         """Return the choice of the first entry for a hash whose server can serve."""
-        distance = (number >> 32) % (TABLE_SIZE - 1) + 1
+        size = self._size
+        distance = (number >> 32) % (size - 1) + 1
         for probe in range(MAX_PROBES):
-            choice, weight, seed = self._servers[self._entries[(number + probe * distance) % TABLE_SIZE]]
+            choice, weight, seed = self._servers[self._entries[(number + probe * distance) % size]]
             destination = choice.destination
             now = destination.weight
             if now <= 0 or destination in request.tried:
@@ -95,29 +111,41 @@ class BoundMaglev:
                 return choice
         return self._others.pick_by(number, request)
 
-    def describe_key(self, request: Request) -> str:
-        """Return what is hashed for `request`, in words."""
-        entry = hash_client(request.client) % TABLE_SIZE
-        return f"the client's address is '{request.client}': entry {entry} of {TABLE_SIZE}"
-
     def explain(self, request: Request) -> Considered:
-        return Considered((), (self.describe_key(request),), self._destinations)
+        """Say which key is hashed, and which entry of the table it has."""
+        entry = f": entry {self._number(request) % self._size} of {self._size}" if self._size else ""
+        return Considered((), (f"{self._key.describe(request)}{entry}",), self._destinations)
 
 
 @implementer(ISchedulerFactory, IUsesOptions)
 class Maglev(BindsInSteps):
-    """Per connection: by the hash of the client's address, with one look into Maglev's table."""
+    """Per connection: by the hash of the client's address or another key, with one look into Maglev's table."""
 
     name = "maglev"
     unit = CONNECTION
     uses = frozenset((USES_WEIGHT,))
 
-    def __init__(self, max_tables: int = MAX_TABLES) -> None:
-        self._max_tables = max_tables
-        self._tables: WeakValueDictionary[tuple[tuple[str, float], ...], MaglevTable] = WeakValueDictionary()
+    options: Mapping[str, SchedulerOption] = MappingProxyType(
+        {
+            "key": KEY_OPTION,
+            "table_size": IntegerOption(
+                default=TABLE_SIZE, minimum=MIN_TABLE_SIZE, maximum=MAX_TABLE_SIZE,
+                help="entries of the table: a prime, at least 100 times the servers",
+            ),
+        }
+    )  # fmt: skip
+
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        """max_entries: the most of all tables together."""
+        self._max_entries = max_entries
+        self._tables: WeakValueDictionary[tuple[int, _Servers], MaglevTable] = WeakValueDictionary()
 
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundMaglev]:
-        reason = f"{service.why}by the hash of the client's address among {len(service.destinations)}"
+        size = service.options.get("table_size", TABLE_SIZE)
+        if not _is_prime(size):
+            raise BadValue(f"service {service.ident}: maglev table_size {size} is no prime; {_next_prime(size)} is one")
+        hashed = key_of(service, self.name)
+        reason = f"{service.why}by the hash of {hashed.name} among {len(service.destinations)}"
         weighed = [(str(one.address), one) for one in service.destinations if one.share > 0]
         weighed.sort(key=lambda pair: pair[0])  # the order in a configuration makes no difference
         servers = [
@@ -125,25 +153,33 @@ class Maglev(BindsInSteps):
             for address, destination in weighed
         ]
         key = tuple([(address, destination.share) for address, destination in weighed])
-        table = self._tables.get(key)
+        table = self._tables.get((size, key))
         if table is None and servers:
-            self._check(service, len(servers))
-            table = MaglevTable((yield from _fill(key)))
-            self._tables[key] = table
+            self._check(service, len(servers), size)
+            table = MaglevTable((yield from _fill(key, size)))
+            self._tables[size, key] = table
             yield
-        return BoundMaglev(service, servers, table)
+        return BoundMaglev(service, hashed, servers, table)
 
-    def _check(self, service: ServiceView, count: int) -> None:
+    def _check(self, service: ServiceView, count: int, size: int) -> None:
         """Raise BadValue for more tables, or more servers in one, than there may be."""
         if count > MAX_SERVERS:
             raise BadValue(f"service {service.ident}: maglev has at most {MAX_SERVERS} servers, and these are {count}")
-        if len(self._tables) >= self._max_tables:
+        if sum(size for size, _ in self._tables) + size > self._max_entries:
             raise BadValue(
-                f"service {service.ident}: maglev has at most {self._max_tables} tables, one for each set of servers "
-                "and weights that rules use; chash and sh need none"
+                f"service {service.ident}: the tables of maglev, one for each set of servers and weights, have at most "
+                f"{self._max_entries} entries together: make table_size smaller, or use chash, which needs none"
             )
 
 
-def _fill(servers: tuple[tuple[str, float], ...]) -> Generator[None, None, bytes]:
-    orders = tuple([(*order_of(address, TABLE_SIZE), float(weight)) for address, weight in servers])
-    return (yield from filling(orders, TABLE_SIZE))
+def _fill(servers: _Servers, size: int) -> Generator[None, None, bytes]:
+    orders = tuple([(*order_of(address, size), float(weight)) for address, weight in servers])
+    return (yield from filling(orders, size))
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, isqrt(number) + 1))
+
+
+def _next_prime(number: int) -> int:
+    return next(one for one in range(number, 2 * number) if _is_prime(one))

@@ -19,6 +19,9 @@ from ktcpvs.schedulers.hashing import hash_bytes
 LOOKS_PER_STEP = 10_000
 """The entries that are looked at in one step where the table is filled in Python, which takes some milliseconds."""
 
+COMPILED_LOOKS_PER_STEP = 200_000
+"""The same where it is filled in C."""
+
 _NONE = 0xFFFF
 
 MAX_SERVERS = _NONE - 1
@@ -64,9 +67,12 @@ filling = plain_filling
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
-        from ktcpvs.schedulers._hashing import fill
+        from ktcpvs.schedulers._hashing import begin, take
 
         def filling(servers: tuple[_Server, ...], size: int) -> Generator[None, None, bytes]:
-            """Fill a table in one step: it takes one to four milliseconds."""
-            yield from ()
-            return fill(servers, size)
+            """Fill a table, in steps, as `plain_filling` does."""
+            turns, table, taken = begin(servers, size), bytearray(2 * size), bytearray(size // 8 + 1)
+            filled = 0
+            while (filled := take(turns, table, taken, filled, COMPILED_LOOKS_PER_STEP)) < size:
+                yield
+            return bytes(table)

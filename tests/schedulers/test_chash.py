@@ -14,6 +14,7 @@ from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.chash import BoundCHash
 from ktcpvs.schedulers.hashing import draws, hash_bytes, pack_seeds, plain_draws
+from ktcpvs.schedulers.keys import Key
 from ktcpvs.schedulers.sh import SH
 
 CLIENTS = [f"10.{n // 250}.{n % 250}.7" for n in range(2000)]
@@ -29,7 +30,7 @@ def view(destinations: list[Destination]) -> ServiceView:
 
 def where(destinations: list[Destination], factor: float = 1.25, *tried: Destination) -> dict[str, Destination]:
     """Return client -> its server, with the loads as they are."""
-    scheduler = BoundCHash(view(destinations), factor)
+    scheduler = BoundCHash(view(destinations), Key(), factor)
     chosen = {client: scheduler.choose(Request(client, tried=set(tried))) for client in CLIENTS}
     return {client: choice.destination for client, choice in chosen.items() if choice is not None}
 
@@ -44,7 +45,7 @@ def test_no_server_gets_more_than_its_share(
 ) -> None:
     """However few clients there are: the server that is chosen has room for one more below the bound."""
     destinations = servers(*weights)
-    scheduler = BoundCHash(view(destinations), factor)
+    scheduler = BoundCHash(view(destinations), Key(), factor)
     for client in clients:
         tried = data.draw(st.sets(st.sampled_from(destinations), max_size=2)) if client % 9 == 0 else set()
         usable = [one for one in destinations if one not in tried]
@@ -97,7 +98,7 @@ def test_servers_that_cannot_serve_move_only_their_own_keys() -> None:
 
 def test_the_reason_tells_of_servers_that_are_full() -> None:
     destinations = servers(1, 1)
-    scheduler = BoundCHash(view(destinations), 1.25)
+    scheduler = BoundCHash(view(destinations), Key(), 1.25)
     first = scheduler.choose(Request("192.0.2.7"))
     assert first is not None
     assert first.reason == "by the hash of the client's address among 2"

@@ -141,7 +141,7 @@ def test_the_last_usable_server_is_found_however_small_its_share(weights: tuple[
 
 
 def test_rules_with_the_same_servers_share_a_table_that_goes_with_them() -> None:
-    plugin = Maglev(max_tables=2)
+    plugin = Maglev(max_entries=140_000)
     real = tuple(RealServer(Inet(f"10.0.{n}.1", 80)) for n in range(3))
     addresses = tuple(server.address for server in real)
     rules = [Rule("/a", addresses), Rule("/b", addresses[::-1]), Rule("/c", addresses[:2])]
@@ -152,7 +152,9 @@ def test_rules_with_the_same_servers_share_a_table_that_goes_with_them() -> None
         choices = [scheduler.choose(Request(client, path=path)) for path in (b"/a", b"/b")]
         assert choices[0].destination is choices[1].destination  # type: ignore[union-attr]
     more = evolve(config, rules=(*rules, Rule("/d", addresses[1:])))
-    with pytest.raises(BadValue, match="service s: maglev has at most 2 tables, one for each set of servers and"):
+    with pytest.raises(
+        BadValue, match="service s: the tables of maglev, one for each set of servers and weights, have at"
+    ):
         PHTTP().bind(ServiceView.of(more, known, plugin), scheduler)
     del scheduler
     gc.collect()
@@ -172,3 +174,11 @@ def test_a_rule_lets_others_be_served_while_its_table_is_filled() -> None:
 def test_an_explanation_names_the_entry() -> None:
     (note,) = bound(servers(1, 1)).explain(Request("192.0.2.7")).notes
     assert note == "the client's address is '192.0.2.7': entry 51548 of 65537"
+
+
+def test_a_table_of_another_size() -> None:
+    view = ServiceView(VirtualService("s"), tuple(servers(1, 1)), options={"table_size": 1009})
+    (note,) = run_to_end(PLUGIN.binding(view, None)).explain(Request("192.0.2.7")).notes
+    assert note.endswith(" of 1009")
+    with pytest.raises(BadValue, match="service s: maglev table_size 1000 is no prime; 1009 is one"):
+        PLUGIN.bind(evolve(view, options={"table_size": 1000}), None)
