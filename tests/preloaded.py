@@ -42,6 +42,7 @@ SCHEDULERS = (
     "http",
     "maglev",
     "p2c",
+    "peak_ewma",
     "rr",
     "sed",
     "sh",

@@ -18,7 +18,7 @@ from ktcpvs.system.plugins import find_schedulers
 
 KNOWN = find_schedulers().known
 A, B = "server = 10.0.0.1:80", "server = 10.0.0.2:80"
-WEIGHERS = "wlc, wrr, p2c, sh, sed and 5 more"
+WEIGHERS = "wlc, wrr, p2c, sh, sed and 6 more"
 RULE = 'rule = pattern ".*" use server 10.0.0.1:80'
 
 
@@ -135,7 +135,7 @@ def test_an_engine_relays_what_has_no_tls() -> None:
         (["eject = 0", "eject_share = 5", A], "eject_share has no effect with eject = 0"),
         (["scheduler = phttp", "preconnect = 5", A],
          "preconnect has no effect: scheduler phttp keeps connections that it has used; wlc, lc, rr, wrr, p2c "
-         "and 12 more relay whole connections"),
+         "and 13 more relay whole connections"),
         (["scheduler = wlc", "preconnect_timeout = 5", A], "preconnect_timeout has no effect without preconnect"),
         (["scheduler = wlc", "preconnect = 5", f"{A} 1 proxy v1"],
          "preconnect has no effect: all servers are told the client for which a connection is made"),

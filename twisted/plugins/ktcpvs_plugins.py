@@ -12,6 +12,7 @@ from ktcpvs.schedulers.fo import FO, OVF
 from ktcpvs.schedulers.http import HHTTP, HTTP, PHTTP
 from ktcpvs.schedulers.maglev import Maglev
 from ktcpvs.schedulers.p2c import P2C
+from ktcpvs.schedulers.peak_ewma import PeakEWMA
 from ktcpvs.schedulers.rr import RR
 from ktcpvs.schedulers.sed import NQ, SED
 from ktcpvs.schedulers.sh import SH
@@ -28,9 +29,9 @@ uvloop = Reactor("uvloop", "ktcpvs.reactor", "asyncio on uvloop, the fastest for
 # The schedulers do not import Twisted; here they become plugins.
 wlc, lc, rr, wrr, p2c, sh = WLC(), LC(), RR(), WRR(), P2C(), SH()
 sed, nq, fo, ovf, first = SED(), NQ(), FO(), OVF(), First()
-maglev, chash = Maglev(), CHash()
+maglev, chash, peak_ewma = Maglev(), CHash(), PeakEWMA()
 http, hhttp, phttp, chttp, sni, tcp = HTTP(), HHTTP(), PHTTP(), CHTTP(), SNI(), TCP()
-by_connection = (wlc, lc, rr, wrr, p2c, sh, sed, nq, fo, ovf, first, maglev, chash)
+by_connection = (wlc, lc, rr, wrr, p2c, sh, sed, nq, fo, ovf, first, maglev, chash, peak_ewma)
 for scheduler in (*by_connection, http, hhttp, phttp, chttp, sni, tcp):
     alsoProvides(scheduler, IPlugin)
 del by_connection, scheduler  # or twisted.plugin would find the last one twice
