@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
@@ -33,12 +34,14 @@ FORMAT = 1
 class StateFile:
     """Loads and saves tables, one at a time: the director carries out one edit after another.
 
-    key: the secret that is saved with the table; after `load` the one that was saved.
+    key: the secret that is saved with the table; after `load` the one that was saved. text_of: returns the text of
+    which a service was read, which need not be written again; "": it is not known.
     """
 
     def __init__(self, path: str, reactor: Any, key: bytes) -> None:
         """path: absolute. key: used where none has been saved."""
         self.key = key
+        self.text_of: Callable[[VirtualService], str] = lambda service: ""
         self._path = path
         self._reactor = reactor
         self._thread = WorkerThread(reactor, "state file")
@@ -84,7 +87,8 @@ class StateFile:
         for service in table:
             known = self._written.get(service.ident)
             if known is None or known[0] is not service:
-                known = service, write_service(describe_service(service))
+                text = self.text_of(service) or write_service(describe_service(service))
+                known = service, text if text.endswith("\n") else f"{text}\n"
             written[service.ident] = known
         self._written = written
         configuration = write_settings(table.settings.described()) + "".join(text for _, text in written.values())
@@ -99,9 +103,11 @@ class StateFile:
             raise CannotSave(f"the state file {self._path} cannot be written: {error.strerror}") from None
 
 
-def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, may_wait: bool = False) -> Load:
-    """Read the configuration file at `path`, with those that it includes. port_named, allow_empty: as for `parse`.
-    may_wait: as for `read_file`.
+def read_configuration(
+    path: str, port_named: Any, *, allow_empty: bool = True, starts_all: bool = False, may_wait: bool = False
+) -> Load:
+    """Read the configuration file at `path`, with those that it includes. port_named, allow_empty, starts_all: as for
+    `parse`. may_wait: as for `read_file`.
 
     Raises NoConfiguration or BadConfiguration.
     """
@@ -110,7 +116,7 @@ def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, 
         return _read_text(name, may_wait)
 
     text = expand_includes(read(path), path, find_included, read)
-    return parse(text, path, port_named, allow_empty=allow_empty)
+    return parse(text, path, port_named, allow_empty=allow_empty, starts_all=starts_all)
 
 
 def _read_text(path: str, may_wait: bool) -> str:

@@ -19,6 +19,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.schedulers.reasons import reason_among
 
 
 @implementer(IScheduler)
@@ -26,7 +27,7 @@ class BoundFirst:
     """first over the servers of one service."""
 
     def __init__(self, service: ServiceView) -> None:
-        reason = f"{service.why}the first of {len(service.destinations)} with room"
+        reason = reason_among(service, "the first with room of")
         self._choices = [Choice(destination, reason) for destination in service.destinations]
 
     def choose(self, request: Request) -> Choice | None:

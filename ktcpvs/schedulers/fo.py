@@ -24,6 +24,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.schedulers.reasons import reason_among
 
 
 @implementer(IScheduler)
@@ -31,7 +32,7 @@ class BoundFO:
     """fo over the servers of one service."""
 
     def __init__(self, service: ServiceView) -> None:
-        reason = f"{service.why}the highest weight of {len(service.destinations)}"
+        reason = reason_among(service, "the highest weight of")
         self._choices = [Choice(destination, reason) for destination in service.destinations]
 
     def choose(self, request: Request) -> Choice | None:

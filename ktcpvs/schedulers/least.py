@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import Choice, Destination, IScheduler, IWatches, Request, ServiceView
 from ktcpvs.schedulers.order import Load, Order
+from ktcpvs.schedulers.reasons import reason_among
 
 MAX_SCANNED_SERVERS = 16
 """The most servers that are compared one by one: up to here that costs less than keeping them in order."""
@@ -80,9 +81,9 @@ Least = OnlyOne | LeastLoad | OrderedLoad
 
 def bind_least(service: ServiceView, previous: IScheduler | None, load: Load, reason: str) -> Least:
     """Bind a scheduler by `load` in the form that suits the number of servers. reason: of its choices, without the
-    number of servers."""
+    number of servers, as for `reason_among`."""
     count = len(service.destinations)
-    reason = f"{service.why}{reason} of {count}"
+    reason = reason_among(service, f"{reason} among")
     if count > MAX_SCANNED_SERVERS:
         return OrderedLoad(service, load, reason)
     if count == 1:

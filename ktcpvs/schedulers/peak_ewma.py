@@ -34,6 +34,7 @@ from ktcpvs.interfaces import (
     SchedulerOption,
     ServiceView,
 )
+from ktcpvs.schedulers.reasons import reason_among
 
 MAX_DRAWS = 4
 """The most draws of quiesced or tried servers; after these, two are drawn from a list of the usable ones."""
@@ -55,7 +56,7 @@ class BoundPeakEWMA:
 
     def __init__(self, service: ServiceView, draw: random.Random, failure_cost: float) -> None:
         self._destinations = service.destinations
-        reason = f"{service.why}the sooner expected response of two drawn from {len(service.destinations)}"
+        reason = reason_among(service, "the sooner expected response of two drawn from")
         self._choices = [Choice(destination, reason) for destination in service.destinations]
         self._random = draw.random
         self._failure_cost = failure_cost

@@ -23,7 +23,17 @@ from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import changes_between
-from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
+from ktcpvs.model.edit_warnings import warnings_about_edit
+from ktcpvs.model.edits import (
+    Confirm,
+    Edit,
+    Load,
+    ReloadCertificates,
+    ReloadSchedulers,
+    RenewCertificate,
+    StartService,
+    Unload,
+)
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
@@ -43,10 +53,11 @@ from ktcpvs.services.certificate_issuer import CertificateIssuer, NoIssuer
 from ktcpvs.services.checked_servers import CheckedServers
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.resolver import NoResolver, Resolver
+from ktcpvs.services.resolver import NoResolver, Resolver, Unresolved
 from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
+from ktcpvs.services.scheduler_reload import SchedulerReload
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.services.shared_limits import SharedLimits
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
@@ -54,6 +65,7 @@ from ktcpvs.services.tls_file_users import TLSFileUsers
 from ktcpvs.services.withdrawals import Withdrawals
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
+from ktcpvs.system.authorities import check_authorities
 from ktcpvs.system.otlp_encoder import unavailable
 from ktcpvs.system.otlp_exporter import https_unavailable
 from ktcpvs.system.plugins import Schedulers, find_schedulers
@@ -149,7 +161,8 @@ class Director:
         self._pending = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
         self.confirmation: Confirmation = self._pending
         self._resolver = resolver(context, self.resolved)
-        self._binder = SchedulerBinder(context, search)
+        self._binder = SchedulerBinder(context, search, logs_broken=is_strict)
+        self._scheduler_reload = SchedulerReload(self, context, self._binder, is_strict)
         self._save = save
         self._unload = unload
         self._is_strict = is_strict
@@ -250,6 +263,7 @@ class Director:
         self.confirmation.admit(edit)
         after = edit.apply(before)
         await self._check(before, after, self._is_strict)
+        _check_settings(before.settings, after.settings)
         self._check_addresses(before, after)
         return after, self.warnings(edit, after)
 
@@ -267,12 +281,9 @@ class Director:
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
         if self.is_ending:
             raise Busy("the daemon is ending")
-        if isinstance(edit, ReloadCertificates):
-            return await self._reload_certificates(edit)
-        if isinstance(edit, RenewCertificate):
+        if isinstance(edit, ReloadCertificates | ReloadSchedulers | RenewCertificate):
             self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
-            await self.issuer.renew(edit.host)
-            return ()
+            return await self._carry_out_beside(edit)
         self.confirmation.admit(edit)
         old = self.table
         try:
@@ -283,6 +294,7 @@ class Director:
         before, effective = self.effective, localized(new)
         await self._check(before, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
+            _check_settings(old.settings, new.settings)
             self._check_addresses(old, new)  # a local edit meets others only here, where it listens
         warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
         runs = self._running_table(effective, self.resolution)
@@ -311,6 +323,15 @@ class Director:
             steps.run("end", self._unload)
         return [*warnings, *preparation.warnings]
 
+    async def _carry_out_beside(self, edit: Edit) -> Sequence[str]:
+        """Carry out an edit that leaves the table as it is."""
+        if isinstance(edit, ReloadSchedulers):
+            return await self._scheduler_reload.carry_out(edit, lambda: self.expanded)
+        if isinstance(edit, RenewCertificate):
+            await self.issuer.renew(edit.host)
+            return ()
+        return await self._reload_certificates()
+
     def _log_changes(self, old: Table, new: Table) -> None:
         """Log what a configuration that was loaded has changed."""
         lines = changes_between(old, new)
@@ -336,7 +357,7 @@ class Director:
         try:
             alone = warnings_without_cluster(edit, new.services) if self.context.quorum is None else []
             found = warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
-            return [*found, *alone]
+            return [*warnings_about_edit(edit, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
         except Exception:  # a plugin raises, or has wrong attributes
@@ -389,9 +410,8 @@ class Director:
         """Whether a running service has TLS with files."""
         return any(True for _ in self.files)
 
-    async def _reload_certificates(self, edit: Edit) -> Sequence[str]:
+    async def _reload_certificates(self) -> Sequence[str]:
         """Read all files of TLS again. Raises NoTLS for those that cannot be used; the others are in use then."""
-        self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
         errors = await self._reload_files()
         if errors:
             more = f"; and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
@@ -434,13 +454,14 @@ class Director:
         commands: Callable[[], Any],
         *,
         is_rekeyed: bool = False,
+        rebound: Collection[str] = (),
     ) -> None:
         """See TableRunner."""
         preparation = None
         change()
         try:
             runs = self._running_table(self.effective, self.resolution)
-            preparation = await self._prepare(self.expanded, runs, is_rekeyed=is_rekeyed)
+            preparation = await self._prepare(self.expanded, runs, is_rekeyed=is_rekeyed, rebound=rebound)
             preparation.commands = commands()
         except BaseException:
             if preparation is not None:
@@ -467,6 +488,11 @@ class Director:
         names = names_of(service for service in self.effective if self.is_here(service))
         self.resolution = {host: addresses for host, addresses in self.resolution.items() if host in names}
         self._resolver.follow(names, self.resolution)
+
+    @property
+    def unresolved(self) -> Mapping[str, Unresolved]:
+        """The names of servers that have no addresses, since no look-up has found any yet."""
+        return self._resolver.unresolved()
 
     def resolved(self, found: Resolution) -> Deferred[None]:
         """Put new addresses of host names in force. Fires when that is done; fails with a Refusal."""
@@ -549,9 +575,9 @@ class Director:
 
     def _check_addresses(self, old: Table, new: Table) -> None:
         """Raise CannotListen if two running services would listen on the same address of one node."""
-        why = first_conflict(old, new, self._nodes())
-        if why is not None:
-            raise CannotListen(why)
+        conflict = first_conflict(old, new, self._nodes())
+        if conflict is not None:
+            raise CannotListen(str(conflict))
 
     def _check_relay(self, service: VirtualService) -> None:
         """Raise BadValue if the relay that the service names is not possible."""
@@ -562,9 +588,16 @@ class Director:
             form = f"service {service.ident}: relay = {service.relay}: {why}"
             raise BadValue(f"{form}; relay = {AUTO} takes what there is")
 
-    async def _prepare(self, old: Table, new: Table, is_strict: bool = False, is_rekeyed: bool = False) -> _Preparation:
+    async def _prepare(
+        self,
+        old: Table,
+        new: Table,
+        is_strict: bool = False,
+        is_rekeyed: bool = False,
+        rebound: Collection[str] = (),
+    ) -> _Preparation:
         self.processes.prepare(old, new)
-        changes = plan(old, new, is_rekeyed)
+        changes = plan(old, new, is_rekeyed, rebound)
         leaving = [(before, set(before.addresses).difference(config.addresses)) for before, config in changes.change]
         leaving += [(config, set(config.addresses)) for config in changes.stop]
         closing = [
@@ -716,6 +749,12 @@ def edits_for(table: Table) -> list[Edit]:
         return [Adopt(dict(table.services), table.running, table.settings, local=table.local)]
     start = [StartService(ident) for ident in table.services if ident in table.running]
     return [Load(table.services, table.settings), *start]
+
+
+def _check_settings(old: Settings, new: Settings) -> None:
+    """Raise BadValue if the file of a setting that changes cannot be used on this machine."""
+    if new.acme_ca not in ("", old.acme_ca):
+        check_authorities(new.acme_ca, "acme_ca")
 
 
 def _check_tracing(service: VirtualService) -> None:

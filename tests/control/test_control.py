@@ -185,6 +185,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "request_timeout": None,
             "first_byte_timeout": None,
             "queue_timeout": None,
+            "choose_budget": None,
             "drain_timeout": None,
             "head_timeout": None,
             "head_size": None,
@@ -473,7 +474,7 @@ def test_an_explanation(ask: Ask) -> None:
     (server,) = answer["servers"]
     facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None, "check_response": None}
     assert server == {"address": "10.0.0.1:80", **facts}
-    reason = "rule 1 '/a', fewest connections for its weight of 1"
+    reason = "rule 1 '/a', the only server"
     assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason}
 
 
@@ -568,6 +569,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "paused_listeners": 0,
         "denied": 0,
         "limited": 0,
+        "choose_overruns": 0,
         "handshake_pauses": 0,
         "http2_glitches": 0,
         "http2_floods": 0,

@@ -115,7 +115,10 @@ def test_many_are_chosen_as_if_all_were_compared(weights: list[int], ends: list[
 
 
 def test_the_reason_says_by_what() -> None:
-    for plugin, reason in ((SED(), "shortest expected delay of 2"), (NQ(), "idle, or shortest expected delay of 2")):
+    for plugin, reason in (
+        (SED(), "shortest expected delay among 2 servers"),
+        (NQ(), "idle, or shortest expected delay among 2 servers"),
+    ):
         choice = bound(plugin, servers(1, 1)).choose(Request())
         assert choice is not None
         assert choice.reason == reason
