@@ -107,3 +107,25 @@ def test_first_without_maxconn_is_warned_of(daemon: Daemon, web: list[Nginx]) ->
     assert (
         f"server {one} has no maxconn: scheduler first uses the servers after it only while it cannot serve" in warned
     )
+
+
+def test_options_of_a_balance(daemon: Daemon, web: list[Nginx]) -> None:
+    """A user has one server; requests by latency reach both servers."""
+    port = start(daemon, web, "phttp", "", "")
+    daemon.adm("-E", "-i", "web", "--balance", 'chash key "{header.x-user}" load_factor 3')
+    client = http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT)
+
+    def ask(user: str) -> str:
+        client.request("GET", "/", headers={"X-User": user})
+        return client.getresponse().read().split()[0].decode()
+
+    with contextlib.closing(client):
+        users = [f"user{number}" for number in range(12)]
+        before = {user: ask(user) for user in users}
+        assert len(set(before.values())) == 2
+        assert {user: ask(user) for user in users} == before
+        daemon.adm("-E", "-i", "web", "--balance", "peak-ewma failure_cost 5")
+        assert len({ask("") for _ in range(60)}) == 2
+    assert "balance = peak-ewma failure_cost 5" in daemon.adm("--save").stdout
+    refused = daemon.adm("-E", "-i", "web", "--balance", "maglev table_size 1000", check=False).stderr
+    assert "maglev table_size 1000 is no prime; 1009 is one" in refused
