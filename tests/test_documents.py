@@ -138,7 +138,7 @@ def test_the_make_targets_of_the_readme_exist() -> None:
 
 def test_the_readme_names_the_schedulers_that_work_and_no_other() -> None:
     works, missing = text_of("README.md").split("## What works today")[1].split("\n## ")[0].split("Not here yet")
-    assert sorted(re.findall(r"`(\w+)`", works.partition("- Your own")[0])) == built_in()
+    assert sorted(re.findall(r"`(\w[\w-]*)`", works.partition("- Your own")[0])) == built_in()
     assert not set(re.findall(r"`(\w+)`", missing)) & set(built_in())
 
 
@@ -295,7 +295,7 @@ def test_every_built_in_scheduler_is_described_and_asked_when_the_table_says() -
         "EACH_REQUEST": "each request",
     }
     known = find_schedulers().known
-    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\w ]+) \|", section, re.MULTILINE)
     assert sorted(rows) == [(name, units[known[name].unit]) for name in built_in()]
 
 

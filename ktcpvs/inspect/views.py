@@ -167,7 +167,7 @@ class Views:
 
     def schedulers(self, ident: str | None) -> dict[str, Any]:
         found = self._director.schedulers()
-        used = [service.scheduler_name for service in self._director.effective]
+        used = [found.named(service.scheduler_name) for service in self._director.effective]
         return {
             "schedulers": [
                 {
@@ -176,7 +176,7 @@ class Views:
                     "module": type(plugin).__module__,
                     "source": found.origins[name].text,
                     "summary": (type(plugin).__doc__ or "").strip().split("\n")[0],
-                    "services": used.count(name),
+                    "services": used.count(plugin),
                     "options": [
                         {"name": option, **declared.described()}
                         for option, declared in declared_options(plugin).items()

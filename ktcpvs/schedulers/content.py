@@ -26,6 +26,7 @@ from ktcpvs.interfaces import (
     Choosing,
     Considered,
     Destination,
+    IBindsInSteps,
     IExplains,
     ILearns,
     IScheduler,
@@ -33,6 +34,7 @@ from ktcpvs.interfaces import (
     IUsesOptions,
     IWatches,
     Request,
+    RequestTemplate,
     ServiceView,
 )
 from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
@@ -43,6 +45,7 @@ from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.learning import LearningBalance
+from ktcpvs.schedulers.notes import notes_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
@@ -147,8 +150,7 @@ class BoundRules:
         if place is None:
             return Considered(rules, (*seen, "no rule matches"))
         within = self._in_order[place]
-        within = within.inner if isinstance(within, WeighedRule) else within
-        notes = (within.describe_key(request),) if isinstance(within, HashedRule | StickyRule) else ()
+        notes = notes_of(within, request)
         if self.rules[place].number == NO_RULE:
             no_rules = "the service has no rules: it uses all its servers"
             return Considered((), (no_rules, *notes), self._destinations[place])
@@ -160,7 +162,7 @@ class BoundRules:
         return scheduler.destinations if isinstance(scheduler, WeighedRule) else self._destinations[place]
 
 
-@implementer(IScheduler)
+@implementer(IScheduler, IExplains)
 class HashedRule:
     """The servers of one rule, by the hash of the text of group `match`; a group that took no part is the empty
     text."""
@@ -178,10 +180,10 @@ class HashedRule:
         text = found.group(self._match) if found is not None else None
         return text or b""
 
-    def describe_key(self, request: Request) -> str:
-        """Return what is hashed for `request`, in words."""
+    def explain(self, request: Request) -> Considered:
+        """Say which text is hashed."""
         text = self._key(request).decode("utf-8", "backslashreplace")
-        return f"group {self._match} is '{shorten(text)}', which is hashed"
+        return Considered((), (f"group {self._match} is '{shorten(text)}', which is hashed",))
 
 
 @implementer(ISchedulerFactory, IUsesOptions)
@@ -220,7 +222,7 @@ class RuleScheduler(BindsInSteps):
             if former is not None and not service.trial and former.bound_with == wanted:
                 within[rule.key] = former
                 continue
-            scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
+            scheduler = yield from self._binding_within(service, rule, former.scheduler if former is not None else None)
             within[rule.key] = WithinRule(scheduler, rule, weights, balance, text)
             bound += 1
             if bound % BOUND_PER_STEP == 0:
@@ -286,16 +288,21 @@ class RuleScheduler(BindsInSteps):
         """Make the bound scheduler from its parts."""
         return BoundRules(service, rules, rule_set, within)
 
-    def _bind_within(self, service: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
+    def _binding_within(
+        self, service: ServiceView, rule: BoundRule, previous: IScheduler | None
+    ) -> Generator[None, None, IScheduler]:
+        """Bind the scheduler within a rule."""
         why = "no rules, " if rule.number == NO_RULE else f"rule {rule.number} '{shorten(rule.label, 60)}', "
         if rule.action is not None:
             return RespondingRule(rule, rule.action)
         view = service.of_rule(rule, why)
         known = previous.inner if isinstance(previous, WeighedRule) else previous
-        scheduler = self._bind_balance(view, rule, known)
+        scheduler = yield from self._binding_balance(view, rule, known)
         return WeighedRule(scheduler, view.destinations) if rule.has_weights else scheduler
 
-    def _bind_balance(self, view: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
+    def _binding_balance(
+        self, view: ServiceView, rule: BoundRule, previous: IScheduler | None
+    ) -> Generator[None, None, IScheduler]:
         """Bind the scheduler that chooses among the servers of a rule. view: of that rule."""
         if USES_MATCH in self.uses and rule.match is not None:
             pattern = rule.rule.hashed_pattern if rule.rule is not None else None
@@ -304,13 +311,29 @@ class RuleScheduler(BindsInSteps):
             raise ValueError(f"service {view.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
         known = known.inner if isinstance(known, LearningBalance) else known
-        balance = view.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
+        known = None if isinstance(known, HashedRule | RespondingRule) else known
+        self._check_options(view)
+        if IBindsInSteps.providedBy(view.balance):
+            balance = yield from view.balance.binding(view, known)
+        else:
+            balance = view.balance.bind(view, known)
         if ILearns.providedBy(balance):
             balance = LearningBalance(balance)
         if view.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
         sticky = parse_sticky(view.config.sticky)
         return balance if sticky is None else StickyRule(view, sticky, balance)
+
+    def _check_options(self, view: ServiceView) -> None:
+        """Raise BadValue for a template of the balance scheduler with values that this scheduler does not read."""
+        if self.unit in (FIRST_REQUEST, EACH_REQUEST):
+            return
+        for name, value in view.options.items():
+            if isinstance(value, RequestTemplate) and value.needs_requests:
+                raise BadValue(
+                    f"service {view.ident}: {name} {shorten(value.text, 60)} of a balance: scheduler {self.name} reads "
+                    "no requests; http, hhttp, phttp and chttp do"
+                )
 
 
 def _name_of(balance: ISchedulerFactory | None) -> str | None:

@@ -80,7 +80,7 @@ class SchedulerBinder:
         """Return the scheduler that `text` names. where: for errors. Raises NoSuchScheduler, or BadValue for options
         that it does not take."""
         found, name = self._found, name_of(text)
-        if found is None or name not in found.known:
+        if found is None or found.named(name) is None:
             found = self.find_all()
         factory = found.factory(name)
         try:

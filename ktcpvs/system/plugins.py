@@ -21,6 +21,9 @@ from ktcpvs.interfaces import EACH_REQUEST, MAX_BODY_PREFIX, UNITS, ISchedulerFa
 from ktcpvs.model.language.foreign_words import SCHEDULERS
 from ktcpvs.model.scheduler_options import check_declared
 
+OTHER_NAMES = {"http-rule": "http"}
+"""Other names of built-in schedulers, as in files for KTCPVS -> their names."""
+
 ENTRY_POINTS = "ktcpvs.schedulers"
 """The group of the entry points of packages with schedulers."""
 
@@ -52,10 +55,15 @@ class Schedulers:
     broken: tuple[tuple[str, str], ...] = ()
     origins: Mapping[str, Origin] = Factory(dict)
 
+    def named(self, name: str) -> ISchedulerFactory | None:
+        """Return the plugin of that name, or of that other name; None: there is none."""
+        return self.known.get(name) or self.known.get(OTHER_NAMES.get(name, name))
+
     def factory(self, name: str) -> ISchedulerFactory:
         """Return the plugin of that name. Raises NoSuchScheduler, with the names of all plugins."""
-        if name in self.known:
-            return self.known[name]
+        found = self.named(name)
+        if found is not None:
+            return found
         if name in SCHEDULERS:
             message = f"no scheduler '{name}': use {SCHEDULERS[name]}"
         else:

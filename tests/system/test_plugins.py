@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_imported_is_named(folder: Path) -> None:
     with pytest.raises(NoSuchScheduler) as refused:
         found.factory("good")
     message = str(refused.value)
-    assert "no scheduler 'good'; there are: chttp, hhttp, http, lc" in message
+    assert "no scheduler 'good'; there are: chash, chttp, first, fo, hhttp, http, lc" in message
     assert "there_is_no_such_module" in message
     assert "somebodys_import" in message
     assert "somebodys_syntax" in message
@@ -236,3 +236,10 @@ def test_only_plugins_can_be_loaded_again() -> None:
         reload_schedulers(found, "wcl", find_schedulers)
     with pytest.raises(BadValue, match=r"^there are no scheduler plugins"):
         reload_schedulers(found, None, find_schedulers)
+
+
+def test_http_rule_is_another_name_of_http() -> None:
+    """KTCPVS's files and commands may use it; it is no scheduler of its own in the list."""
+    found = find_schedulers()
+    assert found.factory("http-rule") is found.factory("http")
+    assert "http-rule" not in found.known
