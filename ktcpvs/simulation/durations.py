@@ -29,6 +29,13 @@ class Durations:
         if seconds > self.longest:
             self.longest = seconds
 
+    def include(self, others: Durations) -> None:
+        """Count all that `others` has counted."""
+        for bucket, count in others._buckets.items():
+            self._buckets[bucket] = self._buckets.get(bucket, 0) + count
+        self.count += others.count
+        self.longest = max(self.longest, others.longest)
+
     def quantile(self, share: float) -> float | None:
         """Return the seconds within which that share (0 to 1) of the durations are; None: there are none."""
         left = self.count * share
