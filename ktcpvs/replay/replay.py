@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import define, evolve, frozen
 
 from ktcpvs.errors import BadValue, Refusal, shorten, unknown
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION
@@ -34,7 +34,7 @@ MAX_LOGGED_SERVERS = 10_000
 _LOGGED_HEADERS = ("host", "referer", "user-agent")
 
 
-@frozen(eq=False)
+@define(eq=False)
 class LoggedArrival(Arrival):
     """A request of a log. logged: its line."""
 

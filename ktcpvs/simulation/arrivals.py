@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from random import Random
 
-from attrs import frozen
+from attrs import define
 
 
-@frozen
+@define(eq=False)
 class Arrival:
     """One request. at: virtual seconds. client: its IP address. method, target: of the request, raw bytes. lines: its
     header lines, each with CRLF. is_tls: the client speaks TLS with the switch."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from random import Random
 
-from attrs import frozen
+from attrs import define
 
 REFUSED = 0
 """In place of a status: the server refuses the connection."""
@@ -15,7 +15,7 @@ REFUSED = 0
 OK, FAILED = 200, 500
 
 
-@frozen
+@define(eq=False)
 class Outcome:
     """What a server does with one request. seconds: of work until it responds, or until it refuses. status: of the
     response, or REFUSED."""

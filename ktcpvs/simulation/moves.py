@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 MAX_KEYS = 200_000
-"""The most clients that are followed. The one that has not come for the longest time is forgotten first."""
+"""The most clients that are followed. The one that came first is forgotten first."""
 
 
 class Moves:
@@ -22,7 +22,7 @@ class Moves:
     def add(self, key: Hashable, server: Hashable) -> None:
         """Count a request of a client with that key, which that server has got."""
         last = self._last
-        before = last.pop(key, None)
+        before = last.get(key)
         last[key] = server
         if before is None:
             self.keys += 1

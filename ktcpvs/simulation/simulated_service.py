@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from math import inf
 from typing import Any
 
@@ -86,7 +87,7 @@ class _ServerConnection:
 
 
 class SimulatedRequest:
-    """One request from its arrival to its end, as a client connection that has only this request.
+    """One request from its arrival to its end, as a client connection has it. Then the object serves another request.
 
     arrival: what has come. server: the one that it is at. queued: how long it has waited for room, in seconds. status:
     of the response, REFUSED for a connection that was closed without one; None before the end. choice: of the last
@@ -104,15 +105,21 @@ class SimulatedRequest:
     def __init__(self, service: SimulatedService, arrival: Arrival) -> None:
         self._service = service
         self._timer: Timer | None = None
+        self.dispatcher = Dispatcher(service.traffic, self, arrival.client)
+        self.state = ""
+        self.begin(arrival)
+
+    def begin(self, arrival: Arrival) -> None:
+        """Be the request that has come now."""
         self._queued_since: float | None = None
         self.arrival = arrival
-        self.dispatcher = Dispatcher(service.traffic, self, arrival.client)
-        self.client_name = arrival.client
-        self.state = ""
+        self.client_name = self.dispatcher.request.client = arrival.client
         self.server: _ServerConnection | None = None
         self.status: int | None = None
         self.queued = self.seconds = 0.0
         self.retries = 0
+        self.dispatcher.choice = self.dispatcher.lease = None
+        self.dispatcher.begin()
 
     @property
     def choice(self) -> Choice | None:
@@ -207,8 +214,7 @@ class SimulatedRequest:
     def _end(self, status: int) -> None:
         self.status = status
         self.seconds = self._service.time.now - self.arrival.at
-        self.dispatcher.detach()
-        self._service.ended(self)
+        self._service.request_ended(self)
 
 
 Answer = Callable[[SimulatedRequest, Destination], Outcome]
@@ -303,6 +309,7 @@ class SimulatedService:
         self.queued = 0
         self.unit = CONNECTION
         self.reads_requests = False
+        self._unused: list[SimulatedRequest] = []  # as many as there were requests at once
         self._connections: dict[bool, ClientSide] = {}
         self._named: dict[bytes, ClientSide] = {}
         self.configure(config)
@@ -349,24 +356,31 @@ class SimulatedService:
         }
         self._named.clear()
 
-    def begin(self, arrival: Arrival) -> SimulatedRequest:
+    def begin(self, arrival: Arrival) -> None:
         """A request comes now."""
-        request = SimulatedRequest(self, arrival)
+        if self._unused:
+            request = self._unused.pop()
+            request.begin(arrival)
+        else:
+            request = SimulatedRequest(self, arrival)
         dispatcher = request.dispatcher
-        dispatcher.begin()
-        self.fill_in(dispatcher.request, arrival)
+        self._fill_in(dispatcher.request, arrival)
         dispatcher.select()
-        return request
 
-    def fill_in(self, request: Request, arrival: Arrival) -> None:
+    def request_ended(self, request: SimulatedRequest) -> None:
+        """A request is over."""
+        self.ended(request)
+        self._unused.append(request)
+
+    def _fill_in(self, request: Request, arrival: Arrival) -> None:
         """Fill in the fields of a request that the scheduler may see."""
         if self.reads_requests:
             request.method, request.target = arrival.method, arrival.target
             request.lines = self.cookies.added_to(arrival.lines, arrival.client)
-            try:
-                request.path = path_of(arrival.method, arrival.target)
-            except BadRequest:
-                request.path = arrival.target
+            request.path = arrival.target
+            if not arrival.target.startswith(b"/"):
+                with suppress(BadRequest):
+                    request.path = path_of(arrival.method, arrival.target)
         request.connection = self._connection(arrival, request)
         if self.unit == CLIENT_HELLO:
             request.server_name = _server_name(request)
