@@ -18,6 +18,7 @@ setup(
             [f"{name.replace('.', '/')}.c"],
             depends=["ktcpvs/_slots.h", *glob("ktcpvs/*/*/_*.h")],
             extra_compile_args=["-O2"],
+            libraries=["m"],
             optional=True,
         )
         for name in (

@@ -1,6 +1,31 @@
 """The names that authors of schedulers need: docs/schedulers.md shows how to use them."""
 
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.outcome import (
+    ABORTED,
+    BAD_RESPONSE,
+    CLIENT_GONE,
+    OK,
+    REASONS,
+    REFUSED,
+    RESET,
+    STATUS,
+    TIMEOUT,
+    Outcome,
+)
+from ktcpvs.model.recent import ErrorRate, Latency
+from ktcpvs.model.request_templates import RequestTemplate
+from ktcpvs.model.scheduler_options import (
+    REQUIRED,
+    ChoiceOption,
+    IntegerOption,
+    NumberOption,
+    PathOption,
+    PercentOption,
+    SchedulerOption,
+    TemplateOption,
+    TextOption,
+)
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
     CONNECTION,
@@ -17,6 +42,7 @@ from ktcpvs.model.scheduling import (
     Considered,
     IBindsInSteps,
     IExplains,
+    ILearns,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
@@ -27,10 +53,20 @@ from ktcpvs.model.scheduling import (
 )
 
 __all__ = [
+    "ABORTED",
+    "BAD_RESPONSE",
+    "CLIENT_GONE",
     "CLIENT_HELLO",
     "CONNECTION",
     "EACH_REQUEST",
     "FIRST_REQUEST",
+    "OK",
+    "REASONS",
+    "REFUSED",
+    "REQUIRED",
+    "RESET",
+    "STATUS",
+    "TIMEOUT",
     "UNITS",
     "USES_BALANCE",
     "USES_COOKIE",
@@ -38,16 +74,29 @@ __all__ = [
     "USES_RULES",
     "USES_WEIGHT",
     "Choice",
+    "ChoiceOption",
     "Choosing",
     "Considered",
     "Destination",
+    "ErrorRate",
     "IBindsInSteps",
     "IExplains",
+    "ILearns",
     "IScheduler",
     "ISchedulerFactory",
     "IUsesOptions",
     "IWatches",
+    "IntegerOption",
+    "Latency",
+    "NumberOption",
+    "Outcome",
     "OwnResponse",
+    "PathOption",
+    "PercentOption",
     "Request",
+    "RequestTemplate",
+    "SchedulerOption",
     "ServiceView",
+    "TemplateOption",
+    "TextOption",
 ]

@@ -45,7 +45,7 @@ def describe_service(live: RunningService) -> str:
     why = relay.reason or ("chosen by auto" if config.relay == AUTO else "as configured")
     if relay.waits_for_bulk and not relay.reason:
         why += ", for connections with much at once"
-    return f"service {live.ident} listens on {where} ({config.scheduler}, {count}; relay {relay.engine}: {why})"
+    return f"service {live.ident} listens on {where} ({config.scheduler_name}, {count}; relay {relay.engine}: {why})"
 
 
 def _stopped_lines(table: Table, expanded: Table) -> Iterator[str]:

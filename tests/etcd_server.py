@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,21 @@ class EtcdServer(Program):
     """A member. url: that clients use. peers: the addresses of all members, by name; None: it is the only one."""
 
     def __init__(
-        self, folder: Path, name: str = "default", peers: dict[str, str] | None = None, *, is_durable: bool = False
+        self,
+        folder: Path,
+        name: str = "default",
+        peers: dict[str, str] | None = None,
+        *,
+        is_durable: bool = False,
+        host: str = LOOPBACK,
+        prefix: Sequence[str] = (),
     ) -> None:
-        """is_durable: it syncs its disk, as outside of tests."""
+        """is_durable: it syncs its disk, as outside of tests. prefix: the words before its command."""
         self.folder = folder
         self.name = name
         self.port = free_port()
-        self.url = f"http://{LOOPBACK}:{self.port}"
+        self.url = f"http://{host}:{self.port}"
+        self._prefix = prefix
         self.peers = peers or {name: f"http://{LOOPBACK}:{free_port()}"}
         self._is_durable = is_durable
         if peers is None:
@@ -43,7 +51,8 @@ class EtcdServer(Program):
         arguments += ["--initial-cluster", ",".join(f"{name}={url}" for name, url in self.peers.items())]
         if not self._is_durable:
             arguments.append("--unsafe-no-fsync")
-        super().__init__("etcd", arguments, self.folder)
+        first, *others = [*self._prefix, "etcd", *arguments]
+        super().__init__(first, others, self.folder)
 
     def start(self) -> None:
         """Start it, or start it again after `stop()` with what it has stored."""

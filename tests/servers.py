@@ -103,7 +103,7 @@ class Program:
     """A server program in the foreground. Its output goes to `folder`/NAME.log."""
 
     def __init__(self, name: str, arguments: list[str], folder: Path, **options: Any) -> None:
-        self.log_path = folder / f"{name}.log"
+        self.log_path = folder / f"{Path(name).name}.log"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [program(name), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options

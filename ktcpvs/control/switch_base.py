@@ -102,8 +102,8 @@ class SwitchBase(ABC):
 
     async def schedulers(self) -> dict[str, Any]:
         """Return {"schedulers": [...], "broken": [...]}: the schedulers that were found, each with name, unit, module,
-        summary and the number of services that use it; and the plugins that could not be loaded, with module and
-        error."""
+        summary, the number of services that use it, and its options (name, type, default, required, help); and the
+        plugins that could not be loaded, with module and error."""
         return dict(await self.read("schedulers"))
 
     async def nodes(self) -> dict[str, Any]:

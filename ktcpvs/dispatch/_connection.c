@@ -13,9 +13,9 @@ enum { C_TIMER, C_BEGAN, C_CLIENT, C_CLIENT_NAME, C_CONTEXT, C_DISPATCHER, C_END
 FIELDS(connection, "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "is_over",
        "last_activity", "limits", "on_end", "relay", "service", "state");
 
-enum { D_LOG, D_OWNER, D_PENDING, D_QUEUED_SINCE, D_REFUSED, D_SERVICE, D_SETTINGS_OF, D_CHOICE, D_ENTRY, D_FAILED,
+enum { D_LOG, D_OWNER, D_PENDING, D_QUEUED_SINCE, D_REFUSED, D_SERVICE, D_SETTINGS_OF, D_CHOICE, D_COMPLETED, D_ENTRY, D_FAILED,
        D_IS_RETRY, D_IS_WAITING, D_LEASE, D_REQUEST, D_USES_SCHEDULER };
-FIELDS(dispatcher, "_log", "_owner", "_pending", "_queued_since", "_refused", "_service", "_settings_of", "choice", "entry",
+FIELDS(dispatcher, "_log", "_owner", "_pending", "_queued_since", "_refused", "_service", "_settings_of", "choice", "completed", "entry",
        "failed_connections", "is_retry", "is_waiting", "lease", "request", "uses_scheduler");
 
 enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS };
@@ -27,17 +27,17 @@ FIELDS(service, "context", "relay", "selector");
 enum { X_ENGINE, X_JOINED, X_WAITS_FOR_BULK };
 FIELDS(relay_choice, "engine", "joined", "waits_for_bulk");
 
-enum { S_SCHEDULER, S_USABLE, S_EXCLUDED };
-FIELDS(selector, "scheduler", "usable", "excluded");
+enum { S_SCHEDULER, S_USABLE, S_EXCLUDED, S_COMPLETED };
+FIELDS(selector, "scheduler", "usable", "excluded", "completed");
 
-enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
-FIELDS(choice, "destination", "reason", "lines", "answer_lines");
+enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED };
+FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed");
 
 enum { L_DESTINATION, L_ENDED };
 FIELDS(lease, "destination", "ended");
 
-enum { T_MAXCONN, T_WATCHERS, T_ACTIVE, T_FREED };
-FIELDS(destination, "maxconn", "watchers", "active", "freed");
+enum { T_MAXCONN, T_WATCHERS, T_ACTIVE, T_FREED, T_MEASURED_ERRORS, T_MEASURED_LATENCY };
+FIELDS(destination, "maxconn", "watchers", "active", "freed", "measured_errors", "measured_latency");
 
 enum { I_CALL };
 FIELDS(timer, "call");
@@ -159,7 +159,7 @@ fill_dispatcher(PyObject *self, PyObject *service, PyObject *owner, PyObject *cl
     PyObject *log = context == NULL ? NULL : PyObject_GetAttr(context, s_log);
     PyObject *request = log == NULL ? NULL : make_request(service, client_host);
     if (request != NULL) {
-        static const int none[] = {D_PENDING, D_CHOICE, D_LEASE, D_ENTRY};
+        static const int none[] = {D_PENDING, D_CHOICE, D_COMPLETED, D_LEASE, D_ENTRY};
         static const int no[] = {D_IS_RETRY, D_IS_WAITING};
         for (size_t i = 0; i < sizeof none / sizeof *none; i++)
             put_new(&SLOT(self, dispatcher, none[i]), Py_None);
@@ -252,6 +252,18 @@ lease_end(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *nam
     return done(put_made(&SLOT(destination, destination, T_ACTIVE), PyLong_FromLong(PyLong_AsLong(active) - 1)));
 }
 
+/* True where a scheduler wants to know the outcome of a choice, or has read what is measured of the server. */
+static int
+is_measured(PyObject *self, PyObject *choice)
+{
+    PyObject *service = SLOT(self, dispatcher, D_SERVICE);
+    PyObject *selector = IS_A(service, service) ? SLOT(service, service, V_SELECTOR) : NULL;
+    PyObject *destination = SLOT(choice, choice, O_DESTINATION);
+    return !IS_A(selector, selector) || SLOT(selector, selector, S_COMPLETED) != Py_None ||
+           SLOT(choice, choice, O_COMPLETED) != Py_None || SLOT(destination, destination, T_MEASURED_ERRORS) != Py_None ||
+           SLOT(destination, destination, T_MEASURED_LATENCY) != Py_None;
+}
+
 static PyObject *
 take(PyObject *self, PyObject *choice)
 {
@@ -260,7 +272,7 @@ take(PyObject *self, PyObject *choice)
         return NULL;
     if (is_logging || IS(self, dispatcher, D_IS_RETRY) || SLOT(self, dispatcher, D_ENTRY) != Py_None ||
         SLOT(self, dispatcher, D_OWNER) == NULL || !IS_A(choice, choice) ||
-        !is_destination(SLOT(choice, choice, O_DESTINATION)))
+        !is_destination(SLOT(choice, choice, O_DESTINATION)) || is_measured(self, choice))
         return PyObject_CallFunctionObjArgs(plain_take, self, choice, NULL);
     put_new(&SLOT(self, dispatcher, D_CHOICE), choice);
     if (put_made(&SLOT(self, dispatcher, D_LEASE), make_lease(SLOT(choice, choice, O_DESTINATION))) < 0)

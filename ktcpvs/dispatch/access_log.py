@@ -104,7 +104,7 @@ class ServiceAccessLog:
         before, self._log, self.writer = self._log, None, None
         if config.access_log != NO_LOG:
             log = self._log = self._context.access_logs.open(config.access_log)
-            form, names = config.access_log_format, (config.ident, config.scheduler)
+            form, names = config.access_log_format, (config.ident, config.scheduler_name)
             self.writer = AccessLogWriter(self._context, log, form, *names, self._is_http2)
         if before is not None:
             before.release()

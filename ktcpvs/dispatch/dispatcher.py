@@ -4,15 +4,19 @@ the request's lease of its server."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.measured_request import Completed, MeasuredRequest
 from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model.destination import Destination, Lease
+from ktcpvs.model.outcome import REFUSED, RESET, TIMEOUT
 from ktcpvs.model.retry_on import CONNECT
 from ktcpvs.model.scheduling import NONE, Choice, ModifiedChoice, OwnResponse, Request
 from ktcpvs.streams.connector import HTTP2Failed
@@ -53,6 +57,9 @@ class DispatcherOwner(Protocol):
     def respond(self, response: OwnResponse) -> None:
         """Respond as a rule says, without a server."""
 
+    def moved(self) -> tuple[int, int]:
+        """Bytes from the client and to it, so far."""
+
     def is_client_gone(self) -> bool:
         """Return whether the client has disconnected, even if that was not read yet."""
 
@@ -66,12 +73,13 @@ class Dispatcher:
     request: as the scheduler sees it. choice: the server of the current request, or of the last one. lease: counts the
     request there. entry: notes it, for the access log and for its trace; None: nothing does. failed_connections:
     servers whose connection died with the current request. is_retry: the next lease counts against `retry_budget`.
-    uses_scheduler: False when the client has sent nothing that the scheduler could use.
+    uses_scheduler: False when the client has sent nothing that the scheduler could use. completed: is called with the
+    outcome of a request that takes the fast path; None: nothing is.
     """
 
     __slots__ = (
-        "_log", "_owner", "_pending", "_queued_since", "_refused", "_service", "_settings_of", "choice", "entry",
-        "failed_connections", "is_retry", "is_waiting", "lease", "request", "uses_scheduler",
+        "_log", "_owner", "_pending", "_queued_since", "_refused", "_service", "_settings_of", "choice",
+        "completed", "entry", "failed_connections", "is_retry", "is_waiting", "lease", "request", "uses_scheduler",
     )  # fmt: skip
 
     def __init__(self, service: ServiceContext, owner: DispatcherOwner, client_host: str) -> None:
@@ -86,6 +94,7 @@ class Dispatcher:
         self.request = Request(client_host, tried=service.selector.excluded)
         self.choice: Choice | None = None
         self.lease: Lease | None = None
+        self.completed: Completed | None = None
         self.entry: RequestNotes | None = None
         self.failed_connections: tuple[Destination, ...] = ()
         self.is_retry = False
@@ -166,16 +175,40 @@ class Dispatcher:
     def take(self, choice: Choice) -> None:
         """Use this server: begin a lease and call the owner."""
         self.choice = choice
+        selector, destination = self._service.selector, choice.destination
         if self.is_retry:
             self.is_retry = False
-            self.lease = self._service.selector.retries.lease(choice.destination)
+            self.lease = selector.retries.lease(destination)
         else:
-            self.lease = choice.destination.lease()
+            self.lease = destination.lease()
+        if (
+            selector.completed is not None
+            or choice.completed is not None
+            or destination.measured_latency is not None
+            or destination.measured_errors is not None
+        ):
+            self.measure(choice, monotonic(), self._owner.moved())
         if self.entry is not None:
             self.entry.server_chosen(choice)
         if self._log.level >= levels.SCHEDULING:
             self._log_decision(f"{choice.destination.address}: {choice.reason}")
         self._owner.serve(choice)
+
+    def measure(self, choice: Choice, began: float, moved: tuple[int, int]) -> None:
+        """Measure the current request at this server, if a scheduler wants to know the outcome, or has read what is
+        measured of the server. began: the monotonic time of the choice. moved: bytes from the client and to it before.
+        """
+        completed, destination, entry = self._service.selector.completed_by(choice), choice.destination, self.entry
+        if completed is None and not destination.is_measured:
+            return
+        if not isinstance(entry, MeasuredRequest):
+            entry = self.entry = MeasuredRequest(entry, self._service.selector.report, self._owner.moved)
+        entry.begin(destination, completed, self.request.client, began, moved)
+
+    def timed_out(self) -> None:
+        """The current request takes too long, and ends."""
+        if isinstance(self.entry, MeasuredRequest):
+            self.entry.reason = TIMEOUT
 
     def _respond(self, response: OwnResponse) -> None:
         """Let the owner respond as a rule says."""
@@ -257,17 +290,21 @@ class Dispatcher:
 
     # Failed servers.
 
-    def exclude(self, destination: Destination, reason: str) -> None:
-        """Exclude a server that has failed this request from its further selections."""
+    def exclude(self, destination: Destination, reason: str, kind: str = RESET) -> None:
+        """Exclude a server that has failed this request from its further selections. kind: as for `server_failed`."""
         self.request.failed |= {destination}
-        self.server_failed(destination, reason)
+        self.server_failed(destination, reason, kind)
         self._renew_tried()  # its ejection may have brought in servers that stood by
 
-    def server_failed(self, destination: Destination, reason: str) -> None:
-        """Count and note that the current request has failed by the fault of this server. reason: in words."""
-        if self.entry is not None:
-            self.entry.server_failed(destination, reason)
+    def server_failed(self, destination: Destination, reason: str, kind: str = RESET) -> None:
+        """Count and note that the current request has failed by the fault of this server. reason: in words. kind: one
+        of the reasons of `model/outcome.py`."""
+        entry = self.entry
+        if entry is not None:
+            entry.server_failed(destination, reason)
         self._service.server_failed(destination, reason)
+        if isinstance(entry, MeasuredRequest):
+            entry.end_at_server(kind)
 
     def connect_failed(self, why: Failure) -> None:
         """The connection to the selected server failed: select the next one, or refuse the request."""
@@ -285,7 +322,7 @@ class Dispatcher:
         destination.retries += 1
         if self.entry is not None:
             self.entry.retried()
-        self.exclude(destination, reason)
+        self.exclude(destination, reason, TIMEOUT if why.check(TimeoutError, ConnectTimedOut) else REFUSED)
         form = "service {ident}: server {server} not connected: {why}"
         if why.check(TLSFailed, HTTP2Failed):  # the server or the configuration must be changed
             self._service.note_server_fault(destination, reason)

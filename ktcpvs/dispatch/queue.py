@@ -39,10 +39,9 @@ class Queue:
         """Add `waiter` at the end, unless it is in the queue already. chosen: the full server that was chosen for it,
         which counts it as pending."""
         self._waiting.setdefault(waiter, set())
-        if chosen.max_pending:
-            self.uncount(waiter)
-            self._chosen[waiter] = chosen
-            chosen.pending += 1
+        self.uncount(waiter)
+        self._chosen[waiter] = chosen
+        chosen.pending += 1
 
     def leave(self, waiter: Waiter) -> None:
         """Remove `waiter`, if it is in the queue."""

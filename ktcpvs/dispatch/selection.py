@@ -21,11 +21,14 @@ from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.measured_request import Completed
 from ktcpvs.dispatch.priorities import Priorities, priorities_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import EJECTED
+from ktcpvs.model.outcome import Outcome
 from ktcpvs.model.retries import RetryBudget
-from ktcpvs.model.scheduling import NONE, Choice, OwnResponse, Request
+from ktcpvs.model.scheduler_words import name_of
+from ktcpvs.model.scheduling import NONE, Choice, ILearns, OwnResponse, Request
 from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
@@ -69,6 +72,18 @@ def is_choice(answer: Any) -> TypeGuard[Choice]:
     )
 
 
+def completed_of(scheduler: Any) -> Completed | None:
+    """Return the `completed` of a bound scheduler that learns; None: it does not."""
+    if not ILearns.providedBy(scheduler):
+        return None
+    found: Completed = scheduler.completed
+    return found
+
+
+def ignore(outcome: Outcome) -> None:
+    """Do nothing: the `completed` of a choice whose scheduler does not learn, where that of the service does."""
+
+
 def never() -> bool:
     """The `allows_second_round` of a request whose servers are tried only once."""
     return False
@@ -77,7 +92,8 @@ def never() -> bool:
 class Selector:
     """Selects servers for the requests of one service, or of one dry run.
 
-    config: the service's configuration. scheduler: the bound scheduler. usable: all configured servers. down: the
+    config: the service's configuration. scheduler: the bound scheduler. completed: of a scheduler that learns, is
+    called with the outcomes of its choices; None: it does not learn. usable: all configured servers. down: the
     servers that checks, errors or their mode have taken out of service. in_maintenance: those of them whose mode is
     MAINTENANCE. resting: those whose checks ask for no new clients. standby: those that are up, and whose priority is
     not in use. excluded: all of these, the servers that a new request does not get. These sets are replaced, never
@@ -86,7 +102,7 @@ class Selector:
     """
 
     __slots__ = (
-        "_context", "_fallback", "_make_fallback", "_note", "config", "down", "excluded", "in_maintenance",
+        "_context", "_fallback", "_make_fallback", "_note", "completed", "config", "down", "excluded", "in_maintenance",
         "limited", "priorities", "redirect", "resting", "retries", "scheduler", "standby", "usable",
     )  # fmt: skip
 
@@ -100,6 +116,7 @@ class Selector:
         self._make_fallback: Callable[[], Any] | None = None
         self.config = config
         self.scheduler: Any = None
+        self.completed: Completed | None = None
         self.usable: frozenset[Destination] = frozenset()
         self.down: set[Destination] = set()
         self.standby: frozenset[Destination] = NONE
@@ -121,6 +138,7 @@ class Selector:
         """Apply a configuration. make_fallback: binds the fallback scheduler when it is first needed; None: the service
         has none. This only assigns, so it cannot raise."""
         self.config, self.scheduler, self.usable = config, scheduler, destinations
+        self.completed = completed_of(scheduler)
         self._make_fallback, self._fallback = make_fallback, None
         self.limited = tuple([destination for destination in destinations if destination.maxconn])
         self.priorities = priorities_of(config, destinations)
@@ -185,7 +203,7 @@ class Selector:
         """Decide after an exception of the scheduler: `failure`, or the one that is being handled."""
         failure = failure or Failure()
         self._context.log.failure("scheduler of service {ident} failed", failure, ident=self.config.ident)
-        self._note(f"scheduler {self.config.scheduler} failed: {failure.value!r}")
+        self._note(f"scheduler {self.config.scheduler_name} failed: {failure.value!r}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def scheduler_timed_out(self, request: Request, allows_second_round: Callable[[], bool] = never) -> Decision:
@@ -255,7 +273,7 @@ class Selector:
     def _foreign_choice(self, request: Request, answer: Any, allows_second_round: Callable[[], bool]) -> Decision:
         form = "scheduler of service {ident} failed: it chose {answer!r}, which is not a server of the service"
         self._context.log.fault(form, ident=self.config.ident, answer=answer)
-        self._note(f"scheduler {self.config.scheduler} chose {answer!r}, which is not a server of this service")
+        self._note(f"scheduler {self.config.scheduler_name} chose {answer!r}, which is not a server of this service")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def _invalid_choice(self, request: Request, choice: Choice, allows_second_round: Callable[[], bool]) -> Decision:
@@ -264,7 +282,7 @@ class Selector:
             return self._foreign_choice(request, destination, allows_second_round)
         why = "the reason of its choice must be a str; lines and answer_lines must be bytes, lines may be None"
         self._context.log.fault("scheduler of service {ident} failed: {why}", ident=self.config.ident, why=why)
-        self._note(f"scheduler {self.config.scheduler} failed: {why}")
+        self._note(f"scheduler {self.config.scheduler_name} failed: {why}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def _fall_back(self, request: Request, reason: str, allows_second_round: Callable[[], bool]) -> Decision:
@@ -275,7 +293,7 @@ class Selector:
 
     def _fallback_choice(self, request: Request, reason: str) -> Choice | OwnResponse | None:
         """Return the fallback scheduler's choice, or None. reason: why the scheduler has not chosen."""
-        name = self.config.fallback
+        name = name_of(self.config.fallback)
         try:
             if self._fallback is None and self._make_fallback is not None:
                 self._fallback = self._make_fallback()
@@ -289,7 +307,8 @@ class Selector:
         if not is_choice(choice) or choice.destination not in self.usable:
             cancel_pending(choice, self._context.log)
             return None
-        return evolve(choice, reason=f"fallback {name}, since {reason}: {choice.reason}")
+        completed = choice.completed or completed_of(self._fallback) or ignore
+        return evolve(choice, reason=f"fallback {name}, since {reason}: {choice.reason}", completed=completed)
 
     def _instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
         """Return another choice for a request whose server is full, or None if the client must wait."""
@@ -318,7 +337,9 @@ class Selector:
             joined |= servers
             choice = self._choose_without(request, (request.tried - joined) | request.failed | unusable, chooser)
             if choice is not None:
-                return evolve(choice, reason=f"{choice.reason}, of {name}, since no server before can serve it")
+                reason = f"{choice.reason}, of {name}, since no server before can serve it"
+                by_another = None if chooser is None else completed_of(chooser) or ignore
+                return evolve(choice, reason=reason, completed=choice.completed or by_another)
         return None
 
     def _last_resort(self, request: Request) -> Choice | None:
@@ -349,6 +370,26 @@ class Selector:
             return found
         cancel_pending(other, self._context.log)
         return None
+
+    # Outcomes.
+
+    def completed_by(self, choice: Choice) -> Completed | None:
+        """Return what is called with the outcome of a choice; None: nothing learns from it."""
+        if choice.completed is not None:
+            return choice.completed
+        return self.completed if choice.destination is not self.redirect else None
+
+    def report(self, completed: Completed, outcome: Outcome) -> None:
+        """Tell a scheduler that learns the outcome of its choice."""
+        try:
+            completed(outcome)
+        except Exception as error:
+            self.learning_failed(error)
+
+    def learning_failed(self, error: Exception) -> None:
+        """Log what the `completed` of a scheduler has raised."""
+        form = "scheduler of service {ident} failed to learn from an outcome"
+        self._context.log.failure(form, Failure(error), ident=self.config.ident)
 
     # Retries.
 

@@ -122,7 +122,7 @@ class ServiceContext:
         self.challenges: Mapping[bytes, bytes] | None = None
 
     def __repr__(self) -> str:
-        return f"<service {self.ident}, {self.config.scheduler}>"
+        return f"<service {self.ident}, {self.config.scheduler_name}>"
 
     @property
     def ident(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ktcpvs.model.request_templates import REQUEST_VALUES, encoded
 from ktcpvs.model.request_values import port_of
-from ktcpvs.model.scheduling import Request, TLSNames
+from ktcpvs.model.scheduling import Request
 from ktcpvs.model.templates import GROUPS
 from ktcpvs.protocols.http1.grammar import HOST
 from ktcpvs.streams.contract import address_text
@@ -52,18 +53,8 @@ class TemplateValues:
         if name in GROUPS:
             number = int(name)
             return self.groups[number - 1] if number <= len(self.groups) else b""
-        return _VALUES[name](self)
-
-    @property
-    def path(self) -> bytes:
-        """The path and query of the request."""
-        return self.request.path or b""
-
-    @property
-    def tls(self) -> TLSNames | None:
-        """The TLS of the client's connection."""
-        connection = self.request.connection
-        return connection.tls if connection is not None else None
+        read = REQUEST_VALUES.get(name)
+        return _VALUES[name](self) if read is None else read(self.request)
 
     @property
     def client_port(self) -> str:
@@ -77,30 +68,12 @@ class TemplateValues:
         return address_text(connection.local_address) if connection is not None else ""
 
 
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _of_tls(read: Callable[[TLSNames], str | None]) -> Callable[[TemplateValues], bytes]:
-    """Return what reads a value of the client's TLS; b"" without TLS."""
-    return lambda values: b"" if values.tls is None else _encoded(read(values.tls) or "")
-
-
 _VALUES: dict[str, Callable[[TemplateValues], bytes]] = {
     "host": lambda values: values.host,
     "hostport": lambda values: values.hostport,
     "request_id": lambda values: values.request_id,
-    "target": lambda values: values.path,
-    "path": lambda values: values.path.partition(b"?")[0],
-    "query": lambda values: values.path.partition(b"?")[2],
-    "scheme": lambda values: b"http" if values.tls is None else b"https",
-    "client": lambda values: _encoded(values.request.client),
-    "client_port": lambda values: _encoded(values.client_port),
-    "rule": lambda values: _encoded(values.rule),
-    "server": lambda values: _encoded(values.server),
-    "listen": lambda values: _encoded(values.listen),
-    "tls_server_name": _of_tls(lambda tls: tls.sni),
-    "tls_version": _of_tls(lambda tls: tls.version),
-    "client_certificate_subject": _of_tls(lambda tls: tls.certificate_subject),
-    "client_certificate_fingerprint": _of_tls(lambda tls: tls.certificate_fingerprint),
+    "client_port": lambda values: encoded(values.client_port),
+    "rule": lambda values: encoded(values.rule),
+    "server": lambda values: encoded(values.server),
+    "listen": lambda values: encoded(values.listen),
 }

@@ -66,6 +66,8 @@ class ServiceHealth:
         destination.last_error, destination.failed_at = why, self._context.wall()
         destination.errors += 1
         errors = destination.errors
+        if destination.measured_errors is not None:
+            destination.measured_errors.record(True, destination.clock())
         if not config.eject or errors < config.eject or destination.health.state != UP:
             return
         self._eject(destination, f"{errors} consecutive errors, the last: {why}")

@@ -9,6 +9,7 @@
 
 #define _GNU_SOURCE /* memrchr */
 #include "../_slots.h"
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 #include <strings.h>
@@ -43,14 +44,14 @@ FIELDS(service, "settings");
 enum { V_EXCHANGE, V_CACHED, V_DESTINATION, V_WRITE, V_IS_REUSABLE };
 FIELDS(server, "exchange", "cached_response", "destination", "write", "is_reusable");
 
-enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED, D_ENTRY };
-FIELDS(dispatcher, "request", "choice", "lease", "failed_connections", "entry");
+enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED, D_ENTRY, D_COMPLETED };
+FIELDS(dispatcher, "request", "choice", "lease", "failed_connections", "entry", "completed");
 
 enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION };
 FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection");
 
-enum { S_SCHEDULER, S_USABLE, S_EXCLUDED };
-FIELDS(selector, "scheduler", "usable", "excluded");
+enum { S_SCHEDULER, S_USABLE, S_EXCLUDED, S_COMPLETED };
+FIELDS(selector, "scheduler", "usable", "excluded", "completed");
 
 enum { H_IS_ENABLED, H_FORWARDS, H_HAS_PROXIES, H_REQUESTS, H_SCAN, H_HEAD_SIZE, H_WHOLE_REQUESTS, H_WHOLE_RESPONSES };
 FIELDS(cache, "is_enabled", "forwards", "has_proxies", "_requests", "scan", "head_size", "whole_requests", "whole_responses");
@@ -64,8 +65,8 @@ FIELDS(request_head, "plain", "added", "out", "size", "total");
 enum { Z_HEADS, Z_TRAILERS };
 FIELDS(whole_responses, "_heads", "_trailers");
 
-enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES };
-FIELDS(choice, "destination", "reason", "lines", "answer_lines");
+enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED };
+FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed");
 
 enum { O_MODIFIERS };
 FIELDS(modified_choice, "modifiers");
@@ -77,9 +78,18 @@ enum { L_DESTINATION, L_ENDED };
 FIELDS(lease, "destination", "ended");
 
 enum { T_MAXCONN, T_TOTAL, T_REUSED, T_WATCHERS, T_ACTIVE, T_FREED, T_HEARD, T_ERRORS, T_LATENCIES, T_BYTES_IN,
-       T_BYTES_OUT };
+       T_BYTES_OUT, T_MEASURED_LATENCY, T_MEASURED_ERRORS };
 FIELDS(destination, "maxconn", "total", "reused", "watchers", "active", "freed", "heard", "errors", "latencies",
-       "bytes_in", "bytes_out");
+       "bytes_in", "bytes_out", "measured_latency", "measured_errors");
+
+enum { U_PEAK, U_STAMP, U_HISTOGRAM, U_LAST };
+FIELDS(latency, "_peak", "_stamp", "histogram", "last");
+
+enum { Q_FAILURES, Q_REQUESTS, Q_STAMP };
+FIELDS(error_rate, "_failures", "_requests", "_stamp");
+
+enum { J_DESTINATION, J_STATUS, J_FIRST_BYTE, J_TOTAL, J_BYTES_IN, J_BYTES_OUT, J_RETRIES, J_REASON, J_CLIENT };
+FIELDS(outcome, "destination", "status", "first_byte", "total", "bytes_in", "bytes_out", "retries", "reason", "client");
 
 enum { N_SECONDS };
 FIELDS(latencies, "seconds");
@@ -102,13 +112,14 @@ static PyTypeObject *shared_destination_type, *base_type, *stream_connection_typ
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
     *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
-static double buckets[MAX_BUCKETS];
+static PyObject *reason_ok;
+static double buckets[MAX_BUCKETS], decay;
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
     *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_finish, *s_read_for, *s_read_plain, *s_request_head,
     *s_response_head, *s_check_interval, *s_check_timeouts, *s_client_ended, *s_has_input, *s_read_with_body, *s_row,
     *s_client_lost, *s_close, *s_close_gracefully,
-    *s_context, *s_init,
+    *s_context, *s_init, *s_learning_failed,
     *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
 
 static int
@@ -661,6 +672,11 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
         goto done;
     }
     put_new(&SLOT(dispatcher, dispatcher, D_CHOICE), choice);
+    PyObject *completed = SLOT(choice, choice, O_COMPLETED);
+    if (completed == Py_None)
+        completed = SLOT(selector, selector, S_COMPLETED);
+    if (completed != Py_None)
+        put_new(&SLOT(dispatcher, dispatcher, D_COMPLETED), completed);
     if (put_made(&SLOT(dispatcher, dispatcher, D_LEASE), make_lease(destination)) < 0 ||
         add(&SLOT(destination, destination, T_TOTAL), 1) < 0 || add(&SLOT(destination, destination, T_REUSED), 1) < 0)
         goto done;
@@ -760,6 +776,93 @@ onward(PyObject *known, PyObject *added, PyObject *data, int is_last)
     return made;
 }
 
+/* The weight of what was measured at `stamp`. */
+static double
+weight_of_past(PyObject *stamp, double now)
+{
+    double before = PyFloat_AsDouble(stamp);
+    return now > before ? exp((before - now) / decay) : 1.0;
+}
+
+/* Latency.record. bucket: that of the time. */
+static int
+record_latency(PyObject *latency, PyObject *seconds, PyObject *now, int bucket)
+{
+    PyObject *histogram = SLOT(latency, latency, U_HISTOGRAM);
+    double left = weight_of_past(SLOT(latency, latency, U_STAMP), PyFloat_AS_DOUBLE(now));
+    double peak = PyFloat_AsDouble(SLOT(latency, latency, U_PEAK)) * left, value = PyFloat_AS_DOUBLE(seconds);
+    if (PyErr_Occurred() || add(&PyList_GET_ITEM(histogram, bucket), 1) < 0)
+        return -1;
+    put_new(&SLOT(latency, latency, U_LAST), seconds);
+    put_new(&SLOT(latency, latency, U_STAMP), now);
+    if (value >= peak)
+        put_new(&SLOT(latency, latency, U_PEAK), seconds);
+    else
+        return put_made(&SLOT(latency, latency, U_PEAK), PyFloat_FromDouble(peak + value * (1.0 - left)));
+    return 0;
+}
+
+/* ErrorRate.record for a request that has not failed. */
+static int
+record_success(PyObject *rate, PyObject *now)
+{
+    double left = weight_of_past(SLOT(rate, error_rate, Q_STAMP), PyFloat_AS_DOUBLE(now));
+    double requests = PyFloat_AsDouble(SLOT(rate, error_rate, Q_REQUESTS)) * left + 1.0;
+    double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES)) * left;
+    if (PyErr_Occurred() || put_made(&SLOT(rate, error_rate, Q_REQUESTS), PyFloat_FromDouble(requests)) < 0 ||
+        (failures != 0.0 && put_made(&SLOT(rate, error_rate, Q_FAILURES), PyFloat_FromDouble(failures)) < 0))
+        return -1;
+    put_new(&SLOT(rate, error_rate, Q_STAMP), now);
+    return 0;
+}
+
+/* Records a response at a server of which schedulers have read what is measured. */
+static int
+measure(PyObject *destination, double took, double now, int bucket)
+{
+    PyObject *latency = SLOT(destination, destination, T_MEASURED_LATENCY);
+    PyObject *errors = SLOT(destination, destination, T_MEASURED_ERRORS);
+    PyObject *at = PyFloat_FromDouble(now), *seconds = at == NULL ? NULL : PyFloat_FromDouble(took);
+    int result = seconds == NULL ? -1 : 0;
+    if (result == 0 && IS_A(latency, latency))
+        result = record_latency(latency, seconds, at, bucket);
+    if (result == 0 && IS_A(errors, error_rate))
+        result = record_success(errors, at);
+    Py_XDECREF(at);
+    Py_XDECREF(seconds);
+    return result;
+}
+
+/* Tells a scheduler that learns the outcome of a plain request. */
+static int
+tell_outcome(PyObject *exchange, PyObject *destination, PyObject *known, double took, long long in, long long out)
+{
+    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER);
+    PyObject *completed = SLOT(dispatcher, dispatcher, D_COMPLETED);
+    SLOT(dispatcher, dispatcher, D_COMPLETED) = Py_NewRef(Py_None);
+    PyObject *outcome = outcome_layout.type->tp_alloc(outcome_layout.type, 0);
+    PyObject *seconds = outcome == NULL ? NULL : PyFloat_FromDouble(took);
+    int result = -1;
+    if (seconds != NULL) {
+        SLOT(outcome, outcome, J_DESTINATION) = Py_NewRef(destination);
+        SLOT(outcome, outcome, J_STATUS) = Py_NewRef(SLOT(known, response, W_STATUS));
+        SLOT(outcome, outcome, J_FIRST_BYTE) = Py_NewRef(seconds);
+        SLOT(outcome, outcome, J_TOTAL) = seconds;
+        SLOT(outcome, outcome, J_BYTES_IN) = PyLong_FromLongLong(in);
+        SLOT(outcome, outcome, J_BYTES_OUT) = PyLong_FromLongLong(out);
+        SLOT(outcome, outcome, J_RETRIES) = Py_NewRef(zero);
+        SLOT(outcome, outcome, J_REASON) = Py_NewRef(reason_ok);
+        SLOT(outcome, outcome, J_CLIENT) = Py_NewRef(SLOT(SLOT(dispatcher, dispatcher, D_REQUEST), request, R_CLIENT));
+        if (SLOT(outcome, outcome, J_BYTES_IN) != NULL && SLOT(outcome, outcome, J_BYTES_OUT) != NULL)
+            result = write_to(completed, outcome);
+        if (result < 0)
+            result = handle(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
+    }
+    Py_XDECREF(outcome);
+    Py_DECREF(completed);
+    return result;
+}
+
 /* Counts a response at its server. */
 static int
 count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObject *known)
@@ -771,10 +874,14 @@ count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObje
     if (!is_zero(SLOT(destination, destination, T_ERRORS)) &&
         put_made(&SLOT(destination, destination, T_ERRORS), PyLong_FromLong(0)) < 0)
         return -1;
-    double took = monotonic() - PyFloat_AsDouble(SLOT(exchange, exchange, X_STARTED));
+    double now = monotonic(), took = now - PyFloat_AsDouble(SLOT(exchange, exchange, X_STARTED));
     int bucket = 0;
     while (bucket < bucket_count && buckets[bucket] < took)
         bucket++;
+    if ((SLOT(destination, destination, T_MEASURED_LATENCY) != Py_None ||
+         SLOT(destination, destination, T_MEASURED_ERRORS) != Py_None) &&
+        measure(destination, took, now, bucket) < 0)
+        return -1;
     PyObject *row = SLOT(known, response, W_ROW);
     if (add(&PyList_GET_ITEM(row, bucket), 1) < 0)
         return -1;
@@ -789,7 +896,12 @@ count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObje
     if (PyErr_Occurred() || add(&SLOT(destination, destination, T_BYTES_IN), more_in) < 0 ||
         add(&SLOT(destination, destination, T_BYTES_OUT), more_out) < 0)
         return -1;
-    return put_made(&SLOT(exchange, exchange, X_SETTLED), PyTuple_Pack(2, in, out));
+    if (put_made(&SLOT(exchange, exchange, X_SETTLED), PyTuple_Pack(2, in, out)) < 0)
+        return -1;
+    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER);
+    if (SLOT(dispatcher, dispatcher, D_COMPLETED) == Py_None)
+        return 0;
+    return tell_outcome(exchange, destination, known, took, more_in, more_out);
 }
 
 static inline int
@@ -1195,15 +1307,15 @@ server_receiver(PyObject *module, PyObject *args)
     return make_receiver(args, server_receives, &server_layout, server_names);
 }
 
-/* configure(classes, states, buckets, closing, limits): see http/fast_path.py. */
+/* configure(classes, states, buckets, closing, ok, decay, limits): see http/fast_path.py. */
 static PyObject *
 configure(PyObject *module, PyObject *args)
 {
     PyObject *classes, *bounds;
     (void)module;
     int places, longest, request, response, chunks;
-    if (!PyArg_ParseTuple(args, "O!(OOO)O!S(iiiii)", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
-                          &PyTuple_Type, &bounds, &closing, &places, &longest, &request, &response, &chunks))
+    if (!PyArg_ParseTuple(args, "O!(OOO)O!SUd(iiiii)", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
+                          &PyTuple_Type, &bounds, &closing, &reason_ok, &decay, &places, &longest, &request, &response, &chunks))
         return NULL;
     if (places != PLACES || longest != MAX_CACHED_REQUEST || request != MAX_WHOLE_REQUEST || response != MAX_WHOLE_RESPONSE ||
         chunks != MAX_CHUNKS) {
@@ -1214,6 +1326,7 @@ configure(PyObject *module, PyObject *args)
     Py_INCREF(sent_state);
     Py_INCREF(whole_state);
     Py_INCREF(closing);
+    Py_INCREF(reason_ok);
     bucket_count = (int)PyTuple_GET_SIZE(bounds);
     if (bucket_count > MAX_BUCKETS) {
         PyErr_SetString(PyExc_ValueError, "too many buckets");
@@ -1230,7 +1343,9 @@ configure(PyObject *module, PyObject *args)
         {"selector", &selector_layout, selector_names},       {"cache", &cache_layout, cache_names},
         {"choice", &choice_layout, choice_names},             {"lease", &lease_layout, lease_names},
         {"destination", &destination_layout, destination_names},
-        {"latencies", &latencies_layout, latencies_names},    {"response", &response_layout, response_names},
+        {"latencies", &latencies_layout, latencies_names},    {"latency", &latency_layout, latency_names},
+        {"error_rate", &error_rate_layout, error_rate_names}, {"outcome", &outcome_layout, outcome_names},
+        {"response", &response_layout, response_names},
         {"stream", &stream_layout, stream_names},             {"access_log", &access_log_layout, access_log_names},
         {"plain", &plain_layout, plain_names},                {"service_edits", &service_edits_layout, service_edits_names},
         {"modified_choice", &modified_choice_layout, modified_choice_names},
@@ -1278,7 +1393,7 @@ test_chunks_end(PyObject *module, PyObject *args)
 static PyMethodDef functions[] = {
     {"without_cookie", test_without_cookie, METH_VARARGS, "without_cookie(plain, lines)"},
     {"chunks_end", test_chunks_end, METH_VARARGS, "chunks_end(data, begin): see protocols/http1/body.py"},
-    {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, limits)"},
+    {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, ok, decay, limits)"},
     {"configure_connections", configure_connections, METH_VARARGS,
      "configure_connections(classes, closed, finished, client_gone): return their compiled methods by name"},
     {"client_receiver", client_receiver, METH_VARARGS, "client_receiver(connection, wheel)"},
@@ -1306,7 +1421,7 @@ PyInit__fast_path(void)
         {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"},
         {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_row, "row"}, {&s_client_ended, "_client_ended"},
         {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},
-        {&s_context, "context"}, {&s_init, "__init__"}, {&s_set_backpressure, "set_backpressure"},
+        {&s_context, "context"}, {&s_init, "__init__"}, {&s_learning_failed, "learning_failed"}, {&s_set_backpressure, "set_backpressure"},
         {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"},
     };
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)

@@ -20,6 +20,7 @@ from ktcpvs.http.fast_path import client_receiver
 from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
 from ktcpvs.model import exchange as life
+from ktcpvs.model.outcome import TIMEOUT
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, OwnMessage
@@ -590,6 +591,7 @@ class HTTPClientConnection(ClientConnection):
     def _request_timed_out(self, state: str, seconds: int) -> bool:
         """The request takes longer than request_timeout. Return True if the client was disconnected."""
         reason = f"the request took more than {seconds} seconds"
+        self.dispatcher.timed_out()
         if state == life.WAITING:
             self.exchange.fail(504, reason)
             return False
@@ -630,13 +632,13 @@ class HTTPClientConnection(ClientConnection):
         elif self.body is not None and limit and waited > limit and state == life.WAITING:
             if self.held & SERVER_IS_FULL:
                 reason = f"the server took none of the request's body for {limit} seconds"
-                exchange.server_failed(reason)
+                exchange.server_failed(reason, TIMEOUT)
                 exchange.fail(504, reason)
             else:
                 exchange.fail(408, f"the request's body did not come within {limit} seconds")
         elif limit and waited > limit and state in (life.ANSWERING, life.SWITCHED):
             if state == life.ANSWERING and (self.body is None or self.held & SERVER_IS_FULL):
-                exchange.server_failed(f"the response stopped for {limit} seconds")
+                exchange.server_failed(f"the response stopped for {limit} seconds", TIMEOUT)
             self.expire(life.READ_TIMEOUT)
             return True
         elif state == life.WAITING:

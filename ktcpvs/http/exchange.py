@@ -27,6 +27,7 @@ from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.outcome import RESET
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import Chunked, Frame
@@ -292,7 +293,7 @@ class Exchange:
         if response is not None and lease is not None:
             lease.destination.latencies.count(response.status, monotonic() - self.started)
             if response.status < 500:
-                lease.destination.errors = 0
+                lease.destination.succeeded(monotonic())
         self.settle("answered")
         self.message = self.sender = self.forwarder = None
         self.owner.exchange_finished()
@@ -340,26 +341,26 @@ class Exchange:
         elif owner.state == life.CLOSED:
             owner.end_if_over()
 
-    def break_off(self, reason: str) -> None:
+    def break_off(self, reason: str, kind: str = RESET) -> None:
         """End a response that is incomplete: the client gets the received part, and must notice that the rest is
-        missing."""
+        missing. kind: as for `server_failed`."""
         owner, service = self.owner, self.http.context
         form = "service {ident}: {client}: {why}"
         log = service.context.log
         log.event(levels.NON_FATAL, form, ident=service.ident, client=owner.client_name, why=reason)
-        self.server_failed(reason)
+        self.server_failed(reason, kind)
         owner.ending = reason
         owner.transition(life.RESET)
         self.release_server(reset=True)
         owner.break_off()
         owner.end_if_over()
 
-    def server_failed(self, reason: str) -> None:
-        """Count a request that has failed by its server's fault."""
+    def server_failed(self, reason: str, kind: str = RESET) -> None:
+        """Count a request that has failed by its server's fault. kind: one of the reasons of `model/outcome.py`."""
         lease = self.dispatcher.lease
         if lease is not None and not lease.ended:
             lease.destination.failures += 1
-            self.dispatcher.server_failed(lease.destination, reason)
+            self.dispatcher.server_failed(lease.destination, reason, kind)
 
     def release_server(self, reset: bool) -> None:
         """Close or reset the server connection, which cannot be used again."""

@@ -26,6 +26,8 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination, Lease, SharedDestination
 from ktcpvs.model.latency import BUCKETS, Latencies
 from ktcpvs.model.modifiers import Modifiers
+from ktcpvs.model.outcome import OK, Outcome
+from ktcpvs.model.recent import DECAY, ErrorRate, Latency
 from ktcpvs.model.scheduling import Choice, ModifiedChoice, Request
 from ktcpvs.protocols.http1.body import MAX_COST_PER_CALL
 from ktcpvs.protocols.http1.plain import PlainRequest
@@ -71,6 +73,9 @@ if not TYPE_CHECKING:
                 "destination": Destination,
                 "shared_destination": SharedDestination,
                 "latencies": Latencies,
+                "latency": Latency,
+                "error_rate": ErrorRate,
+                "outcome": Outcome,
                 "response": CachedResponse,
                 "stream": Stream,
                 "access_log": ServiceAccessLog,
@@ -85,5 +90,7 @@ if not TYPE_CHECKING:
             (life.IDLE, SENT, WHOLE),
             BUCKETS,
             CLOSE,
+            OK,
+            DECAY,
             (MAX_REQUESTS, MAX_CACHED_REQUEST, MAX_WHOLE_REQUEST, MAX_WHOLE_RESPONSE, MAX_COST_PER_CALL),
         )

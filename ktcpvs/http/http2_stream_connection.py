@@ -30,6 +30,7 @@ class HTTP2StreamConnection(HTTPClientConnection):
 
     def deadline_passed(self, milliseconds: float) -> None:
         """End the request, whose deadline (`grpc-timeout`) has passed. milliseconds: that its client has given."""
+        self.dispatcher.timed_out()
         if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING, life.WAITING):
             self.exchange.fail(504, f"the deadline of {milliseconds:g} ms has passed")
             self.exchange.cancel_connecting()

@@ -29,6 +29,7 @@ from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Lease
 from ktcpvs.model.latency import BUCKETS
+from ktcpvs.model.outcome import OK, Outcome
 from ktcpvs.model.scheduling import Choice, ModifiedChoice
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import Length
@@ -135,6 +136,8 @@ class PlainPath:
                     return
                 dispatcher.choice = choice
                 dispatcher.lease = Lease(destination)
+                if selector.completed is not None or choice.completed is not None:
+                    dispatcher.completed = choice.completed or selector.completed
                 destination.total += 1
                 destination.reused += 1
                 exchange.is_repeatable = not plain.body
@@ -169,7 +172,15 @@ class PlainPath:
         exchange.dispatcher.scheduler_failed(Failure(error))
 
     def leave(self, exchange: PlainExchange, plain: PlainRequest) -> None:
-        """Parse the current request and begin its entry in the access log, because it needs more than the fast path."""
+        """Parse the current request, begin its entry in the access log and measure it, because it needs more than the
+        fast path."""
+        self._leave(exchange, plain)
+        dispatcher = exchange.dispatcher
+        dispatcher.completed = None
+        if exchange.server is not None and dispatcher.choice is not None:
+            dispatcher.measure(dispatcher.choice, exchange.started, exchange.settled)
+
+    def _leave(self, exchange: PlainExchange, plain: PlainRequest) -> None:
         found = http1.REQUEST.match(plain.data)
         assert found is not None  # as when it was received
         exchange.message = http1.Request(found)  # which is not plain any more
@@ -365,15 +376,25 @@ class PlainPath:
             lease.end()
             destination = lease.destination
             destination.heard = owner.last_activity
-            if destination.errors:
-                destination.errors = 0
-            took = monotonic() - exchange.started
+            now = monotonic()
+            took = now - exchange.started
+            if destination.measured_errors is not None or destination.errors:
+                destination.succeeded(now)
+            if destination.measured_latency is not None:
+                destination.measured_latency.record(took, now)
             response.row[bisect_left(BUCKETS, took)] += 1
             destination.latencies.seconds += took
             moved_in, moved_out = exchange.bytes_in, exchange.bytes_out
             destination.bytes_in += moved_in - exchange.settled[0]
             destination.bytes_out += moved_out - exchange.settled[1]
-            exchange.settled = moved_in, moved_out
+            settled, exchange.settled = exchange.settled, (moved_in, moved_out)
+            completed = exchange.dispatcher.completed
+            if completed is not None:
+                exchange.dispatcher.completed = None
+                moved = moved_in - settled[0], moved_out - settled[1]
+                client = exchange.dispatcher.request.client
+                outcome = Outcome(destination, response.status, took, took, *moved, 0, OK, client)
+                self._service.selector.report(completed, outcome)
         if exchange.plain_log is not None:
             self.write_log(exchange, response, body_size)
         exchange.plain = None

@@ -12,6 +12,7 @@ from ktcpvs.http.retries import RetriedExchange
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
+from ktcpvs.model.outcome import BAD_RESPONSE, RESET
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadResponse, Length
 from ktcpvs.protocols.http1.upgrade import accepted
@@ -40,8 +41,8 @@ class ForwardedExchange(RetriedExchange, Protocol):
     def response_complete(self, response: http1.Response) -> None:
         """The whole response has been written to the client."""
 
-    def break_off(self, reason: str) -> None:
-        """End a response that is incomplete."""
+    def break_off(self, reason: str, kind: str = RESET) -> None:
+        """End a response that is incomplete. kind: one of the reasons of `model/outcome.py`."""
 
 
 class ResponseForwarder:
@@ -67,7 +68,7 @@ class ResponseForwarder:
         try:
             taken = response.frame.feed(data)
         except BadFrame as bad:
-            self._exchange.break_off(f"the server's response: {bad}")
+            self._exchange.break_off(f"the server's response: {bad}", BAD_RESPONSE)
             return
         if taken < len(data) and not response.frame.done:
             data = self._read_later(data, taken)
@@ -94,7 +95,7 @@ class ResponseForwarder:
                 size = http.context.settings.head_size
                 read = http1.read_response(data, message.method, size, looked, message.minor)
             except BadResponse as bad:
-                exchange.server_failed(f"unreadable response: {bad}")
+                exchange.server_failed(f"unreadable response: {bad}", BAD_RESPONSE)
                 exchange.fail(502, str(bad))
                 return
             if read is None:
@@ -126,7 +127,7 @@ class ResponseForwarder:
         try:
             taken = response.frame.feed(data)
         except BadFrame as bad:
-            self._exchange.server_failed(f"unreadable response: {bad}")
+            self._exchange.server_failed(f"unreadable response: {bad}", BAD_RESPONSE)
             self._exchange.fail(502, f"the server's answer: {bad}")
             return
         if taken < len(data) and not response.frame.done:

@@ -13,7 +13,8 @@ from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN
-from ktcpvs.model.retry_on import RESET
+from ktcpvs.model.outcome import RESET, STATUS, TIMEOUT
+from ktcpvs.model.retry_on import RESET as ON_RESET
 from ktcpvs.model.scheduling import Choice
 from ktcpvs.system import log as levels
 
@@ -58,8 +59,8 @@ class RetriedExchange(Protocol):
     def release_server(self, reset: bool) -> None:
         """Close the server connection, with a reset if `reset`."""
 
-    def server_failed(self, reason: str) -> None:
-        """Count a failed request of the server."""
+    def server_failed(self, reason: str, kind: str = RESET) -> None:
+        """Count a failed request of the server. kind: one of the reasons of `model/outcome.py`."""
 
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
         """Respond with an error of the switch itself."""
@@ -101,7 +102,7 @@ class Retries:
         dispatcher.exclude(destination, self.explain(dead, failure))
         if dispatcher.lease is not None:
             dispatcher.lease.end(failed=True)
-        if RESET not in self._service.config.retry_on:
+        if ON_RESET not in self._service.config.retry_on:
             exchange.fail(502, UNANSWERED)
         elif self._service.selector.may_retry():
             dispatcher.is_retry = True
@@ -124,7 +125,7 @@ class Retries:
         """The server has not begun its response within `response_timeout`."""
         seconds = self._service.settings.response_timeout
         if not self._retry_elsewhere(exchange, f"no response within {seconds} seconds"):
-            exchange.server_failed(f"no response within {seconds} seconds")
+            exchange.server_failed(f"no response within {seconds} seconds", TIMEOUT)
             exchange.fail(504, f"the server did not answer within {seconds} seconds")
 
     def _retry_elsewhere(self, exchange: RetriedExchange, reason: str) -> bool:
@@ -142,7 +143,7 @@ class Retries:
         form = "service {ident}: server {server} is silent: {why}"
         service.context.log.event(levels.NON_FATAL, form, ident=service.ident, server=silent.address, why=reason)
         exchange.transition(life.SILENT)
-        self._move(exchange, silent, choice, reason)
+        self._move(exchange, silent, choice, reason, TIMEOUT)
         return True
 
     def retry_status(self, exchange: RetriedExchange, status: int) -> bool:
@@ -158,11 +159,12 @@ class Retries:
         if choice is None:
             return False
         exchange.transition(life.RETRIED)
-        self._move(exchange, destination, choice, f"status {status}")
+        self._move(exchange, destination, choice, f"status {status}", STATUS)
         return True
 
-    def _move(self, exchange: RetriedExchange, silent: Destination, choice: Choice, reason: str) -> None:
-        """Send the request, which the first server has had, to the one of `choice`."""
+    def _move(self, exchange: RetriedExchange, silent: Destination, choice: Choice, reason: str, kind: str) -> None:
+        """Send the request, which the first server has had, to the one of `choice`. reason, kind: why, in words, and as
+        one of the reasons of `model/outcome.py`."""
         dispatcher = exchange.dispatcher
         silent.retries += 1
         if dispatcher.entry is not None:
@@ -172,5 +174,5 @@ class Retries:
         exchange.release_server(reset=True)
         dispatcher.failed_connections = (*dispatcher.failed_connections, silent)
         dispatcher.is_retry = True
-        dispatcher.exclude(silent, reason)
+        dispatcher.exclude(silent, reason, kind)
         dispatcher.take(choice)

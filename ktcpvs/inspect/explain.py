@@ -192,8 +192,8 @@ def _consider(prepared: Prepared, request: Request, context: Context, notes: lis
         if not isinstance(considered, Considered):
             raise TypeError(f"{considered!r} is not Considered")
     except Exception as error:
-        context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler)
-        notes.append(f"scheduler {prepared.config.scheduler} cannot explain itself: {error!r}")
+        context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler_name)
+        notes.append(f"scheduler {prepared.config.scheduler_name} cannot explain itself: {error!r}")
         return all_servers
     return considered
 

@@ -20,6 +20,7 @@ from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, Health
 from ktcpvs.model.latency import described as latencies
 from ktcpvs.model.placement import listens_on
 from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.scheduler_options import declared_options
 from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
@@ -152,7 +153,7 @@ class Views:
 
     def schedulers(self, ident: str | None) -> dict[str, Any]:
         found = self._director.schedulers()
-        used = [service.scheduler for service in self._director.effective]
+        used = [service.scheduler_name for service in self._director.effective]
         return {
             "schedulers": [
                 {
@@ -161,6 +162,10 @@ class Views:
                     "module": type(plugin).__module__,
                     "summary": (type(plugin).__doc__ or "").strip().split("\n")[0],
                     "services": used.count(name),
+                    "options": [
+                        {"name": option, **declared.described()}
+                        for option, declared in declared_options(plugin).items()
+                    ],
                 }
                 for name, plugin in sorted(found.known.items())
             ],

@@ -48,6 +48,7 @@ def describe_server(server: RealServer) -> dict[str, Any]:
         "mode": server.mode,
         "max_pending": server.max_pending,
         "check": None if server.check is None else str(server.check),
+        "labels": dict(server.labels),
     }
 
 

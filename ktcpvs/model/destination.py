@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ktcpvs.model.address import SRV, Address, host_field
 from ktcpvs.model.health import Health
 from ktcpvs.model.latency import Latencies
+from ktcpvs.model.recent import ErrorRate, Latency, no_time
+
+NO_LABELS: Mapping[str, str] = {}
+"""The labels of a server without any."""
 
 
 class Destination:
@@ -25,14 +29,17 @@ class Destination:
     of earlier priorities suffice, or its checks ask for that. reused: requests on a kept connection. bytes_in: bytes
     from clients to it. bytes_out: bytes from it to clients. freed: called with the destination when a lease has ended;
     None: nothing waits for that. watchers: called with the destination whenever `active` changes. is_shared: `active`
-    also changes without such a call, since other processes use the server too.
+    also changes without such a call, since other processes use the server too. labels: name -> value, as configured;
+    "" for a name alone. clock: returns monotonic seconds. measured_latency, measured_errors: what `latency` and
+    `error_rate` return and read; None: no scheduler has read them, and nothing is measured.
     """
 
     is_shared = False
 
     __slots__ = (
-        "active", "address", "bytes_in", "bytes_out", "errors", "failed_at", "failures", "freed", "health", "heard",
-        "is_standby", "last_error", "latencies", "max_pending", "maxconn", "name",
+        "active", "address", "bytes_in", "bytes_out", "clock", "errors", "failed_at", "failures", "freed", "health",
+        "heard", "is_standby", "labels", "last_error", "latencies", "max_pending", "maxconn", "measured_errors",
+        "measured_latency", "name",
         "pending", "retries", "reused", "share", "total", "watchers", "weight",
     )  # fmt: skip
 
@@ -60,6 +67,10 @@ class Destination:
         self.is_standby = False
         self.bytes_in = 0
         self.bytes_out = 0
+        self.labels = NO_LABELS
+        self.clock: Callable[[], float] = no_time
+        self.measured_latency: Latency | None = None
+        self.measured_errors: ErrorRate | None = None
 
     def __repr__(self) -> str:
         return f"<Destination {self.address} weight {self.weight}, {self.active} active>"
@@ -73,6 +84,41 @@ class Destination:
     def host_name(self) -> str | None:
         """The host name with port that it is configured by; None: it is by its address, or by SRV records."""
         return None if self.name is None or self.name.startswith(SRV) else self.name
+
+    @property
+    def latency(self) -> Latency:
+        """How long it takes to begin its responses, in this process. From the first time that it is read, that is
+        measured."""
+        if self.measured_latency is None:
+            self.measured_latency = Latency(self.clock)
+        return self.measured_latency
+
+    @property
+    def error_rate(self) -> float:
+        """The share of its recent requests or connections that have failed, 0 to 1, in this process. From the first
+        time that it is read, that is measured."""
+        if self.measured_errors is None:
+            self.measured_errors = ErrorRate(self.clock)
+        return self.measured_errors.value
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a scheduler has read its latency or its error rate."""
+        return self.measured_latency is not None or self.measured_errors is not None
+
+    def measure_no_more(self) -> None:
+        """Forget its latency and its error rate, until a scheduler reads them again."""
+        self.measured_latency = self.measured_errors = None
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait for it while it is full, in this process."""
+        return self.pending
+
+    @property
+    def state(self) -> str:
+        """`up`, `down` or `ejected`."""
+        return self.health.state
 
     @property
     def is_full(self) -> bool:
@@ -96,6 +142,13 @@ class Destination:
     def give(self) -> None:
         """Count one connection less."""
         self.active -= 1
+
+    def succeeded(self, now: float) -> None:
+        """A request has a response without a fault of the server, or a connection is established. now: monotonic
+        seconds."""
+        self.errors = 0
+        if self.measured_errors is not None:
+            self.measured_errors.record(False, now)
 
     def tell(self) -> None:
         """Call the watchers: the number of connections has changed."""

@@ -12,7 +12,15 @@ from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.writer import write_listeners
 from ktcpvs.model.modifiers import REQUEST_HEADER, RESPONSE_HEADER, modifiers_of
 from ktcpvs.model.options import OFF
-from ktcpvs.model.server_words import READY, write_connection_words, write_priority, write_words
+from ktcpvs.model.server_words import (
+    CHECK,
+    LABELS,
+    READY,
+    write_connection_words,
+    write_labels,
+    write_priority,
+    write_words,
+)
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.model.settings import SECRETS
 from ktcpvs.model.table import Table
@@ -168,22 +176,7 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
         if address not in new:
             yield f"- server {address}, which drains"
         elif server != new[address]:
-            pairs = [(name, server.get(name, 0), new[address][name]) for name in ("weight", "maxconn", "max_pending")]
-            parts = [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]
-            before_and_after = [
-                write_connection_words(one) or "no TLS, no HTTP/2, no PROXY" for one in (server, new[address])
-            ]
-            if before_and_after[0] != before_and_after[1]:
-                parts.append(" -> ".join(before_and_after))
-            priorities = [one.get("priority", 0) for one in (server, new[address])]
-            if priorities[0] != priorities[1]:
-                parts.append(" -> ".join(map(write_priority, priorities)))
-            modes = [one.get("mode", READY) for one in (server, new[address])]
-            if modes[0] != modes[1]:
-                parts.append(" -> ".join(modes))
-            checked = [one.get("check") or OFF for one in (server, new[address])]
-            if checked[0] != checked[1]:
-                parts.append(f"check {checked[0]} -> {checked[1]}")
+            parts = _server_parts(server, new[address])
             if parts:
                 yield f"server {address}: {', '.join(parts)}"
     for address, server in new.items():
@@ -193,6 +186,22 @@ def _servers(before: list[Described], after: list[Described]) -> Iterator[str]:
             yield f"+ server {address}, weight {server['weight']}{most}{words and f', {words}'}"
     if list(old) != list(new) and set(old) == set(new):
         yield "the order of the servers changes"
+
+
+def _server_parts(before: Described, after: Described) -> list[str]:
+    """Return what differs between two descriptions of a server."""
+    both = before, after
+    pairs = [(name, before.get(name, 0), after[name]) for name in ("weight", "maxconn", "max_pending")]
+    parts = [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]
+    changes = (
+        [write_connection_words(one) or "no TLS, no HTTP/2, no PROXY" for one in both],
+        [write_priority(one.get("priority", 0)) for one in both],
+        [one.get("mode", READY) for one in both],
+        [write_labels(one.get(LABELS, {})) for one in both],
+    )
+    parts += [f"{was} -> {now}" for was, now in changes if was != now]
+    checked = [one.get(CHECK) or OFF for one in both]
+    return parts + ([f"{CHECK} {checked[0]} -> {checked[1]}"] if checked[0] != checked[1] else [])
 
 
 def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Modifiers of a rule: its rate, its own balance scheduler, and what changes in its requests and their responses.
 
-rate 5/m [burst 10] [client | header NAME | cookie NAME]  balance wrr
+rate 5/m [burst 10] [client | header NAME | cookie NAME]  balance wrr [NAME VALUE ...]
 request_header NAME VALUE  response_header NAME VALUE  strip_prefix /admin  rewrite "^/old/(.*)" "/new/{1}"
 """
 
@@ -15,8 +15,10 @@ from ktcpvs.model.address import no_port_names
 from ktcpvs.model.conditions import FIELD_NAME, RESERVED
 from ktcpvs.model.header_edits import MAX_EDITS, HeaderEdit
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
-from ktcpvs.model.options import MAX_COUNT, rate_of, read_rate, scheduler_name
+from ktcpvs.model.options import MAX_COUNT, rate_of, read_rate
 from ktcpvs.model.pattern import check_pattern
+from ktcpvs.model.scheduler_words import parse_scheduler, read_balance
+from ktcpvs.model.scheduler_words import well_formed as well_formed_scheduler
 from ktcpvs.model.settings import whole_number
 from ktcpvs.model.templates import IN_HEADERS, Template, read_template
 
@@ -107,15 +109,15 @@ def _check_prefix(instance: object, attribute: object, value: str | None) -> Non
 
 @frozen(cache_hash=True)
 class Modifiers:
-    """The modifiers of one rule. balance: the name of the scheduler that chooses among its servers; None: that of the
-    service."""
+    """The modifiers of one rule. balance: the scheduler that chooses among its servers, by name, with options of its
+    own (`scheduler_words`); None: that of the service."""
 
     request_headers: tuple[HeaderEdit, ...] = ()
     response_headers: tuple[HeaderEdit, ...] = ()
     strip_prefix: str | None = field(default=None, validator=_check_prefix)
     rewrite: Rewrite | None = None
     rate: Rate | None = None
-    balance: str | None = field(default=None, validator=scheduler_name)
+    balance: str | None = field(default=None, validator=well_formed_scheduler)
 
     def __bool__(self) -> bool:
         return self != NONE
@@ -128,7 +130,7 @@ class Modifiers:
         """The text of each."""
         words = [] if self.rate is None else [f"{RATE} {self.rate}"]
         if self.balance is not None:
-            words.append(f"{BALANCE} {_name(self.balance)}")
+            words.append(f"{BALANCE} {parse_scheduler(self.balance).in_rule}")
         words += [f"{REQUEST_HEADER} {edit}" for edit in self.request_headers]
         words += [f"{RESPONSE_HEADER} {edit}" for edit in self.response_headers]
         if self.strip_prefix is not None:
@@ -182,6 +184,11 @@ def read_modifier(
         except Refusal as refusal:
             raise located(begin, refusal) from None
         return evolve(before, rate=rate), position
+    if kind == BALANCE and position + 1 < len(found) and not _is_end(found[position + 1]):
+        balance, behind = read_balance(found, position + 1, located)
+        if before.balance is not None:
+            raise located(begin, BadValue(f"{kind} appears a second time"))
+        return evolve(before, balance=balance), behind
     count = 1 if kind in (STRIP_PREFIX, BALANCE) else 2
     values = [token.text for token in found[position + 1 : position + 1 + count]]
     try:
@@ -237,8 +244,6 @@ def _with(before: Modifiers, kind: str, values: Sequence[str]) -> Modifiers:
         raise BadValue(f"{kind} appears a second time")
     if kind == STRIP_PREFIX:
         return evolve(before, strip_prefix=values[0] or None)
-    if kind == BALANCE:
-        return evolve(before, balance=values[0])
     return evolve(before, rewrite=Rewrite(*values))
 
 

@@ -108,16 +108,6 @@ def read_number(name: str, text: str, port_named: PortNamed) -> int:
     return whole_number(name, text)
 
 
-SCHEDULER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""The name of a scheduler."""
-
-
-def scheduler_name(instance: object, attribute: Attribute[Any], value: str | None) -> None:
-    """A validator: None, or a name that a scheduler may have."""
-    if value is not None and not SCHEDULER.fullmatch(value):
-        raise BadValue(f"'{shorten(value)}' is not a valid scheduler name")
-
-
 _RATE = re.compile(r"([0-9]{1,8})(?:/([smh]))?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 OFF = "off"

@@ -10,7 +10,7 @@ from ktcpvs.errors import BadValue
 from ktcpvs.model.address import Address, SRVName
 from ktcpvs.model.listen import check_complete
 from ktcpvs.model.options import MAX_COUNT, OFF, check_weight, one_of
-from ktcpvs.model.server_words import BACKUP, MODES, READY
+from ktcpvs.model.server_words import BACKUP, MODES, READY, Labels
 from ktcpvs.model.tls import PROXY_VERSIONS, ServerTLS
 
 
@@ -45,7 +45,8 @@ class RealServer:
     ALPN. proxy: the version of the PROXY protocol that tells it who the client is, or OFF.
     priority: 0 is the first; servers of a later one stand by until those before them do not suffice; BACKUP is the
     last. mode: READY, DRAIN or MAINTENANCE. check: the address at which it is checked; None: as the option `check`
-    says. max_pending: the most requests that wait for it while it is full; 0: no limit."""
+    says. max_pending: the most requests that wait for it while it is full; 0: no limit. labels: words
+    about it for schedulers and for people: (name, value) of each, by name, "" for a name alone."""
 
     address: Address = field(validator=_has_port_or_targets)
     weight: int = field(default=1, validator=_weight)
@@ -58,6 +59,7 @@ class RealServer:
     mode: str = field(default=READY, validator=one_of(*MODES))
     check: Address | None = field(default=None, validator=_has_port)
     max_pending: int = field(default=0, validator=_maxconn)
+    labels: Labels = ()
 
     @property
     def share(self) -> int:

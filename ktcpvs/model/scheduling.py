@@ -18,8 +18,11 @@ from ktcpvs.model.conditions import Condition, conditions_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.modifiers import Modifiers
+from ktcpvs.model.outcome import Outcome
+from ktcpvs.model.request_templates import TLSNames
 from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
 from ktcpvs.model.rule import Rule
+from ktcpvs.model.scheduler_options import NO_OPTIONS, read_options
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.weighed_destination import WeighedDestination
 
@@ -49,26 +52,6 @@ NONE: frozenset[Destination] = frozenset()
 
 
 # What a scheduler sees and returns.
-
-
-class TLSNames(Protocol):
-    """The part of a connection's TLS that schedulers and templates see."""
-
-    @property
-    def sni(self) -> str | None:
-        """The server name that the client has sent; None: it has sent none."""
-
-    @property
-    def version(self) -> str:
-        """As in `TLSv1.3`."""
-
-    @property
-    def certificate_subject(self) -> str:
-        """Of the client's certificate; "" without one."""
-
-    @property
-    def certificate_fingerprint(self) -> str:
-        """The SHA-256 of the client's certificate, in hexadecimal; "" without one."""
 
 
 class ClientSide(Protocol):
@@ -164,6 +147,8 @@ class Choice:
     waits: if the destination has reached its maxconn, the client waits for it, and no other one is chosen instead.
     For schedulers that choose per request: lines, the request's header lines that the server gets, None: as they came;
     answer_lines: header lines, each with its line end, that the response gets besides its own.
+    completed: is called with the outcome, in place of the `completed` of the service's scheduler: one that lets other
+    schedulers choose names theirs. None: the service's scheduler has chosen.
     """
 
     destination: Destination
@@ -171,6 +156,7 @@ class Choice:
     waits: bool = False
     lines: bytes | None = None
     answer_lines: bytes = b""
+    completed: Callable[[Outcome], object] | None = field(default=None, repr=False, kw_only=True)
 
 
 @frozen(eq=False)
@@ -280,10 +266,12 @@ class ServiceView:
 
     config: the service as configured. destinations: its servers, in their order. rules: its rules, in the order in
     which they are tried (default rules last). balance: the scheduler that chooses among the servers of one rule; None
-    in tests without rules. rule_balances: name -> the schedulers that rules name for themselves. why: the beginning of
+    in tests without rules. rule_balances: those that
+    rules name for themselves, by their text there. why: the beginning of
     the reasons of all choices. key: a secret of this switch, or of all switches that share its cookie_key; it must
     never be shown. trial: the bound scheduler will be asked and thrown away while `previous` stays in use: it must
-    share nothing with `previous` that changes.
+    share nothing with `previous` that changes. options: name -> value of the options that the scheduler being bound
+    declares (`scheduler_options`).
     """
 
     config: VirtualService
@@ -294,6 +282,7 @@ class ServiceView:
     key: bytes = field(default=b"", repr=False)
     trial: bool = False
     rule_balances: Mapping[str, ISchedulerFactory] = Factory(dict)
+    options: Mapping[str, Any] = NO_OPTIONS
 
     @property
     def ident(self) -> str:
@@ -309,9 +298,10 @@ class ServiceView:
         before: ServiceView | None = None,
         trial: bool = False,
         rule_balances: Mapping[str, ISchedulerFactory] | None = None,
+        options: Mapping[str, Any] = NO_OPTIONS,
     ) -> ServiceView:
         """Make the view of `config`. See `building`."""
-        steps = cls.building(config, known, balance, key, before, trial, rule_balances)
+        steps = cls.building(config, known, balance, key, before, trial, rule_balances, options)
         while True:
             try:
                 next(steps)
@@ -329,6 +319,7 @@ class ServiceView:
         before: ServiceView | None = None,
         trial: bool = False,
         rule_balances: Mapping[str, ISchedulerFactory] | None = None,
+        options: Mapping[str, Any] = NO_OPTIONS,
     ) -> Generator[None, None, ServiceView]:
         """Make the view of `config`, with destinations from `known`, which has one for every server. Yields after each
         VIEWED_PER_STEP rules.
@@ -349,12 +340,14 @@ class ServiceView:
             (last if bound.is_default else rules).append(bound)
             if number % VIEWED_PER_STEP == 0 and number < len(config.rules):
                 yield
-        return cls(config, destinations, (*rules, *last), balance, "", key, trial, rule_balances or {})
+        return cls(config, destinations, (*rules, *last), balance, "", key, trial, rule_balances or {}, options)
 
     def of_rule(self, rule: BoundRule, why: str) -> ServiceView:
         """Make the view of one rule, which has no servers but its own, with their weights in this rule and its own
-        balance scheduler."""
-        return ServiceView(self.config, rule.weighed_destinations, (), self.balance_of(rule), why, self.key)
+        balance scheduler with its options."""
+        balance = self.balance_of(rule)
+        options = read_options(balance, rule.modifiers.balance or self.config.balance)
+        return ServiceView(self.config, rule.weighed_destinations, (), balance, why, self.key, options=options)
 
     def balance_of(self, rule: BoundRule) -> ISchedulerFactory | None:
         """Return the scheduler that chooses among the servers of a rule."""
@@ -414,6 +407,19 @@ class IWatches(Interface):
     def watched() -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
         """Return (destination, function) pairs: the switch calls `function(destination)` whenever the number of
         connections of that destination changes. It asks once, when the scheduler comes into use."""
+
+
+class ILearns(Interface):
+    """A bound scheduler that learns from the outcomes of its choices. Optional, besides L{IScheduler}."""
+
+    def completed(outcome: Outcome) -> object:
+        """Take the outcome of one choice of this scheduler.
+
+        The switch calls it once for each server that the scheduler has chosen for a request or a connection: when the
+        response has been passed on as a whole, when the server has failed, or when the client has left. That is after
+        the request has left `active` of the destination. It runs in the reactor's thread, between the response and the
+        next request, so it must be short and must not block. What it raises is logged, and nothing else happens.
+        """
 
 
 class IExplains(Interface):

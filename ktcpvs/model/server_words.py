@@ -2,14 +2,15 @@
 
 server = ADDRESS [WEIGHT] [maxconn N] [tls [ca FILE | verify off] [name HOST] [cert FILE]] [h2] [proxy v1|v2]
          [priority N | backup] [drain | maintenance] [check ADDRESS]
-         [max_pending N]
+         [max_pending N] [label NAME[=VALUE]]...
 
 Commands use the same words. The defaults, which they need to change a server: `tls off`, `h2 off`, `proxy off`,
-`priority 0`, `ready`, `check off`, `max_pending 0`.
+`priority 0`, `ready`, `check off`, `max_pending 0`, `label off`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,8 +32,12 @@ READY, DRAIN, MAINTENANCE = MODES = ("ready", "drain", "maintenance")
 
 CHECK = "check"
 MAX_PENDING = "max_pending"
+LABEL, LABELS = "label", "labels"
+MAX_LABELS = 16
+"""The most labels of a server."""
+
 TLS, H2, PROXY = "tls", "h2", "proxy"
-SERVER_WORDS = (TLS, H2, PROXY, PRIORITY, BACKUP_WORD, *MODES, CHECK, MAX_PENDING)
+SERVER_WORDS = (TLS, H2, PROXY, PRIORITY, BACKUP_WORD, *MODES, CHECK, MAX_PENDING, LABEL)
 TLS_WORDS = ("ca", "verify", "name", "cert")
 
 Fail = Callable[[Token, str], Refusal]
@@ -40,6 +45,10 @@ Fail = Callable[[Token, str], Refusal]
 
 Rest = deque[Token]
 Values = dict[str, Any]
+Labels = tuple[tuple[str, str], ...]
+"""(name, value) of each label, by name; "" is the value of a label that is only a name."""
+
+_LABEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,62})(?:=([A-Za-z0-9._/:@+-]{0,63}))?")
 
 
 def read_words(found: Sequence[Token], fail: Fail) -> dict[str, Any]:
@@ -55,7 +64,7 @@ def read_words(found: Sequence[Token], fail: Fail) -> dict[str, Any]:
         name, read = _READERS[called]
         if (before := words.setdefault(name, called)) != called:
             raise fail(token, f"'{before}' and '{called}' contradict each other: leave one of them out")
-        if name in values:
+        if name in values and name != LABELS:
             raise fail(token, f"'{called}' appears a second time")
         values[name] = read(token, rest, values, fail)
     return values
@@ -131,6 +140,28 @@ def _read_max_pending(start: Token, rest: Rest, values: Values, fail: Fail) -> i
     return int(text)
 
 
+def _read_label(start: Token, rest: Rest, values: Values, fail: Fail) -> Labels:
+    """Read one more label: return it with those that have been read."""
+    before: Labels = values.get(LABELS, ())
+    value = _take_value(start, rest, fail)
+    if value.is_word(OFF):
+        if before:
+            raise fail(value, "'label off' contradicts the labels before it: leave one of them out")
+        return ()
+    found = _LABEL.fullmatch(value.text)
+    if found is None:
+        raise fail(
+            value,
+            f"label '{shorten(value.text, 40)}': expected NAME or NAME=VALUE, each at most 63 letters, digits and "
+            "some of . _ - / in a name, and of : @ + besides in a value (example: zone=a)",
+        )
+    if any(name == found[1] for name, _ in before):
+        raise fail(value, f"label '{found[1]}' appears a second time")
+    if len(before) == MAX_LABELS:
+        raise fail(value, f"a server may have at most {MAX_LABELS} labels")
+    return tuple(sorted((*before, (found[1], found[2] or ""))))
+
+
 def _read_mode(start: Token, rest: Rest, values: Values, fail: Fail) -> str:
     return start.text.lower()
 
@@ -147,6 +178,7 @@ _READERS: dict[str, tuple[str, Callable[[Token, Rest, Values, Fail], Any]]] = {
     BACKUP_WORD: ("priority", _read_backup),
     CHECK: ("check", _read_check),
     MAX_PENDING: (MAX_PENDING, _read_max_pending),
+    LABEL: (LABELS, _read_label),
     **dict.fromkeys(MODES, ("mode", _read_mode)),
 }
 """Word -> the field that it sets, and the function that reads its value."""
@@ -181,7 +213,16 @@ def write_use_words(described: Mapping[str, Any], *, with_defaults: bool = False
         words += [CHECK, OFF if described["check"] is None else word(str(described["check"]))]
     if MAX_PENDING in described and (described[MAX_PENDING] or with_defaults):
         words += [MAX_PENDING, str(described[MAX_PENDING])]
+    if LABELS in described and (described[LABELS] or with_defaults):
+        words.append(write_labels(described[LABELS]))
     return " ".join(words)
+
+
+def write_labels(labels: Mapping[str, str]) -> str:
+    """Return the words that stand for labels; `label off`: there are none."""
+    return " ".join(f"{LABEL} {name}={value}" if value else f"{LABEL} {name}" for name, value in labels.items()) or (
+        f"{LABEL} {OFF}"
+    )
 
 
 def write_priority(priority: int) -> str:
@@ -214,4 +255,6 @@ def _tls_words(tls: Mapping[str, Any] | None) -> list[str]:
 def write_server_options(options: Mapping[str, Any]) -> str:
     """Return the words of a command for values of `read_words`, which read them back."""
     plain = {name: value.described() if isinstance(value, ServerTLS) else value for name, value in options.items()}
+    if LABELS in plain:
+        plain[LABELS] = dict(plain[LABELS])
     return write_words(plain, with_defaults=True)

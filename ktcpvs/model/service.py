@@ -43,7 +43,6 @@ from ktcpvs.model.options import (
     read_number,
     read_rate,
     read_word,
-    scheduler_name,
 )
 from ktcpvs.model.quorum import CHECK_BY, NODE
 from ktcpvs.model.real_server import RealServer
@@ -51,6 +50,8 @@ from ktcpvs.model.retry_on import DEFAULT as RETRY_DEFAULT
 from ktcpvs.model.retry_on import read_retry_on
 from ktcpvs.model.retry_on import well_formed as well_formed_retry_on
 from ktcpvs.model.rule import Rule
+from ktcpvs.model.scheduler_words import name_of, read_scheduler
+from ktcpvs.model.scheduler_words import well_formed as well_formed_scheduler
 from ktcpvs.model.settings import DAY, Settings
 from ktcpvs.model.sticky import read_sticky
 from ktcpvs.model.sticky import well_formed as well_formed_sticky
@@ -163,9 +164,9 @@ class VirtualService:
     """A virtual service. Optional numbers are None if they were never set.
 
     maxclients: the most client connections at once; 0: as many as the descriptor limit allows.
-    balance: the name of a scheduler that chooses per connection, among the servers of a rule, or among all servers of a
-    service without rules.
-    fallback: the name of a scheduler that needs no more of a request than the service's own; or NO_FALLBACK.
+    scheduler, balance, fallback: schedulers by name, with options of their own (`scheduler_words`). balance: one that
+    chooses per connection, among the servers of a rule, or among all servers of a service without rules. fallback: one
+    that needs no more of a request than the service's own; or NO_FALLBACK.
     redirect: the address that is used when the scheduler finds no server; None: the client is refused instead.
     tests: expectations; a change after which one of them would fail is refused.
     """
@@ -255,19 +256,27 @@ class VirtualService:
         check=one_of("x_forwarded_for", "forwarded"),
     )
     scheduler: str = option(
-        read_word, DEFAULT_SCHEDULER, "the scheduler plugin that chooses servers", shown=True, check=scheduler_name
+        read_scheduler,
+        DEFAULT_SCHEDULER,
+        "the scheduler plugin that chooses servers, and options of its own: NAME VALUE pairs",
+        shown=True,
+        check=well_formed_scheduler,
+        is_phrase=True,
     )
     balance: str = option(
-        read_word,
+        read_scheduler,
         "wlc",
-        "the scheduler that chooses among the servers of a rule, or of a service without rules",
-        check=scheduler_name,
+        "the scheduler that chooses among the servers of a rule, or of a service without rules; with options as above",
+        check=well_formed_scheduler,
+        is_phrase=True,
     )
     fallback: str = option(
-        read_word,
+        read_scheduler,
         "wlc",
-        "the scheduler that chooses when the service's own fails or takes too long; none: no fallback",
-        check=scheduler_name,
+        "the scheduler that chooses when the service's own fails or takes too long, with options as above; none: no "
+        "fallback",
+        check=well_formed_scheduler,
+        is_phrase=True,
     )
     cookie_secure: str = option(
         read_word, "off", "on: browsers send the cookie of chttp over TLS only", check=one_of("off", "on")
@@ -524,6 +533,11 @@ class VirtualService:
         """Return the settings that are in force for this service. settings: of the whole switch."""
         own = {name: value for name in OWN_SETTINGS if (value := getattr(self, name)) is not None}
         return evolve(settings, **own) if own else settings
+
+    @property
+    def scheduler_name(self) -> str:
+        """The name of its scheduler, without options."""
+        return name_of(self.scheduler)
 
     @property
     def address(self) -> Address:

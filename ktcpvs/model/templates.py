@@ -23,6 +23,7 @@ IN_HEADERS = (*VARIABLES, "server", "request_id", "trace_id", "span_id")
 
 GROUPS = tuple(str(number) for number in range(1, 10))
 
+_NAME = re.compile(r"[!-~]{1,64}")
 _PIECE = re.compile(r"\{\{|\{([^{}]*)\}|\{")
 
 
@@ -48,8 +49,14 @@ class Template:
         return b"".join([value_of(part) if is_variable else part.encode() for part, is_variable in self.parts])
 
 
-def read_template(text: str, known: Collection[str] = VARIABLES) -> Template:
-    """Read a template. known: the variables that have values where it is used, besides groups. Raises BadValue."""
+def read_template(
+    text: str, known: Collection[str] = VARIABLES, groups: Collection[str] = GROUPS, named: Collection[str] = ()
+) -> Template:
+    """Read a template.
+
+    known: the variables that have values where it is used. groups: those of GROUPS that have. named: KIND of variables
+    `KIND.NAME`, where any name has a value. Raises BadValue.
+    """
     parts: list[tuple[str, bool]] = []
     literal, position = "", 0
     for found in _PIECE.finditer(text):
@@ -63,8 +70,9 @@ def read_template(text: str, known: Collection[str] = VARIABLES) -> Template:
             raise BadValue(
                 f"'{shorten(text[found.start() :], 40)}': missing }} after a variable; a brace is written {{{{"
             )
-        if name not in known and name not in GROUPS:
-            raise BadValue(f"unknown variable {unknown(name, known, 40)}")
+        kind, _, of_kind = name.partition(".")
+        if name not in known and name not in groups and not (kind in named and _NAME.fullmatch(of_kind)):
+            raise BadValue(f"unknown variable {unknown(name, [*known, *(f'{one}.NAME' for one in named)], 40)}")
         if literal:
             parts.append((literal, False))
         parts.append((name, True))

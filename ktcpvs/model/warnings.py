@@ -241,7 +241,7 @@ def _about_scheduler(
     of_rules: Balances,
 ) -> Iterator[_Found]:
     """Warn of what the scheduler, and its balance scheduler, ignore."""
-    name = f"scheduler {service.scheduler}"
+    name = f"scheduler {service.scheduler_name}"
     uses_rules = _uses(scheduler, USES_RULES)
     if service.rules and not uses_rules:
         others = _users(installed, USES_RULES, "do")
@@ -306,7 +306,7 @@ def _about_rule_balances(
 
 def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
     """Warn of options about what the scheduler does not read or change."""
-    name = f"scheduler {service.scheduler}"
+    name = f"scheduler {service.scheduler_name}"
     if scheduler.unit != EACH_REQUEST and (given := _given(service, FORWARDING_OPTIONS)):
         others = _choosers(installed, (EACH_REQUEST,), "add", "header fields")
         yield f"{_have(given)} no effect: {name} passes requests on unchanged; {others}", ("scheduler", *given)
@@ -329,7 +329,7 @@ def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed
 
 def _about_stickiness(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
     """Warn of options that keep a client at its server, and have no effect."""
-    name = f"scheduler {service.scheduler}"
+    name = f"scheduler {service.scheduler_name}"
     if (given := _given(service, COOKIE_OPTIONS)) and not _uses(scheduler, USES_COOKIE):
         others = _users(installed, USES_COOKIE, "do")
         yield f"{_have(given)} no effect: {name} sets no cookie; {others}", ("scheduler", *given)
@@ -398,7 +398,7 @@ def _about_tls(service: VirtualService, scheduler: ISchedulerFactory) -> Iterato
             yield "https_only has no effect: all listeners have tls", ("listen", "https_only")
         if scheduler.unit != EACH_REQUEST:
             yield (
-                f"https_only has no effect: scheduler {service.scheduler} relays whole connections; "
+                f"https_only has no effect: scheduler {service.scheduler_name} relays whole connections; "
                 "phttp and chttp decide per request",
                 ("scheduler", "https_only"),
             )
@@ -418,7 +418,7 @@ def _about_servers(service: VirtualService, scheduler: ISchedulerFactory, instal
     if scheduler.unit != EACH_REQUEST and any(server.h2 for server in service.servers):
         others = _choosers(installed, (EACH_REQUEST,), "decide", "per request")
         yield (
-            f"h2 of servers has no effect: scheduler {service.scheduler} relays whole connections; {others}",
+            f"h2 of servers has no effect: scheduler {service.scheduler_name} relays whole connections; {others}",
             ("scheduler", H2),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.recent import Latency
 
 LEAST_WEIGHT = 0.01
 """Of a server that checks or a slow start have left a part of its share, however small."""
@@ -58,3 +59,11 @@ class WeighedDestination(Destination):
     @property
     def own(self) -> int:
         return self.real.own
+
+    @property
+    def latency(self) -> Latency:
+        return self.real.latency
+
+    @property
+    def error_rate(self) -> float:
+        return self.real.error_rate

@@ -123,7 +123,8 @@ class BoundCHTTP(BoundRules):
         if choice is None:
             return None
         cookie = self._set_cookie[is_tls] % b".".join([*others, self._names[choice.destination]][-MAX_COOKIE_NAMES:])
-        return Choice(choice.destination, f"{choice.reason}, a new session", choice.waits, lines, cookie)
+        reason, completed = f"{choice.reason}, a new session", choice.completed
+        return Choice(choice.destination, reason, choice.waits, lines, cookie, completed=completed)
 
     async def _begun_later(
         self, awaited: Awaitable[Choice | OwnResponse | None], others: list[bytes], lines: bytes | None, is_tls: bool

@@ -28,6 +28,7 @@ from ktcpvs.interfaces import (
     Considered,
     Destination,
     IExplains,
+    ILearns,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
@@ -42,6 +43,7 @@ from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
+from ktcpvs.schedulers.learning import LearningBalance
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
@@ -91,12 +93,14 @@ class RuleFinder(Protocol):
 @frozen(eq=False)
 class WithinRule:
     """The scheduler that chooses among one rule's servers, and the rule and the weights of the servers to which it was
-    bound: an edit that changes neither keeps it. balance: the plugin that the rule is bound with."""
+    bound: an edit that changes neither keeps it. balance, balance_text: the plugin that the rule is bound with, and the
+    configuration's text of it, with its options."""
 
     scheduler: IScheduler
     rule: BoundRule
     weights: tuple[float, ...]
     balance: ISchedulerFactory | None
+    balance_text: str = ""
 
 
 @implementer(IScheduler, IExplains, IWatches)
@@ -220,11 +224,13 @@ class RuleScheduler(BindsInSteps):
             if former is not None and former.balance is not balance:
                 former = None
             weights = tuple([destination.weight for destination in rule.destinations])
-            if former is not None and not service.trial and former.rule is rule and former.weights == weights:
+            text = rule.modifiers.balance or service.config.balance
+            is_same = former is not None and (former.rule, former.weights, former.balance_text) == (rule, weights, text)
+            if former is not None and is_same and not service.trial:
                 within[rule.key] = former
                 continue
             scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
-            within[rule.key] = WithinRule(scheduler, rule, weights, balance)
+            within[rule.key] = WithinRule(scheduler, rule, weights, balance, text)
             bound += 1
             if bound % BOUND_PER_STEP == 0:
                 yield
@@ -306,7 +312,10 @@ class RuleScheduler(BindsInSteps):
         if view.balance is None:
             raise ValueError(f"service {view.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
+        known = known.inner if isinstance(known, LearningBalance) else known
         balance = view.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
+        if ILearns.providedBy(balance):
+            balance = LearningBalance(balance)
         if view.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
         sticky = parse_sticky(view.config.sticky)

@@ -78,6 +78,7 @@ class RuleModifiers:
             self._modifiers,
             self._rule,
             groups,
+            completed=choice.completed,
         )
 
     async def _later(self, awaited: Awaitable[Choice | OwnResponse | None], request: Request) -> Any:

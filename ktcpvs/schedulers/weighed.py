@@ -57,5 +57,6 @@ def _real(known: Destination) -> Destination:
 def _of_real(choice: Choice) -> Choice:
     real = _real(choice.destination)
     if type(choice) is Choice:  # as always; faster than evolve
-        return Choice(real, choice.reason, choice.waits, choice.lines, choice.answer_lines)
+        waits, completed = choice.waits, choice.completed
+        return Choice(real, choice.reason, waits, choice.lines, choice.answer_lines, completed=completed)
     return evolve(choice, destination=real)

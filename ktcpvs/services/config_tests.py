@@ -43,6 +43,8 @@ def bind_for_tests(
         rules=tuple([evolve(rule, weights=()) if rule.weights else rule for rule in config.rules]),
     )
     destinations = {server.address: Destination(server.address) for server in config.servers}
+    for server in config.servers:
+        destinations[server.address].labels = dict(server.labels)
     prepared = Prepared(config, destinations, *plugins, key, True)
     prepared.seen = yield from prepared.viewing()
     if IBindsInSteps.providedBy(prepared.factory):

@@ -110,7 +110,7 @@ def read_request(
 ) -> None:
     """Fill in the fields of `request` that the scheduler may see. port: to which the client connects; None: the first
     of the service. Raises BadValue, or BadRequest as for a client."""
-    name, unit = prepared.config.scheduler, prepared.factory.unit
+    name, unit = prepared.config.scheduler_name, prepared.factory.unit
     request.connection = _assume_connection(prepared.config, port, headers)
     if method is None or target is None:
         head = _head("GET", "/", headers, prepared.config.address)

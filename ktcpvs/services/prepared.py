@@ -6,10 +6,11 @@ import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-from attrs import Factory, define, field
+from attrs import Factory, define, evolve, field
 
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import ConnectionOptions
@@ -20,7 +21,8 @@ from ktcpvs.system.response_files import ResponseFile
 @define
 class Prepared:
     """config: the next configuration. destinations: one for each of its servers. factory, balance, fallback: scheduler
-    plugins; fallback None: the service has none. rule_balances: name -> those that rules name for themselves. key: the
+    plugins; fallback None: the service has none. rule_balances: those that rules name for themselves, by their text
+    there. key: the
     secret that signs its cookies. is_dry_run: the scheduler is bound for a dry run only and dropped afterwards.
     scheduler: the bound scheduler. seen: the view it was bound with. socks: new listening sockets, a list for each
     address on which it does not listen yet. listens_anew: its addresses change. stages: address -> the stages of the
@@ -43,6 +45,11 @@ class Prepared:
     connection_options: Mapping[Address, ConnectionOptions] = Factory(dict)
     response_files: Mapping[str, ResponseFile] = Factory(dict)
 
+    @property
+    def factories(self) -> tuple[Any, ...]:
+        """The plugins of all its schedulers."""
+        return self.factory, self.balance, self.fallback, *self.rule_balances.values()
+
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""
         return ServiceView.of(*self._seen_by(before))
@@ -54,11 +61,13 @@ class Prepared:
     def _seen_by(self, before: ServiceView | None) -> tuple[Any, ...]:
         """Return the arguments of ServiceView.building."""
         key, is_dry_run = self.key, self.is_dry_run
-        return self.config, self.destinations, self.balance, key, before, is_dry_run, self.rule_balances
+        options = read_options(self.factory, self.config.scheduler)
+        return self.config, self.destinations, self.balance, key, before, is_dry_run, self.rule_balances, options
 
     def bind_fallback(self) -> Callable[[], Any] | None:
         """Return a function that binds the fallback scheduler, or None without one. It is called only when it is
         needed."""
         if self.fallback is None:
             return None
-        return lambda: self.fallback.bind(self.view(), None)
+        options = read_options(self.fallback, self.config.fallback)
+        return lambda: self.fallback.bind(evolve(self.view(), options=options), None)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 from functools import partial
 from itertools import chain
 from operator import methodcaller
+from time import monotonic
 from typing import Any
 
 from attrs import evolve
@@ -25,8 +26,9 @@ from ktcpvs.http.service import HTTPService
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import Check
-from ktcpvs.model.destination import Destination
+from ktcpvs.model.destination import NO_LABELS, Destination
 from ktcpvs.model.options import OFF
+from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls_hosts import ForeignHosts
@@ -87,6 +89,7 @@ class RunningService:
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
         self.scheduler_factory: Any = None
+        self._factories: tuple[Any, ...] = ()  # of all its schedulers
         self.listeners: dict[Address, Listener] = {}
         self.retired: list[Deferred[None]] = []
         self.connections: set[ClientConnection] = set()
@@ -203,20 +206,28 @@ class RunningService:
         """Return the destinations that `config` needs, existing and new ones. Changes nothing."""
         known = {**self.leaving, **self.destinations}
         return {
-            server.address: known.get(server.address) or self.context.counters.destination(config.ident, server)
+            server.address: known.get(server.address) or self._new_destination(config.ident, server)
             for server in config.servers
         }
 
+    def _new_destination(self, ident: str, server: RealServer) -> Destination:
+        destination = self.context.counters.destination(ident, server)
+        destination.clock = monotonic  # as the fast path measures by
+        return destination
+
     def binding(self, prepared: Prepared) -> Generator[None, None, None]:
-        """Bind a scheduler for `prepared`, in steps; meanwhile servers have the weights of that configuration."""
+        """Bind a scheduler for `prepared`, in steps; meanwhile servers have the weights and the labels of that
+        configuration."""
         destinations, factory = prepared.destinations, prepared.factory
         many = len(prepared.config.rules) > MAX_RULES_WITHOUT_PAUSE
         if many:
             yield
-        before = {destination: (destination.weight, destination.share) for destination in destinations.values()}
+        before = {one: (one.weight, one.share, one.labels) for one in destinations.values()}
         try:
             for server in prepared.config.servers:
-                destinations[server.address].weight = destinations[server.address].share = server.share
+                destination = destinations[server.address]
+                destination.weight = destination.share = server.share
+                destination.labels = dict(server.labels) if server.labels else NO_LABELS
             previous = self.selector.scheduler if factory is self.scheduler_factory else None
             prepared.seen = yield from prepared.viewing(self._view)
             if many:
@@ -226,8 +237,8 @@ class RunningService:
             else:
                 prepared.scheduler = factory.bind(prepared.seen, previous)
         finally:
-            for destination, (weight, share) in before.items():
-                destination.weight, destination.share = weight, share
+            for destination, (weight, share, labels) in before.items():
+                destination.weight, destination.share, destination.labels = weight, share, labels
 
     def adopt(self, prepared: Prepared) -> None:
         """Put a prepared configuration in force. Connections to servers that are gone drain."""
@@ -237,12 +248,17 @@ class RunningService:
             self.leaving.pop(address, None)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
+        has_other_schedulers = prepared.factories != self._factories
+        self._factories = prepared.factories
         for server in config.servers:
             destination = destinations[server.address]
             destination.weight = destination.share = server.share
             destination.maxconn, destination.name = server.maxconn, server.name
             destination.freed = self.traffic.queue.freed if server.maxconn else None
             destination.max_pending = server.max_pending
+            destination.labels = dict(server.labels) if server.labels else NO_LABELS
+            if has_other_schedulers:
+                destination.measure_no_more()
         traffic, unit = self.traffic, prepared.factory.unit
         self.config = traffic.config = config
         self._set_connection_options(prepared.connection_options)

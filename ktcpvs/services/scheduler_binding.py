@@ -7,8 +7,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from ktcpvs.errors import BadValue, Refusal
+from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
+from ktcpvs.model.scheduler_options import read_options
+from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
@@ -46,29 +48,39 @@ class SchedulerBinder:
         found = self._found if self._found is not None else self.find_all()
         return found.known.values()
 
-    def _factory(self, name: str) -> Any:
-        found = self._found
+    def _factory(self, text: str, where: str) -> Any:
+        """Return the scheduler that `text` names. where: for errors. Raises NoSuchScheduler, or BadValue for options
+        that it does not take."""
+        found, name = self._found, name_of(text)
         if found is None or name not in found.known:
             found = self.find_all()
-        return found.factory(name)
+        factory = found.factory(name)
+        try:
+            read_options(factory, text)
+        except BadValue as error:
+            raise BadValue(f"{where} = {shorten(text, 60)}: {error}") from None
+        return factory
 
     def plugins_of(self, config: VirtualService) -> Plugins:
         """Return the schedulers that `config` names.
 
-        Raises NoSuchScheduler, or BadValue if balance or fallback needs requests that the service's scheduler does not
-        read.
+        Raises NoSuchScheduler, or BadValue if one does not take its options, or if balance or fallback needs requests
+        that the service's scheduler does not read.
         """
-        factory, balance = self._factory(config.scheduler), self._factory(config.balance)
+        service = f"service {config.ident}"
+        factory = self._factory(config.scheduler, f"{service}: scheduler")
+        balance = self._factory(config.balance, f"{service}: balance")
         _check_balance(f"balance = {config.balance}", balance)
         names = dict.fromkeys(rule.modifiers.balance for rule in config.rules if rule.modifiers.balance is not None)
-        rule_balances = {name: self._factory(name) for name in names}
+        rule_balances = {name: self._factory(name, f"{service}: rule: balance") for name in names}
         for name, found in rule_balances.items():
-            _check_balance(f"service {config.ident}: balance {name} of a rule", found)
-        fallback = None if config.fallback == NO_FALLBACK else self._factory(config.fallback)
+            _check_balance(f"{service}: balance {name} of a rule", found)
+        no_fallback = config.fallback == NO_FALLBACK
+        fallback = None if no_fallback else self._factory(config.fallback, f"{service}: fallback")
         if fallback is not None and factory.unit in (CONNECTION, CLIENT_HELLO) and fallback.unit != CONNECTION:
             raise BadValue(
-                f"fallback = {config.fallback}: it chooses per request, and {config.scheduler} reads no requests; use "
-                "a fallback that chooses per connection, such as wlc or rr"
+                f"fallback = {config.fallback}: it chooses per request, and {config.scheduler_name} reads no requests; "
+                "use a fallback that chooses per connection, such as wlc or rr"
             )
         return factory, balance, fallback, rule_balances
 
@@ -88,7 +100,7 @@ class SchedulerBinder:
         except Refusal:
             raise
         except Exception as error:
-            self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler)
+            self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler_name)
             raise _cannot_serve(config, error) from None
         return prepared
 
@@ -128,4 +140,4 @@ def _check_balance(said: str, balance: Any) -> None:
 
 
 def _cannot_serve(config: VirtualService, error: Exception) -> BadValue:
-    return BadValue(f"scheduler {config.scheduler} cannot serve {config.ident}: {error!r}")
+    return BadValue(f"scheduler {config.scheduler_name} cannot serve {config.ident}: {error!r}")

@@ -10,6 +10,8 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from ktcpvs.model.scheduler_words import name_of
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 STATES = ("up", "down", "ejected", "draining", "standby", "maintenance", "unresolved")
@@ -37,7 +39,7 @@ _OF_SERVER = (
         "pending",
         GAUGE,
         "waiting_requests",
-        "Requests that wait for a full server with max_pending.",
+        "Requests that wait for a full server.",
     ),
     ("kept", GAUGE, "idle_connections", "Idle connections that are kept for later requests, or made ahead of clients."),
     ("total", COUNTER, "connections_total", "Connections of the server (or requests, where each is scheduled)."),
@@ -205,13 +207,14 @@ def _format_cluster(cluster: dict[str, Any]) -> Iterator[bytes]:
 
 def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
     rows = [(_format_labels(service=service["ident"]), service) for service in services]
+    schedulers = [_format_labels(scheduler=name_of(service["scheduler"])) for service in services]
     yield from _format_metric(
         "ktcpvs_service_running",
         GAUGE,
         "1: the service runs on this node, 0: it is stopped, or only other nodes run it.",
         (
-            f"{{{labels},{_format_labels(scheduler=row['scheduler'])}}} {int(row['running'] and row['here'])}\n"
-            for labels, row in rows
+            f"{{{labels},{scheduler}}} {int(row['running'] and row['here'])}\n"
+            for (labels, row), scheduler in zip(rows, schedulers, strict=True)
         ),
     )
     yield from _format_metric(

@@ -17,6 +17,7 @@ from zope.interface.verify import verifyObject
 from ktcpvs.errors import NoSuchScheduler, shorten, unknown
 from ktcpvs.interfaces import UNITS, ISchedulerFactory
 from ktcpvs.model.language.foreign_words import SCHEDULERS
+from ktcpvs.model.scheduler_options import check_declared
 
 
 @frozen
@@ -59,6 +60,7 @@ def find_schedulers() -> Schedulers:
                 verifyObject(ISchedulerFactory, plugin)
                 if plugin.unit not in UNITS:
                     raise ValueError(f"unit is {plugin.unit!r}; expected one of {', '.join(UNITS)}")
+                check_declared(plugin)
             except (Invalid, ValueError) as error:
                 broken.append((where, " ".join(str(error).split())))
                 continue

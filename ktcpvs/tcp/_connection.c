@@ -9,9 +9,9 @@
 #include "../_slots.h"
 #include <string.h>
 
-enum { C_ALERT, C_BEGINNING, C_CONNECTING, C_FIRST, C_HELLO_READER, C_IS_SETTLED, C_READER, C_SENT_SSL_REQUEST, C_SERVER,
+enum { C_ALERT, C_BEGINNING, C_CONNECTING, C_FIRST, C_FIRST_BYTE, C_HELLO_READER, C_IS_SETTLED, C_READER, C_SENT_SSL_REQUEST, C_SERVER,
        C_CLIENT, C_CONTEXT, C_DISPATCHER, C_IS_OVER, C_LIMITS, C_RELAY, C_SERVICE, C_STATE };
-FIELDS(connection, "_alert", "_beginning", "_connecting", "_first", "_hello_reader", "_is_settled", "_reader",
+FIELDS(connection, "_alert", "_beginning", "_connecting", "_first", "_first_byte", "_hello_reader", "_is_settled", "_reader",
        "_sent_ssl_request", "server", "client", "context", "dispatcher", "is_over", "limits", "relay", "service", "state");
 
 enum { D_ENTRY, D_LEASE, D_REQUEST };
@@ -38,8 +38,8 @@ FIELDS(choice, "destination");
 enum { L_DESTINATION };
 FIELDS(lease, "destination");
 
-enum { T_BYTES_IN, T_BYTES_OUT, T_ERRORS, T_TOTAL };
-FIELDS(destination, "bytes_in", "bytes_out", "errors", "total");
+enum { T_BYTES_IN, T_BYTES_OUT, T_ERRORS, T_MEASURED_ERRORS, T_TOTAL };
+FIELDS(destination, "bytes_in", "bytes_out", "errors", "measured_errors", "total");
 
 enum { Y_INWARD, Y_OUTWARD };
 FIELDS(relay, "inward", "outward");
@@ -131,7 +131,7 @@ set_method(PyObject **place, PyObject *self, PyObject *name)
 static PyObject *
 connection_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    static const int none[] = {C_BEGINNING, C_CONNECTING, C_HELLO_READER, C_READER, C_SERVER};
+    static const int none[] = {C_BEGINNING, C_CONNECTING, C_FIRST_BYTE, C_HELLO_READER, C_READER, C_SERVER};
     if (count != 3) {
         PyErr_SetString(PyExc_TypeError, "TCPClientConnection() takes 3 arguments");
         return NULL;
@@ -365,7 +365,8 @@ connected(PyObject *self, PyObject *server)
     PyObject *destination = IS_A(lease, lease) ? SLOT(lease, lease, L_DESTINATION) : NULL;
     if (IS(self, connection, C_SENT_SSL_REQUEST) || !is_destination(destination) || !is_stream(server) ||
         !IS_A(C(C_SERVICE), service) || SLOT(dispatcher, dispatcher, D_ENTRY) != Py_None || C(C_READER) != Py_None ||
-        C(C_HELLO_READER) != Py_None || is_closed(self))
+        C(C_HELLO_READER) != Py_None || is_closed(self) ||
+        SLOT(destination, destination, T_MEASURED_ERRORS) != Py_None)
         return plainly(plain_connected, self, server);
     put_new(&C(C_CONNECTING), Py_None);
     put_new(&C(C_SERVER), server);

@@ -7,12 +7,16 @@ rest waits in the kernel.
 
 from __future__ import annotations
 
+from functools import partial
+from time import monotonic
+
 from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.admission import DENIED, RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, TOO_MUCH_HEAD
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED
+from ktcpvs.dispatch.measured_request import MeasuredRequest
 from ktcpvs.dispatch.own_responses import CHALLENGE_ANSWERED, challenge_response
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.interfaces import CLIENT_HELLO
@@ -35,6 +39,7 @@ from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.lingering_close import LingeringClose, close_gracefully
 from ktcpvs.streams.stream import Stream, nothing
+from ktcpvs.tcp.first_byte import FirstByte
 from ktcpvs.tcp.ssl_request import SSLRequestAttempt
 
 TLS_REQUIRED = "this service requires TLS: connect with sslmode=require, or a stricter one"
@@ -50,8 +55,8 @@ class TCPClientConnection(ClientConnection):
     descriptors = 2  # the client's and the server's
 
     __slots__ = (
-        "_alert", "_beginning", "_connecting", "_first", "_hello_reader", "_is_settled", "_reader", "_sent_ssl_request",
-        "server",
+        "_alert", "_beginning", "_connecting", "_first", "_first_byte", "_hello_reader", "_is_settled", "_reader",
+        "_sent_ssl_request", "server",
     )  # fmt: skip
 
     def __init__(self, service: ServiceContext, client_name: str, client_host: str) -> None:
@@ -59,6 +64,7 @@ class TCPClientConnection(ClientConnection):
         self.server: Stream | None = None
         self._connecting: Connecting | None = None
         self._first = b""  # what was received before there is a server, unless a reader has it
+        self._first_byte: FirstByte | None = None  # of a server that is measured
         self._reader: HeadReader | None = None  # of a head that comes in pieces
         self._hello_reader: ClientHelloReader | None = None
         self._beginning: postgresql.BeginningReader | None = None  # with `starttls`, before the ClientHello
@@ -373,7 +379,7 @@ class TCPClientConnection(ClientConnection):
         server.lost = self._server_lost
         self.transition(life.CONNECTED)
         lease.made()
-        lease.destination.errors = 0
+        lease.destination.succeeded(monotonic())
         if dispatcher.entry is not None:
             dispatcher.entry.connected(is_preconnected)
         relay = self.relay = CopyRelay(self.client, server, self.context.wheel, self._finished)
@@ -384,7 +390,12 @@ class TCPClientConnection(ClientConnection):
         self.set_timer(self.service.settings.read_timeout, self._check_idle)
         relay.start(head)
         self.client.resume()
-        self.join(relay)
+        if isinstance(dispatcher.entry, MeasuredRequest):
+            soon = partial(self.context.reactor.callLater, 0)
+            self._first_byte = FirstByte(dispatcher.entry, relay, self.service.relay, self.join, soon)
+            self._first_byte.watch(is_new=not head)
+        else:
+            self.join(relay)
 
     def _finished(self) -> None:
         """Both directions have ended: close both sides when their peers have read what is buffered."""
@@ -465,6 +476,9 @@ class TCPClientConnection(ClientConnection):
                 lease.destination.bytes_out += bytes_out
             if self.server is not None and not self.moved()[1]:
                 self._explain_silence(lease.destination)
+        if self._first_byte is not None:
+            self._first_byte.end()
+            self._first_byte = None
         if entry is not None:
             entry.end(self.moved(), self.ending)
             self.dispatcher.entry = None

@@ -116,6 +116,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
         await switch.add_server("web", "10.0.0.3:80", maxconn=5)
         await switch.edit_server("web", "10.0.0.3:80", maxconn=0, options="tls name app.internal")
         await switch.edit_server("web", "10.0.0.3:80", options="proxy v1 backup check 10.0.0.3:8008 max_pending 7")
+        await switch.edit_server("web", "10.0.0.3:80", options="label zone=a label canary")
         await switch.drain("10.0.0.3:80")
         await switch.add_rule("web", "/a/([a-z]+)", "10.0.0.1", match=1)
         await switch.add_rule("web", "/b", "10.0.0.2:80")
@@ -239,6 +240,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "ready",
                     "check": None,
                     "max_pending": 0,
+                    "labels": {},
                 },
                 {
                     "address": "10.0.0.3:80",
@@ -251,6 +253,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "drain",
                     "check": "10.0.0.3:8008",
                     "max_pending": 7,
+                    "labels": {"zone": "a", "canary": ""},
                 },
             ],
             "rules": [

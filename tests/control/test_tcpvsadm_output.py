@@ -197,6 +197,7 @@ def test_rates_in_json_have_no_counters() -> None:
         "mode": "ready",
         "check": None,
         "max_pending": 0,
+        "labels": {},
         "rate": {"connections": 31, "bytes_in": 32, "bytes_out": 33},
     }
     assert web["redirect_rate"] == {"connections": 51, "bytes_in": 52, "bytes_out": 53}

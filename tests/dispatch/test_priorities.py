@@ -149,6 +149,35 @@ def test_a_request_whose_servers_refuse_it_goes_to_the_backup(make: Make) -> Non
     assert used(world) == {A, B}
 
 
+def test_the_request_whose_failure_ejects_the_last_server_goes_to_the_backup(make: Make) -> None:
+    world = make("scheduler = phttp", "eject = 1", f"server = {A}", f"server = {B} 1 backup")
+    client = world.client()
+    client.says(get())
+    world.refuses(A)
+    assert destination(world, A).health.state == "ejected"
+    assert world.called() == [B]
+    world.connects().says(answer())
+    assert client.heard().startswith(b"HTTP/1.1 200 ")
+    client.ends()
+
+
+def test_a_waiting_request_gets_a_server_that_is_up_again(make: Make) -> None:
+    world = make("scheduler = phttp", f"server = {A} 1 maxconn 1", f"server = {B}")
+    fails(world, B)
+    first, second = world.client(), world.client()
+    first.says(get())
+    server = world.accepts(A)
+    second.says(get())
+    assert not world.called()
+    recovers(world, B)
+    assert world.called() == [B]
+    world.connects().says(answer())
+    assert second.heard().startswith(b"HTTP/1.1 200 ")
+    server.says(answer())
+    first.ends()
+    second.ends()
+
+
 def test_full_servers_overflow_into_the_backup(make: Make) -> None:
     world = make("scheduler = wlc", f"server = {A} 1 maxconn 1", f"server = {B} 1 maxconn 1 backup")
     world.client()

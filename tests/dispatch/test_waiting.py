@@ -281,7 +281,7 @@ def test_the_queue_is_a_loop_and_not_a_recursion() -> None:
     queue: Any = Queue()
 
     class Server:
-        is_full, max_pending = False, 0
+        is_full, max_pending, pending = False, 0, 0
 
     server, tried = Server(), []
 

@@ -49,6 +49,29 @@ def test_a_backup_serves_while_the_first_server_is_down(
     wait_for(lambda: {asked(port) for _ in range(6)} == {(200, "one")})
 
 
+def test_labels_from_the_command_to_the_file_and_back(daemon: Daemon, tmp_path: Path) -> None:
+    server = "10.0.0.1:80"
+    daemon.adm("-A", "-i", "web", "-l", LOOPBACK, "-P", free_port())
+    daemon.adm("-a", "-i", "web", "-r", server, "-w", "2", "label", "zone=a", "label", "canary")
+    written = f"    server = {server} 2 label canary label zone=a\n"
+    assert written in daemon.adm("--list", "-n").stdout
+    assert "     label canary label zone=a\n" in daemon.adm("--stats").stdout
+    assert daemon.call("table")["services"][0]["servers"][0]["labels"] == {"canary": "", "zone": "a"}
+    saved = tmp_path / "saved.conf"
+    saved.write_text(daemon.adm("--save").stdout)
+    assert written in saved.read_text()
+    daemon.adm("-e", "-i", "web", "-r", server, "label", "zone=b")
+    shown = daemon.adm("--diff", saved, check=False)
+    assert f"service web: server {server}: label zone=b -> label canary label zone=a" in shown.stdout
+    daemon.adm("-e", "-i", "web", "-r", server, "label", "off")
+    assert f"    server = {server} 2\n" in daemon.adm("--list", "-n").stdout
+    daemon.adm("-f", saved)
+    assert written in daemon.adm("--list", "-n").stdout
+    refused = daemon.adm("-e", "-i", "web", "-r", server, "label", "zone a", check=False)
+    assert refused.returncode == 1
+    assert "label 'zone a': expected NAME or NAME=VALUE" in refused.stderr
+
+
 def test_drain_and_ready_in_all_services(
     make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ from ktcpvs.model.options import MAX_COUNT, MAX_WEIGHT
 from ktcpvs.model.pattern import check_pattern
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import MAX_MATCH, Rule
+from ktcpvs.model.scheduler_words import NamedScheduler
 from ktcpvs.model.server_words import BACKUP, MODES
 from ktcpvs.model.service import NO_FALLBACK, RELAYS, VirtualService
 from ktcpvs.model.settings import TEXTS, Settings
@@ -196,7 +197,7 @@ def real_servers() -> st.SearchStrategy[RealServer]:
     return st.builds(
         RealServer, server_addresses(), weight, maxconn,
         tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
-        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
+        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn, labels=_labels,
     )  # fmt: skip
 
 
@@ -219,6 +220,11 @@ def files() -> st.SearchStrategy[str]:
 
 
 _proxies = st.sampled_from(("off", "v1", "v2"))
+_labels = st.dictionaries(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", fullmatch=True).filter(lambda name: name.lower() != "off"),
+    st.from_regex(r"[A-Za-z0-9._/:@+-]{0,63}", fullmatch=True),
+    max_size=3,
+).map(lambda labels: tuple(sorted(labels.items())))
 _certificates = st.lists(
     st.one_of(files(), st.sampled_from(("acme a.example", "acme a.example b.example 10.0.0.1", "acme ::1"))),
     max_size=2,
@@ -237,6 +243,8 @@ _server_options = st.sampled_from(
         {"priority": 3, "mode": "drain"},
         {"priority": 0, "mode": "ready", "check": Inet("10.0.0.1", 1)},
         {"priority": BACKUP, "check": None, "max_pending": 0},
+        {"labels": (("canary", ""), ("zone", "a/b:1"))},
+        {"labels": ()},
     )
 )
 
@@ -274,7 +282,7 @@ def modifiers() -> st.SearchStrategy[Modifiers]:
             Rate, st.just("30/m"), st.just(0), st.sampled_from(("header", "cookie")), st.sampled_from(("X-A", "use"))
         ),
     )
-    balances = st.sampled_from((None, None, "wrr", "p2c", "use"))
+    balances = st.sampled_from((None, None, "wrr", "p2c", "use", "wrr depth 3", 'host mode "use" key "{path}"'))
     return st.builds(Modifiers, edits, edits, prefixes, rewrites, rates, balances)
 
 
@@ -345,7 +353,21 @@ _rates = st.one_of(
     st.just("off"), st.builds("{}/{}".format, st.sampled_from((1, 100, MAX_COUNT)), st.sampled_from("smh"))
 )
 _redirects = st.one_of(st.none(), complete_addresses())
-_schedulers = st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3"))
+_schedulers = st.one_of(
+    st.sampled_from(("http", "wlc", "server", "Virtual", "x-1.2_3")),
+    st.builds(
+        lambda name, options: str(NamedScheduler(name, tuple(options.items()))),
+        st.sampled_from(("wlc", "host", "x-1.2_3")),
+        st.dictionaries(
+            st.sampled_from(("depth", "key", "path", "scheduler", "a_1")),
+            st.one_of(
+                st.sampled_from(("3", "{header.x-user}", "use", "match", "test", "=", "")),
+                lines(10).filter(str.isprintable),
+            ),
+            min_size=1,
+        ),
+    ),
+)
 _paths = st.one_of(
     st.sampled_from(("/", "/var/log/web.log", '/a "b"', "/#", "/x\\", "/=", "/{", '/a\\"')),
     st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=30).map(lambda text: f"/{text}"),

@@ -67,7 +67,7 @@ def test_rules_with_the_same_conditions_become_one() -> None:
         (f"path /a balance use server {A}", "3:13: balance: missing value"),
         (f"path /a balance wrr balance rr use server {A}", "3:25: balance appears a second time"),
         (f"path /a balance wrr use server {A} balance rr", "3:48: balance appears a second time"),
-        (f'path /a balance "a b" use server {A}', "3:13: 'a b' is not a valid scheduler name"),
+        (f'path /a balance "a b" use server {A}', "3:21: 'a b' is not a valid scheduler name"),
         ("path /a balance wrr use respond 403", "3:5: rule 'path /a': balance chooses among servers"),
     ],
 )

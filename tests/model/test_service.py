@@ -77,7 +77,7 @@ def test_a_bad_ident(ident):
 
 
 @pytest.mark.parametrize("option", ["scheduler", "balance", "fallback"])
-@pytest.mark.parametrize("name", ["", "a b", "é", "x" * 65, 'a"', "a\n"])
+@pytest.mark.parametrize("name", ["", "é", "x" * 65, 'a"', "a\n"])
 def test_a_bad_scheduler_name(option, name):
     with pytest.raises(BadValue, match=r"is not a valid scheduler name$"):
         VirtualService("web", **{option: name})

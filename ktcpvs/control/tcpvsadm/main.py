@@ -159,7 +159,7 @@ def _format(given: Invocation, answer: Any) -> str:
         return output.format_configuration(answer)
     width = _width(given)
     formats: dict[str, Callable[[Any], str]] = {
-        "schedulers": lambda answer: output.format_schedulers(answer, width),
+        "schedulers": lambda answer: output.format_schedulers(answer, width, "verbose" in given.values),
         "certificates": lambda answer: output.format_certificates(answer, width),
         "nodes": lambda answer: nodes.format_nodes(answer, width),
         "get": output.format_settings,

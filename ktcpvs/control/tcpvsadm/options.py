@@ -166,7 +166,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "schedulers", None, "print the available schedulers, and plugins that failed to load",
-            (), ("wide", "json"),
+            (), ("verbose", "wide", "json"),
         ),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
@@ -210,6 +210,7 @@ OPTIONS: dict[str, Option] = {
         ),
         Option("sort", None, "COLUMN", "with --connections: age, idle, in, out, client, server, state"),
         Option("count", None, None, "with --connections: print their number only"),
+        Option("verbose", "v", None, "with --schedulers: also the options of each scheduler"),
         Option("wide", None, None, "do not shorten names to the width of the terminal"),
         Option("all-nodes", None, None, "in a cluster: of all nodes together"),
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),

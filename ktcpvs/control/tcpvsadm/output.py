@@ -126,17 +126,31 @@ def format_closed(one: dict[str, Any]) -> str:
     return f"closed {one['id']} of service {one['service']}: {escape(one['client'])} -> {one['server'] or '-'}\n"
 
 
-def format_schedulers(answer: dict[str, Any], width: int = 0) -> str:
-    """Format a line for each scheduler, and then the plugins that could not be loaded, if there are any."""
+def format_schedulers(answer: dict[str, Any], width: int = 0, is_verbose: bool = False) -> str:
+    """Format a line for each scheduler, and then the plugins that could not be loaded, if there are any. is_verbose:
+    with a line for each option of a scheduler's own."""
     rows = [("Scheduler", "Decides", "Services", "Module", "Summary")]
     for one in answer["schedulers"]:
         unit = one["unit"].lower().replace("_", " ")
         rows.append((one["name"], unit, str(one["services"]), one["module"], escape(one["summary"])))
     text = align(rows, "<<><<", width)
+    if is_verbose:
+        text += _format_scheduler_options(answer["schedulers"], width)
     if answer["broken"]:
         text += "\nNot loaded:\n"
         text += "".join(f"  {escape(one['module'])}: {escape(one['error'])}\n" for one in answer["broken"])
     return text
+
+
+def _format_scheduler_options(schedulers: Sequence[dict[str, Any]], width: int) -> str:
+    """Return a line for each option of schedulers; "": they have none."""
+    rows = [("Scheduler", "Option", "Value", "Default", "Meaning")]
+    for one in schedulers:
+        for option in one.get("options", ()):
+            default = "required" if option["required"] else "none" if option["default"] is None else option["default"]
+            values = (option["name"], option["type"], default, option["help"])
+            rows.append((one["name"], *map(escape, values)))
+    return f"\n{align(rows, '<<<<<', width)}" if len(rows) > 1 else ""
 
 
 def format_certificates(answer: list[dict[str, Any]], width: int = 0) -> str:

@@ -6,7 +6,7 @@ The whole text is read and checked before it has any effect. Every error begins 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -29,6 +29,7 @@ from ktcpvs.model.options import Option, check_weight
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule, check_rule_name
 from ktcpvs.model.rule_servers import is_weight
+from ktcpvs.model.scheduler_words import read_scheduler
 from ktcpvs.model.server_words import SERVER_WORDS, read_words
 from ktcpvs.model.service import DEFAULT_LISTEN, OPTIONS, VirtualService, check_ident, with_port
 from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings, whole_number
@@ -163,10 +164,13 @@ class _Reader:
             )
         return modifiers
 
-    def phrase(self, first: Token) -> str:
-        """Return `first` and the tokens after it as text, up to the next keyword or the end of the block."""
+    def phrase(self, first: Token, ends_at: Container[str] = ()) -> str:
+        """Return `first` and the tokens after it as text, up to the next keyword or the end of the block. ends_at:
+        words that end it too where they begin a line."""
         found = [first]
-        while self.following() is not None:
+        while (token := self.following()) is not None:
+            if token.line != found[-1].line and token.word in ends_at:
+                break
             found.append(self.next("a word"))
         return " ".join(quoted(token.text) if token.quoted else token.text for token in found)
 
@@ -420,7 +424,9 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             raise keyword.error(f"unknown keyword {_describe_unknown(keyword)}")
         token = reader.next(f"the value of {option.name}")
         is_phrase = option.is_phrase or (option.opens_phrase and token.is_word(option.opens_phrase))
-        text = reader.phrase(token) if is_phrase else token.text
+        # Of a scheduler's options any word can be the name: a keyword without its `=` is told from them by its line.
+        ends_at = KEYWORDS if option.read is read_scheduler else ()
+        text = reader.phrase(token, ends_at) if is_phrase else token.text
         with _at(token):
             value = option.read(option.name, text, port_named)
             if option.name in CONTRADICTING:
