@@ -12,6 +12,7 @@ from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION
 from ktcpvs.model.address import Inet, SRVName
 from ktcpvs.model.conditions import COOKIE, HEADER
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduler_words import parse_scheduler
 from ktcpvs.model.scheduling import BoundRule, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
@@ -133,9 +134,9 @@ def choose_service(table: Table, ident: str | None, scheduler: str | None, balan
         service = table.service(ident)
     changes: dict[str, Any] = {}
     if scheduler is not None:
-        changes["scheduler"] = scheduler
+        changes["scheduler"] = str(parse_scheduler(scheduler))
     if balance is not None:
-        changes["balance"] = balance
+        changes["balance"] = str(parse_scheduler(balance))
     return evolve(service, **changes)
 
 

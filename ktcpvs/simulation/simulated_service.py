@@ -19,12 +19,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.dispatch.dispatcher import SERVERS_FULL, Dispatcher
+from ktcpvs.dispatch.measured_request import MeasuredRequest
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.retries import Retries
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.exchange import ANSWERED
 from ktcpvs.model.options import OFF
+from ktcpvs.model.outcome import RESET
 from ktcpvs.model.scheduling import Choice, ClientSide, OwnResponse, Request
 from ktcpvs.model.service import COPY, NO_LOG, VirtualService
 from ktcpvs.model.settings import Settings
@@ -118,7 +121,7 @@ class SimulatedRequest:
         self.status: int | None = None
         self.queued = self.seconds = 0.0
         self.retries = 0
-        self.dispatcher.choice = self.dispatcher.lease = None
+        self.dispatcher.choice = self.dispatcher.lease = self.dispatcher.entry = None
         self.dispatcher.begin()
 
     @property
@@ -142,6 +145,9 @@ class SimulatedRequest:
             self._timer.cancel()
             self._timer = None
 
+    def moved(self) -> tuple[int, int]:
+        return 0, 0
+
     def is_client_gone(self) -> bool:
         return False
 
@@ -156,11 +162,11 @@ class SimulatedRequest:
     def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
         self._stop_waiting()
         self.server = None
-        self._end(status if self._service.reads_requests else REFUSED)
+        self._end(status if self._service.reads_requests else REFUSED, str(status))
 
     def respond(self, response: OwnResponse) -> None:
         self._stop_waiting()
-        self._end(response.action.status)
+        self._end(response.action.status, ANSWERED)
 
     # For retries.
 
@@ -171,7 +177,7 @@ class SimulatedRequest:
     def release_server(self, reset: bool) -> None:
         self.server = None
 
-    def server_failed(self, reason: str) -> None:
+    def server_failed(self, reason: str, kind: str = RESET) -> None:
         """Nothing: a simulated server fails with a status, or refuses."""
 
     # For the servers.
@@ -187,8 +193,11 @@ class SimulatedRequest:
         assert lease is not None  # a server has it
         destination = lease.destination
         lease.made()
+        entry = self.dispatcher.entry
         if service.unit != EACH_REQUEST:
-            destination.errors = 0
+            destination.succeeded(service.time.now)
+            if isinstance(entry, MeasuredRequest):
+                entry.first_byte_received()
         else:
             if status >= 502 and service.retries.retry_status(self, status):
                 self.retries += 1
@@ -196,13 +205,15 @@ class SimulatedRequest:
             if status >= FAILED:
                 service.traffic.server_failed(destination, f"status {status}")
             else:
-                destination.errors = 0
+                destination.succeeded(service.time.now)
+            if entry is not None:
+                entry.response_begun(status, 0)
             destination.latencies.count(status, service.time.now - self.arrival.at)
         choice = self.dispatcher.choice
         if choice is not None and choice.answer_lines:
             service.cookies.store(choice.answer_lines, self.arrival.client)
         lease.end()
-        self._end(status)
+        self._end(status, ANSWERED)
 
     def _stop_waiting(self) -> None:
         if self.dispatcher.is_waiting:
@@ -211,8 +222,10 @@ class SimulatedRequest:
             self.queued += self._service.time.now - self._queued_since
             self._queued_since = None
 
-    def _end(self, status: int) -> None:
+    def _end(self, status: int, ending: str) -> None:
         self.status = status
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.end((0, 0), ending)
         self.seconds = self._service.time.now - self.arrival.at
         self._service.request_ended(self)
 

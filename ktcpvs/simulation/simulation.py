@@ -12,6 +12,7 @@ from ktcpvs.interfaces import ISchedulerFactory
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.real_server import RealServer
+from ktcpvs.model.scheduler_words import parse_scheduler
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.simulation.arrivals import Arrival, poisson, until
@@ -113,15 +114,20 @@ class Simulation:
         clients: int = 1000,
         arrivals: Iterable[Arrival] | None = None,
         seed: int = 1,
+        named: str | None = None,
         options: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
         changes: Sequence[tuple[float, Change]] = (),
     ) -> None:
-        """scheduler: a name, or a factory that need not be installed. servers: at 10.0.0.1:80, 10.0.0.2:80 and so on.
-        rate, clients: of requests that come by a Poisson process. arrivals: requests in their order, instead of these.
-        seed: of all chance. options: of the service, as fields of `VirtualService`, such as {"eject": 5}. settings: of
-        the switch; None: the defaults. changes: pairs of a virtual second and a change of the configuration."""
-        self._name, self._schedulers = _found(scheduler)
+        """scheduler: as a configuration names it, or a factory that need not be installed. servers: at 10.0.0.1:80,
+        10.0.0.2:80 and so on. rate, clients: of requests that come by a Poisson process. arrivals: requests in their
+        order, instead of these. seed: of all chance. named: the text of a factory that is given, with its options, such
+        as "mine depth 3"; None: its name. options: of the service, as fields of `VirtualService`, such as {"eject": 5}.
+        settings: of the switch; None: the defaults. changes: pairs of a virtual second and a change of the
+        configuration."""
+        self._scheduler, self._schedulers = _found(scheduler)
+        if named is not None:
+            self._scheduler = str(parse_scheduler(named))
         self._servers = tuple(servers)
         self._chance = Random(seed)
         self._arrivals = poisson(rate, clients, seed=seed) if arrivals is None else arrivals
@@ -136,7 +142,7 @@ class Simulation:
             RealServer(Inet(f"10.0.{number >> 8}.{number & 255}", 80), server.weight, server.maxconn)
             for number, server in enumerate(self._servers, 1)
         ]
-        config = VirtualService("simulated", scheduler=self._name, servers=tuple(real), **self._options)
+        config = VirtualService("simulated", scheduler=self._scheduler, servers=tuple(real), **self._options)
         behaviours = {one.address: server.behaviour for one, server in zip(real, self._servers, strict=True)}
         results = Results()
 
@@ -241,8 +247,7 @@ def _found(scheduler: str | ISchedulerFactory) -> tuple[str, Schedulers]:
     """Return the name of a scheduler, and all that a service may name, with this one among them."""
     installed = find_schedulers()
     if isinstance(scheduler, str):
-        installed.factory(scheduler)
-        return scheduler, installed
+        return str(parse_scheduler(scheduler)), installed
     return scheduler.name, Schedulers({**installed.known, scheduler.name: scheduler})
 
 

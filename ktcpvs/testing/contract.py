@@ -17,6 +17,8 @@ from ktcpvs.interfaces import (
     CLIENT_HELLO,
     CONNECTION,
     EACH_REQUEST,
+    OK,
+    REASONS,
     UNITS,
     USES_BALANCE,
     USES_COOKIE,
@@ -27,10 +29,12 @@ from ktcpvs.interfaces import (
     Considered,
     Destination,
     IExplains,
+    ILearns,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
     IWatches,
+    Outcome,
     OwnResponse,
     Request,
     ServiceView,
@@ -38,6 +42,7 @@ from ktcpvs.interfaces import (
 from ktcpvs.model.address import Inet
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
+from ktcpvs.model.scheduler_options import check_declared, read_options
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.wlc import WLC
 
@@ -46,6 +51,8 @@ ROUNDS = 200
 
 SEED = 20261127
 """Of what is drawn, so that each run checks the same."""
+
+KEY = b"a key of tests that is long enough"
 
 USES = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE))
 
@@ -59,29 +66,39 @@ class ContractBroken(AssertionError):
 
 
 def check_scheduler(
-    factory: ISchedulerFactory, *, options: Mapping[str, Any] | None = None, may_decline: bool = False
+    factory: ISchedulerFactory,
+    *,
+    named: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    may_decline: bool = False,
 ) -> None:
     """Check that a scheduler keeps the contract with the switch. Raises ContractBroken, with a line for each rule that
     it breaks.
 
-    factory: the plugin. options: of the services that it is bound to, as fields of VirtualService. may_decline: it may
-    choose no server although one could serve, as a scheduler that asks a directory does.
+    factory: the plugin. named: how a configuration names it, with its options, such as "mine depth 3"; None: by its
+    name, so that all options have their defaults. options: of the services that it is bound to, as fields of
+    VirtualService. may_decline: it may choose no server although one could serve, as a scheduler that asks a directory
+    does.
 
     Choices that depend on a reactor, such as the answer of a database, are not waited for; what comes at once is
     checked.
     """
-    failures = contract_failures(factory, options=options, may_decline=may_decline)
+    failures = contract_failures(factory, named=named, options=options, may_decline=may_decline)
     if failures:
         raise ContractBroken(str(getattr(factory, "name", factory)), failures)
 
 
 def contract_failures(
-    factory: ISchedulerFactory, *, options: Mapping[str, Any] | None = None, may_decline: bool = False
+    factory: ISchedulerFactory,
+    *,
+    named: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    may_decline: bool = False,
 ) -> tuple[str, ...]:
     """Return what `check_scheduler` finds, a line for each rule that is broken."""
     failures = list(_declaration(factory))
     if not failures:  # else nothing of it can be called
-        case = _Case(factory, dict(options or {}), may_decline)
+        case = _Case(factory, named or factory.name, dict(options or {}), may_decline)
         for rule, check in _CHECKS:
             try:
                 check(case)
@@ -123,6 +140,10 @@ def _declaration(factory: Any) -> Iterator[str]:
         yield f"unit is one of {', '.join(UNITS)}: it is {factory.unit!r}"
     if not (type(factory).__doc__ or "").strip():
         yield "the class of the plugin has a docstring, whose first line `tcpvsadm --schedulers` shows: it has none"
+    try:
+        check_declared(factory)
+    except ValueError as error:
+        yield f"options are declared as the switch takes them: {error}"
     if IUsesOptions.providedBy(factory) and not frozenset(factory.uses) <= USES:
         yield f"uses names parts of the configuration: {', '.join(map(repr, frozenset(factory.uses) - USES))} is none"
 
@@ -130,8 +151,9 @@ def _declaration(factory: Any) -> Iterator[str]:
 class _Case:
     """A scheduler under test, and the services that it is bound to."""
 
-    def __init__(self, factory: Any, options: dict[str, Any], may_decline: bool) -> None:
+    def __init__(self, factory: Any, named: str, options: dict[str, Any], may_decline: bool) -> None:
         self.factory = factory
+        self.named = named
         self.options = options
         self.may_decline = may_decline
 
@@ -139,10 +161,10 @@ class _Case:
         """Return a service of servers with these weights, which one rule uses for everything."""
         servers = tuple(RealServer(Inet(f"10.0.0.{number}", 80), weight) for number, weight in enumerate(weights, 1))
         rules = (Rule(".*", tuple(server.address for server in servers)),) if servers else ()
-        given = {"scheduler": self.factory.name, "servers": servers, "rules": rules, **self.options}
+        given = {"scheduler": self.named, "servers": servers, "rules": rules, **self.options}
         config = VirtualService("tested", **given)
         known = {server.address: Destination(server.address, server.weight) for server in servers}
-        return ServiceView.of(config, known, WLC(), b"a key of tests that is long enough")
+        return ServiceView.of(config, known, WLC(), KEY, options=read_options(self.factory, self.named))
 
     def bind(self, view: ServiceView, previous: Any = None) -> Any:
         """Bind the scheduler as the switch does."""
@@ -331,7 +353,7 @@ def _rebinds(case: _Case) -> None:
         servers=view.config.servers[1:],
         rules=(Rule(".*", tuple(one.address for one in left)),),
     )
-    smaller = ServiceView.of(config, {one.address: one for one in left}, WLC(), view.key, view)
+    smaller = ServiceView.of(config, {one.address: one for one in left}, WLC(), KEY, view, options=view.options)
     try:
         scheduler = case.bind(smaller, previous)
     except Refusal:
@@ -392,6 +414,23 @@ def _trial(case: _Case) -> None:
         _require(one == other, f"choices of a trial have changed one of the scheduler that runs: {one}, not {other}")
 
 
+def _learns(case: _Case) -> None:
+    view = case.view(1, 2, 3)
+    scheduler = case.bind(view)
+    if not ILearns.providedBy(scheduler):
+        return
+    for number in range(20):
+        answer = case.choose(scheduler, case.request(number=number))
+        if isinstance(answer, Choice):
+            reason = REASONS[number % len(REASONS)]
+            status, first = (200, 0.01) if reason == OK else (None, None)
+            outcome = Outcome(answer.destination, status, first, 0.02, 100, 1000, 0, reason, "192.0.2.1")
+            (answer.completed or scheduler.completed)(outcome)
+    elsewhere = Destination(Inet("10.0.9.9", 80))
+    scheduler.completed(Outcome(elsewhere, 200, 0.01, 0.02, 100, 1000, 0, OK, "192.0.2.1"))  # it was deleted meanwhile
+    case.choose(scheduler, case.request())
+
+
 def _watches(case: _Case) -> None:
     view = case.view(1, 1, 1)
     scheduler = case.bind(view)
@@ -434,5 +473,6 @@ _CHECKS: tuple[tuple[str, Callable[[_Case], None]], ...] = (
     ("explain changes nothing, and names the choice", _explains),
     ("a trial changes nothing in the scheduler that runs", _trial),
     ("watchers take every change", _watches),
+    ("completed takes every outcome, and servers that are gone", _learns),
 )
 """(the rule, its check); a check raises _Broken."""
