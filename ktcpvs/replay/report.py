@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ktcpvs.control.tcpvsadm.columns import align
+from ktcpvs.control.tcpvsadm.columns import align, wrap
 from ktcpvs.control.tcpvsadm.output import escape, format_duration
 from ktcpvs.replay.replay import Outcomes, Replayed
 from ktcpvs.simulation.durations import Durations
@@ -28,8 +28,21 @@ def format_text(replayed: Replayed, width: int = 0) -> str:
         most = str(replayed.peaks[server]) if server in replayed.peaks else ""
         rows.append((escape(server), *_cells(happened, server), *_cells(simulated, server), most))
     rows.append(("all", *_all_cells(happened), *_all_cells(simulated), ""))
-    lines = [*_heading(replayed), "", align(rows, "<>>>>>>>>>", width).rstrip("\n")]
-    return "\n".join([*lines, *_remarks(replayed), ""])
+    return "".join(
+        [
+            *_wrapped(_heading(replayed), width),
+            "\n",
+            align(rows, "<>>>>>>>>>", width),
+            "\n",
+            *_wrapped(_remarks(replayed), width),
+        ]
+    )
+
+
+def _wrapped(lines: Sequence[str], width: int) -> Iterator[str]:
+    """Yield lines of at most `width` columns, with their ends."""
+    for line in lines:
+        yield from (f"{part}\n" for part in (wrap(line, width) if width else (line,)))
 
 
 def _heading(replayed: Replayed) -> list[str]:
@@ -76,7 +89,7 @@ def _milliseconds(seconds: float | None) -> str:
 
 def _remarks(replayed: Replayed) -> list[str]:
     happened, simulated, waits = replayed.happened, replayed.simulated, replayed.waits
-    lines = [""]
+    lines = []
     if replayed.queued:
         longest = f", the longest {format_duration(waits.longest)}" if waits.count else ""
         lines.append(f"queued for room at a server: {replayed.queued} requests{longest}")
