@@ -16,6 +16,7 @@ from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.placement import UNKNOWN_NODES
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import files_of
 from ktcpvs.runtime.context import Context
@@ -24,6 +25,7 @@ from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles
+from ktcpvs.system.authorities import check_authorities
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.tls_files import FileAccess
@@ -42,12 +44,12 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
     results: list[Any] = []
 
     async def check() -> Sequence[str]:
-        edit = parse(text, source, service_port, allow_empty=allow_empty)
+        edit = parse(text, source, service_port, allow_empty=allow_empty, starts_all=True)
         table = edit.apply(Table())
         context = Context(reactor, EventLog())
         files = TLSFileStore(context, _access(context))
         director = Director(context, nodes=lambda: UNKNOWN_NODES, files=files)
-        warnings: list[str] = []
+        warnings = _check_authorities(table.settings)
         for service in table:
             prepared = await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)
             await director.run_tests(service, table.settings)
@@ -66,6 +68,18 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         result.raiseException()
     warnings: Sequence[str] = result
     return warnings
+
+
+def _check_authorities(settings: Settings) -> list[str]:
+    """Check the file of `acme_ca`. Returns warnings, one per line: as for `_check_response_files`. Raises BadValue."""
+    try:
+        if settings.acme_ca:
+            check_authorities(settings.acme_ca, "acme_ca")
+    except BadValue as refusal:
+        if not _is_unreadable(refusal):
+            raise
+        return [f"{refusal}; this file is not checked"]
+    return []
 
 
 def _check_response_files(service: VirtualService) -> Sequence[str]:

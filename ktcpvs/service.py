@@ -539,8 +539,8 @@ def load_table(director: Director, saved: Table | None, options: DaemonOptions) 
     if saved is not None:
         result_of(director.load_initial(edits_for(saved), is_strict=False))
     elif config is not None:
-        edit = evolve(read_configuration(config, service_port, may_wait=True), start=edits.START_ALL)
-        result_of(director.load_initial([edit], is_strict=True))
+        edit = read_configuration(config, service_port, starts_all=True, may_wait=True)
+        result_of(director.load_initial([evolve(edit, start=edits.START_ALL)], is_strict=True))
         if not director.table.services:
             log.warn("{config} configures no services", config=config)
     source = _source_of_table(is_saved=saved is not None, options=options)

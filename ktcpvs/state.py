@@ -99,9 +99,11 @@ class StateFile:
             raise CannotSave(f"the state file {self._path} cannot be written: {error.strerror}") from None
 
 
-def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, may_wait: bool = False) -> Load:
-    """Read the configuration file at `path`, with those that it includes. port_named, allow_empty: as for `parse`.
-    may_wait: as for `read_file`.
+def read_configuration(
+    path: str, port_named: Any, *, allow_empty: bool = True, starts_all: bool = False, may_wait: bool = False
+) -> Load:
+    """Read the configuration file at `path`, with those that it includes. port_named, allow_empty, starts_all: as for
+    `parse`. may_wait: as for `read_file`.
 
     Raises NoConfiguration or BadConfiguration.
     """
@@ -110,7 +112,7 @@ def read_configuration(path: str, port_named: Any, *, allow_empty: bool = True, 
         return _read_text(name, may_wait)
 
     text = expand_includes(read(path), path, find_included, read)
-    return parse(text, path, port_named, allow_empty=allow_empty)
+    return parse(text, path, port_named, allow_empty=allow_empty, starts_all=starts_all)
 
 
 def _read_text(path: str, may_wait: bool) -> str:

@@ -14,8 +14,9 @@ from twisted.internet.defer import maybeDeferred
 
 from ktcpvs.inspect.views import Views
 from ktcpvs.interfaces import IExplains
-from ktcpvs.model.address import Address, SRVName
+from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.expansion import name_to_look_up
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, UP
 from ktcpvs.model.scheduling import Considered, Request
@@ -203,7 +204,7 @@ def _describe_server(destination: Destination, modes: Mapping[Address, str]) -> 
     state: str = destination.health.state
     if modes.get(destination.address, READY) != READY:
         state = DRAINING if modes[destination.address] == DRAIN else MAINTENANCE
-    if isinstance(destination.address, SRVName):
+    if name_to_look_up(destination.address):  # a name that is found has its addresses in place of it
         state = UNRESOLVED
     if state == UP:
         state = "quiesced" if not destination.weight else STANDBY if destination.is_standby else UP

@@ -13,9 +13,10 @@ from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.inspect.certificates import describe_certificates
 from ktcpvs.inspect.client_connections import close_connection, describe_connection, open_connections
-from ktcpvs.model.address import SRVName
+from ktcpvs.model.address import Address, SRVName
 from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.expansion import name_to_look_up
 from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, Health
 from ktcpvs.model.latency import described as latencies
 from ktcpvs.model.placement import listens_on
@@ -26,6 +27,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table_parts import changed_parts
 from ktcpvs.services.director import Director
+from ktcpvs.services.resolver import Unresolved
 from ktcpvs.services.running import RunningService
 from ktcpvs.system import tls_tickets
 
@@ -106,7 +108,17 @@ class Views:
         for listener, row in zip(service.listen, described["listeners"], strict=True):
             row["here"] = listens_on(service, listener, director.context.node)
         is_running = service.ident in director.effective.running
-        return {**described, "running": is_running, "here": director.is_here(service)}
+        unresolved = {
+            str(server.address): found.reason
+            for server in service.servers
+            if (found := self._unresolved(server.address)) is not None
+        }
+        return {**described, "running": is_running, "here": director.is_here(service), "unresolved": unresolved}
+
+    def _unresolved(self, address: Address) -> Unresolved | None:
+        """Return why a server's name has no addresses; None: it has some, or the server has no name."""
+        name = name_to_look_up(address)
+        return self._director.unresolved.get(name) if name else None
 
     def _local_parts(self) -> dict[str, list[str]]:
         """Return the parts of services that differ on this node of a cluster, by ident."""
@@ -133,7 +145,7 @@ class Views:
                 destination = live.destinations.get(server.address) if live is not None else None
                 row["stats"] = _destination_stats(live, destination, passed)
                 is_resting = live is not None and destination in live.selector.resting
-                row["health"] = _health(destination, server, is_resting)
+                row["health"] = _health(destination, server, is_resting, self._unresolved(server.address))
                 row["last_error"] = _last_error(destination)
                 row["check_response"] = destination.health.response or None if destination is not None else None
             if config.redirect is not None:
@@ -242,10 +254,14 @@ def _destination_stats(
     }
 
 
-def _health(destination: Destination | None, server: RealServer, is_resting: bool) -> dict[str, Any]:
+def _health(
+    destination: Destination | None, server: RealServer, is_resting: bool, unresolved: Unresolved | None
+) -> dict[str, Any]:
     """Describe a server's health: its state, since when (seconds since 1970; 0: since the server is known), the last
-    reason. is_resting: its checks ask for no new clients."""
+    reason. is_resting: its checks ask for no new clients. unresolved: its name has no addresses."""
     known = destination.health if destination is not None else Health()
+    if unresolved is not None and unresolved.reason:
+        return {"state": UNRESOLVED, "since": unresolved.since, "reason": unresolved.reason}
     if isinstance(server.address, SRVName):
         state = UNRESOLVED
     elif server.mode == MAINTENANCE:

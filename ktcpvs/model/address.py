@@ -103,6 +103,8 @@ def parse_address(text: str, port_named: PortNamed = no_port_names) -> Address:
     """
     if text.startswith("unix:"):
         return _unix(text[5:])
+    if "://" in text:
+        raise BadAddress(f"'{shorten(text)}' is a URL: {_describe_url(text)}")
     if text.lower().startswith(SRV) and "." in text:
         return _srv(text[len(SRV) :])
     if text.startswith("["):
@@ -162,14 +164,30 @@ def _host(host: str, whole: str) -> str:
     whole_name = host.lower()
     name = whole_name.removesuffix(".")  # a final dot means that no search list is used (resolv.conf(5))
     if not name:
-        raise BadAddress(f"'{shorten(whole)}' has no host")
+        raise BadAddress(f"'{shorten(whole)}' has no host{_hint_at_port(whole.removeprefix(':'))}")
     if name == "unix":
         raise BadAddress(f"'{shorten(whole)}': a host cannot be named unix: unix:/PATH is a unix socket")
     labels = name.split(".")
     if ":" in name or labels[-1].isdigit() or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        hint = "; 0.0.0.0 and [::] mean every address" if host == "*" else ""
+        hint = "; 0.0.0.0 and [::] mean every address" if host == "*" else _hint_at_port(whole)
         raise BadAddress(f"'{shorten(host)}' is neither an IP address nor a host name{hint}")
     return whole_name
+
+
+def _hint_at_port(text: str) -> str:
+    """Return how to listen on a port that stands alone; "": `text` is none."""
+    is_port = text.isascii() and text.isdigit() and len(text) <= 5
+    return f"; a host stands before the port: 0.0.0.0:{text} or [::]:{text} for every address" if is_port else ""
+
+
+def _describe_url(text: str) -> str:
+    """Return what to write in place of a URL."""
+    scheme, _, rest = text.lower().partition("://")
+    host = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    is_secure = scheme in ("https", "wss")
+    if re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", host):
+        host += ":443" if is_secure else ":80"
+    return f"write HOST:PORT, as in {shorten(host, 60) or '10.0.0.1:80'}{', with the word tls behind it' * is_secure}"
 
 
 def _srv(name: str) -> SRVName:

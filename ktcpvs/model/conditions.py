@@ -158,8 +158,8 @@ def _read_port(text: str) -> str:
 def read_share(text: str) -> str:
     """Return a share in its one form. Raises BadValue."""
     found = _SHARE.fullmatch(text)
-    if found is None or not 0 < share_of(text) <= 100 * SHARE_UNIT:
-        raise BadValue(f"share '{shorten(text, 40)}': expected a percentage above 0% and up to 100% (example: 5%)")
+    if found is None or share_of(text) > 100 * SHARE_UNIT:
+        raise BadValue(f"share '{shorten(text, 40)}': expected a percentage from 0% to 100% (example: 5%)")
     fraction = (found[2] or "").rstrip("0")
     return f"{int(found[1])}{'.' * bool(fraction)}{fraction}%"
 
@@ -169,8 +169,12 @@ def _read_name(kind: str, text: str) -> str:
         if not text or len(text) > 256 or not text.isprintable():
             raise BadValue(f"query '{shorten(text, 40)}': expected the name of an argument")
     elif not FIELD_NAME.fullmatch(text):
+        name, colon, value = text.partition(":")
         example = "X-Beta" if kind == HEADER else "session"
-        raise BadValue(f"{kind} '{shorten(text, 40)}': expected the name of a {kind} (example: {example})")
+        hint = f"example: {example}"
+        if colon and FIELD_NAME.fullmatch(name):
+            hint = f"write: {kind} {name} {quoted(value.strip() or 'PATTERN')}, without a colon"
+        raise BadValue(f"{kind} '{shorten(text, 40)}': expected the name of a {kind} ({hint})")
     return text
 
 

@@ -44,10 +44,10 @@ def parse_nameserver(text: str) -> tuple[str, int]:
 def names_of(services: Iterable[VirtualService]) -> set[str]:
     """Return the names of these services' servers that must be looked up: host names, and `srv:NAME`."""
     addresses = {server.address for service in services for server in service.servers}
-    return {name for name in map(_looked_up, addresses) if name}
+    return {name for name in map(name_to_look_up, addresses) if name}
 
 
-def _looked_up(address: Address) -> str:
+def name_to_look_up(address: Address) -> str:
     """Return the name that must be looked up for an address; "": there is none."""
     if isinstance(address, SRVName):
         return str(address)

@@ -12,8 +12,9 @@ from attrs import evolve, field, frozen
 
 from ktcpvs.errors import BadPattern, BadValue, Refusal, did_you_mean, nearest, shorten, unknown
 from ktcpvs.model.address import no_port_names
-from ktcpvs.model.conditions import FIELD_NAME, RESERVED
+from ktcpvs.model.conditions import FIELD_NAME, NAME, RESERVED
 from ktcpvs.model.header_edits import MAX_EDITS, HeaderEdit
+from ktcpvs.model.language import foreign_words
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
 from ktcpvs.model.options import MAX_COUNT, rate_of, read_rate
 from ktcpvs.model.pattern import check_pattern
@@ -261,7 +262,12 @@ def modifiers_of(text: str) -> Modifiers:
 def _describe_unknown(text: str) -> str:
     """Return what is wrong with a word that is no modifier. It may be one of a condition, in front of which there is
     none."""
-    hint = did_you_mean(text, RESERVED) if nearest(text, WORDS) is None else ""
+    if text.lower() in RESERVED:
+        hint = "; the name of a rule comes first, for tcpvsadm as --name NAME" if text.lower() == NAME else ""
+        return f"'{shorten(text, 40)}' is out of place{hint}"
+    hint = foreign_words.hint(foreign_words.CONDITIONS, text)
+    if not hint and nearest(text, WORDS) is None:
+        hint = did_you_mean(text, RESERVED)
     return f"unknown word '{shorten(text, 40)}'{hint}" if hint else f"unknown modifier {unknown(text, WORDS, 40)}"
 
 

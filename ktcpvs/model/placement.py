@@ -121,12 +121,31 @@ UNKNOWN_NODES = KnownNodes(NodeIdentity(), is_alone=False, is_connected=False)
 # Listeners that meet on one node.
 
 
-def first_conflict(former: Table, table: Table, nodes: KnownNodes) -> str | None:
-    """Return why two running services cannot listen on the same address, in one line; None: no two do.
+@frozen
+class Conflict:
+    """Two running services listen on the same address of one node. service: the later one of the table. where: on which
+    nodes, in words. is_alone: this switch is in no cluster."""
+
+    service: str
+    other: str
+    address: Address
+    where: str
+    is_alone: bool
+
+    def __str__(self) -> str:
+        others = "" if self.is_alone else f", or other nodes (example: listen = {self.address} on NODE)"
+        return (
+            f"service {self.service}: service {self.other} listens on {self.address} too, {self.where}: give one "
+            f"of them another address{others}"
+        )
+
+
+def first_conflict(former: Table, table: Table, nodes: KnownNodes) -> Conflict | None:
+    """Return the first two running services that cannot listen on the same address; None: all can.
 
     former: the table before, whose listeners are not compared with each other again.
     """
-    changed = [table.services[ident] for ident in table.running if not _is_unchanged(table.services[ident], former)]
+    changed = [one for one in table if one.ident in table.running and not _is_unchanged(one, former)]
     if not changed:
         return None
     listeners: dict[Address, list[tuple[VirtualService, ListenAddress]]] = {
@@ -144,11 +163,7 @@ def first_conflict(former: Table, table: Table, nodes: KnownNodes) -> str | None
                     continue
                 where = _meet((service.on, listener.on, other.on, listener_of_other.on), nodes)
                 if where is not None:
-                    others = "" if nodes.is_alone else f", or other nodes (example: listen = {address} on NODE)"
-                    return (
-                        f"service {service.ident}: service {other.ident} listens on {address} too, {where}: give one "
-                        f"of them another address{others}"
-                    )
+                    return Conflict(service.ident, other.ident, address, where, nodes.is_alone)
     return None
 
 

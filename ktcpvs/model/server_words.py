@@ -17,6 +17,7 @@ from typing import Any
 
 from ktcpvs.errors import BadValue, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.language import foreign_words
 from ktcpvs.model.language.lexer import Token, tokens, word
 from ktcpvs.model.listen import check_complete
 from ktcpvs.model.options import MAX_COUNT, OFF
@@ -59,7 +60,9 @@ def read_words(found: Sequence[Token], fail: Fail) -> dict[str, Any]:
     while rest:
         token = rest.popleft()
         if not token.is_word(*SERVER_WORDS):
-            raise fail(token, f"unknown word {unknown(token.text, (*SERVER_WORDS, *TLS_WORDS))}")
+            hint = foreign_words.hint_at_server_word(token.text)
+            shown = f"'{shorten(token.text)}'{hint}" if hint else unknown(token.text, (*SERVER_WORDS, *TLS_WORDS))
+            raise fail(token, f"unknown word {shown}")
         called = token.text.lower()
         name, read = _READERS[called]
         if (before := words.setdefault(name, called)) != called:

@@ -16,7 +16,7 @@ from ktcpvs.model import edits
 from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF, parse_check
-from ktcpvs.model.conditions import TLS, Condition
+from ktcpvs.model.conditions import SHARE, TLS, Condition
 from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
@@ -84,6 +84,9 @@ ENGINES = (KERNEL, SPLICE)
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
 
 NOT_TLS = Condition(TLS, is_negated=True)
+
+NOBODY_SHARE = Condition(SHARE, ("0%",))
+"""The condition that holds for no client."""
 
 CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
 """Patterns that match every request target."""
@@ -300,6 +303,8 @@ def _about_rule_balances(
         others = _users(installed, USES_WEIGHT, "use", "them")
         about = ("scheduler", "balance", RULES)
         yield f"weights have no effect in rule {_some(rules)}, except 0: balance {name} ignores them; {others}", about
+    if off := [rule for rule in service.rules if NOBODY_SHARE in rule.conditions]:
+        yield f"rule {_some(off)} is switched off: share 0% is no client", (RULES,)
     if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
         yield f"all servers of rule {_some(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
 

@@ -19,6 +19,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.schedulers.reasons import reason_among
 
 MAX_DRAWS = 4
 """The most draws of quiesced or tried servers; after these, p2c draws from a list of the usable servers."""
@@ -29,7 +30,7 @@ class BoundP2C:
     """p2c over the servers of one service."""
 
     def __init__(self, service: ServiceView, draw: random.Random) -> None:
-        reason = f"{service.why}the less loaded of two drawn from {len(service.destinations)}"
+        reason = reason_among(service, "the less loaded of two drawn from")
         self._choices = [Choice(destination, reason) for destination in service.destinations]
         self._draw = draw
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, Choice, IScheduler, ISchedulerFactory, IUsesOptions, Request, ServiceView
+from ktcpvs.schedulers.reasons import reason_among
 
 
 @implementer(IScheduler)
@@ -12,7 +13,7 @@ class BoundRR:
     """rr over the servers of one service."""
 
     def __init__(self, service: ServiceView, place: int = 0) -> None:
-        reason = f"{service.why}next in turn of {len(service.destinations)}"
+        reason = reason_among(service, "next in turn of")
         self._choices = [Choice(destination, reason) for destination in service.destinations]
         self.place = place
 

@@ -24,6 +24,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.schedulers.order import Order
+from ktcpvs.schedulers.reasons import reason_among
 
 MAX_SCANNED_SERVERS = 16
 """The most servers that are compared one by one: up to here that costs less than keeping them in order."""
@@ -103,8 +104,7 @@ def bound_wlc(service: ServiceView, previous: IScheduler | None, even: bool = Fa
 
 
 def _reason(service: ServiceView, even: bool) -> str:
-    what = "fewest connections" if even else "fewest connections for its weight"
-    return f"{service.why}{what} of {len(service.destinations)}"
+    return reason_among(service, f"fewest connections {'' if even else 'for its weight '}among")
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

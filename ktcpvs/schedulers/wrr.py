@@ -20,6 +20,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.schedulers.reasons import reason_among
 
 
 class _Class:
@@ -58,7 +59,7 @@ class BoundWRR:
     """
 
     def __init__(self, service: ServiceView, known: dict[float, _Class]) -> None:
-        reason = f"{service.why}next in weighted turn of {len(service.destinations)}"
+        reason = reason_among(service, "next in weighted turn of")
         self.classes: dict[float, _Class] = {}
         self._choices = [Choice(destination, reason) for destination in service.destinations if destination.weight > 0]
         self._weights = [choice.destination.weight for choice in self._choices]  # as they are in `classes`

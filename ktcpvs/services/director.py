@@ -23,6 +23,7 @@ from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import changes_between
+from ktcpvs.model.edit_warnings import warnings_about_edit
 from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.listen import ListenAddress
@@ -43,7 +44,7 @@ from ktcpvs.services.certificate_issuer import CertificateIssuer, NoIssuer
 from ktcpvs.services.checked_servers import CheckedServers
 from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.resolver import NoResolver, Resolver
+from ktcpvs.services.resolver import NoResolver, Resolver, Unresolved
 from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
@@ -54,6 +55,7 @@ from ktcpvs.services.tls_file_users import TLSFileUsers
 from ktcpvs.services.withdrawals import Withdrawals
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system import log as levels
+from ktcpvs.system.authorities import check_authorities
 from ktcpvs.system.otlp_encoder import unavailable
 from ktcpvs.system.otlp_exporter import https_unavailable
 from ktcpvs.system.plugins import Schedulers, find_schedulers
@@ -250,6 +252,7 @@ class Director:
         self.confirmation.admit(edit)
         after = edit.apply(before)
         await self._check(before, after, self._is_strict)
+        _check_settings(before.settings, after.settings)
         self._check_addresses(before, after)
         return after, self.warnings(edit, after)
 
@@ -283,6 +286,7 @@ class Director:
         before, effective = self.effective, localized(new)
         await self._check(before, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
+            _check_settings(old.settings, new.settings)
             self._check_addresses(old, new)  # a local edit meets others only here, where it listens
         warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
         runs = self._running_table(effective, self.resolution)
@@ -336,7 +340,7 @@ class Director:
         try:
             alone = warnings_without_cluster(edit, new.services) if self.context.quorum is None else []
             found = warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
-            return [*found, *alone]
+            return [*warnings_about_edit(edit, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
         except Exception:  # a plugin raises, or has wrong attributes
@@ -468,6 +472,11 @@ class Director:
         self.resolution = {host: addresses for host, addresses in self.resolution.items() if host in names}
         self._resolver.follow(names, self.resolution)
 
+    @property
+    def unresolved(self) -> Mapping[str, Unresolved]:
+        """The names of servers that have no addresses, since no look-up has found any yet."""
+        return self._resolver.unresolved()
+
     def resolved(self, found: Resolution) -> Deferred[None]:
         """Put new addresses of host names in force. Fires when that is done; fails with a Refusal."""
         return self.between_edits(lambda: self._resolve(found))
@@ -549,9 +558,9 @@ class Director:
 
     def _check_addresses(self, old: Table, new: Table) -> None:
         """Raise CannotListen if two running services would listen on the same address of one node."""
-        why = first_conflict(old, new, self._nodes())
-        if why is not None:
-            raise CannotListen(why)
+        conflict = first_conflict(old, new, self._nodes())
+        if conflict is not None:
+            raise CannotListen(str(conflict))
 
     def _check_relay(self, service: VirtualService) -> None:
         """Raise BadValue if the relay that the service names is not possible."""
@@ -716,6 +725,12 @@ def edits_for(table: Table) -> list[Edit]:
         return [Adopt(dict(table.services), table.running, table.settings, local=table.local)]
     start = [StartService(ident) for ident in table.services if ident in table.running]
     return [Load(table.services, table.settings), *start]
+
+
+def _check_settings(old: Settings, new: Settings) -> None:
+    """Raise BadValue if the file of a setting that changes cannot be used on this machine."""
+    if new.acme_ca not in ("", old.acme_ca):
+        check_authorities(new.acme_ca, "acme_ca")
 
 
 def _check_tracing(service: VirtualService) -> None:

@@ -7,9 +7,10 @@ addresses.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
@@ -58,6 +59,15 @@ class Found(Protocol):
         """Return the addresses of a name that had the addresses `known`: a failed look-up removes none of them."""
 
 
+@frozen
+class Unresolved:
+    """A name that has no addresses. since: seconds since 1970 at which it came into the table. reason: why the last
+    look-up has failed; "": the first one is in progress."""
+
+    since: float
+    reason: str
+
+
 class Resolver:
     """Keeps the addresses of the names in one table up to date.
 
@@ -87,6 +97,10 @@ class Resolver:
             if host not in self._names:
                 self._names[host] = _ResolvedName(self, host, known.get(host, ()))
 
+    def unresolved(self) -> Mapping[str, Unresolved]:
+        """Return the names that have no addresses, since no look-up has found any yet."""
+        return {host: name.unresolved for host, name in self._names.items() if name.unresolved is not None}
+
     def stop(self) -> None:
         """Stop all look-ups."""
         self.follow((), {})
@@ -105,18 +119,23 @@ class NoResolver:
     def follow(self, hosts: Iterable[str], known: Resolution) -> None:
         """Do nothing."""
 
+    def unresolved(self) -> Mapping[str, Unresolved]:
+        """Return nothing: the other process knows."""
+        return {}
+
     def stop(self) -> None:
         """Do nothing."""
 
 
 class _ResolvedName:
-    """A host name with its addresses at the last look-up."""
+    """A host name with its addresses at the last look-up. unresolved: why it has none; None: it has some."""
 
     def __init__(self, resolver: Resolver, host: str, known: tuple[str, ...]) -> None:
         self.host = host
         self._resolver = resolver
         self._context = resolver.context
         self._addresses = known
+        self.unresolved = None if known else Unresolved(resolver.context.wall(), "")
         self._failures = 0
         self._failed_part = ""  # why a part, as one address family, cannot be looked up; "": all can
         self._lookup: Deferred[int] | None = None
@@ -148,8 +167,10 @@ class _ResolvedName:
             found = await self._resolver.look_up(self.host)
             await self._update(found)
         except (NotFound, Refusal) as error:
+            if self.unresolved is not None:
+                self.unresolved = Unresolved(self.unresolved.since, str(error))
             return self._retry_delay(error)
-        self._failures = 0
+        self._failures, self.unresolved = 0, None
         return min(max(found.seconds, settings.resolve_least), settings.resolve_most)
 
     async def _update(self, found: Found) -> None:

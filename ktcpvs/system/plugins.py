@@ -1,16 +1,16 @@
-"""Finds installed schedulers, the built-in ones and those of other packages, by twisted.plugin.
+"""Finds installed schedulers, the built-in ones and those of other packages, in the folders of twisted.plugin.
 
 The name and error of a plugin file that cannot be imported are kept, and shown when a scheduler is not found.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
 
 from attrs import frozen
-from twisted.logger import ILogObserver, globalLogPublisher
-from twisted.plugin import getPlugins
-from zope.interface import implementer
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
@@ -18,6 +18,9 @@ from ktcpvs.errors import NoSuchScheduler, shorten, unknown
 from ktcpvs.interfaces import UNITS, ISchedulerFactory
 from ktcpvs.model.language.foreign_words import SCHEDULERS
 from ktcpvs.model.scheduler_options import check_declared
+
+TWISTED_PREFIXES = ("twisted_", "cred_")
+"""The beginnings of the names of Twisted's own plugin files."""
 
 
 @frozen
@@ -43,18 +46,12 @@ class Schedulers:
 def find_schedulers() -> Schedulers:
     """Search all twisted.plugins folders on the path; new files are found each time."""
     known: dict[str, ISchedulerFactory] = {}
-    failures: list[Any] = []
-
-    @implementer(ILogObserver)
-    def observe(event: Any) -> None:
-        failure = event.get("log_failure") or event.get("failure")  # twisted.plugin logs in the old style
-        if failure is not None:
-            failures.append(failure)
-
     broken: list[tuple[str, str]] = []
-    globalLogPublisher.addObserver(observe)
-    try:
-        for plugin in getPlugins(ISchedulerFactory):
+    failed: list[tuple[str, str]] = []
+    for module in _plugin_modules(failed):
+        for plugin in list(vars(module).values()):
+            if not ISchedulerFactory.providedBy(plugin):
+                continue
             where = type(plugin).__module__
             try:
                 verifyObject(ISchedulerFactory, plugin)
@@ -68,14 +65,25 @@ def find_schedulers() -> Schedulers:
                 broken.append((where, f"a second scheduler has the name {plugin.name}"))
             else:
                 known[plugin.name] = plugin
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    for failure in failures:
-        broken.append((_plugin_file(failure), failure.getErrorMessage()))
-    return Schedulers(known, tuple(broken))
+    return Schedulers(known, (*broken, *failed))
 
 
-def _plugin_file(failure: Any) -> str:
-    """Return the plugin file in which an import failed."""
-    frames = [frame[1] for frame in failure.frames if "plugins" in frame[1]]
-    return str(frames[-1]) if frames else "a plugin"
+def _plugin_modules(failed: list[tuple[str, str]]) -> Iterator[ModuleType]:
+    """Yield the modules of all twisted.plugins folders, except Twisted's own, which have no schedulers.
+
+    failed: (file, error) of modules that cannot be imported are added to it.
+
+    twisted.plugin.getPlugins would import Twisted's own ones too, unless it may keep a file `dropin.cache` beside
+    them: a user who may not write there would wait for that at each start, and read of it in the log.
+    """
+    import twisted.plugins as package  # not before: it finds its folders on the path of this moment
+
+    importlib.invalidate_caches()
+    for found in pkgutil.iter_modules(package.__path__, "twisted.plugins."):
+        if found.name.rpartition(".")[2].startswith(TWISTED_PREFIXES):
+            continue
+        try:
+            yield importlib.import_module(found.name)
+        except (Exception, SystemExit) as error:
+            spec = found.module_finder.find_spec(found.name, None)
+            failed.append((spec.origin if spec is not None and spec.origin else found.name, str(error)))

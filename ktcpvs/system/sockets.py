@@ -20,6 +20,7 @@ from typing import Any
 
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.system.listening_process import OWN_NAME, ListeningProcess, process_of
 
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 """Errors that mean that the system has no resources for another connection."""
@@ -75,7 +76,7 @@ def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket
             return _listening(_unix_socket(address.path), backlog)
         return _inet_socket(address, backlog, beside)
     except OSError as error:
-        raise CannotListen(f"cannot listen on {address}: {_why(error)}") from None
+        raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from None
 
 
 def open_listeners(
@@ -96,7 +97,7 @@ def open_listeners(
                 # Only the first one detects that another program has the port.
                 opened.append(_inet_socket(address, backlog, [*beside, *opened], shared=True))
             except OSError as error:
-                raise CannotListen(f"cannot listen on {address}: {_why(error)}") from None
+                raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from None
     except BaseException:
         for sock in opened:
             close_listener(sock)
@@ -140,14 +141,24 @@ def _inode(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _why(error: OSError) -> str:
+def _why(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "another program listens there already"
+        return _describe_other(process_of(address))
     if error.errno == errno.EACCES:
         return "permission denied: ports below 1024 and other users' folders need more privileges"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine does not have that address"
     return error.strerror or str(error)
+
+
+def _describe_other(process: ListeningProcess | None) -> str:
+    """Say which process listens on an address. None: it is not known."""
+    if process is None:
+        return "another program listens there already"
+    if process.number == os.getpid():
+        return "this daemon listens there already"
+    which = "another ktcpvs" if process.name == OWN_NAME else f"another program, {process.name},"
+    return f"{which} listens there already (process {process.number})"
 
 
 def _listening(sock: socket.socket, backlog: int) -> socket.socket:

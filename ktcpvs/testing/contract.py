@@ -330,6 +330,8 @@ def _survives_odd_requests(case: _Case) -> None:
 def _follows_weights(case: _Case) -> None:
     view = case.view(1, 1, 1)
     scheduler = case.bind(view)
+    for number in range(6):
+        case.choose(scheduler, case.request(number=number))
     view.destinations[0].weight = view.destinations[0].share = 0
     for number in range(6):
         again = case.bind(view, scheduler)

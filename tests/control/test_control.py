@@ -473,7 +473,7 @@ def test_an_explanation(ask: Ask) -> None:
     (server,) = answer["servers"]
     facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None, "check_response": None}
     assert server == {"address": "10.0.0.1:80", **facts}
-    reason = "rule 1 '/a', fewest connections for its weight of 1"
+    reason = "rule 1 '/a', the only server"
     assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason}
 
 

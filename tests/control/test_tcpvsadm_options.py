@@ -403,8 +403,8 @@ INVALID = [
     (["--li"], "Option '--li' may be --list or --listen"),
     (
         ["--re", "x"],
-        "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or --redirect or "
-        "--real-server",
+        "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or --replay or "
+        "--redirect or --real-server",
     ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),
@@ -433,6 +433,7 @@ INVALID = [
     (["--set", "=1"], "'=1': not NAME=VALUE"),
     (["--set", "a=1", "a=2"], "The setting 'a' is given twice"),
     (["-Aix", "a"], "'a': not NAME=VALUE"),
+    (["-Aix", "server=10.0.0.1:80"], "A service has no option 'server': a server is added by -a -i ID -r ADDR:PORT"),
     (["-Eix", "via=off", "via=append"], "The option 'via' is given twice"),
     (["-Eix", "-swlc", "scheduler=rr"], "The option 'scheduler' is given twice"),
     (["-Eix", "maxclients=3", "--maxclients", "4"], "The option 'maxclients' is given twice"),

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from ktcpvs.control.tcpvsadm import addresses, output
 from ktcpvs.model.address import parse_address
-from ktcpvs.model.describe import describe_service
+from ktcpvs.model.describe import configuration, describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.table import Table
 from ktcpvs.system.names import service_port
 
 
@@ -104,6 +105,17 @@ def test_list_of_an_empty_table() -> None:
     assert output.format_table({**table(), "services": []}) == "TCP Virtual Server version 1.2.3\n"
 
 
+def test_list_says_which_rule_is_tried_last() -> None:
+    line = '    # rule pattern ".*" is a default rule: it is tried last, behind those below it\n'
+    for rules, is_said in (
+        ((".*", "path /a"), True), (("path /a", ".*"), False), ((".*", "^/.*"), False), (("path /a",), False)
+    ):  # fmt: skip
+        written = "".join(f"rule = {one if ' ' in one else f'pattern {one}'} use respond 403\n" for one in rules)
+        services = configuration(parse(f"Virtual web {{\n{written}}}").apply(Table()))[0]
+        shown = output.format_table({**table(), "services": [{**services[0], "running": True}]})
+        assert (line in shown) is is_said, rules
+
+
 def test_list_formats_addresses_with_the_given_function() -> None:
     shown = output.format_table(table(), lambda address: address.replace(":80", ":web").replace(":81", ":sorry"))
     assert (
@@ -181,6 +193,19 @@ def test_the_counters_of_a_small_service_fit_into_100_columns() -> None:
     answer = stats(1)
     answer["services"][0]["servers"][1]["address"] = "127.0.0.1:8001"
     assert max(map(len, output.format_stats(answer).splitlines())) <= 100
+
+
+def test_rates_of_an_idle_second_say_so() -> None:
+    idle = output.compute_rates(stats(1), stats(1), 1.0)
+    assert output.format_rates(idle).endswith("\n" + output.NOTHING_PASSED)
+    assert output.NOTHING_PASSED not in output.format_rates({**idle, "services": []})
+    assert output.NOTHING_PASSED not in output.format_rates(output.compute_rates(stats(1), stats(2), 1.0))
+
+
+def test_redirects_are_no_refusals() -> None:
+    answer = stats(0)
+    answer["services"][0]["stats"] |= {"refusals": {"308": 7, "400": 1}, "responses": {}}
+    assert "\n  redirected: 308 7\n  refused: 400 1\n" in output.format_stats(answer)
 
 
 def test_rates_in_json_have_no_counters() -> None:

@@ -118,3 +118,18 @@ def test_pause_help_and_quit() -> None:
     assert not view.has_quit
     view.press(b"\x03")
     assert view.has_quit
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("state", ["maintenance", "unresolved"])
+def test_long_states_and_titles_fit_into_narrow_terminals(columns: int, state: str) -> None:
+    server = {**GOOD["servers"][0], "health": {"state": state, "since": 1.0, "reason": "x"}}
+    now = {"version": "0.1.dev1143+ga93c5f606", "services": [{**GOOD, "servers": [server]}]}
+    shown = layout_screen(None, now, 1.0, (columns, 10), view=TopView())
+    assert max(map(len, shown)) <= columns
+    assert "1 service " in shown[0].split(", ")[-1] + " "
+    assert "..." not in shown[0]
+    assert any(f" {state} " in line for line in shown)
+    keys = layout_screen(None, now, 1.0, (columns, 40), view=TopView(has_help=True))
+    assert max(map(len, keys)) <= columns
+    assert "Esc ends it" in " ".join(" ".join(keys).split())

@@ -67,7 +67,7 @@ def test_a_request_and_its_times(make: Make) -> None:
     assert (line["service"], line["scheduler"], line["client"]) == ("s", "phttp", "192.0.2.1")
     assert (line["method"], line["target"], line["status"]) == ("GET", "/x", 200)
     assert line["server"] == A
-    assert line["reason"] == "rule 1 '.*', fewest connections for its weight of 1"
+    assert line["reason"] == "rule 1 '.*', the only server"
     assert (line["connect"], line["first"], line["total"]) == (0.25, 0.75, 2.0)
     assert (line["bytes_in"], line["bytes_out"], line["body_out"]) == (len(GET), len(OK), 2)
     assert (line["retries"], line["reused"], line["ending"]) == (0, False, "answered")

@@ -69,7 +69,7 @@ def test_json_names_the_server_and_the_reason(daemon: Daemon, web: list[Nginx], 
     ask(port, "/x")
     told = json.loads(lines(log, 1)[0])
     assert (told["service"], told["server"], told["status"]) == ("web", web[0].address, 200)
-    assert told["reason"] == "rule 1 '.*', fewest connections for its weight of 1"
+    assert told["reason"] == "rule 1 '.*', the only server"
     assert 0 <= told["connect"] <= told["first"] <= told["total"]
     daemon.call("stop")
 

@@ -68,7 +68,7 @@ def test_explain_predicts_what_happens(daemon: Daemon, web: list[Nginx]) -> None
          the response gets Set-Cookie: KTCPVS_SID=X; Path=/; HttpOnly; SameSite=Lax
 
         Answer: {r1}
-         rule 1 '^/images/', next in turn of 1, a new session
+         rule 1 '^/images/', the only server, a new session
         """)
 
     said = [answer_of(adm("--explain", "-i", "web", "GET", "/", "HTTP/1.1").stdout) for _ in range(2)]

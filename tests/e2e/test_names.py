@@ -351,6 +351,27 @@ def test_a_takeover_hands_over_the_targets_of_srv_records(make_daemon: Make, nam
     assert served(port) == {HOSTS[0]}
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_name_that_is_not_found_is_shown(make_daemon: Make, names: NameServer, there: int, workers: int) -> None:
+    daemon = make_daemon("--nameserver", names.address, workers=workers)
+    daemon.start()
+    daemon.set(resolve_least=1)
+    port = free_port()
+    daemon.service("web", port)
+    names.fails("gone.test", dns.ENAME)
+    server = f"gone.test:{there}"
+    done = daemon.adm("-a", "-i", "web", "-r", server)
+    assert done.stderr == f"tcpvsadm: warning: server {server} is unresolved: the name does not exist\n"
+    assert f"    # {server} unresolved: the name does not exist\n" in daemon.adm("--list").stdout
+    assert f"{server}  1        -       " in daemon.adm("--list", "--stats", "-n").stdout
+    assert "     unresolved since 2" in daemon.adm("--list", "--stats").stdout
+    assert "unresolved" in daemon.adm("--explain", "-i", "web").stdout
+    names.says("gone.test", HOSTS[0])
+    becomes(port, HOSTS[0])
+    assert "unresolved" not in daemon.adm("--list").stdout + daemon.adm("--list", "--stats").stdout
+    assert daemon.adm("-a", "-i", "web", "-r", f"gone.test:{free_port()}").stderr == ""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -89,7 +89,7 @@ def test_the_condition_that_fails(make: Make) -> None:
         (3, "path /admin/ not tls", "matches"),
     ]
     assert answer["notes"] == ["path conditions see /admin/x", "no header x-beta", "the client does not speak TLS"]
-    assert found(answer) == ("server", B, "rule 3 'path /admin/ not tls', fewest connections for its weight of 1")
+    assert found(answer) == ("server", B, "rule 3 'path /admin/ not tls', the only server")
     answer = explain(world, "GET", "/admin", client="10.1.1.1")
     assert found(answer)[:2] == ("server", A)
 
@@ -110,7 +110,7 @@ def test_the_first_rule_that_matches(make: Make) -> None:
     assert tried(answer) == [(1, "^/images/", "matches")]
     facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 0, "last_error": None, "check_response": None}
     assert answer["servers"] == [{"address": A, **facts}]
-    assert found(answer) == ("server", A, "rule 1 '^/images/', fewest connections for its weight of 1")
+    assert found(answer) == ("server", A, "rule 1 '^/images/', the only server")
 
 
 def test_the_default_rule(make: Make) -> None:
@@ -262,7 +262,7 @@ def test_a_scheduler_per_connection_ignores_the_request(make: Make) -> None:
     for request in (("GET", "/"), (None, None, ("A", "b"))):
         answer = explain(world, *request)
         assert (answer["notes"], answer["rules"]) == ([note], [])
-        assert found(answer) == ("server", A, "fewest connections for its weight of 2")
+        assert found(answer) == ("server", A, "fewest connections for its weight among 2 servers")
     answer = explain(world, None, None)
     assert answer["notes"] == []
     assert answer["request"]["method"] is None
@@ -378,7 +378,7 @@ def test_when_all_are_full_the_client_waits(make: Make) -> None:
     assert found(explain(world)) == (
         "queue",
         None,
-        "fewest connections for its weight of 1; it is full, and so are all other eligible servers: "
+        "the only server; it is full, and so are all other eligible servers: "
         "the client waits at most 7 seconds for room",
     )
     world.client()
@@ -478,7 +478,7 @@ def test_a_choice_that_does_not_come(theirs: Theirs, deaf: bool) -> None:
     world.passes(2)
     assert outcome == []
     world.passes(1)
-    reason = "fallback rr, since the scheduler took more than 3 seconds: next in turn of 2"
+    reason = "fallback rr, since the scheduler took more than 3 seconds: next in turn of 2 servers"
     assert found(outcome[0]) == ("server", A, reason)
 
 
@@ -517,7 +517,7 @@ async def broken_later(servers: Any, request: Request) -> Any:
 def test_a_scheduler_that_fails(theirs: Theirs, answers: Any, note: str) -> None:
     answer = explain(theirs(answers), None, None)
     assert answer["notes"] == [note]
-    reason = "fallback wlc, since the scheduler failed: fewest connections for its weight of 2"
+    reason = "fallback wlc, since the scheduler failed: fewest connections for its weight among 2 servers"
     assert found(answer) == ("server", A, reason)
 
 

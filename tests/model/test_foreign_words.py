@@ -56,6 +56,34 @@ def refused(text: str) -> str:
             "Virtual web {\n  server = web1 10.0.0.1:80\n}",
             "a.conf:2:17: '10.0.0.1:80': the address comes first, in place of a name",
         ),
+        (
+            "Virtual web {\n  server = 10.0.0.1:80 weight=5\n}",
+            "a.conf:2:24: unknown word 'weight=5'; the weight is a number behind the address (example: server = "
+            "10.0.0.1:80 5); for tcpvsadm it is -w 5",
+        ),
+        (
+            "Virtual web {\n  server = 10.0.0.1:80 1 tls send-proxy\n}",
+            "a.conf:2:30: unknown word 'send-proxy'; use 'proxy v1'",
+        ),
+        (
+            "Virtual web {\n  rule = uri /x use respond 403\n}",
+            "a.conf:2:10: expected a condition: unknown word 'uri'; use 'path /x' for a path, 'path /x/' for all below "
+            "it, or 'pattern REGEX'",
+        ),
+        (
+            "Virtual web {\n  rule = header X-Canary: 1 use respond 403\n}",
+            "a.conf:2:17: header 'X-Canary:': expected the name of a header (write: header X-Canary \"PATTERN\", "
+            "without a colon)",
+        ),
+        (
+            "Virtual web {\n  listen = :80\n}",
+            "a.conf:2:12: ':80' has no host; a host stands before the port: 0.0.0.0:80 or [::]:80 for every address",
+        ),
+        (
+            "Virtual web {\n  listen = 80\n}",
+            "a.conf:2:12: '80' is neither an IP address nor a host name; a host stands before the port: 0.0.0.0:80 or "
+            "[::]:80 for every address",
+        ),
         ("global {\n  nbthread = 4\n}", "a.conf:2:3: no setting 'nbthread'; use 'ktcpvs --workers N'"),
     ],
 )

@@ -556,3 +556,28 @@ def test_the_options_of_tls_may_come_in_any_order():
         (ServerTLS(), False, "off"),
     ]
     assert parse(write(*configuration(Table.of([service])))).services["web"] == service
+
+
+ONE_ADDRESS = """Virtual one {{
+    listen = 127.0.0.1:81
+    listen = 127.0.0.1:80 {one}
+}}
+Virtual two {{
+    scheduler = wlc
+    listen = 127.0.0.1:80 {two}
+}}
+"""
+
+
+def test_services_with_one_address_are_refused_if_all_of_them_start() -> None:
+    text = ONE_ADDRESS.format(one="", two="")
+    with pytest.raises(BadConfiguration) as caught:
+        parse(text, "x.conf", starts_all=True)
+    assert str(caught.value) == (
+        "x.conf:7:14: service two listens on 127.0.0.1:80, and so does service one (x.conf:3): give one of them "
+        "another address"
+    )
+    with pytest.raises(BadConfiguration, match=r"x.conf:2:9: service b .* service a \(x.conf:1\)"):
+        parse("Virtual a { }\nVirtual b { }", "x.conf", starts_all=True)
+    assert len(parse(text).services) == 2  # one of them may stay stopped
+    assert len(parse(ONE_ADDRESS.format(one="on a", two="on b"), starts_all=True).services) == 2

@@ -97,7 +97,7 @@ def test_two_services_with_one_address(one: str, two: str, where: str | None) ->
     if where is None:
         assert why is None
     else:
-        assert why == (
+        assert str(why) == (
             f"service two: service one listens on 10.0.0.5:80 too, {where}: give one of them another address, or other "
             "nodes (example: listen = 10.0.0.5:80 on NODE)"
         )

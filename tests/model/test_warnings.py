@@ -82,6 +82,8 @@ def test_an_engine_relays_what_has_no_tls() -> None:
          "balance has no effect in rule 'x': match hashes a group of the pattern"),
         (["scheduler = phttp", A, B, "rule = name x path /a use server 10.0.0.1:80 0 server 10.0.0.2:80 0", RULE],
          "all servers of rule 'x' have the weight 0 in it: it gets no new clients"),
+        (["scheduler = phttp", A, "rule = name x path /a share 0.00% use server 10.0.0.1:80", RULE],
+         "rule 'x' is switched off: share 0% is no client"),
         (["scheduler = lc", "slow_start = 5", A],
          "slow_start has no effect: scheduler lc ignores weights; wlc, wrr, p2c and sh use them"),
         (["scheduler = http", "via = append", "forwarded = replace", A],

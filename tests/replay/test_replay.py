@@ -222,7 +222,7 @@ def test_the_report_fits_a_terminal_and_json_has_all_of_it(tmp_path: Path) -> No
     found = replayed(tmp_path, log)
     text = format_text(found, 80)
     assert max(map(len, text.splitlines())) <= 80
-    assert f"{C}   33.3%" in text.replace("  33.3%", "   33.3%")
+    assert any(line.startswith(C) and "33.3%" in line for line in text.splitlines())
     values = json.loads(json.dumps(as_json(found)))
     assert values["replayed"]["requests"] == values["happened"]["requests"] == 90
     assert [server["configured"] for server in values["servers"]] == [True, True, False]

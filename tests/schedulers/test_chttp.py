@@ -152,7 +152,7 @@ def test_rules_with_servers_of_their_own_keep_a_session_each() -> None:
 def test_sessions_stay_as_the_first_rule_comes_and_the_last_one_goes() -> None:
     service = Service(rules=())
     first = service.ask()
-    assert first.reason == "no rules, fewest connections for its weight of 3, a new session"
+    assert first.reason == "no rules, fewest connections for its weight among 3 servers, a new session"
     again = service.ask(cookie_of(first))
     assert (again.destination, again.answer_lines) == (first.destination, b"")
     assert again.reason == "no rules, by the client's cookie"

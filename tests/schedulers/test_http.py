@@ -95,7 +95,7 @@ def test_without_rules_balance_chooses_among_all_servers(factory: Any) -> None:
 
     everybody = [f"10.0.0.{number}:80" for number in (1, 2, 3)]
     assert served(config) == everybody
-    assert scheduler.choose(Request(path=b"/")).reason.startswith("no rules, next in turn of 3")
+    assert scheduler.choose(Request(path=b"/")).reason.startswith("no rules, next in turn of 3 servers")
     assert served(with_rule(config, "/", addresses[1], None)) == ["10.0.0.2:80"] * 3
     assert sorted(served(without_rule(with_rule(config, ".*", addresses[1]), ".*", addresses[1]))) == everybody
     assert sorted(served(config.without_server(addresses[2]))) != everybody
@@ -104,7 +104,7 @@ def test_without_rules_balance_chooses_among_all_servers(factory: Any) -> None:
 def test_the_reason_names_the_rule() -> None:
     _, scheduler = bound(".*", "/images/.*")
     choice = scheduler.choose(Request(path=b"/images/x"))  # type: ignore[attr-defined]
-    assert choice.reason == "rule 2 '/images/.*', fewest connections for its weight of 1"
+    assert choice.reason == "rule 2 '/images/.*', the only server"
 
 
 @settings(deadline=None, max_examples=200)

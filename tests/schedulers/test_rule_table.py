@@ -68,6 +68,7 @@ def table(*texts: str, unit: str = EACH_REQUEST, previous: RuleTable | None = No
         ("not tls", request(), request(tls=TLS(None))),
         ("sni *.a.example", request(tls=TLS("X.a.example")), request(tls=TLS(None))),
         ("share 100%", request(), None),
+        ("not share 0%", request(), None),
         ("host a.example path /x method GET", request("/x", "Host: a.example"), request("/x", "Host: b.example")),
     ],
 )
@@ -93,6 +94,8 @@ def test_clients_keep_their_share() -> None:
     in_small = {client for client in clients if small.place(request(client=client)) == 0}
     in_large = {client for client in clients if large.place(request(client=client)) == 0}
     assert in_small < in_large
+    off = table("share 0%", ".*")
+    assert {off.place(request(client=client)) for client in clients} == {1}
     assert 0.03 < len(in_small) / len(clients) < 0.07
     assert 0.17 < len(in_large) / len(clients) < 0.23
     assert client_bucket("2001:db8::1", 64) == client_bucket("2001:db8::ffff", 64)

@@ -63,7 +63,7 @@ def test_load_follows_weight() -> None:
 def test_the_reason_tells() -> None:
     choice = bound(destinations((0, 1), (0, 1)), "rule 3, ").choose(Request())
     assert choice is not None
-    assert choice.reason == "rule 3, fewest connections for its weight of 2"
+    assert choice.reason == "rule 3, fewest connections for its weight among 2 servers"
 
 
 def test_lc_knows_no_weight_but_0() -> None:

@@ -86,7 +86,7 @@ def test_a_port_that_is_taken_refuses_the_whole_edit(switch: Switch) -> None:
         taken, port = other.getsockname()[1], free_port()
         switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} }} Virtual b {{ listen = 127.0.0.1:{taken} }}")
         before = switch.director.table
-        with pytest.raises(CannotListen, match=f"127.0.0.1:{taken}: another program listens there already"):
+        with pytest.raises(CannotListen, match=f"127.0.0.1:{taken}: this daemon listens there already"):
             switch.do(edits.StartService())
         assert switch.director.table is before
         assert switch.listening() == set()

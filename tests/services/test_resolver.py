@@ -131,6 +131,20 @@ def test_a_name_that_is_not_found_keeps_its_addresses_and_is_retried_ever_more_r
     assert asked.next_ask() == seconds[-1] + 20
 
 
+def test_a_name_without_addresses_is_unresolved_until_it_is_found() -> None:
+    asked = one_name()
+    assert asked.unresolved()["a.example"].reason == ""
+    asked.finds_nothing()
+    assert asked.unresolved()["a.example"].reason == "the name does not exist"
+    asked.next_ask()
+    asked.says(ONE)
+    assert asked.unresolved() == {}
+    asked.next_ask()
+    asked.finds_nothing()  # it keeps its address
+    assert asked.unresolved() == {}
+    assert one_name({"a.example": (ONE,)}).unresolved() == {}
+
+
 def test_retries_are_never_more_frequent_than_resolve_least() -> None:
     asked = one_name(resolve_least=600)
     asked.finds_nothing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_a_new_file_is_seen(folder: Path) -> None:
     assert "good" not in find_schedulers().known
     (folder / "somebodys_good.py").write_text(GOOD.format(name="good", unit="CONNECTION"))
     assert find_schedulers().factory("good").name == "good"
+
+
+def test_nothing_is_written_beside_the_files(folder: Path) -> None:
+    """The user of a daemon may not write there, and would wait for Twisted's own plugins at each start."""
+    (folder / "somebodys_good.py").write_text(GOOD.format(name="good", unit="CONNECTION"))
+    assert "good" in find_schedulers().known
+    assert [path.name for path in folder.iterdir() if path.is_file()] == ["somebodys_good.py"]
+    program = "import sys; from ktcpvs.system.plugins import find_schedulers as f; f(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    found = {name.removeprefix("twisted.plugins.") for name in modules if name.startswith("twisted.plugins.")}
+    assert "ktcpvs_plugins" in found
+    assert not {name for name in found if name.startswith("twisted")}
 
 
 def test_a_file_that_cannot_be_imported_is_named(folder: Path) -> None:

@@ -55,7 +55,7 @@ def test_why_not(address: str, why: str) -> None:
 def test_a_taken_port() -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = parse_address(f"127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(CannotListen, match="another program listens there already"):
+        with pytest.raises(CannotListen, match="this daemon listens there already"):
             open_listener(address, 5)
 
 
@@ -65,15 +65,15 @@ def test_listeners_share_a_port_only_with_each_other() -> None:
         ours = open_listeners(address, 5, 1)
         stack.callback(ours[0].close)
         for count in (1, 2):
-            with pytest.raises(CannotListen, match="another program listens there already"):
+            with pytest.raises(CannotListen, match="this daemon listens there already"):
                 open_listeners(address, 5, count)
         more = open_listeners(address, 5, 2, beside=ours)
         for sock in more:
             stack.callback(sock.close)
         assert [sock.getsockname() for sock in more] == [ours[0].getsockname()] * 2
-        with pytest.raises(CannotListen, match="another program listens there already"):
+        with pytest.raises(CannotListen, match="this daemon listens there already"):
             open_listeners(address, 5, 2)
-        with pytest.raises(CannotListen, match="another program listens there already"):
+        with pytest.raises(CannotListen, match="this daemon listens there already"):
             open_listener(address, 5)
 
 
@@ -138,7 +138,7 @@ def test_a_unix_socket_that_is_left_over_is_replaced(tmp_path: Path) -> None:
 def test_a_unix_socket_that_is_alive_is_not(tmp_path: Path) -> None:
     path = tmp_path / "s"
     alive = open_listener(parse_address(f"unix:{path}"), 5)
-    with pytest.raises(CannotListen, match="another program listens there already"):
+    with pytest.raises(CannotListen, match="this daemon listens there already"):
         open_listener(parse_address(f"unix:{path}"), 5)
     close_listener(alive)
 

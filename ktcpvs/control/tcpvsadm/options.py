@@ -148,7 +148,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("certificates", None, "print the certificates of running services", (), ("ident", "wide", "json")),
         _edit_command("reload-certificates"),
-        _edit_command("renew-certificate", words="HOST", min_words=1, max_words=1, first_is_value=True),
+        _edit_command("renew-certificate", words="[HOST]", max_words=1),
         Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("wide", "json")),
         _edit_command(
             "drain-node", also=("wait",), words="NODE", min_words=1, max_words=1, first_is_value=True
@@ -611,6 +611,15 @@ def _check_action(command: Command, words: Sequence[str], values: Mapping[str, s
         )
 
 
+_NO_OPTIONS = {
+    "server": "a server is added by -a -i ID -r ADDR:PORT",
+    "weight": "the weight of a server is set by -e -i ID -r ADDR:PORT -w N",
+    "rule": "a rule is added by --add-rule -i ID CONDITION... -r SERVER",
+    "test": "tests are in configuration files only",
+}
+"""Words of a configuration's blocks that are no options of the service -> what to use instead."""
+
+
 def _check_named(command: Command, values: Mapping[str, str], words: Sequence[str]) -> None:
     """Check words NAME=VALUE: each name may be given once, as a word or as an option."""
     kind = _NAME_VALUE_COMMANDS.get(command.name)
@@ -621,6 +630,8 @@ def _check_named(command: Command, values: Mapping[str, str], words: Sequence[st
         name, equals, _ = word.partition("=")
         if not name or not equals:
             raise UsageError(f"'{shorten(word)}': not NAME=VALUE")
+        if kind == "option" and name in _NO_OPTIONS:
+            raise UsageError(f"A service has no option '{name}': {_NO_OPTIONS[name]}")
         if (name in names and (command.name == "set" or name not in REPEATING)) or name in values:
             raise UsageError(f"The {kind} '{shorten(name, 40)}' is given twice")
         names.append(name)

@@ -13,10 +13,12 @@ from typing import Any
 from ktcpvs.control.tcpvsadm.all_nodes import describe_place, format_nodes_line
 from ktcpvs.control.tcpvsadm.columns import align, wrap
 from ktcpvs.errors import shorten
+from ktcpvs.model.conditions import written_text
 from ktcpvs.model.health import STANDBY
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import within
+from ktcpvs.model.pattern import DEFAULT_PATTERNS
 from ktcpvs.model.server_words import write_use_words
 
 SERVICE_COUNTERS = ("active", "total", "refused", "queued", "", "bytes_in", "bytes_out")
@@ -38,6 +40,8 @@ _HEADINGS = {
     "bytes_out": "OutBytes",
 }
 
+
+NOTHING_PASSED = "Nothing has passed in the second that --rate has measured; --stats shows the sums.\n"
 
 NOT_HERE = "not on this node"
 """The state of a service that runs on other nodes of a cluster only."""
@@ -64,7 +68,8 @@ def format_table(answer: dict[str, Any], show: ShowAddress = str) -> str:
     for service in answer["services"]:
         first, rest = writer.write_service(service, show).split("\n", 1)
         local = [f"on this node only: {escape(part)}" for part in service.get("local", ())]
-        lines = [format_state(service), *local, *_format_differences(answer, service, show)]
+        lines = [format_state(service), *local, *_format_unresolved(service, show)]
+        lines += [*_format_default_rule(service), *_format_differences(answer, service, show)]
         comments = "".join(f"    # {line}\n" for line in lines)
         blocks.append(f"{first}\n{comments}{rest}")
     return "\n".join(blocks)
@@ -82,8 +87,10 @@ def format_stats(answer: dict[str, Any], show: ShowAddress = str, width: int = 0
 
 
 def format_rates(answer: dict[str, Any], show: ShowAddress = str, width: int = 0) -> str:
-    """Format the result of `rates` like `stats`."""
-    return _format_counters(answer, show, "rate", RATES, RATES, "/s", width)
+    """Format the result of `rates` like `stats`, with a line below it if nothing has passed meanwhile."""
+    text = _format_counters(answer, show, "rate", RATES, RATES, "/s", width)
+    is_idle = not any(service["rate"][name] for service in answer["services"] for name in RATES)
+    return text + ("\n" + NOTHING_PASSED if is_idle and answer["services"] else "")
 
 
 def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -316,6 +323,24 @@ def _format_stopped(service: dict[str, Any]) -> list[str]:
     return [f"not running on {escape(', '.join(stopped))}"] if stopped else []
 
 
+def _format_unresolved(service: dict[str, Any], show: ShowAddress) -> list[str]:
+    """Return a line for each server whose name is not found. A daemon of an older version does not say that."""
+    unresolved = service.get("unresolved", {})
+    return [
+        f"{show(address)} unresolved: {escape(why) or 'the first look-up is in progress'}"
+        for address, why in unresolved.items()
+    ]
+
+
+def _format_default_rule(service: dict[str, Any]) -> list[str]:
+    """Return the line that says that a rule is tried last although others stand behind it; no line if none is."""
+    patterns = [rule["pattern"] for rule in service["rules"]]
+    first = next((place for place, pattern in enumerate(patterns) if pattern in DEFAULT_PATTERNS), len(patterns))
+    if all(pattern in DEFAULT_PATTERNS for pattern in patterns[first:]):
+        return []
+    return [f"rule {written_text(patterns[first])} is a default rule: it is tried last, behind those below it"]
+
+
 def _format_differences(answer: dict[str, Any], service: dict[str, Any], show: ShowAddress) -> list[str]:
     """Return what of a service differs from node to node, or is not as it should be; nothing of one daemon alone."""
     lines = _format_stopped(service)
@@ -396,8 +421,13 @@ def format_duration(seconds: float | None) -> str:
 
 def _format_own_responses(counters: dict[str, Any]) -> list[str]:
     """Return the lines with the responses that the switch has given itself."""
-    kinds = (("refused", "refusals"), ("responded", "responses"))
-    return [f"  {word}: {escape(_format_counts(counters[name]))}" for word, name in kinds if counters.get(name)]
+    statuses = counters.get("refusals", {})
+    kinds = (
+        ("redirected", {status: count for status, count in statuses.items() if status < "400"}),
+        ("refused", {status: count for status, count in statuses.items() if status >= "400"}),
+        ("responded", counters.get("responses", {})),
+    )
+    return [f"  {word}: {escape(_format_counts(counts))}" for word, counts in kinds if counts]
 
 
 def _format_counts(counts: dict[str, int]) -> str:

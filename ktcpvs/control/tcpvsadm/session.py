@@ -31,6 +31,9 @@ ROOT_SOCKET = "/run/ktcpvs/control.sock"
 RATE_SECONDS = 1.0
 """Seconds between the two reads of the counters of --rate."""
 
+MAX_HOSTS = 10
+"""The most hosts of certificates that a message names."""
+
 Warn = Callable[[str], object]
 
 COMMANDS_OF_HOSTS = ("drain", "maintenance")
@@ -85,8 +88,15 @@ async def _run_session(
         if entry is not None:
             wait = await _prepare_wait(io, switch, given) if "wait" in given.values else None
             switch.scope = next((name for name in SCOPES if name in given.values), "")
-            for line in await switch.submit(entry, _edit_arguments(entry, given, text, source)):
+            arguments = _edit_arguments(entry, given, text, source)
+            if entry.edit == "RenewCertificate" and not given.words:
+                arguments["host"] = await _only_host(switch)
+            for line in await switch.submit(entry, arguments):
                 warn(line)
+            if name == "add-server":
+                from ktcpvs.control.tcpvsadm.look_ups import warn_of_unresolved
+
+                await warn_of_unresolved(io.sleep, switch, given.values["ident"], given.values["real-server"], warn)
             if "wait-nodes" in given.values:
                 await wait_for_nodes(switch, io.sleep, warn)
             return await wait() if wait is not None else None
@@ -100,6 +110,19 @@ async def _run_session(
         raise NoDaemon(str(failure)) from None
     finally:
         switch.close()
+
+
+async def _only_host(switch: SwitchBase) -> str:
+    """Return a host of the only certificate that the switch obtains from a CA. Raises BadValue if there are none or
+    several."""
+    orders = [one["acme"] for one in await switch.certificates(None) if one.get("acme") is not None]
+    hosts = list(dict.fromkeys(order["names"][0] for order in orders))
+    if not hosts:
+        raise BadValue("no running service has a certificate = acme")
+    if len(hosts) > 1:
+        more = f" and {len(hosts) - MAX_HOSTS} more" if hosts[MAX_HOSTS:] else ""
+        raise BadValue(f"name the HOST: there are certificates for {', '.join(hosts[:MAX_HOSTS])}{more}")
+    return str(hosts[0])
 
 
 def what_to_do(address: ControlAddress, root: str = ROOT_SOCKET) -> str:
@@ -122,7 +145,7 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
     if entry.edit in ("DrainNode", "UndrainNode", "ForgetNode"):
         arguments["node"] = given.words[0]
-    if entry.edit == "RenewCertificate":
+    if entry.edit == "RenewCertificate" and given.words:
         arguments["host"] = given.words[0]
     if entry.edit in ("AddServer", "EditServer"):
         from ktcpvs.model.language.lexer import word

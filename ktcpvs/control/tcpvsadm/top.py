@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ _DROP_ORDER = ("Out/s", "In/s", "99 %", "Err/s", "Conns/s", "Active")
 """The order in which columns of numbers are dropped where the terminal is too narrow for all of them."""
 
 _NAME, _NAME_SHORT = "Service / Server", "Server"
-_STATE_WIDTH = 9
+_MIN_STATE_WIDTH = 9
 _MIN_NAME_WIDTH = 20
 """Columns of numbers are dropped until long names have this width."""
 
@@ -65,16 +66,20 @@ def layout_screen(
         before, now = comparable(before, now)
     rows = _choose_rows(_make_groups(before, now, max(seconds, 0.001), show), view)
     longest = max(text_width(label) for label in (_NAME, *(label for label, _, _ in rows)))
-    numbers_shown, name = _layout_columns(columns, longest)
-    title = f"{format_heading(now['version'])}, {len(now['services'])} services"
+    state_width = max(_MIN_STATE_WIDTH, *(len(state) for _, state, _ in rows)) if rows else _MIN_STATE_WIDTH
+    numbers_shown, name = _layout_columns(columns, longest, state_width)
+    count = f"{len(now['services'])} service{'' if len(now['services']) == 1 else 's'}"
+    title = f"{format_heading(now['version'])}, {count}"
     if of_nodes := describe_nodes(now):
         title += f", {of_nodes}"
     hint = next((text for text in _KEY_HINTS if len(text) < columns // 2), "")
+    if text_width(title) > columns - len(hint):
+        title = count if not of_nodes else f"{count}, {of_nodes}"
     note = fit(view.note, min(text_width(view.note), columns // 2)) if view.note else ""
     shown = [note + fit(title, max(columns - len(hint) - text_width(note), 0)) + hint[:columns]]
     headings = "".join(f" {number:>{_WIDTHS[number]}}" for number in numbers_shown)
     shown.append(
-        f"{fit(_NAME if len(_NAME) <= name else _NAME_SHORT, name)} {'State':{_STATE_WIDTH}}{headings}"[:columns]
+        f"{fit(_NAME if len(_NAME) <= name else _NAME_SHORT, name)} {'State':{state_width}}{headings}"[:columns]
     )
     room = max(lines - len(shown), 0)
     view.page = max(room - 2, 1)
@@ -87,7 +92,7 @@ def layout_screen(
         left = 0
     for label, state, numbers in rows:
         begin = f"{fit(label, name)} "
-        cell = f"{state:{_STATE_WIDTH}}"[: max(columns - name - 1, 0)]
+        cell = f"{state:{state_width}}"[: max(columns - name - 1, 0)]
         values = dict(zip(_WIDTHS, numbers, strict=True))
         rest = "".join(f" {values[number]:>{_WIDTHS[number]}}" for number in numbers_shown)
         shown.append(begin + (paint(state, cell) if in_colour else cell) + rest)
@@ -98,7 +103,10 @@ def layout_screen(
 
 def _layout_help(columns: int, lines: int) -> list[str]:
     width = max(len(key) for key, _ in KEYS)
-    shown = ["Keys of tcpvsadm --top", "", *(f"  {key:{width}}  {meaning}" for key, meaning in KEYS)]
+    shown = ["Keys of tcpvsadm --top", ""]
+    for key, meaning in KEYS:
+        begin, *further = textwrap.wrap(meaning, max(columns - width - 4, 10))
+        shown += [f"  {key:{width}}  {begin}", *(f"{'':{width + 4}}{line}" for line in further)]
     return [line[:columns] for line in shown[:lines]]
 
 
@@ -120,13 +128,13 @@ def _choose_rows(groups: Iterable[_Group], view: TopView) -> list[_Row]:
     return [row for _, service, servers in chosen for row in (service, *(server for _, server in servers))]
 
 
-def _layout_columns(columns: int, longest: int) -> tuple[list[str], int]:
+def _layout_columns(columns: int, longest: int, state_width: int) -> tuple[list[str], int]:
     """Return (the columns of numbers to show, the width of names) for a terminal of `columns`. longest: the width of
-    the longest name."""
+    the longest name. state_width: that of the states."""
     shown = list(_WIDTHS)
 
     def room() -> int:
-        return columns - 1 - _STATE_WIDTH - sum(1 + _WIDTHS[number] for number in shown)
+        return columns - 1 - state_width - sum(1 + _WIDTHS[number] for number in shown)
 
     for number in _DROP_ORDER:
         if room() >= min(longest, _MIN_NAME_WIDTH):

@@ -97,6 +97,65 @@ IN_BLOCK = {
 }
 """Words of lines in blocks -> what to use instead."""
 
+_PATH = "use 'path /x' for a path, 'path /x/' for all below it, or 'pattern REGEX'"
+_FROM = "use 'from NETWORK' (example: from 10.0.0.0/8)"
+_HOST = "use 'host NAME' (example: host shop.example)"
+_NAMED_HEADER = "use 'header NAME PATTERN' (example: header X-Beta \"^1$\")"
+_QUERY = "use 'query NAME PATTERN' (example: query lang \"^en$\")"
+
+CONDITIONS = {
+    "uri": _PATH,
+    "url": _PATH,
+    "location": _PATH,
+    "prefix": _PATH,
+    "pathprefix": _PATH,
+    "path_beg": _PATH,
+    "path_reg": _PATH,
+    "url_beg": _PATH,
+    "regex": "use 'pattern REGEX'",
+    "src": _FROM,
+    "ip": _FROM,
+    "client": _FROM,
+    "client_ip": _FROM,
+    "remote_addr": _FROM,
+    "hostname": _HOST,
+    "domain": _HOST,
+    "server_name": _HOST,
+    "hdr": _NAMED_HEADER,
+    "headers": _NAMED_HEADER,
+    "url_param": _QUERY,
+    "arg": _QUERY,
+    "args": _QUERY,
+    "ssl": "use 'tls'",
+    "ssl_fc": "use 'tls'",
+    "https": "use 'tls'",
+    "percent": "use 'share 5%'",
+}
+"""Words of conditions of rules -> what to use instead."""
+
+_WEIGHT = "the weight is a number behind the address (example: server = 10.0.0.1:80 5); for tcpvsadm it is -w 5"
+_MAXCONN = "write 'maxconn N' behind the weight; for tcpvsadm it is --maxconn N"
+_CHECKS = "checks are options of the service: check, check_interval, check_rise and check_fall"
+_EJECTION = "use the options 'eject = N' and 'eject_time = SECONDS' of the service"
+
+SERVER_WORDS = {
+    "weight": _WEIGHT,
+    "maxconn": _MAXCONN,
+    "max_conns": _MAXCONN,
+    "max_fails": _EJECTION,
+    "fail_timeout": _EJECTION,
+    "slow_start": "use the option 'slow_start = SECONDS' of the service",
+    "inter": _CHECKS,
+    "rise": _CHECKS,
+    "fall": _CHECKS,
+    "ssl": "use 'tls'",
+    "send-proxy": "use 'proxy v1'",
+    "send-proxy-v2": "use 'proxy v2'",
+    "down": "use 'maintenance'",
+    "disabled": "use 'maintenance'",
+}
+"""Words behind the address of a server -> what to use instead."""
+
 SCHEDULERS = {
     "roundrobin": "rr, or wrr with weights",
     "round_robin": "rr, or wrr with weights",
@@ -119,6 +178,11 @@ SCHEDULERS = {
     "lblcr": "hhttp",
 }
 """Scheduling methods of other switches -> the schedulers that are most like them."""
+
+
+def hint_at_server_word(word: str) -> str:
+    """Return "; " and what to use instead of a word behind a server, as `weight=5`; "": there is no hint."""
+    return f"; {_WEIGHT}" if word.isascii() and word.isdigit() else hint(SERVER_WORDS, word.partition("=")[0])
 
 
 def hint(words: dict[str, str], word: str) -> str:

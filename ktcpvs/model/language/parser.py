@@ -25,7 +25,9 @@ from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import ListenAddress, check_complete, port_of, read_listen_words
 from ktcpvs.model.modifiers import BALANCE, NONE, WORDS, Modifiers, read_modifier
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
+from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.options import Option, check_weight
+from ktcpvs.model.placement import KnownNodes, first_conflict
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule, check_rule_name
 from ktcpvs.model.rule_servers import is_weight
@@ -33,6 +35,7 @@ from ktcpvs.model.scheduler_words import read_scheduler
 from ktcpvs.model.server_words import SERVER_WORDS, read_words
 from ktcpvs.model.service import DEFAULT_LISTEN, OPTIONS, VirtualService, check_ident, with_port
 from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings, whole_number
+from ktcpvs.model.table import Table
 from ktcpvs.model.tls import CONTRADICTING, contradiction
 
 TEST = "test"
@@ -43,19 +46,25 @@ _HEADING = re.compile(r"\s*TCP Virtual Server version \d\S*[^\S\n]*(?:\n|\Z)")
 
 
 def parse(
-    text: str, source: str = "<text>", port_named: PortNamed = no_port_names, *, allow_empty: bool = True
+    text: str,
+    source: str = "<text>",
+    port_named: PortNamed = no_port_names,
+    *,
+    allow_empty: bool = True,
+    starts_all: bool = False,
 ) -> Load:
     """Parse a configuration. Raises BadConfiguration.
 
     The text may begin with a byte order mark and with the heading of `tcpvsadm --list`. A line ends with LF, CR LF or
-    CR. source: the name of the text in errors. allow_empty: False refuses a text without services.
+    CR. source: the name of the text in errors. allow_empty: False refuses a text without services. starts_all: True
+    refuses services that cannot run side by side, since two of them listen on the same address.
     """
     text = "\n".join(split_lines(text.removeprefix("\ufeff")))
     if heading := _HEADING.match(text):
         text = "\n" * heading[0].count("\n") + text[heading.end() :]
     found = tokens(text, source)
     try:
-        return _parse(found, text, source, port_named, allow_empty)
+        return _parse(found, text, source, port_named, allow_empty, starts_all)
     except BadConfiguration as error:
         raise _with_semicolon_hint(error, found) from None
 
@@ -70,16 +79,19 @@ def _with_semicolon_hint(error: BadConfiguration, found: Sequence[Token]) -> Bad
     return error
 
 
-def _parse(found: list[Token], text: str, source: str, port_named: PortNamed, allow_empty: bool) -> Load:
+def _parse(
+    found: list[Token], text: str, source: str, port_named: PortNamed, allow_empty: bool, starts_all: bool
+) -> Load:
     reader = _Reader(found, partial(end_place, text, source))
     services: dict[str, VirtualService] = {}
+    listeners: _Places = {}
     settings: Settings | None = None
     while (token := reader.next_or_none()) is not None:
         if token.is_word("virtual"):
             name = reader.next("the service's name")
             if name.text in services:
                 raise name.error(f"service {shorten(name.text)} appears a second time")
-            services[name.text] = _service(reader, name, port_named)
+            services[name.text] = _service(reader, name, port_named, listeners)
         elif token.is_word("global"):
             if settings is not None:
                 raise token.error("a second global block")
@@ -95,7 +107,20 @@ def _parse(found: list[Token], text: str, source: str, port_named: PortNamed, al
             f"{source}: the configuration {what}, and would delete all services; "
             "to do that, use 'tcpvsadm -f FILE --allow-empty'"
         )
+    if starts_all:
+        _check_addresses(services, listeners)
     return Load(services, settings or DEFAULT_SETTINGS)
+
+
+def _check_addresses(services: dict[str, VirtualService], listeners: _Places) -> None:
+    """Raise BadConfiguration if two services listen on the same address. listeners: see _Places."""
+    conflict = first_conflict(Table(), Table(services, frozenset(services)), KnownNodes(NodeIdentity()))
+    if conflict is not None:
+        place, before = (listeners[ident, conflict.address].place for ident in (conflict.service, conflict.other))
+        raise place.error(
+            f"service {conflict.service} listens on {conflict.address}, and so does service {conflict.other} "
+            f"({before.source}:{before.line}): give one of them another address"
+        )
 
 
 class _Reader:
@@ -270,6 +295,9 @@ def _number(name: str, token: Token) -> int:
         return whole_number(name, token.text)
 
 
+_Places = dict[tuple[str, Address], Token]
+"""The listeners of all services: (service, address) -> the address in the text, or the name of one without any."""
+
 _User = tuple[Token, Address, Token, int | None]
 """A server of a rule with its token; its weight with that one; None: the server's own."""
 
@@ -388,7 +416,9 @@ class _Block:
             yield address
 
 
-def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualService:
+def _service(reader: _Reader, name: Token, port_named: PortNamed, listeners: _Places) -> VirtualService:
+    """Read a service. listeners: its listeners are added to them."""
+
     def address() -> tuple[Token, Address]:
         token = reader.next("an address")
         with _at(token):
@@ -435,7 +465,10 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed) -> VirtualServ
             else:
                 before = block.options.get(called, ())
                 block.options[called] = _checked_value(option, before, value)
-    return block.complete()
+    service = block.complete()
+    listeners.update({(name.text, address): name for address in service.addresses})
+    listeners.update({(name.text, listener.address): token for token, listener in block.listeners})
+    return service
 
 
 def _checked_value(option: Option, before: Any, value: Any) -> Any:
@@ -454,6 +487,8 @@ def _server_words(reader: _Reader) -> dict[str, Any]:
     while (token := reader.following()) is not None:
         if not found and not token.is_word(*SERVER_WORDS):
             is_name = not token.quoted and token.text[:1].isalpha()
+            if is_name and (hint := foreign_words.hint_at_server_word(token.text)):
+                raise token.error(f"unknown word '{shorten(token.text)}'{hint}")
             if is_name and (hint := did_you_mean(token.text, SERVER_WORDS, 0.65)):
                 raise token.error(f"unknown word '{shorten(token.text)}'{hint}")
             if _looks_like_address(token):
@@ -552,7 +587,9 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _Wri
         found = reader.next("a condition")
         if found.is_word(USE):
             raise found.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
-        raise found.error(f"expected a condition: unknown word {unknown(found.text, (*KINDS, NOT, NAME), 40)}")
+        hint = foreign_words.hint(foreign_words.CONDITIONS, found.text)
+        described = f"'{shorten(found.text, 40)}'{hint}" if hint else unknown(found.text, (*KINDS, NOT, NAME), 40)
+        raise found.error(f"expected a condition: unknown word {described}")
     modifiers = reader.modifiers(NONE)
     match = None
     if (token := reader.peek()) is not None and token.is_word("match"):

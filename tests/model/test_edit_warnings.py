@@ -1,0 +1,52 @@
+"""Warnings about what an edit leaves out."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from ktcpvs.model.address import parse_address
+from ktcpvs.model.edit_warnings import MAX_NAMES, warnings_about_edit
+from ktcpvs.model.edits import START_ALL, START_NEW, START_NOTHING, AddServer, Edit, Load, StopService
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.table import Table
+
+
+def warned(table: Table, *edits: Edit) -> list[str]:
+    """Carry the edits out; return the warnings about the last one."""
+    for edit in edits:
+        table = edit.apply(table)
+    return list(warnings_about_edit(edits[-1], table))
+
+
+def services(*names: str) -> Load:
+    return parse("".join(f"Virtual {name} {{ listen = 127.0.0.1:{port} }}\n" for port, name in enumerate(names, 8000)))
+
+
+def test_a_server_without_a_port_gets_that_of_the_service() -> None:
+    table = services("web").apply(Table())
+    assert warned(table, AddServer("web", parse_address("10.0.0.1"))) == [
+        "service web: server 10.0.0.1 gets port 8000, that of the service, since it names none (example with a port: "
+        "10.0.0.1:80)"
+    ]
+    for server in ("10.0.0.1:80", "unix:/run/web.sock", "srv:_http._tcp.api.example"):
+        assert warned(table, AddServer("web", parse_address(server))) == []
+
+
+def test_services_that_a_load_leaves_stopped_are_named() -> None:
+    load = evolve(services("a", "b", "c"), start=START_NEW)
+    assert warned(Table(), load) == []
+    assert warned(Table(), load, StopService("b"), load) == [
+        "service b stays stopped, as before the load; to start it: 'tcpvsadm --start -i b'"
+    ]
+    assert warned(Table(), load, StopService("b"), StopService("a"), load) == [
+        "services a, b stay stopped, as before the load; each is started by 'tcpvsadm --start -i a'"
+    ]
+    for start in (START_ALL, START_NOTHING):  # which start all, or were not asked to start anything
+        assert warned(Table(), load, StopService("b"), evolve(load, start=start)) == []
+
+
+def test_few_of_many_stopped_services_are_named() -> None:
+    many = services(*(f"s{number}" for number in range(MAX_NAMES + 2)))
+    (line,) = warned(Table(), many, evolve(many, start=START_NEW))
+    assert line.startswith("services s0, s1, ")
+    assert f"s{MAX_NAMES - 1} and 2 more stay stopped" in line
