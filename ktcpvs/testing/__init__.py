@@ -1,4 +1,4 @@
-"""Tests of schedulers: the contract, simulations in virtual time, and a real switch. docs/testing-schedulers.md shows
+"""Tests of schedulers: the contract, simulations in virtual time, and a real switch. docs/simulations.md shows
 how to use them."""
 
 from ktcpvs.simulation.arrivals import Arrival, poisson, steady
@@ -18,7 +18,7 @@ from ktcpvs.simulation.moves import Moves
 from ktcpvs.simulation.simulation import FakeServer, Report, ServerReport, Simulation, with_weight, without_server
 from ktcpvs.simulation.virtual_time import VirtualTime
 from ktcpvs.testing.contract import ContractBroken, check_scheduler, contract_failures
-from ktcpvs.testing.running_switch import RunningSwitch
+from ktcpvs.testing.running_switch import NotStarted, RunningSwitch, SwitchResponse
 
 __all__ = [
     "REFUSED",
@@ -28,11 +28,13 @@ __all__ = [
     "Durations",
     "FakeServer",
     "Moves",
+    "NotStarted",
     "Outcome",
     "Report",
     "RunningSwitch",
     "ServerReport",
     "Simulation",
+    "SwitchResponse",
     "VirtualTime",
     "check_scheduler",
     "constant",

@@ -135,6 +135,10 @@ class RemembersWeights(Good):
             if self.known.setdefault(one, one.weight) and one not in request.tried
         ]
 
+    def choose(self, request: Any) -> Any:
+        usable = self.usable(request)
+        return Choice(usable[0], "the first") if usable else None
+
 
 class EditsLines(Good):
     def choose(self, request: Any) -> Any:
