@@ -289,6 +289,8 @@ def _cluster(
     sealer = read_secret_file(given.secret) if given.secret is not None else None
     instance = target.inventory.instance if target is not None else ""
     cluster = Cluster(make_etcd(reactor, given), given.address.prefix, given.node, instance, sealer)
+    if isinstance(state, StateFile):
+        state.text_of = cluster.store.text_of
     return cluster, ClusterEdits(cluster, state.save)
 
 

@@ -193,16 +193,17 @@ class Dispatcher:
             self._log_decision(f"{choice.destination.address}: {choice.reason}")
         self._owner.serve(choice)
 
-    def measure(self, choice: Choice, began: float, moved: tuple[int, int]) -> None:
+    def measure(self, choice: Choice, began: float, moved: tuple[int, int], connections: int = 0) -> None:
         """Measure the current request at this server, if a scheduler wants to know the outcome, or has read what is
         measured of the server. began: the monotonic time of the choice. moved: bytes from the client and to it before.
+        connections: how many to this server the request has been sent on.
         """
         completed, destination, entry = self._service.selector.completed_by(choice), choice.destination, self.entry
         if completed is None and not destination.is_measured:
             return
         if not isinstance(entry, MeasuredRequest):
             entry = self.entry = MeasuredRequest(entry, self._service.selector.report, self._owner.moved)
-        entry.begin(destination, completed, self.request.client, began, moved)
+        entry.begin(destination, completed, self.request.client, began, moved, connections)
 
     def timed_out(self) -> None:
         """The current request takes too long, and ends."""

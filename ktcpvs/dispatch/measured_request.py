@@ -73,12 +73,13 @@ class MeasuredRequest:
         client: str,
         began: float,
         moved: tuple[int, int],
+        connections: int,
     ) -> None:
         """A server has been chosen. completed: is called with the outcome; None: nothing is. began: by its clock.
-        moved: bytes from the client and to it before."""
+        moved: bytes from the client and to it before. connections: how many to this server it has been sent on."""
         self._destination, self._completed, self._client = destination, completed, client
         self._began = self._waits_since = began
-        self._moved, self._retries, self._connections = moved, self._resent, 0
+        self._moved, self._retries, self._connections = moved, self._resent, connections
         self._first_byte, self._status, self.reason = None, None, ""
 
     def client_sent(self) -> None:

@@ -84,13 +84,14 @@ class ServiceContext:
     room. make_connector: makes the connector of a server as it is configured now. connection_options: address -> how
     connections to that server are made, where they are not plain. take_preconnected: returns an open stream to a server
     for a client that is relayed as a whole; None: the client must connect. challenges: the path of a request -> the
-    response to a challenge of ACME; None: none is pending.
+    response to a challenge of ACME; None: none is pending. body_prefix: the bytes of bodies that the scheduler wants to
+    see; 0: none.
     """
 
     __slots__ = (
-        "_connectors", "access_log", "admission", "challenges", "config", "connection_options", "context", "counters",
-        "http2_access_log", "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates",
-        "selector", "server_failed", "settings", "take_preconnected", "unit",
+        "_connectors", "access_log", "admission", "body_prefix", "challenges", "config", "connection_options",
+        "context", "counters", "http2_access_log", "make_connector", "own_responses", "proxies", "queue", "relay",
+        "room_needed", "rule_rates", "selector", "server_failed", "settings", "take_preconnected", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -119,6 +120,7 @@ class ServiceContext:
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None
         self.take_preconnected: Callable[[Destination], Stream | None] = no_preconnection
+        self.body_prefix = 0
         self.challenges: Mapping[bytes, bytes] | None = None
 
     def __repr__(self) -> str:

@@ -576,6 +576,8 @@ class HTTPClientConnection(ClientConnection):
             is_over = self._check_full()
         elif state == life.IDLE:
             is_over = self._check_idle(waited)
+        elif state == life.CHOOSING:
+            is_over = self._check_prefix()
         else:
             is_over = self._check_server(state, waited)
         if is_over or self.state in (life.CLOSED, life.REFUSING):
@@ -608,6 +610,13 @@ class HTTPClientConnection(ClientConnection):
         if limit and self._progress.stalled() >= limit:
             self.expire(life.READ_TIMEOUT)
             return True
+        return False
+
+    def _check_prefix(self) -> bool:
+        """Check a request that is held for its scheduler. Return True if the client was disconnected."""
+        limit = self.service.settings.body_prefix_timeout
+        if self.exchange.prefix_wait >= limit:
+            self.exchange.fail(408, f"the beginning of the request's body did not come within {limit} seconds")
         return False
 
     def _check_idle(self, waited: int) -> bool:

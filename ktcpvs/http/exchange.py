@@ -118,10 +118,16 @@ class Exchange:
         return self.sender is not None and self.sender.is_connecting
 
     @property
+    def prefix_wait(self) -> int:
+        """The ticks since the switch has begun to wait for the first bytes of the body, for the scheduler; 0: it does
+        not."""
+        began = self.sender.prefix_began if self.sender is not None else None
+        return 0 if began is None else self.http.context.context.wheel.now - began
+
+    @property
     def held_bytes(self) -> int:
         """The bytes of the request's body and of the response's head that wait here."""
-        body_start = self.sender.body_start if self.sender is not None else b""
-        return len(body_start) + len(self._received)
+        return (self.sender.held_bytes if self.sender is not None else 0) + len(self._received)
 
     @property
     def _received(self) -> bytes:
@@ -176,6 +182,8 @@ class Exchange:
             self._redirect_to_https(message, self.http.https_port)
         elif self.http.foreign_hosts is not None and (request.host or b"") in self.http.foreign_hosts:
             self.fail(421, MISDIRECTED)
+        elif self.http.context.body_prefix and message.length:
+            self.sender.hold_for_scheduler(self.http.context.body_prefix)
         else:
             dispatcher.select()
 
@@ -420,7 +428,7 @@ class Exchange:
         self.release_server(reset=True)
         self.forwarder = None
         if self.sender is not None:
-            self.sender.body_start = b""
+            self.sender.drop_body()
 
     def note_own_response(self, status: int, response: bytes) -> None:
         """Note a response of the switch itself in the access log, even if there was no valid request."""
@@ -434,6 +442,8 @@ class Exchange:
         self.leave_fast_path()
         dispatcher = self.dispatcher
         lease = dispatcher.lease
+        if dispatcher.request.body_prefix:
+            dispatcher.request.body_prefix = b""
         if lease is not None and not lease.ended:
             lease.end()
             moved = self.owner.moved()

@@ -178,7 +178,7 @@ class PlainPath:
         dispatcher = exchange.dispatcher
         dispatcher.completed = None
         if exchange.server is not None and dispatcher.choice is not None:
-            dispatcher.measure(dispatcher.choice, exchange.started, exchange.settled)
+            dispatcher.measure(dispatcher.choice, exchange.started, exchange.settled, connections=1)
 
     def _leave(self, exchange: PlainExchange, plain: PlainRequest) -> None:
         found = http1.REQUEST.match(plain.data)

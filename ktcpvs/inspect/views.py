@@ -39,6 +39,7 @@ COUNTS_OF_SERVICE = (
     "paused_listeners",
     "denied",
     "limited",
+    "choose_overruns",
     "handshake_pauses",
     "http2_glitches",
     "http2_floods",
@@ -172,6 +173,7 @@ class Views:
                     "name": name,
                     "unit": plugin.unit,
                     "module": type(plugin).__module__,
+                    "source": found.origins[name].text,
                     "summary": (type(plugin).__doc__ or "").strip().split("\n")[0],
                     "services": used.count(name),
                     "options": [
@@ -320,6 +322,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         "responses": _responses(traffic.own_responses.counts),
         "handshakes": _handshakes(live.preambles.handshakes),
         "preambles": dict(live.preambles.refusals),
+        "choose_overruns": live.choose_budget.overruns,
         "handshake_pauses": live.preambles.pauses,
         "http2_glitches": live.http2_clients.glitches,
         "http2_floods": live.http2_clients.floods,

@@ -7,6 +7,7 @@ no clock and no counter. Authors of schedulers import these names from L{ktcpvs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from attrs import Factory, define, field, frozen
@@ -18,9 +19,10 @@ from ktcpvs.model.conditions import Condition, conditions_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.modifiers import Modifiers
+from ktcpvs.model.named_values import NamedValues
 from ktcpvs.model.outcome import Outcome
 from ktcpvs.model.request_templates import TLSNames
-from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
+from ktcpvs.model.request_values import arguments, cookies, headers, host_of, normalized_path
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduler_options import NO_OPTIONS, read_options
 from ktcpvs.model.service import VirtualService
@@ -43,6 +45,9 @@ UNITS = (CONNECTION, CLIENT_HELLO, FIRST_REQUEST, EACH_REQUEST)
 
 USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
 """The parts of a service's configuration that a scheduler may use, see L{IUsesOptions}."""
+
+MAX_BODY_PREFIX = 1 << 20
+"""The most bytes of a body that a scheduler may ask for."""
 
 VIEWED_PER_STEP = 1000
 """The rules of a service that are bound to their servers in one step, which takes some 3 ms."""
@@ -76,6 +81,8 @@ class Request:
     lines: the request's header lines as they came, each with its line end.
     tried: the destinations that are not up, and those that have already failed for this request; a scheduler must not
     change this set. failed: those that have already failed.
+    body_prefix: the first bytes of its body, without the framing of a chunked one, for a scheduler whose plugin asks
+    for them with an attribute of that name; b"": it has no body, or they are not asked for.
     server_name, protocols: of the ClientHello, for schedulers with the unit CLIENT_HELLO: the name in lower case, None
     if the client sends none, and the protocols of ALPN that it offers. connection: of the client; None in tests.
 
@@ -92,6 +99,7 @@ class Request:
     server_name: str | None = None
     protocols: tuple[bytes, ...] = ()
     connection: ClientSide | None = None
+    body_prefix: bytes = b""
 
     @property
     def host(self) -> bytes | None:
@@ -110,20 +118,25 @@ class Request:
         return tuple(arguments(self.path or b""))
 
     @property
-    def cookies(self) -> tuple[tuple[bytes, bytes], ...]:
-        """(name, value) of all cookies."""
-        return tuple(cookies(self.lines))
+    def query(self) -> NamedValues:
+        """The arguments in the query, decoded, by name: as in `request.query["user"]`."""
+        return NamedValues(partial(arguments, self.path or b""))
+
+    @property
+    def cookies(self) -> NamedValues:
+        """The cookies by name: as in `request.cookies.get("session")`. A cookie without `=` has the empty name."""
+        return NamedValues(partial(cookies, self.lines))
 
     @property
     def port(self) -> int | None:
         """The port that the client has connected to; None for a unix socket."""
-        address = self.connection.local_address if self.connection is not None else None
+        address = self.local_address
         return address[1] if isinstance(address, tuple) else None
 
     @property
     def is_tls(self) -> bool:
         """Whether the client speaks TLS with the switch."""
-        return self.connection is not None and self.connection.tls is not None
+        return self.tls is not None
 
     @property
     def sni(self) -> str | None:
@@ -134,10 +147,22 @@ class Request:
         return None if name is None else name.lower().removesuffix(".")
 
     @property
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """(name in lower case, value) of all header lines, raw bytes, in the order in which they came."""
-        pairs = (line.split(b":", 1) for line in self.lines.split(b"\r\n") if line)
-        return tuple((name.lower(), value.strip(b" \t")) for name, value in pairs)
+    def headers(self) -> NamedValues:
+        """The header fields by name, which has no case: as in `request.headers["x-user"]`. In iteration, names are in
+        lower case."""
+        return NamedValues(partial(headers, self.lines), ignores_case=True)
+
+    @property
+    def local_address(self) -> tuple[str, int] | str | None:
+        """The address that the client has connected to, as (host, port); the path of a unix socket. None in tests."""
+        address = self.connection.local_address if self.connection is not None else None
+        return address[:2] if isinstance(address, tuple) else address
+
+    @property
+    def tls(self) -> TLSNames | None:
+        """What is known of the client's TLS with the switch: the name that it has called, the version, its certificate.
+        None: it does not speak TLS with the switch."""
+        return self.connection.tls if self.connection is not None else None
 
 
 @frozen(eq=False)
@@ -420,6 +445,17 @@ class ILearns(Interface):
         the request has left `active` of the destination. It runs in the reactor's thread, between the response and the
         next request, so it must be short and must not block. What it raises is logged, and nothing else happens.
         """
+
+
+class IReadsBodies(Interface):
+    """A scheduler plugin that sees the beginning of bodies. Optional, besides L{ISchedulerFactory}: the attribute alone
+    is enough. Its `unit` must be EACH_REQUEST."""
+
+    body_prefix: int = Attribute(
+        """1 to MAX_BODY_PREFIX: a request is held until so many bytes of its body have come, or its end, at most for
+        the setting body_prefix_timeout. Then `Request.body_prefix` has them, and the whole body goes on to the server.
+        """
+    )
 
 
 class IExplains(Interface):

@@ -368,6 +368,7 @@ class VirtualService:
     request_timeout: int | None = _own("request_timeout")
     first_byte_timeout: int | None = _own("first_byte_timeout")
     queue_timeout: int | None = _own("queue_timeout")
+    choose_budget: int | None = _own("choose_budget")
     drain_timeout: int | None = _own("drain_timeout")
     head_timeout: int | None = _own("head_timeout")
     head_size: int | None = _own("head_size")

@@ -192,6 +192,19 @@ class Settings:
     choose_timeout: int = _setting(
         2, 1, 3600, "seconds", "the most time for an asynchronous scheduler to choose; then the fallback chooses"
     )
+    body_prefix_timeout: int = _setting(
+        10, 1, 3600, "seconds", "the most time for the first bytes of a body to come that the scheduler wants to see"
+    )
+    choose_budget: int = _setting(
+        0, 0, 60_000, "ms", "the most time for one call of a scheduler that is a plugin; longer ones are counted, and "
+        "after choose_overruns of them in a row the fallback chooses for choose_rest; 0: it is not measured"
+    )  # fmt: skip
+    choose_overruns: int = _setting(
+        10, 1, 1_000_000, "calls", "calls in a row that exceed choose_budget until the fallback chooses"
+    )
+    choose_rest: int = _setting(
+        30, 1, DAY, "seconds", "how long the fallback chooses for a scheduler that has exceeded choose_budget"
+    )
     cookie_key: str = _secret(
         "the secret for the cookies of chttp, the same on all switches of a site; empty: a secret of this switch"
     )

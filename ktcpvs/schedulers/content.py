@@ -102,6 +102,11 @@ class WithinRule:
     balance: ISchedulerFactory | None
     balance_text: str = ""
 
+    @property
+    def bound_with(self) -> tuple[BoundRule, tuple[float, ...], ISchedulerFactory | None, str]:
+        """All on which the scheduler depends."""
+        return self.rule, self.weights, self.balance, self.balance_text
+
 
 @implementer(IScheduler, IExplains, IWatches)
 class BoundRules:
@@ -221,12 +226,12 @@ class RuleScheduler(BindsInSteps):
                 yield
             balance = service.balance_of(rule)
             former = known.get(rule.key)
-            if former is not None and former.balance is not balance:
+            if former is not None and _name_of(former.balance) != _name_of(balance):
                 former = None
             weights = tuple([destination.weight for destination in rule.destinations])
             text = rule.modifiers.balance or service.config.balance
-            is_same = former is not None and (former.rule, former.weights, former.balance_text) == (rule, weights, text)
-            if former is not None and is_same and not service.trial:
+            wanted = rule, weights, balance, text  # a balance plugin that was loaded again is another object
+            if former is not None and not service.trial and former.bound_with == wanted:
                 within[rule.key] = former
                 continue
             scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
@@ -320,6 +325,10 @@ class RuleScheduler(BindsInSteps):
             return balance
         sticky = parse_sticky(view.config.sticky)
         return balance if sticky is None else StickyRule(view, sticky, balance)
+
+
+def _name_of(balance: ISchedulerFactory | None) -> str | None:
+    return None if balance is None else balance.name
 
 
 def all_servers(service: ServiceView, before: BoundRules | None = None) -> BoundRule:

@@ -24,7 +24,16 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import changes_between
 from ktcpvs.model.edit_warnings import warnings_about_edit
-from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
+from ktcpvs.model.edits import (
+    Confirm,
+    Edit,
+    Load,
+    ReloadCertificates,
+    ReloadSchedulers,
+    RenewCertificate,
+    StartService,
+    Unload,
+)
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
@@ -48,6 +57,7 @@ from ktcpvs.services.resolver import NoResolver, Resolver, Unresolved
 from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
+from ktcpvs.services.scheduler_reload import SchedulerReload
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.services.shared_limits import SharedLimits
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
@@ -151,7 +161,8 @@ class Director:
         self._pending = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
         self.confirmation: Confirmation = self._pending
         self._resolver = resolver(context, self.resolved)
-        self._binder = SchedulerBinder(context, search)
+        self._binder = SchedulerBinder(context, search, logs_broken=is_strict)
+        self._scheduler_reload = SchedulerReload(self, context, self._binder, is_strict)
         self._save = save
         self._unload = unload
         self._is_strict = is_strict
@@ -270,12 +281,9 @@ class Director:
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
         if self.is_ending:
             raise Busy("the daemon is ending")
-        if isinstance(edit, ReloadCertificates):
-            return await self._reload_certificates(edit)
-        if isinstance(edit, RenewCertificate):
+        if isinstance(edit, ReloadCertificates | ReloadSchedulers | RenewCertificate):
             self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
-            await self.issuer.renew(edit.host)
-            return ()
+            return await self._carry_out_beside(edit)
         self.confirmation.admit(edit)
         old = self.table
         try:
@@ -314,6 +322,15 @@ class Director:
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
         return [*warnings, *preparation.warnings]
+
+    async def _carry_out_beside(self, edit: Edit) -> Sequence[str]:
+        """Carry out an edit that leaves the table as it is."""
+        if isinstance(edit, ReloadSchedulers):
+            return await self._scheduler_reload.carry_out(edit, lambda: self.expanded)
+        if isinstance(edit, RenewCertificate):
+            await self.issuer.renew(edit.host)
+            return ()
+        return await self._reload_certificates()
 
     def _log_changes(self, old: Table, new: Table) -> None:
         """Log what a configuration that was loaded has changed."""
@@ -393,9 +410,8 @@ class Director:
         """Whether a running service has TLS with files."""
         return any(True for _ in self.files)
 
-    async def _reload_certificates(self, edit: Edit) -> Sequence[str]:
+    async def _reload_certificates(self) -> Sequence[str]:
         """Read all files of TLS again. Raises NoTLS for those that cannot be used; the others are in use then."""
-        self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
         errors = await self._reload_files()
         if errors:
             more = f"; and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
@@ -438,13 +454,14 @@ class Director:
         commands: Callable[[], Any],
         *,
         is_rekeyed: bool = False,
+        rebound: Collection[str] = (),
     ) -> None:
         """See TableRunner."""
         preparation = None
         change()
         try:
             runs = self._running_table(self.effective, self.resolution)
-            preparation = await self._prepare(self.expanded, runs, is_rekeyed=is_rekeyed)
+            preparation = await self._prepare(self.expanded, runs, is_rekeyed=is_rekeyed, rebound=rebound)
             preparation.commands = commands()
         except BaseException:
             if preparation is not None:
@@ -571,9 +588,16 @@ class Director:
             form = f"service {service.ident}: relay = {service.relay}: {why}"
             raise BadValue(f"{form}; relay = {AUTO} takes what there is")
 
-    async def _prepare(self, old: Table, new: Table, is_strict: bool = False, is_rekeyed: bool = False) -> _Preparation:
+    async def _prepare(
+        self,
+        old: Table,
+        new: Table,
+        is_strict: bool = False,
+        is_rekeyed: bool = False,
+        rebound: Collection[str] = (),
+    ) -> _Preparation:
         self.processes.prepare(old, new)
-        changes = plan(old, new, is_rekeyed)
+        changes = plan(old, new, is_rekeyed, rebound)
         leaving = [(before, set(before.addresses).difference(config.addresses)) for before, config in changes.change]
         leaving += [(config, set(config.addresses)) for config in changes.stop]
         closing = [

@@ -13,6 +13,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.choose_budget import ChooseBudget, is_plugin
 from ktcpvs.dispatch.client_connection import JOINED_STATES, ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
@@ -78,7 +79,7 @@ class RunningService:
     clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
     connections, whose streams are among the connections. listeners: by address, in the order in which they are
     configured. retired: each fires when a listener is closed that another one has followed on the same port.
-    scheduler_factory: the scheduler's plugin.
+    scheduler_factory: the scheduler's plugin. choose_budget: of its calls.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -88,6 +89,11 @@ class RunningService:
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
         self.scheduler_factory: Any = None
+        self._scheduler_names: tuple[str, ...] = ()
+        self.choose_budget = ChooseBudget(context, config.ident)
+        self._scheduler: Any = None
+        self._make_fallback: Callable[[], Any] | None = None
+        self._has_plugin = False  # whether it, or what chooses among the servers of a rule, is one
         self._factories: tuple[Any, ...] = ()  # of all its schedulers
         self.listeners: dict[Address, Listener] = {}
         self.retired: list[Deferred[None]] = []
@@ -227,7 +233,8 @@ class RunningService:
                 destination = destinations[server.address]
                 destination.weight = destination.share = server.share
                 destination.labels = dict(server.labels) if server.labels else NO_LABELS
-            previous = self.selector.scheduler if factory is self.scheduler_factory else None
+            former = self.scheduler_factory  # another object with this name is the same plugin, loaded again
+            previous = self._scheduler if former is not None and former.name == factory.name else None
             prepared.seen = yield from prepared.viewing(self._view)
             if many:
                 yield
@@ -247,8 +254,8 @@ class RunningService:
             self.leaving.pop(address, None)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
-        has_other_schedulers = prepared.factories != self._factories
-        self._factories = prepared.factories
+        has_other_schedulers = prepared.scheduler_names != self._scheduler_names
+        self._scheduler_names = prepared.scheduler_names
         for server in config.servers:
             destination = destinations[server.address]
             destination.weight = destination.share = server.share
@@ -259,6 +266,7 @@ class RunningService:
             if has_other_schedulers:
                 destination.measure_no_more()
         traffic, unit = self.traffic, prepared.factory.unit
+        traffic.body_prefix = getattr(prepared.factory, "body_prefix", 0)
         self.config = traffic.config = config
         self._set_connection_options(prepared.connection_options)
         self.destinations, self._view = destinations, prepared.seen
@@ -268,7 +276,10 @@ class RunningService:
         usable = frozenset(destinations.values())
         self._checked_at = {server.address: server.check for server in config.servers if server.check is not None}
         self._check_connectors = {one: known for one, known in self._check_connectors.items() if one in usable}
-        traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
+        self._scheduler, self._make_fallback = prepared.scheduler, prepared.bind_fallback()
+        traffic.selector.configure(config, prepared.scheduler, usable, self._make_fallback)
+        self._has_plugin = any(map(is_plugin, (prepared.factory, prepared.balance, *prepared.rule_balances.values())))
+        self.choose_budget.reset()
         if gone:
             self.context.wheel.after(self._drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
@@ -467,6 +478,12 @@ class RunningService:
         config, traffic = self.config, self.traffic
         before, traffic.settings = traffic.settings, config.settings_from(self.context.settings)
         settings = traffic.settings
+        has_budget = settings.choose_budget and self._has_plugin
+        self.selector.scheduler = (
+            self.choose_budget.around(self._scheduler, self._make_fallback, config.fallback, settings)
+            if has_budget
+            else self._scheduler
+        )
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
         traffic.challenges = self.context.challenges.responses
@@ -474,16 +491,16 @@ class RunningService:
         for http in self._all_http:
             http.edits.configure(config)
         # Unlike the fast path of a request, the general way knows redirects to HTTPS and certificates of clients.
-        has_proxies = traffic.proxies.is_used
+        has_proxies, reads_bodies, foreign = traffic.proxies.is_used, traffic.body_prefix > 0, self._foreign_hosts
         for http in self._without_tls:
             http.https_port = config.https_port
         for http in self._with_tls:
             http.foreign_hosts = self._foreign_hosts
         for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
             has_plain = is_enabled and config.https_port is None
-            cache.configure(config, settings, has_plain, logs, has_proxies, has_challenges=has_challenges)
+            cache.configure(config, settings, has_plain, logs, has_proxies, None, has_challenges, reads_bodies)
             has_plain = is_enabled and config.client_cert_header == OFF
-            tls_cache.configure(config, settings, has_plain, logs, has_proxies, self._foreign_hosts, has_challenges)
+            tls_cache.configure(config, settings, has_plain, logs, has_proxies, foreign, has_challenges, reads_bodies)
         traffic.relay.configure(self.context, config)
         for listener in self.listeners.values():
             keep_alive(listener.socket, config.tcp_keepalive)

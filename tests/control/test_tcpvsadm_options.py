@@ -38,61 +38,75 @@ COLUMNS = (
         "only",
         "numeric",
     ),
-    *("views", "json", "delay", "all-nodes", "wide", "filter", "sort", "count", "config", "seconds"),
+    *("views", "json", "delay", "all-nodes", "wide", "filter", "sort", "count", "verbose", "config", "seconds"),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o  o  o  o  o  .  .
-kill             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o  .  .  .  .  .  .
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .
-explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .
-certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .
-reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .
-drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .  .  .  .  .  .  .
-undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-replay           o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  o  .  .  o  .  .  .  o  o
-new-scheduler    .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o  o  o  o  o  .  .  .
+kill             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o  .  .  .  .  .  .  .
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
+drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
+ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .
+explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .
+certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .
+reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .
+drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .  .  .  .  .  .  .  .
+undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+replay           o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  o  o
+new-scheduler    .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  o  .  .
+reload-schedulers  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
 ROWS = [line.split() for line in MATRIX.strip().splitlines()]
 VIEWS = ("stats", "rate", "connections")
-FLAGS = (*SCOPES, "allow-empty", "wait", "wait-nodes", "only", "numeric", *VIEWS, "json", "all-nodes", "wide", "count")
+FLAGS = (
+    "verbose",
+    *SCOPES,
+    "allow-empty",
+    "wait",
+    "wait-nodes",
+    "only",
+    "numeric",
+    *VIEWS,
+    "json",
+    "all-nodes",
+    "wide",
+    "count",
+)
 VALUES = {
     "weight": "2",
     "match": "1",
@@ -231,7 +245,8 @@ def test_an_option_twice(option: str) -> None:
 )
 def test_leftover_words(command: str) -> None:
     why = complaint([*line(command, *required(command)), "xyzzy", "over"])
-    assert why.startswith(f"Unexpected argument 'xyzzy' with the '{command}' command")
+    first = "over" if command == "reload-schedulers" else "xyzzy"  # whose word may be left out
+    assert why.startswith(f"Unexpected argument '{first}' with the '{command}' command")
     if "ident" in COMMANDS[command].optional and not COMMANDS[command].max_words:
         assert why.endswith(": the name of the virtual service goes with -i: -i xyzzy")
 
@@ -310,7 +325,7 @@ VALID = [
     (["--sto"], "stop", {}, ()),
     (["--star", "--id=x"], "start", {"ident": "x"}, ()),
     (["--load", "x"], "load-configfile", {}, ("x",)),
-    (["--ver"], "version", {}, ()),
+    (["--vers"], "version", {}, ()),
     (["--conn", "--num"], "list", {"connections": "", "numeric": ""}, ()),
     # Words.
     (["--set", "a=1"], "set", {}, ("a=1",)),
@@ -403,8 +418,8 @@ INVALID = [
     (["--li"], "Option '--li' may be --list or --listen"),
     (
         ["--re", "x"],
-        "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or --replay or "
-        "--redirect or --real-server",
+        "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or "
+        "--reload-schedulers or --redirect or --real-server",
     ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),

@@ -287,6 +287,11 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         [request_box(b"ReloadCertificates")],
         edits.ReloadCertificates(),
     ),
+    "ReloadSchedulers": (
+        lambda switch: switch.reload_schedulers("mine"),
+        [request_box(b"ReloadSchedulers", scheduler=b"mine")],
+        edits.ReloadSchedulers("mine"),
+    ),
     "RenewCertificate": (
         lambda switch: switch.renew_certificate("a.example"),
         [request_box(b"RenewCertificate", host=b"a.example")],

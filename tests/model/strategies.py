@@ -54,6 +54,7 @@ from ktcpvs.model.edits import (
     MoveRule,
     Ready,
     ReloadCertificates,
+    ReloadSchedulers,
     RenewCertificate,
     Set,
     StartService,
@@ -663,6 +664,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             lambda table: Adopt({**table.services, "gone": None}, table.running, table.settings), tables()
         ),
         ReloadCertificates: st.just(ReloadCertificates()),
+        ReloadSchedulers: st.builds(ReloadSchedulers, st.one_of(st.none(), st.just("mine"))),
         RenewCertificate: st.builds(RenewCertificate, st.sampled_from(("a.example", "::1", ""))),
         EndLocal: st.builds(EndLocal, some),
         Local: st.builds(Local, st.one_of(st.builds(Drain, server, some), st.builds(StopService, some)), st.booleans()),

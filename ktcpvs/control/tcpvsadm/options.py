@@ -168,6 +168,7 @@ COMMANDS: dict[str, Command] = {
             "schedulers", None, "print the available schedulers, and plugins that failed to load",
             (), ("verbose", "wide", "json"),
         ),
+        _edit_command("reload-schedulers", words="[NAME]", max_words=1),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
     )

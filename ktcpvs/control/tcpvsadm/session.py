@@ -145,6 +145,8 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
     if entry.edit in ("DrainNode", "UndrainNode", "ForgetNode"):
         arguments["node"] = given.words[0]
+    if entry.edit == "ReloadSchedulers" and given.words:
+        arguments["scheduler"] = given.words[0]
     if entry.edit == "RenewCertificate" and given.words:
         arguments["host"] = given.words[0]
     if entry.edit in ("AddServer", "EditServer"):
