@@ -419,7 +419,7 @@ INVALID = [
     (
         ["--re", "x"],
         "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or "
-        "--reload-schedulers or --redirect or --real-server",
+        "--replay or --reload-schedulers or --redirect or --real-server",
     ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),
