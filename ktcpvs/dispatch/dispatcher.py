@@ -4,7 +4,6 @@ the request's lease of its server."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, Protocol
 
 from attrs import evolve
@@ -202,7 +201,7 @@ class Dispatcher:
             or destination.measured_latency is not None
             or destination.measured_errors is not None
         ):
-            self.measure(choice, monotonic(), self._owner.moved())
+            self.measure(choice, destination.clock(), self._owner.moved())
         if self.entry is not None:
             self.entry.server_chosen(choice)
         if self._log.level >= levels.SCHEDULING:

@@ -12,7 +12,6 @@ from attrs import evolve
 
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
-from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN
@@ -25,6 +24,17 @@ from ktcpvs.system import log as levels
 UNANSWERED = "the server closed the connection before it answered"
 
 
+class FailedConnection(Protocol):
+    """The part of a server connection that retries look at."""
+
+    @property
+    def destination(self) -> Destination: ...
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has carried a request before."""
+
+
 class RetriedExchange(Protocol):
     """The part of an exchange that its retries use.
 
@@ -33,7 +43,9 @@ class RetriedExchange(Protocol):
     """
 
     dispatcher: Dispatcher
-    server: ServerConnection | None
+
+    @property
+    def server(self) -> FailedConnection | None: ...
 
     @property
     def may_be_repeated(self) -> bool: ...
@@ -65,7 +77,7 @@ class Retries:
     def __init__(self, service: ServiceContext) -> None:
         self._service = service
 
-    def explain(self, dead: ServerConnection, failure: str) -> str:
+    def explain(self, dead: FailedConnection, failure: str) -> str:
         """Return why a server connection has died before it answered, and log it if the configuration may be the
         reason. failure: of TLS; "": there was none."""
         destination = dead.destination
@@ -74,7 +86,7 @@ class Retries:
             self._service.note_server_fault(destination, reason)
         return reason
 
-    def repeat(self, exchange: RetriedExchange, dead: ServerConnection, failure: str = "") -> None:
+    def repeat(self, exchange: RetriedExchange, dead: FailedConnection, failure: str = "") -> None:
         """Send the request again after its server connection has died. failure: as for `explain`.
 
         If a kept connection has died, it may only have been idle for too long, so the same server is tried on a new

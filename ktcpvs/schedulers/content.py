@@ -10,6 +10,7 @@ A service without rules uses all its servers, as one default rule would.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from typing import Protocol
 
 import re2
 from attrs import frozen
@@ -79,6 +80,19 @@ NO_RULE = 0
 """The number of the rule that stands for all servers of a service without rules; configured rules count from 1."""
 
 
+class RuleFinder(Protocol):
+    """Finds the first rule that matches: a RuleSet, a RuleTable, or what counts their results."""
+
+    def place(self, request: Request) -> int | None:
+        """Return the place of the first rule that matches, or None."""
+
+    def tried(self, place: int | None, request: Request) -> tuple[tuple[int, str, str], ...]:
+        """Return (number, label, why it was taken or not) of each rule up to the one at `place`."""
+
+    def notes(self, request: Request) -> tuple[str, ...]:
+        """Return the values of `request` that the rules compare, in words."""
+
+
 @frozen(eq=False)
 class WithinRule:
     """The scheduler that chooses among one rule's servers, and the rule and the weights of the servers to which it was
@@ -114,7 +128,7 @@ class BoundRules:
         within: dict[str, WithinRule],
     ) -> None:
         self.rules = rules
-        self.rule_set = rule_set
+        self.rule_set: RuleFinder = rule_set
         self.within = within
         self.sticky = service.config.sticky
         self._destinations = [rule.destinations for rule in rules]
@@ -270,7 +284,7 @@ class RuleScheduler(BindsInSteps):
                 )
 
     def _compile(
-        self, service: ServiceView, rules: tuple[BoundRule, ...], before: RuleSet | RuleTable | None
+        self, service: ServiceView, rules: tuple[BoundRule, ...], before: RuleFinder | None
     ) -> Generator[None, None, RuleSet | RuleTable]:
         """Return what finds the first rule; patterns alone have their own way, which is the fastest."""
         if all(rule.is_pattern for rule in rules):

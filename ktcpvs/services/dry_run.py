@@ -52,7 +52,9 @@ def denial_reason(client: str, config: VirtualService) -> str:
 
 
 @frozen
-class _AssumedTLS:
+class AssumedTLS:
+    """The TLS of a client that is not there. sni: the server name that it has sent; None: none."""
+
     sni: str | None
     version: str = "TLSv1.3"
     certificate_subject: str = ""
@@ -60,9 +62,12 @@ class _AssumedTLS:
 
 
 @frozen
-class _AssumedConnection:
+class AssumedConnection:
+    """The connection of a client that is not there. local_address: the address that it has connected to, as
+    getsockname() returns it. tls: None: it does not speak TLS with the switch."""
+
     local_address: Any
-    tls: _AssumedTLS | None
+    tls: AssumedTLS | None
 
 
 def _assume_connection(config: VirtualService, port: int | None, headers: Sequence[tuple[str, str]]) -> ClientSide:
@@ -75,9 +80,13 @@ def _assume_connection(config: VirtualService, port: int | None, headers: Sequen
         known = ", ".join(map(str, sorted(filter(None, ports)))) or "no port"
         raise BadValue(f"port {port}: service {config.ident} listens on {known}")
     listener = config.listen[0] if port is None else ports[port]
-    address = listener.address
-    tls = _AssumedTLS(_server_name(headers)) if listener.is_tls else None
-    return _AssumedConnection(address.path if isinstance(address, Unix) else (address.host, address.port), tls)
+    tls = AssumedTLS(_server_name(headers)) if listener.is_tls else None
+    return AssumedConnection(local_address(listener.address), tls)
+
+
+def local_address(address: Address) -> Any:
+    """Return the address of a listener as getsockname() returns it."""
+    return address.path if isinstance(address, Unix) else (address.host, address.port)
 
 
 def _server_name(headers: Sequence[tuple[str, str]]) -> str | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 from functools import partial
 from itertools import chain
 from operator import methodcaller
-from time import monotonic
 from typing import Any
 
 from attrs import evolve
@@ -237,7 +236,7 @@ class RunningService:
 
     def _new_destination(self, ident: str, server: RealServer) -> Destination:
         destination = self.context.counters.destination(ident, server)
-        destination.clock = monotonic  # as the fast path measures by
+        destination.clock = self.context.monotonic
         return destination
 
     def binding(self, prepared: Prepared) -> Generator[None, None, None]:

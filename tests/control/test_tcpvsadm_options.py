@@ -38,55 +38,57 @@ COLUMNS = (
         "only",
         "numeric",
     ),
-    *("views", "json", "delay", "all-nodes", "wide", "filter", "sort", "count", "verbose", "for"),
+    *("views", "json", "delay", "all-nodes", "wide", "filter", "sort", "count", "verbose", "for", "config", "seconds"),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o  o  o  o  o  .  .
-kill             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o  .  .  .  .  .  .
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .
-add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .
-explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .
-trace            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  o  .  o
-certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .
-reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .
-drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .  .  .  .  .  .  .
-undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  o  .
-reload-schedulers .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o  o  o  o  o  .  .  .  .
+kill             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o  .  .  .  .  .  .  .  .
+add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
+deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
+del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .
+explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
+trace            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  o  .  o  .  .
+certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
+reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
+drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .  .  .  .  .  .  .  .  .
+undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+replay           o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  o  o
+new-scheduler    .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  o  .  .  .
+reload-schedulers .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
@@ -116,6 +118,7 @@ VALUES = {
     "header": "A: b",
     "confirm": "60s",
     "for": "60",
+    "seconds": "0.5",
 }
 WORDS = {
     "set": ["a=1"],
@@ -125,6 +128,8 @@ WORDS = {
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     "kill": ["ID"],
     "trace": ["path /a"],
+    "replay": ["LOG"],
+    "new-scheduler": ["NAME", "DIR"],
     **{name: ["NODE"] for name in ("drain-node", "undrain-node", "forget-node")},
     "renew-certificate": ["a.example"],
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
@@ -421,7 +426,7 @@ INVALID = [
     (
         ["--re", "x"],
         "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or "
-        "--reload-schedulers or --redirect or --real-server",
+        "--replay or --reload-schedulers or --redirect or --real-server",
     ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),

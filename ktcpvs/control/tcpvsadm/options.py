@@ -163,6 +163,15 @@ COMMANDS: dict[str, Command] = {
         _edit_command("undrain-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
         _edit_command("forget-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
         Command(
+            "replay", None, "run an access log through a scheduler, in simulation, and compare", (),
+            ("ident", "scheduler", "balance", "config", "header", "seconds", "wide", "json"),
+            words="LOG", min_words=1, max_words=1, first_is_value=True,
+        ),
+        Command(
+            "new-scheduler", None, "write the package of a scheduler of your own, with its tests",
+            words="NAME DIR", min_words=2, max_words=2, first_is_value=True,
+        ),
+        Command(
             "schedulers", None, "print the available schedulers, and plugins that failed to load",
             (), ("verbose", "wide", "json"),
         ),
@@ -214,6 +223,8 @@ OPTIONS: dict[str, Option] = {
         Option("wide", None, None, "do not shorten names to the width of the terminal"),
         Option("all-nodes", None, None, "in a cluster: of all nodes together"),
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
+        Option("config", None, "FILE", "with --replay: a configuration, instead of the daemon's table"),
+        Option("seconds", None, "TIME", "time of a request that the log does not tell (default: 0.1)"),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),
         Option("local", None, None, "in a cluster: change this node only, until --end-local"),
@@ -238,6 +249,7 @@ REPEATING = ("listen", "certificate", "request_header", "response_header", "erro
 
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MAY_BE_EMPTY = ("pattern", "name", "trace")
 _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service": "option"}
@@ -530,10 +542,16 @@ def _check_options(command: Command, words: Sequence[str], values: Mapping[str, 
     for name in NUMBERS:
         if name in values and not _NUMBER.fullmatch(values[name]):
             raise UsageError(f"{name} '{shorten(values[name], 40)}': not a whole number of at most 9 digits")
+    if "seconds" in values and not _is_duration(values["seconds"]):
+        raise UsageError(f"seconds '{shorten(values['seconds'], 40)}': expected seconds up to 3600 (example: 0.05)")
     if command.name == "explain" and not values.get("port", "1").isdigit():
         raise UsageError(f"port '{shorten(values['port'], 40)}': not a number")
     if "port" in values and not _PORT.fullmatch(values["port"]):
         raise UsageError(f"port '{shorten(values['port'], 40)}': not a number or a service name")
+
+
+def _is_duration(text: str) -> bool:
+    return bool(_SECONDS.fullmatch(text)) and 0 < float(text) <= 3600
 
 
 def _check_connections(values: Mapping[str, str], filters: Sequence[str]) -> None:

@@ -280,7 +280,7 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
         client = given.values.get("from", "127.0.0.1")
         port = int(given.values["port"]) if "port" in given.values else None
         return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
-    if name == "save":
+    if name in ("save", "replay"):
         return await _configured(switch)
     if name == "kill":
         return await switch.close_connection(given.words[0])
