@@ -159,7 +159,7 @@ class SimulatedRequest:
         self.server = _ServerConnection(choice.destination)
         self._service.stations[choice.destination].take(self)
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
         self._stop_waiting()
         self.server = None
         self._end(status if self._service.reads_requests else REFUSED, str(status))
