@@ -1,8 +1,8 @@
-"""Twisted protocols over a stream, which make a connector a Twisted endpoint."""
+"""Twisted protocols as owners of streams, which make a connector a Twisted endpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.streams.contract import SocketAddress
-from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.stream import Stream, nothing
 
 
 def twisted_address(address: SocketAddress) -> IAddress:
@@ -44,31 +44,40 @@ class TLSBroken(ConnectionLost):
         return f"TLS: {self.reason}"
 
 
-class ProtocolStream(Stream):
-    """A stream whose owner is a protocol built by `factory`."""
+class StreamOwner:
+    """A protocol built by `factory`, as the owner of a stream.
 
-    def __init__(self, factory: IProtocolFactory) -> None:
-        super().__init__()
+    stream: None until it is connected. sent, received: the bytes that the protocol has sent and received.
+    """
+
+    def __init__(self, factory: IProtocolFactory, over: Callable[[bool], object] = nothing) -> None:
+        """over: called when the connection is closed, after the protocol; its argument is that of `Stream.lost`."""
+        self.stream: Stream | None = None
+        self.sent = self.received = 0
         self._factory = factory
+        self._over = over
         self._protocol: Any = None
-        self._aborted = False
+        self._is_aborted = False
         self._peer_closed = False
         factory.doStart()
 
-    def begin(self) -> IProtocol:
-        """Build the protocol, once the stream is connected. Raises NoProtocol, and what the factory raises."""
-        self.lost = self._connection_lost
+    def begin(self, stream: Stream) -> IProtocol:
+        """Build the protocol for a stream that is connected. Raises NoProtocol, and what the factory raises; then the
+        stream is aborted, and `over` follows."""
+        self.stream = stream
+        stream.lost = self._connection_lost
         try:
-            protocol: Any = self._factory.buildProtocol(twisted_address(self.peer_address))
+            protocol: Any = self._factory.buildProtocol(twisted_address(stream.peer_address))
             if protocol is None:
                 raise NoProtocol()
             self._protocol = protocol
-            self.dataReceived = protocol.dataReceived
-            self.ended = self._peer_ended
-            protocol.makeConnection(StreamITransport(self))
+            stream.dataReceived = self._data_received
+            stream.ended = self._peer_ended
+            protocol.makeConnection(StreamITransport(self, stream))
         except BaseException:
             self._protocol = None
-            self.abort()
+            stream.dataReceived = nothing
+            stream.abort()
             raise
         made: IProtocol = protocol
         return made
@@ -77,42 +86,57 @@ class ProtocolStream(Stream):
         """Tell the factory that no connection was made."""
         self._factory.doStop()
 
+    def write(self, stream: Stream, data: bytes) -> None:
+        self.sent += len(data)
+        stream.write(data)
+
     def abort(self) -> None:
-        self._aborted = True
-        super().abort()
+        """The protocol wants its connection to be reset."""
+        self._is_aborted = True
+        if self.stream is not None:
+            self.stream.abort()
+
+    def _data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        self._protocol.dataReceived(data)
 
     def _peer_ended(self) -> None:
         if IHalfCloseableProtocol.providedBy(self._protocol):
             self._protocol.readConnectionLost()
-        else:
+        elif self.stream is not None:
             self._peer_closed = True
-            self.close()
+            self.stream.close()
 
     def _connection_lost(self, clean: bool) -> None:
         protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            # After the peer's close, epoll reports an error of a unix socket that is about to be closed.
-            is_done = clean or (self._peer_closed and not self._aborted)
-            lost = TLSBroken(self.failure) if self.failure else ConnectionLost()
-            reason = ConnectionDone() if is_done else ConnectionAborted() if self._aborted else lost
-            protocol.connectionLost(Failure(reason))
-        self._factory.doStop()
+        failure = self.stream.failure if self.stream is not None else ""
+        try:
+            if protocol is not None:
+                # After the peer's close, epoll reports an error of a unix socket that is about to be closed.
+                is_done = clean or (self._peer_closed and not self._is_aborted)
+                lost = TLSBroken(failure) if failure else ConnectionLost()
+                reason = ConnectionDone() if is_done else ConnectionAborted() if self._is_aborted else lost
+                protocol.connectionLost(Failure(reason))
+            self._factory.doStop()
+        finally:
+            self._over(clean)
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class StreamITransport:
     """A stream as the ITransport of a protocol."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, owner: StreamOwner, stream: Stream) -> None:
+        self._owner = owner
         self._stream = stream
         self._producer: Any = None
         self.disconnecting = False
 
     def write(self, data: bytes) -> None:
-        self._stream.write(data)
+        self._owner.write(self._stream, data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        self._stream.writev(tuple(data))
+        self._owner.write(self._stream, b"".join(data))
 
     def loseConnection(self) -> None:
         """Close once all is sent, and once the producer has unregistered itself, if there is one."""
@@ -124,7 +148,7 @@ class StreamITransport:
         self._stream.half_close()
 
     def abortConnection(self) -> None:
-        self._stream.abort()
+        self._owner.abort()
 
     def getPeer(self) -> IAddress:
         return twisted_address(self._stream.peer_address)
