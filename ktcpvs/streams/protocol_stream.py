@@ -47,15 +47,18 @@ class TLSBroken(ConnectionLost):
 class StreamOwner:
     """A protocol built by `factory`, as the owner of a stream.
 
-    stream: None until it is connected. sent, received: the bytes that the protocol has sent and received.
+    stream: None until it is connected. sent, received: the bytes that the protocol has sent and received. first_sent,
+    first_received: called with the first of each. over: called when the connection is closed, after the protocol; its
+    argument is that of `Stream.lost`.
     """
 
-    def __init__(self, factory: IProtocolFactory, over: Callable[[bool], object] = nothing) -> None:
-        """over: called when the connection is closed, after the protocol; its argument is that of `Stream.lost`."""
+    def __init__(self, factory: IProtocolFactory) -> None:
         self.stream: Stream | None = None
         self.sent = self.received = 0
+        self.first_sent: Callable[[], object] = nothing
+        self.first_received: Callable[[], object] = nothing
+        self.over: Callable[[bool], object] = nothing
         self._factory = factory
-        self._over = over
         self._protocol: Any = None
         self._is_aborted = False
         self._peer_closed = False
@@ -87,6 +90,8 @@ class StreamOwner:
         self._factory.doStop()
 
     def write(self, stream: Stream, data: bytes) -> None:
+        if not self.sent:
+            self.first_sent()
         self.sent += len(data)
         stream.write(data)
 
@@ -97,6 +102,8 @@ class StreamOwner:
             self.stream.abort()
 
     def _data_received(self, data: bytes) -> None:
+        if not self.received:
+            self.first_received()
         self.received += len(data)
         self._protocol.dataReceived(data)
 
@@ -119,7 +126,7 @@ class StreamOwner:
                 protocol.connectionLost(Failure(reason))
             self._factory.doStop()
         finally:
-            self._over(clean)
+            self.over(clean)
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
