@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -14,7 +16,7 @@ from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
     IPushProducer,
-    ITransport,
+    ITCPTransport,
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -129,9 +131,9 @@ class StreamOwner:
             self.over(clean)
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
+@implementer(ITCPTransport, IConsumer, IPushProducer)
 class StreamITransport:
-    """A stream as the ITransport of a protocol."""
+    """A stream as the ITCPTransport of a protocol. TCP's options do nothing on a stream without a socket of TCP."""
 
     def __init__(self, owner: StreamOwner, stream: Stream) -> None:
         self._owner = owner
@@ -162,6 +164,28 @@ class StreamITransport:
 
     def getHost(self) -> IAddress:
         return twisted_address(self._stream.local_address)
+
+    def getTcpNoDelay(self) -> bool:
+        return self._option(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self._set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        return self._option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self._set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    def _option(self, level: int, option: int) -> bool:
+        handle = self._stream.handle
+        return handle is not None and bool(handle.getsockopt(level, option))
+
+    def _set_option(self, level: int, option: int, enabled: bool) -> None:
+        handle = self._stream.handle
+        if handle is not None:
+            with suppress(OSError):  # the peer has disconnected, which reading will report
+                handle.setsockopt(level, option, int(enabled))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """streaming: True; pull producers are not supported."""
