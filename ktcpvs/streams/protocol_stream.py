@@ -159,10 +159,10 @@ class StreamITransport:
     def abortConnection(self) -> None:
         self._owner.abort()
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> IAddress:  # type: ignore[override]
         return twisted_address(self._stream.peer_address)
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> IAddress:  # type: ignore[override]
         return twisted_address(self._stream.local_address)
 
     def getTcpNoDelay(self) -> bool:

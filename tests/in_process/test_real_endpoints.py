@@ -20,8 +20,9 @@ from tls_servers import NAME, TLSNginx
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IBodyProducer
@@ -190,7 +191,8 @@ def test_a_protocol_may_speak_tls_itself(thread: ReactorThread, tls_nginx: TLSNg
 
     protocol: Any = thread.run(connect)
     thread.run(protocol.transport.write, b"GET /x HTTP/1.0\r\n\r\n")
-    wait_for(lambda: b"good " in protocol.data, "a response")
+    wait_for(lambda: protocol.is_over, "the end of the response")
+    assert b"good " in protocol.data
     program.stop()
 
 
@@ -206,6 +208,10 @@ def test_connections_ahead_are_used(thread: ReactorThread, two_nginx: tuple[Ngin
 
 class Received(Protocol):
     data = b""
+    is_over = False
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.is_over = True
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data
@@ -224,7 +230,8 @@ def test_a_description_of_twisted_names_a_service(
     thread.run(protocol.transport.setTcpKeepAlive, True)
     assert thread.run(protocol.transport.getTcpKeepAlive)
     thread.run(protocol.transport.write, b"GET /hello.txt HTTP/1.0\r\n\r\n")
-    wait_for(lambda: b"hello of nginx" in protocol.data, "a response")
+    wait_for(lambda: protocol.is_over, "the end of the response")
+    assert b"hello of nginx" in protocol.data
     for wrong in ("vs:web", "vs:config=x", f"vs:web:more:config={path}", f"vs:web:config={path}:timeout=3"):
         with pytest.raises(BadValue, match="expected vs:SERVICE:config=FILE"):
             thread.run(clientFromString, thread.reactor, wrong)
