@@ -28,6 +28,7 @@ help:
 	@echo "make dist            an sdist and a wheel in dist/, checked"
 	@echo "make deb             a package for Debian 12 or Ubuntu in dist/, with an environment of its own"
 	@echo "make image           a container image, ktcpvs:VERSION, by docker, podman or buildah; BUILDER=podman chooses"
+	@echo "make image BASE=NAME    the same on another image with Python, in place of that of the Dockerfile"
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
@@ -143,7 +144,7 @@ deb:
 	@docs/tools/build_deb dist
 
 image: $(VENV)/ready
-	@docs/tools/build_image $(IMAGE)
+	@BASE="$(BASE)" docs/tools/build_image $(IMAGE)
 
 lint: $(VENV)/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -30,6 +30,7 @@ setup(
             "ktcpvs.streams._tls",
             "ktcpvs.dispatch._connection",
             "ktcpvs.tcp._connection",
+            "ktcpvs.schedulers._hashing",
             "ktcpvs.system._tickets",
         )
     ],

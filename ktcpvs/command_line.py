@@ -60,6 +60,10 @@ SERVING = (
         "workers", "w", "N", "Number of worker processes; auto: one for each core; 0: a single process.", "auto"
     ),
     DaemonOption(
+        "start-folder", None, "FOLDER",
+        "The folder of the programs that start servers (server = ADDRESS start PROGRAM).", note="none is started",
+    ),
+    DaemonOption(
         "nameserver", None, "HOST[:PORT]", "Ask this name server for the names of servers.",
         note="those in /etc/resolv.conf", repeats=True,
     ),

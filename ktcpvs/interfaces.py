@@ -1,6 +1,7 @@
 """The names that authors of schedulers need: docs/schedulers.md shows how to use them."""
 
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.named_values import NamedValues
 from ktcpvs.model.outcome import (
     ABORTED,
     BAD_RESPONSE,
@@ -14,7 +15,7 @@ from ktcpvs.model.outcome import (
     Outcome,
 )
 from ktcpvs.model.recent import ErrorRate, Latency
-from ktcpvs.model.request_templates import RequestTemplate
+from ktcpvs.model.request_templates import RequestTemplate, TLSNames
 from ktcpvs.model.scheduler_options import (
     REQUIRED,
     ChoiceOption,
@@ -31,18 +32,22 @@ from ktcpvs.model.scheduling import (
     CONNECTION,
     EACH_REQUEST,
     FIRST_REQUEST,
+    MAX_BODY_PREFIX,
     UNITS,
     USES_BALANCE,
     USES_COOKIE,
     USES_MATCH,
+    USES_MAXCONN,
     USES_RULES,
     USES_WEIGHT,
     Choice,
     Choosing,
+    ClientSide,
     Considered,
     IBindsInSteps,
     IExplains,
     ILearns,
+    IReadsBodies,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
@@ -60,6 +65,7 @@ __all__ = [
     "CONNECTION",
     "EACH_REQUEST",
     "FIRST_REQUEST",
+    "MAX_BODY_PREFIX",
     "OK",
     "REASONS",
     "REFUSED",
@@ -71,23 +77,27 @@ __all__ = [
     "USES_BALANCE",
     "USES_COOKIE",
     "USES_MATCH",
+    "USES_MAXCONN",
     "USES_RULES",
     "USES_WEIGHT",
     "Choice",
     "ChoiceOption",
     "Choosing",
+    "ClientSide",
     "Considered",
     "Destination",
     "ErrorRate",
     "IBindsInSteps",
     "IExplains",
     "ILearns",
+    "IReadsBodies",
     "IScheduler",
     "ISchedulerFactory",
     "IUsesOptions",
     "IWatches",
     "IntegerOption",
     "Latency",
+    "NamedValues",
     "NumberOption",
     "Outcome",
     "OwnResponse",
@@ -97,6 +107,7 @@ __all__ = [
     "RequestTemplate",
     "SchedulerOption",
     "ServiceView",
+    "TLSNames",
     "TemplateOption",
     "TextOption",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
@@ -37,6 +38,7 @@ from ktcpvs.service_manager import ServiceManager
 from ktcpvs.services.challenges import NodeChallenges
 from ktcpvs.services.director import Director, edits_for
 from ktcpvs.services.listener_stages import ListenerStages
+from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.ticket_secrets import TicketSecrets
 from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles
@@ -89,7 +91,8 @@ class DaemonOptions:
     control: the addresses of control connections, with at most one unix socket; none: the default one. config, state:
     absolute paths; None: none. workers: the number of worker processes; 0: this process serves. takeover: the control
     address of the daemon to take over from; None: start without one. pid_file: twistd's. status: the address of the
-    status page; None: none. status_hosts: its host names, besides IP addresses and localhost. user: the user to become;
+    status page; None: none. status_hosts: its host names, besides IP addresses and localhost. start_folder: of the
+    programs that start servers; None: none is started. user: the user to become;
     None: stay the same. control_group: the group whose members may administer too; None: none. nameservers: (IP
     address, port) of the name servers to ask; none: those of the system. cluster: None: this daemon is in no cluster.
     node: the name and the labels of this switch.
@@ -103,6 +106,7 @@ class DaemonOptions:
     pid_file: PidFile = PidFile(None)
     status: StatusAddress | None = None
     status_hosts: tuple[str, ...] = ()
+    start_folder: Path | None = None
     user: Identity | None = None
     control_group: int | None = None
     nameservers: tuple[tuple[str, int], ...] = ()
@@ -289,6 +293,8 @@ def _cluster(
     sealer = read_secret_file(given.secret) if given.secret is not None else None
     instance = target.inventory.instance if target is not None else ""
     cluster = Cluster(make_etcd(reactor, given), given.address.prefix, given.node, instance, sealer)
+    if isinstance(state, StateFile):
+        state.text_of = cluster.store.text_of
     return cluster, ClusterEdits(cluster, state.save)
 
 
@@ -488,16 +494,22 @@ def _build_switch(
         files = TLSFileStore(context, _file_access(options, context, reader, folder))
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
-        director = Director(context, save, reactor.stop, stages_of=stages, files=files, nodes=nodes)
+        starter = _starter(options, context)
+        director = Director(context, save, reactor.stop, stages_of=stages, files=files, nodes=nodes, starter=starter)
         secrets = TicketSecrets(context, profiles.use_tickets, tickets)
         return _BuiltSwitch(director, Views(director), secrets, folder=folder)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
     files = TLSFileStore(context, _file_access(options, context, reader, folder))
     stages = ListenerStages(context, TLSProfiles(files))
-    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files, nodes)
+    starter = _starter(options, context)
+    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files, nodes, starter)
     secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
     return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers, folder)
+
+
+def _starter(options: DaemonOptions, context: Context) -> ServerStarter | None:
+    return None if options.start_folder is None else ServerStarter(context, options.start_folder)
 
 
 def _control_listeners(

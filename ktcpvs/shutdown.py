@@ -62,6 +62,9 @@ class Shutdown:
         self._deadline = self._reactor.seconds() + drain_time
         run("end: service manager", self._service_manager.stopping, drain_time + 2 * CLOSE_TIMEOUT)
         drained = self._wait_until(self._has_drained)
+        starter = self._director.starter
+        if starter is not None:
+            drained.addCallback(lambda _: starter.stop())
         flushed = drained.addCallback(lambda _: self._director.context.tracer.flush())
         return flushed.addCallback(lambda _: self._wait_for_administrators()).addCallback(lambda _: self._close())
 

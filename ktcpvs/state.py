@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
@@ -33,12 +34,14 @@ FORMAT = 1
 class StateFile:
     """Loads and saves tables, one at a time: the director carries out one edit after another.
 
-    key: the secret that is saved with the table; after `load` the one that was saved.
+    key: the secret that is saved with the table; after `load` the one that was saved. text_of: returns the text of
+    which a service was read, which need not be written again; "": it is not known.
     """
 
     def __init__(self, path: str, reactor: Any, key: bytes) -> None:
         """path: absolute. key: used where none has been saved."""
         self.key = key
+        self.text_of: Callable[[VirtualService], str] = lambda service: ""
         self._path = path
         self._reactor = reactor
         self._thread = WorkerThread(reactor, "state file")
@@ -84,7 +87,8 @@ class StateFile:
         for service in table:
             known = self._written.get(service.ident)
             if known is None or known[0] is not service:
-                known = service, write_service(describe_service(service))
+                text = self.text_of(service) or write_service(describe_service(service))
+                known = service, text if text.endswith("\n") else f"{text}\n"
             written[service.ident] = known
         self._written = written
         configuration = write_settings(table.settings.described()) + "".join(text for _, text in written.values())

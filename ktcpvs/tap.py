@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from socket import gethostname
 from typing import Any
 
@@ -172,6 +173,7 @@ def makeService(options: Options) -> IService:
             workers=options["workers"],
             status=options["status"],
             status_hosts=options["status_hosts"],
+            start_folder=Path(options["start-folder"]).absolute() if options["start-folder"] else None,
             user=options["user"],
             control_group=options["control-group"],
             nameservers=options["nameservers"],

@@ -200,8 +200,11 @@ class World:
         words: str = "",
         has_stages: bool = False,
         log: EventLog | None = None,
+        schedulers: Sequence[Any] = (),
     ) -> None:
-        """stages: of the preamble, from the next edit on. words: behind the address of its listener. has_stages: the
+        """schedulers: plugins besides the installed ones.
+
+        stages: of the preamble, from the next edit on. words: behind the address of its listener. has_stages: the
         preamble has the stages that the configuration asks for."""
         self.reactor = MemoryReactorClock()
         self.context = Context(
@@ -216,7 +219,13 @@ class World:
         given = lambda config, listener, unit: self.stages  # noqa: E731
         files = TLSFileStore(self.context)
         stages_of = ListenerStages(self.context, TLSProfiles(files)) if has_stages else given
-        self.director = Director(self.context, stages_of=stages_of, files=files, search=installed_schedulers)
+
+        def search() -> Schedulers:
+            found = installed_schedulers()
+            found.known.update({plugin.name: plugin for plugin in schedulers})
+            return found
+
+        self.director = Director(self.context, stages_of=stages_of, files=files, search=search)
         self.director.start()
         self.peers: list[Peer] = []
         self._called = 0

@@ -34,7 +34,23 @@ from typing import Any, NoReturn
 
 NUMBER = struct.Struct("!i")
 
-SCHEDULERS = ("chttp", "http", "lc", "p2c", "rr", "sh", "sni", "tcp", "wlc", "wrr")
+SCHEDULERS = (
+    "chash",
+    "chttp",
+    "first",
+    "fo",
+    "http",
+    "maglev",
+    "p2c",
+    "peak_ewma",
+    "rr",
+    "sed",
+    "sh",
+    "sni",
+    "tcp",
+    "wlc",
+    "wrr",
+)
 
 MODULES = (
     "ktcpvs.adm",

@@ -205,6 +205,7 @@ PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
     ),
     "ktcpvs.system.sockets": {"listener._accept": "socket.accept() makes a second object and costs 2 us more"},
     "ktcpvs.system.web_client": {"_HTTP11ClientFactory": OF_TWISTED},
+    "ktcpvs.simulation.durations": {"others._buckets": SAME_CLASS},
     "ktcpvs.streams.memory": dict.fromkeys(("peer._*", "self.peer._*"), SAME_CLASS),
     "ktcpvs.streams.tls": {
         "raw._wrap_bio": "SSLObject, the public wrapper, takes memory for each connection and time for each read"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import fields
+from attrs import evolve, fields
 from e2e.harness import write_tcpvsadm
 from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
@@ -28,11 +28,13 @@ from ktcpvs import interfaces
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.errors import BadConfiguration
-from ktcpvs.interfaces import IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import IScheduler, ISchedulerFactory, Outcome
 from ktcpvs.model import exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
+from ktcpvs.model.outcome import FAILURES
+from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.settings import SECRETS, TEXTS, Settings
 from ktcpvs.model.table import Table
 from ktcpvs.protocols.forwarding import FIELDS
@@ -136,7 +138,7 @@ def test_the_make_targets_of_the_readme_exist() -> None:
 
 def test_the_readme_names_the_schedulers_that_work_and_no_other() -> None:
     works, missing = text_of("README.md").split("## What works today")[1].split("\n## ")[0].split("Not here yet")
-    assert sorted(re.findall(r"`(\w+)`", works.partition("- Your own")[0])) == built_in()
+    assert sorted(re.findall(r"`(\w[\w-]*)`", works.partition("- Your own")[0])) == built_in()
     assert not set(re.findall(r"`(\w+)`", missing)) & set(built_in())
 
 
@@ -253,17 +255,13 @@ def test_the_table_of_settings_is_whole_and_right() -> None:
 # Schedulers.
 
 
-def test_the_programs_about_schedulers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin file runs by itself with the example on the path, the other programs in turn as one module; so do its
-    tests."""
+def test_the_programs_about_schedulers_run() -> None:
+    """The programs run in turn as one module; so do its tests."""
     programs = blocks("docs/schedulers.md", "python")
     assert len(programs) >= 4
-    monkeypatch.syspath_prepend(str(EXAMPLE))
     names: dict[str, object] = {"__name__": "schedulers_document"}
     for number, program in enumerate(programs):
-        code = compile(program, f"docs/schedulers.md, program {number + 1}", "exec")
-        exec(code, {"__name__": "plugin"} if number == 1 else names)
-    monkeypatch.delitem(sys.modules, "ktcpvs_random")
+        exec(compile(program, f"docs/schedulers.md, program {number + 1}", "exec"), names)
     tests = {name: value for name, value in names.items() if name.startswith("test_") and callable(value)}
     assert len(tests) >= 3
     for name, test in tests.items():
@@ -276,7 +274,7 @@ def test_the_programs_about_schedulers_run(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
     names: dict[str, Any] = {"__name__": "schedulers_document"}
     programs = blocks("docs/schedulers.md", "python")
-    for program in [programs[0], *programs[2:]]:
+    for program in programs:
         exec(program, names)
     factories = [
         value for value in names.values() if isinstance(value, type) and ISchedulerFactory.implementedBy(value)
@@ -284,7 +282,8 @@ def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
     assert {"Random", "Sticky", "Canary"} <= {factory.__name__ for factory in factories}
     for factory in factories:
         verifyObject(ISchedulerFactory, factory())
-        verifyObject(IScheduler, factory().bind(names["service_of"](1, 2), None))
+        view = evolve(names["service_of"](1, 2), options=read_options(factory, factory.name))
+        verifyObject(IScheduler, factory().bind(view, None))
 
 
 def test_every_built_in_scheduler_is_described_and_asked_when_the_table_says() -> None:
@@ -296,7 +295,7 @@ def test_every_built_in_scheduler_is_described_and_asked_when_the_table_says() -
         "EACH_REQUEST": "each request",
     }
     known = find_schedulers().known
-    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\w ]+) \|", section, re.MULTILINE)
     assert sorted(rows) == [(name, units[known[name].unit]) for name in built_in()]
 
 
@@ -307,14 +306,45 @@ def test_everything_that_a_plugin_may_use_is_described() -> None:
     assert [name for name in contracts if name != "Interface" and f"`{name}`" not in text] == []
     table = text.split("### Attributes of a destination")[1].split("\n#")[0]
     told = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))))
-    of_the_switch = {"errors", "failed_at", "freed", "heard", "last_error", "watchers"}
-    assert told == {*Destination.__slots__, "is_full"} - of_the_switch
+    of_the_switch = {"clock", "errors", "failed_at", "freed", "heard", "last_error", "pending", "watchers"}
+    of_the_switch |= {"measured_errors", "measured_latency"}
+    made = {"error_rate", "is_full", "latency", "queued", "state"}
+    assert told == {*Destination.__slots__, *made} - of_the_switch
+
+
+@pytest.mark.parametrize(
+    ("heading", "described"),
+    [
+        ("### Outcomes", {attribute.name for attribute in fields(Outcome)} | {"has_failed"}),
+        ("### Latency and errors", {"ewma", "last", "histogram", "count", "within"}),
+    ],
+)
+def test_the_tables_of_what_a_scheduler_gets_are_whole(heading: str, described: set[str]) -> None:
+    table = text_of("docs/schedulers.md").split(heading)[1].split("\n#")[0].split("| reason | meaning")[0]
+    told = re.findall(r"`(\w+)(?:\(\w+\))?`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    assert set(told) == described
+
+
+def test_every_reason_of_an_outcome_is_described() -> None:
+    rows = text_of("docs/schedulers.md").split("| reason | meaning")[1].split("\n\n")[0]
+    assert dict(re.findall(r"^\| `(\w+)` \|.*\| (yes)? ?\|$", rows, re.MULTILINE)) == {
+        reason: "yes" if reason in FAILURES else "" for reason in interfaces.REASONS
+    }
+
+
+def test_a_scheduler_has_twenty_lines() -> None:
+    """`tests/e2e/test_plugin.py` installs it and serves clients with it."""
+    program = (EXAMPLE / "ktcpvs_random" / "__init__.py").read_text()
+    assert "A scheduler in twenty lines." in program
+    assert "in twenty lines of Python" in text_of("README.md")
+    assert len([line for line in program.splitlines() if line.strip()]) <= 20
 
 
 def test_the_scheduler_of_the_document_is_the_one_of_the_example() -> None:
     programs = blocks("docs/schedulers.md", "python")
     assert programs[0] == (EXAMPLE / "ktcpvs_random" / "__init__.py").read_text()
-    assert programs[1] == (EXAMPLE / "twisted" / "plugins" / "ktcpvs_random_plugin.py").read_text()
+    entry_points = (EXAMPLE / "setup.cfg").read_text().partition("[options.entry_points]")[2]
+    assert f"[options.entry_points]{entry_points}" in blocks("docs/schedulers.md", "ini")
 
 
 # Generated tables, pictures, names of files.
@@ -326,8 +356,8 @@ def test_the_generated_tables_are_up_to_date() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-DRAWN = {"explain.svg", "live-edit.svg", "speed.svg"}
-"""Pictures that `make pictures` draws."""
+DRAWN = {"explain.svg", "live-edit.svg", "speed.svg", "schedulers-p99.svg", "schedulers-shares.svg"}
+"""Pictures that `make pictures` draws, and docs/tools/compare_schedulers.py."""
 
 DIAGRAMS = [path for path in sorted((DOCS / "pictures").glob("*.svg")) if path.name not in DRAWN]
 

@@ -64,6 +64,21 @@ def test_every_save_writes_the_whole_table(tmp_path: Path) -> None:
         assert state(tmp_path / "state").load() == now
 
 
+def test_texts_that_are_known_are_not_written_again(tmp_path: Path) -> None:
+    """A text may lack its last line end, and only the very object that was read of it has it."""
+    read = parse("Virtual a { server = 10.0.0.1:80 3 } # as it came").services["a"]
+    file = state(tmp_path / "state")
+    file.text_of = lambda service: "Virtual a { server = 10.0.0.1:80 3 } # as it came" if service is read else ""
+    now = edits.AddService("b").apply(Table.of([read]))
+    save(file, now)
+    assert "as it came" in (tmp_path / "state").read_text()
+    assert state(tmp_path / "state").load() == now
+    now = edits.EditService("a", {"maxclients": 7}).apply(now)
+    save(file, now)
+    assert "as it came" not in (tmp_path / "state").read_text()
+    assert state(tmp_path / "state").load() == now
+
+
 def test_without_a_file_there_is_no_table(tmp_path: Path) -> None:
     assert state(tmp_path / "state").load() is None
 

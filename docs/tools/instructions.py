@@ -1,5 +1,7 @@
 """instructions.py TREE BASELINE [--only A,U]: the instructions of the daemon for each request, in two checkouts.
 
+instructions.py TREE --balance wlc,maglev [--only A,X]: in one checkout, with these schedulers among three servers.
+
 The processor's time of the same work scatters by a tenth and more on a shared machine. The number of instructions in
 user space does not: valgrind counts them. What the kernel does is not among them; `strace -c` counts its calls.
 Both checkouts need their own environment (`make compiled`), and valgrind, nginx and openssl must be installed.
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 LOOPBACK, NAME = "127.0.0.1", "site.example"
@@ -39,7 +41,7 @@ http {{
     access_log off; keepalive_requests 1000000; client_body_temp_path {folder}; proxy_temp_path {folder};
     fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
     server {{
-        listen {host}:{port}; listen {host}:{tls} ssl; root {folder};
+        listen {host}:{port}; listen 127.0.0.2:{port}; listen 127.0.0.3:{port}; listen {host}:{tls} ssl; root {folder};
         ssl_certificate {folder}/pem; ssl_certificate_key {folder}/pem;
         location / {{ return 200 "hello, this is the server\\n"; }}
         location = /large {{ }}
@@ -51,7 +53,7 @@ http {{
 @dataclass(frozen=True)
 class Case:
     """letter: of the scenario of the benchmark. lines: of the service. path: {n}: the number of the request. closes: a
-    connection for each request. count: of requests."""
+    connection for each request. count: of requests. balance: chooses among three servers; "": there is one."""
 
     letter: str
     work: str
@@ -62,6 +64,12 @@ class Case:
     is_tls: bool = False
     is_passed: bool = False
     count: int = 2000
+    balance: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its service."""
+        return f"{self.letter}-{self.balance}".lower().rstrip("-")
 
 
 CASES = (
@@ -165,21 +173,21 @@ class Client:
         return data
 
 
-def configuration(folder: Path, ports: dict[str, int], server: int, tls_server: int) -> str:
+def configuration(folder: Path, cases: list[Case], ports: dict[str, int], server: int, tls_server: int) -> str:
     """The configuration with a service for each case."""
     lines = []
-    for case in CASES:
+    for case in cases:
         ends_tls = case.is_tls and not case.is_passed
         address = f"{LOOPBACK}:{tls_server if case.is_passed else server}"
-        lines += [f"Virtual {case.letter.lower()} {{", f"    scheduler = {case.scheduler}"]
-        lines += [
-            f"    listen = {LOOPBACK}:{ports[case.letter]}{' tls' if ends_tls else ''}",
-            f"    server = {address}",
-        ]
+        addresses = [address, f"127.0.0.2:{server}", f"127.0.0.3:{server}"] if case.balance else [address]
+        lines += [f"Virtual {case.name} {{", f"    scheduler = {case.scheduler}"]
+        lines += [f"    balance = {case.balance}"] if case.balance else []
+        lines += [f"    listen = {LOOPBACK}:{ports[case.name]}{' tls' if ends_tls else ''}"]
+        lines += [f"    server = {one}" for one in addresses]
         lines += [f"    certificate = {folder}/pem"] if ends_tls else []
         lines += [f"    {line.format(log=folder / 'access.log')}" for line in case.lines]
         if case.scheduler in ("http", "phttp"):
-            lines.append(f'    rule = pattern "^/" use server {address}')
+            lines.append(f'    rule = pattern "^/" use server {" server ".join(addresses)}')
         if case.scheduler == "sni":
             lines.append(f"    rule = host {NAME} use server {address}")
         lines.append("}")
@@ -187,11 +195,11 @@ def configuration(folder: Path, ports: dict[str, int], server: int, tls_server: 
 
 
 def count_all(tree: Path, cases: list[Case]) -> dict[str, float]:
-    """Letter -> instructions of the daemon of a checkout for each request."""
+    """Name of a case -> instructions of the daemon of a checkout for each request."""
     with tempfile.TemporaryDirectory(prefix="ktcpvs-instructions-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        ports = {case.letter: free_port() for case in CASES}
+        ports = {case.name: free_port() for case in cases}
         server, tls_server = free_port(), free_port()
         (folder / "large").write_bytes(BODY)
         request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={NAME}"]
@@ -199,7 +207,7 @@ def count_all(tree: Path, cases: list[Case]) -> dict[str, float]:
         subprocess.run([*request, f"{folder}/key", "-out", f"{folder}/crt"], check=True, capture_output=True)
         (folder / "pem").write_bytes((folder / "crt").read_bytes() + (folder / "key").read_bytes())
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, host=LOOPBACK, port=server, tls=tls_server))
-        (folder / "ktcpvs.conf").write_text(configuration(folder, ports, server, tls_server))
+        (folder / "ktcpvs.conf").write_text(configuration(folder, cases, ports, server, tls_server))
         python, program = (str(tree / ".venv/bin" / name) for name in ("python", "ktcpvs"))
         daemon = [
             "valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/counts", python, program, "--workers", "0",
@@ -207,8 +215,11 @@ def count_all(tree: Path, cases: list[Case]) -> dict[str, float]:
         ]  # fmt: skip
         os.environ["PYTHONHASHSEED"] = "0"
         nginx = ["nginx", "-c", f"{folder}/nginx.conf"]
-        with running(nginx, folder / "nginx.log", server), running(daemon, folder / "log", ports["A"]) as process:
-            return {case.letter: count_twice(folder, process.pid, ports[case.letter], case) for case in cases}
+        with (
+            running(nginx, folder / "nginx.log", server),
+            running(daemon, folder / "log", ports[cases[0].name]) as process,
+        ):
+            return {case.name: count_twice(folder, process.pid, ports[case.name], case) for case in cases}
 
 
 def count_twice(folder: Path, pid: int, port: int, case: Case) -> float:
@@ -247,16 +258,33 @@ def letters(text: str) -> list[Case]:
 def report(write: Callable[[str], object], cases: list[Case], ours: dict[str, float], before: dict[str, float]) -> None:
     write("| | work | before | now | |\n|---|---|---:|---:|---:|\n")
     for case in cases:
-        old, new = before[case.letter], ours[case.letter]
+        old, new = before[case.name], ours[case.name]
         write(f"| {case.letter} | {case.work} | {old:,.0f} | {new:,.0f} | {new / old - 1:+.1%} |\n")
+
+
+def report_balances(write: Callable[[str], object], cases: list[Case], counted: dict[str, float]) -> None:
+    write("| | balance | instructions | beside the first |\n|---|---|---:|---:|\n")
+    for case in cases:
+        first = next(one for one in cases if one.letter == case.letter)
+        number = counted[case.name]
+        write(f"| {case.letter} | {case.balance} | {number:,.0f} | {number / counted[first.name] - 1:+.1%} |\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", type=Path)
-    parser.add_argument("baseline", type=Path)
+    parser.add_argument("baseline", type=Path, nargs="?")
+    parser.add_argument(
+        "--balance", metavar="NAME,NAME", help="compare these schedulers within a rule of three servers"
+    )
     parser.add_argument("--only", type=letters, default=list(CASES), metavar="A,U", help="these scenarios")
     options = parser.parse_args()
+    if options.balance is not None:
+        cases = [replace(case, balance=name) for case in options.only for name in options.balance.split(",")]
+        report_balances(sys.stdout.write, cases, count_all(options.tree.resolve(), cases))
+        return 0
+    if options.baseline is None:
+        parser.error("a second checkout to compare with, or --balance, is needed")
     before = count_all(options.baseline.resolve(), options.only)
     ours = count_all(options.tree.resolve(), options.only)
     report(sys.stdout.write, options.only, ours, before)

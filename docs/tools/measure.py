@@ -4,6 +4,7 @@
     measure.py conditions                   the same with conditions of all kinds, 10 on 3 hosts and 10,000 on 3,000
     measure.py admission                    lists of networks and limits for each client, without a socket
     measure.py http2                        small requests over HTTP/2 and their responses, in memory
+    measure.py hashing                      keys that move when a server leaves, for the schedulers that hash
     measure.py memory PID PORT idle|slow    memory of one connection of a daemon whose server is 127.0.0.1:9001
 
 For `memory`, start a daemon with a service at 127.0.0.1:PORT and that server, and raise `ulimit -n` to 8192.
@@ -27,6 +28,7 @@ from attrs import evolve
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.dispatch.admission import Admission
+from ktcpvs.interfaces import ISchedulerFactory
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.network import Network, Networks
@@ -36,7 +38,10 @@ from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http2 as protocol
 from ktcpvs.runtime.context import Context
+from ktcpvs.schedulers.chash import CHash
 from ktcpvs.schedulers.http import HTTP
+from ktcpvs.schedulers.maglev import Maglev
+from ktcpvs.schedulers.sh import SH
 from ktcpvs.schedulers.wlc import WLC
 from ktcpvs.system.limits import calm_collector
 from ktcpvs.system.log import EventLog
@@ -252,6 +257,30 @@ _CALLED = (
 )
 
 
+def hashing(counts: Sequence[int] = (3, 10, 100), keys: int = 20_000) -> None:
+    """Take one of some equal servers away; print the share of the keys that move, and of those that need not."""
+    plugins: tuple[ISchedulerFactory, ...] = (SH(), CHash(), Maglev())
+    clients = [f"10.{n // 62500}.{n // 250 % 250}.{n % 250}" for n in range(keys)]
+    for count in counts:
+        servers = tuple(Destination(Inet(f"10.0.{n}.1", 80)) for n in range(count))
+        for plugin in plugins:
+            before, after = (
+                _servers_of(plugin.bind(ServiceView(VirtualService("web"), some), None), clients)
+                for some in (servers, servers[1:])
+            )
+            moved = sum(one is not other for one, other in zip(before, after, strict=True))
+            needless = moved - before.count(servers[0])
+            largest = max(before.count(one) for one in servers) * count / keys
+            print(
+                f"{count:4} servers, {plugin.name:6}: {moved / keys:6.2%} of the keys move, {needless / keys:5.2%} "
+                f"needlessly; the largest share is {largest:.2f} of the mean"
+            )
+
+
+def _servers_of(scheduler: Any, clients: list[str]) -> list[Destination]:
+    return [scheduler.choose(Request(client)).destination for client in clients]
+
+
 def memory(pid: int, port: int, kind: str) -> None:
     """Print the growth of the daemon's resident memory for each of 500 connections.
 
@@ -296,6 +325,8 @@ def main() -> None:
             admission()
         case ["http2"]:
             http2()
+        case ["hashing"]:
+            hashing()
         case ["memory", pid, port, ("idle" | "slow") as kind]:
             memory(int(pid), int(port), kind)
         case _:

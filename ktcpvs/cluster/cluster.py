@@ -53,6 +53,9 @@ MIN_BACKOFF = 0.4
 RETRY_INTERVAL = 15.0
 """Seconds until a node tries again what it could not put in force."""
 
+RECONNECT_SECONDS = 6.0
+"""Seconds after etcd has stopped to respond until edits are refused: a member that ends is followed by another one, and
+a leader by a new one."""
 
 MAX_READ_AT_ONCE = 16384
 """The most bytes of the table that are read on the reactor's thread: more take too long beside clients."""
@@ -93,6 +96,7 @@ class Cluster:
         self.drain_state: Callable[[], DrainState] = DrainState
         self._watch: Deferred[None] | None = None
         self._heard = 0.0
+        self._lost = float("-inf")  # when etcd stopped to respond
         self._follower: Deferred[None] | None = None
         self._logged: set[type[Exception]] = set()  # kinds of problems that the log has named in this outage
         self._ends_forced = False  # what was changed here without etcd
@@ -206,6 +210,7 @@ class Cluster:
         self._ends_forced = True
         await self.follow()
         self.is_connected, self.problem = True, ""
+        self._wake_all()
         await self._joined()
         self._log.event(
             ANNOUNCE,
@@ -258,6 +263,7 @@ class Cluster:
             return
         if self.is_connected:
             self._logged = set()
+            self._lost = self._reactor.seconds()
         if kind not in self._logged:
             self._logged.add(kind)
             self._log.warn(
@@ -308,6 +314,14 @@ class Cluster:
         """Return when this node has its table, or knows that etcd does not respond."""
         while not self._first.called:
             await self.next_change()
+
+    async def wait_until_connected(self) -> None:
+        """Return when etcd responds. Raises NoCluster if it has not for RECONNECT_SECONDS."""
+        await self.wait_for_start()
+        until = self._lost + RECONNECT_SECONDS
+        while not (self.is_connected or self.has_left) and self._reactor.seconds() < until:
+            await self.next_change()
+        self.check_connected()
 
     def check_connected(self) -> None:
         """Raise NoCluster unless etcd responds."""

@@ -16,7 +16,16 @@ from ktcpvs.cluster.table_store import NotInForce, Transaction
 from ktcpvs.cluster.trial import ClusterTrial
 from ktcpvs.errors import BadValue, Busy, CannotSave, ChangedMeanwhile
 from ktcpvs.model.difference import table_differences
-from ktcpvs.model.edits import Confirm, Edit, EndLocal, Load, ReloadCertificates, RenewCertificate, Unload
+from ktcpvs.model.edits import (
+    Confirm,
+    Edit,
+    EndLocal,
+    Load,
+    ReloadCertificates,
+    ReloadSchedulers,
+    RenewCertificate,
+    Unload,
+)
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.table import Table
 from ktcpvs.model.table_parts import changed_parts, conflicting_parts
@@ -27,7 +36,7 @@ MAX_ATTEMPTS = 10
 HEAR_SECONDS = 1.5
 """The most seconds for which an edit waits for the reports of other nodes."""
 
-_OF_THIS_NODE = (Local, EndLocal, Unload, ReloadCertificates, RenewCertificate)
+_OF_THIS_NODE = (Local, EndLocal, Unload, ReloadCertificates, ReloadSchedulers, RenewCertificate)
 """Edits that change nothing of the cluster's table."""
 
 MAX_CONFLICT_LINES = 5
@@ -50,7 +59,7 @@ class ClusterEdits:
         """Carry an edit out in the whole cluster. Returns warnings, a line each. Raises a Refusal; then nothing has
         changed."""
         director = self._node.director
-        if isinstance(edit, ReloadCertificates | RenewCertificate | Unload):  # of this node alone
+        if isinstance(edit, ReloadCertificates | ReloadSchedulers | RenewCertificate | Unload):  # of this node alone
             return await director.between_edits(lambda: self._carry_out(edit))
         await self._node.wait_for_start()
         if isinstance(edit, Local | EndLocal):
@@ -62,7 +71,7 @@ class ClusterEdits:
             await self.trial.confirm()
             return ()
         for _ in range(MAX_ATTEMPTS):
-            self._node.check_connected()
+            await self._node.wait_until_connected()
             table = self._stored if self._node.errors else lambda: director.table
             base = table()
             try:

@@ -24,7 +24,7 @@ class NodeEdits:
 
     async def carry_out(self, edit: NodeEdit) -> Sequence[str]:
         """Carry `edit` out. Returns warnings, a line each. Raises a Refusal; then nothing has changed."""
-        self._cluster.check_connected()
+        await self._cluster.wait_until_connected()
         try:
             if isinstance(edit, DrainNode):
                 return await self._drain(edit)

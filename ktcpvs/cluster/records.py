@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, evolve, field, frozen
 
 from ktcpvs.cluster.sealing import CannotOpen, Sealer
 from ktcpvs.errors import BadValue, Refusal, shorten
@@ -46,11 +46,13 @@ class BadRecord(Exception):
 
 @frozen
 class ServiceRecord:
-    """A service as it is stored. position: its place among all services, of which two may have the same."""
+    """A service as it is stored. position: its place among all services, of which two may have the same. text: of which
+    it was read; "": it was not, or the text says more than the service."""
 
     service: VirtualService
     is_running: bool
     position: int
+    text: str = field(default="", eq=False)
 
 
 @frozen
@@ -188,12 +190,14 @@ def decode_service(ident: str, value: bytes, known: VirtualService | None = None
         if known is not None and write_service(describe_service(known)) == text:
             services: Mapping[str, VirtualService] = {known.ident: known}
         else:
-            services = parse(text, f"service {ident}").services
+            load = parse(text, f"service {ident}")
+            services = load.services
+            text = text if load.settings == Settings() else ""
     except Refusal as refusal:
         raise BadRecord(f"this version cannot read it: {refusal}") from None
     if list(services) != [ident]:
         raise BadRecord("it is not the service of its key")
-    return ServiceRecord(services[ident], _field(found, "running", bool), _field(found, "position", int))
+    return ServiceRecord(services[ident], _field(found, "running", bool), _field(found, "position", int), text)
 
 
 def encode_settings(settings: Settings, key: str, sealer: Sealer | None) -> bytes:

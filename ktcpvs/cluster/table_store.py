@@ -307,6 +307,12 @@ class TableStore:
             found.append(f"settings: {self._settings.why}")
         return [self.problem, *found] if self.problem else found
 
+    def text_of(self, service: VirtualService) -> str:
+        """Return the text of which this very object was read; "": it was not."""
+        stored = self._services.get(service.ident)
+        record = stored.record if stored is not None else None
+        return record.text if isinstance(record, ServiceRecord) and record.service is service else ""
+
     def table(self, former: Table) -> Table:
         """Return the cluster's table. former: the one in force, from which come the parts that cannot be read, and the
         edits that hold on this node only."""

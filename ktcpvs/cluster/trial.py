@@ -186,12 +186,12 @@ class ClusterTrial:
 
     async def confirm(self) -> None:
         """Keep the table, on all nodes. Raises a Refusal."""
+        await self._node.wait_until_connected()
         record = self.record
         if record is None:
             raise Busy(NOT_PENDING)
         if self._is_overdue:
             raise Busy("the time of the table on trial is over: it is undone")
-        self._node.check_connected()
         generation = self._node.store.generation
         operations = [delete(self._key), *self._node.store.delete_others(generation or record.generation)]
         try:

@@ -96,7 +96,16 @@ def _read_texts(value: bytes) -> list[str]:
     return texts
 
 
-_READERS: dict[bytes, Callable[[bytes], Any]] = {b"page": bytes, b"pages": int, b"warnings": _read_texts}
+_READERS: dict[bytes, Callable[[bytes], Any]] = {
+    b"page": bytes,
+    b"pages": int,
+    b"warnings": _read_texts,
+    b"number": int,
+    b"entries": bytes,
+    b"matched": int,
+    b"dropped": int,
+    b"ended": lambda value: value.decode(),
+}
 """The values of responses, and how they are read."""
 
 
@@ -105,6 +114,8 @@ _REQUIRED = {
     "Explain": ("page", "pages"),
     "CloseConnection": ("page", "pages"),
     "ReadPage": ("page",),
+    "BeginTrace": ("number",),
+    "ReadTrace": ("entries", "matched", "dropped", "ended"),
 }
 """Command -> the values that its response must have."""
 

@@ -286,6 +286,16 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
         "read the certificates of services again, for new connections",
     ),
     EditCommand(
+        "ReloadSchedulers", "reload-schedulers", "reload_schedulers",
+        "load scheduler plugins again, and bind the services that use them",
+        (
+            Argument(
+                "scheduler", ArgumentType.TEXT, default=None, is_optional=True,
+                help="a scheduler of the package that is loaded again; None: the packages of all plugins.",
+            ),
+        ),
+    ),
+    EditCommand(
         "RenewCertificate", "renew-certificate", "renew_certificate",
         "renew the certificate that the switch has obtained for a host", (_HOST,),
     ),

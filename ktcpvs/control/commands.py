@@ -117,6 +117,46 @@ class CloseConnection(_Command):
     response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 
 
+class BeginTrace(_Command):
+    """Begin a live trace of requests. It ends with this connection at the latest.
+
+    conditions: of the requests, as those of a rule; empty: all. ident: only of this service; left out: of all. count,
+    seconds: after which it ends. number: its number on this connection.
+    """
+
+    arguments = [
+        (b"conditions", amp.Unicode()),
+        (b"ident", amp.Unicode(optional=True)),
+        (b"count", amp.Integer()),
+        (b"seconds", amp.Integer()),
+    ]
+    response = [(b"number", amp.Integer())]
+
+
+class ReadTrace(_Command):
+    """Return the requests that a live trace has seen since the last time, as soon as there are any, or none after a
+    second.
+
+    entries: a line of JSON for each, in UTF-8. matched, dropped: how many requests have met the conditions since the
+    beginning, and how many of them are in no response, since they were read too slowly. ended: count, time or stopped:
+    why the trace has ended, and this is the last response; empty: it goes on.
+    """
+
+    arguments = [(b"number", amp.Integer())]
+    response = [
+        (b"entries", amp.String()),
+        (b"matched", amp.Integer()),
+        (b"dropped", amp.Integer()),
+        (b"ended", amp.Unicode()),
+    ]
+
+
+class EndTrace(_Command):
+    """End a live trace."""
+
+    arguments = [(b"number", amp.Integer())]
+
+
 class ReadPage(_Command):
     """Return a further page of the last Read or Explain on this connection. number: from 1."""
 
@@ -127,5 +167,6 @@ class ReadPage(_Command):
 BY_NAME: dict[str, type[amp.Command]] = {
     **OF_EDIT,
     **{command.__name__: command for command in (Upload, Scope, Read, ReadPage, Explain, CloseConnection)},
+    **{command.__name__: command for command in (BeginTrace, ReadTrace, EndTrace)},
 }
 """The name of a command on the wire -> the command."""

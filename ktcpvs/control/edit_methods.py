@@ -104,6 +104,7 @@ class EditMethods(ABC, Generic[Result]):
     confirm: Callable[..., Result] = _make_method("Confirm")
     end_local: Callable[..., Result] = _make_method("EndLocal")
     reload_certificates: Callable[..., Result] = _make_method("ReloadCertificates")
+    reload_schedulers: Callable[..., Result] = _make_method("ReloadSchedulers")
     renew_certificate: Callable[..., Result] = _make_method("RenewCertificate")
     drain_node: Callable[..., Result] = _make_method("DrainNode")
     undrain_node: Callable[..., Result] = _make_method("UndrainNode")

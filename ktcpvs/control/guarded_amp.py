@@ -32,12 +32,13 @@ _PEER_IS_SLOW, _COMMANDS_RUN, _CLOSED = 1, 2, 4
 class GuardedAMP(amp.AMP):
     """The server side of one control connection. Subclasses bring the responders.
 
-    permissions: decides whether the peer may administer; None: every peer may. peer_name: the peer, for the log; "":
-    unknown.
+    expects_answers: this side sends commands too. permissions: decides whether the peer may administer; None: every
+    peer may. peer_name: the peer, for the log; "": unknown.
     """
 
     transport: Any
     permissions: Permissions | None = None
+    expects_answers = False
     peer_name: str = ""
 
     def __init__(self, log: EventLog) -> None:
@@ -99,8 +100,11 @@ class GuardedAMP(amp.AMP):
         self._abort(f"the peer sent a key of {length} bytes, which is not AMP")
 
     def ampBoxReceived(self, box: amp.AmpBox) -> None:
+        if self.expects_answers and amp.COMMAND not in box:
+            super().ampBoxReceived(box)  # type: ignore[no-untyped-call]
+            return
         if amp.COMMAND not in box or amp.ANSWER in box or amp.ERROR in box:
-            self._abort("the peer sent a box that is not a command")  # the server asks nothing, so expects no answers
+            self._abort("the peer sent a box that is not a command")  # a server asks nothing
             return
         super().ampBoxReceived(box)  # type: ignore[no-untyped-call]
         response, self._response = self._response, None

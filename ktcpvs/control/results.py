@@ -76,8 +76,8 @@ class ServerCounts:
 
 @frozen
 class Server:
-    """A real server of a service. weight, maxconn, priority, mode: as configured; maxconn 0: no limit. name: the host
-    name that it was found by; None: it is configured by its address."""
+    """A real server of a service. weight, maxconn, priority, mode, labels: as configured; maxconn 0: no limit. name:
+    the host name that it was found by; None: it is configured by its address."""
 
     address: str
     weight: int
@@ -86,6 +86,7 @@ class Server:
     maxconn: int = 0
     priority: int = 0
     mode: str = "ready"
+    labels: Mapping[str, str] = Factory(dict)
     name: str | None = None
     last_error: LastError | None = None
     data: Data = _data()

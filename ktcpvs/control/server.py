@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from attrs import asdict
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ServerFactory
@@ -22,8 +23,10 @@ from ktcpvs.control.edit_commands import FORCED, SCOPES, edit_for
 from ktcpvs.control.guarded_amp import INTERNAL_ERROR, GuardedAMP
 from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.control.permissions import Permissions
+from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal, unknown
 from ktcpvs.model import edits
+from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.local_edits import Local
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
@@ -64,6 +67,9 @@ class Switch(Protocol):
     ) -> Awaitable[Any]:
         """Explain which server would handle a request, as plain data. Raises a Refusal."""
 
+    def trace(self, query: TraceQuery) -> TraceSession | Deferred[TraceSession]:
+        """Begin a live trace. Raises a Refusal."""
+
 
 MAX_READ_AT_ONCE = 16384
 """The most bytes of a configuration that are read on the reactor's thread: more take too long beside clients."""
@@ -91,6 +97,9 @@ class Administrator(GuardedAMP):
         self._has_upload = False
         self._scope = ""
         self._pages: list[bytes] = []
+        self._traces: dict[int, TraceSession] = {}
+        self._last_trace = 0
+        self._is_over = False
         self._order = DeferredLock()  # of commands, while one of them reads its upload
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
@@ -100,6 +109,10 @@ class Administrator(GuardedAMP):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         super().connectionLost(reason)
         self._upload, self._pages = bytearray(), []
+        self._is_over = True
+        traces, self._traces = self._traces, {}
+        for trace in traces.values():
+            trace.close()
         self.factory.connections.discard(self)
 
     # Edits.
@@ -224,6 +237,46 @@ class Administrator(GuardedAMP):
 
     async def _explain(self, *request: Any) -> dict[str, Any]:
         return self._first_page(await self._switch.explain(*request))
+
+    # Live traces.
+
+    @commands.BeginTrace.responder
+    def begin_trace(
+        self, conditions: str, count: int, seconds: int, ident: str | None = None
+    ) -> Deferred[dict[str, Any]]:
+        return self.respond(self._begin_trace(conditions, ident, count, seconds))
+
+    async def _begin_trace(self, conditions: str, ident: str | None, count: int, seconds: int) -> dict[str, Any]:
+        begun = self._switch.trace(TraceQuery(conditions, ident, count, seconds))
+        trace = await begun if isinstance(begun, Deferred) else begun
+        if self._is_over:
+            trace.close()
+        number = self._last_trace = self._last_trace + 1
+        self._traces[number] = trace
+        if self.peer_name:
+            form = "{peer} traces requests of {service}: {conditions}"
+            names = {"service": ident or "all services", "conditions": conditions or "all"}
+            self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, **names)
+        return {"number": number}
+
+    @commands.ReadTrace.responder
+    def read_trace(self, number: int) -> Deferred[dict[str, Any]]:
+        return self.respond(self._read_trace(number))
+
+    async def _read_trace(self, number: int) -> dict[str, Any]:
+        if number not in self._traces:
+            raise BadValue(f"there is no trace {number}")
+        batch = await self._traces[number].read()
+        if batch.ended:
+            self.end_trace(number)
+        return asdict(batch)
+
+    @commands.EndTrace.responder
+    def end_trace(self, number: int) -> dict[str, Any]:
+        trace = self._traces.pop(number, None)
+        if trace is not None:
+            trace.close()
+        return {}
 
     def _first_page(self, data: Any) -> dict[str, Any]:
         """Return the first page of `data` as JSON, and keep the others for ReadPage."""

@@ -16,6 +16,7 @@ from ktcpvs.control.client_errors import NotTrusted
 from ktcpvs.control.command_table import Argument, ArgumentType, EditCommand, text_of
 from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control
 from ktcpvs.control.pages import split_pages
+from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.system.files import untrusted_socket
 from ktcpvs.system.peer import peer_user
 
@@ -143,6 +144,21 @@ class SwitchBase(ABC):
         request = {"method": method, "target": target, "headers": fields, "client": client, "port": port}
         first = await self.send("Explain", {"ident": ident, **request})
         return dict(await self._read_pages(first))
+
+    async def begin_trace(self, query: TraceQuery) -> int:
+        """Begin a live trace of requests, which ends with this connection at the latest. Returns its number here.
+        Raises NoSuchService, or a Refusal for conditions that cannot be read."""
+        asked = {"conditions": query.text, "ident": query.ident, "count": query.count, "seconds": query.seconds}
+        return int((await self.send("BeginTrace", asked))["number"])
+
+    async def read_trace(self, number: int) -> TraceBatch:
+        """Return what the trace has seen since the last call: as soon as there is something, or an empty batch after a
+        second. The entries are lines of JSON; docs/tcpvsadm.md names the values."""
+        return TraceBatch(**await self.send("ReadTrace", {"number": number}))
+
+    async def end_trace(self, number: int) -> None:
+        """End a trace. Does nothing if it has ended."""
+        await self.send("EndTrace", {"number": number})
 
     async def settings(self) -> list[dict[str, Any]]:
         """Return all settings: name, value, default, lowest, highest, unit, meaning."""

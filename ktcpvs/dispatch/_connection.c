@@ -18,8 +18,8 @@ enum { D_LOG, D_OWNER, D_PENDING, D_QUEUED_SINCE, D_REFUSED, D_SERVICE, D_SETTIN
 FIELDS(dispatcher, "_log", "_owner", "_pending", "_queued_since", "_refused", "_service", "_settings_of", "choice", "completed", "entry",
        "failed_connections", "is_retry", "is_waiting", "lease", "request", "uses_scheduler");
 
-enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS };
-FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed", "server_name", "protocols");
+enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS, R_BODY_PREFIX };
+FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed", "server_name", "protocols", "body_prefix");
 
 enum { V_CONTEXT, V_RELAY, V_SELECTOR };
 FIELDS(service, "context", "relay", "selector");
@@ -30,8 +30,8 @@ FIELDS(relay_choice, "engine", "joined", "waits_for_bulk");
 enum { S_SCHEDULER, S_USABLE, S_EXCLUDED, S_COMPLETED };
 FIELDS(selector, "scheduler", "usable", "excluded", "completed");
 
-enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED };
-FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed");
+enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED, O_WHY };
+FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed", "why");
 
 enum { L_DESTINATION, L_ENDED };
 FIELDS(lease, "destination", "ended");
@@ -139,6 +139,7 @@ make_request(PyObject *service, PyObject *client_host)
             SLOT(request, request, none[i]) = Py_NewRef(Py_None);
         SLOT(request, request, R_CLIENT) = Py_NewRef(client_host);
         SLOT(request, request, R_LINES) = Py_NewRef(no_bytes);
+        SLOT(request, request, R_BODY_PREFIX) = Py_NewRef(no_bytes);
         SLOT(request, request, R_FAILED) = Py_NewRef(no_destinations);
         SLOT(request, request, R_PROTOCOLS) = Py_NewRef(no_objects);
         SLOT(request, request, R_TRIED) =
@@ -203,9 +204,9 @@ is_choice(PyObject *object)
     if (!IS_A(object, choice) || !is_destination(SLOT(object, choice, O_DESTINATION)))
         return 0;
     PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
-    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES);
+    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES), *why = SLOT(object, choice, O_WHY);
     return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
-           PyBytes_Check(answer_lines);
+           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why);
 }
 
 /* The connections of a server whose counters this process alone writes, and which nobody watches; NULL for others. */
@@ -312,7 +313,8 @@ dispatcher_select(PyObject *self, PyObject *unused)
         if (is_usual) {
             PyObject *destination = SLOT(choice, choice, O_DESTINATION);
             PyObject *usable = SLOT(selector, selector, S_USABLE), *tried = SLOT(request, request, R_TRIED);
-            is_usual = SLOT(destination, destination, T_MAXCONN) == zero && PyAnySet_Check(usable) && PyAnySet_Check(tried) &&
+            is_usual = SLOT(destination, destination, T_MAXCONN) == zero &&
+                       SLOT(self, dispatcher, D_QUEUED_SINCE) == zero && PyAnySet_Check(usable) && PyAnySet_Check(tried) &&
                        PySet_Contains(usable, destination) == 1 &&
                        (PySet_GET_SIZE(tried) == 0 || PySet_Contains(tried, destination) == 0);
             PyErr_Clear();

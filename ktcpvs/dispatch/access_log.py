@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
+from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, OwnResponse
-from ktcpvs.model.service import NO_LOG, VirtualService
+from ktcpvs.model.scheduling import Choice, OwnResponse, Request
 from ktcpvs.protocols import grpc
 from ktcpvs.protocols.access_log import FORMATS, HTTP_2, LineFormat, Record, TLSNames
 from ktcpvs.protocols.http1.plain import PlainRequest
@@ -12,7 +14,50 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.system.access_log_files import AccessLog
 
 MAX_SERVERS = 1024
-"""The most pairs of a server and a reason whose texts are cached for a log."""
+"""The most servers with a reason whose texts are cached for a log."""
+
+
+class EntryLog(Protocol):
+    """The log of an entry. is_http2: its requests are of clients of HTTP/2."""
+
+    is_http2: bool
+
+    def now(self) -> float:
+        """Seconds by the reactor's monotonic clock."""
+
+    def write(self, record: Record) -> None:
+        """Write the line of `record`."""
+
+
+class RequestLog(EntryLog, Protocol):
+    """What notes the requests of a service: AccessLogWriter describes the methods."""
+
+    def start(self) -> tuple[float, float]:
+        """Return the time of a request that begins."""
+
+    def begin(
+        self, request: Request, moved: tuple[int, int], started: tuple[float, float] | None = None
+    ) -> RequestNotes:
+        """Return a new entry."""
+
+    def write_plain(
+        self,
+        plain: PlainRequest,
+        request: Request,
+        started: tuple[float, float],
+        status: int,
+        choice: Choice,
+        moved: tuple[int, int, int],
+        trace: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        """Write the line of a plain request that ends now."""
+
+
+def tls_of(request: Request) -> TLSNames | None:
+    """Return the TLS of a client's connection; None without."""
+    tls: Any = request.connection.tls if request.connection is not None else None
+    found: TLSNames | None = tls
+    return found
 
 
 class AccessLogWriter:
@@ -29,26 +74,22 @@ class AccessLogWriter:
         self._write = log.write
         self._form: LineFormat = FORMATS[form](service, scheduler, is_http2)
         self.is_http2 = is_http2
-        self._servers: dict[tuple[Destination, str], tuple[str, str]] = {}
+        self._servers: dict[tuple[Destination, str, str], tuple[str, str, str]] = {}
 
     def start(self) -> tuple[float, float]:
         """Return the time of a request that begins: Unix time, and `now`."""
         return self._context.wall(), self._context.reactor.seconds()
 
     def begin(
-        self,
-        client: str,
-        tls: TLSNames | None,
-        moved: tuple[int, int],
-        started: tuple[float, float] | None = None,
+        self, request: Request, moved: tuple[int, int], started: tuple[float, float] | None = None
     ) -> AccessLogEntry:
         """Return a new entry.
 
-        client: its address. tls: of its connection; None without. moved: bytes from and to the client before the
-        request. started: what `start` returned then; None: it begins now.
+        request: has the client. moved: bytes from and to the client before the request. started: what `start` returned
+        then; None: it begins now.
         """
         began, since = started or self.start()
-        return AccessLogEntry(self, Record(client, began, tls=tls), since, moved)
+        return AccessLogEntry(self, Record(request.client, began, tls=tls_of(request)), since, moved)
 
     def now(self) -> float:
         """Seconds by the reactor's monotonic clock."""
@@ -60,8 +101,8 @@ class AccessLogWriter:
 
     def write_plain(
         self,
-        request: PlainRequest,
-        client: tuple[str, TLSNames | None],
+        plain: PlainRequest,
+        request: Request,
         started: tuple[float, float],
         status: int,
         choice: Choice,
@@ -70,54 +111,21 @@ class AccessLogWriter:
     ) -> None:
         """Write the line of a plain request that ends now.
 
-        client: its address, and the TLS of its connection. started: what `start` returned when it began. moved: bytes
+        request: has the client. started: what `start` returned when it began. moved: bytes
         to the server, to the client, and of the body. trace: the IDs of its trace and of its span; None: it has none.
         """
         destination = choice.destination
-        key = destination, choice.reason
+        key = destination, choice.reason, choice.why
         server = self._servers.get(key)
         if server is None:
             if len(self._servers) >= MAX_SERVERS:
                 self._servers.clear()
-            server = self._servers[key] = str(destination.address), choice.reason
+            server = self._servers[key] = str(destination.address), choice.reason, choice.why
         began, since = started
         total = self._context.reactor.seconds() - since
-        line = self._form.plain_line(request, client, began, total, status, server, moved)
+        client = request.client, tls_of(request)
+        line = self._form.plain_line(plain, client, began, total, status, server, moved)
         self._write(line if trace is None else self._form.traced(line, *trace))
-
-
-class ServiceAccessLog:
-    """The access log of one service. writer: None without one."""
-
-    __slots__ = ("_context", "_is_http2", "_log", "writer")
-
-    def __init__(self, context: Context, is_http2: bool = False) -> None:
-        """is_http2: for clients of HTTP/2."""
-        self._context = context
-        self._is_http2 = is_http2
-        self._log: AccessLog | None = None
-        self.writer: AccessLogWriter | None = None
-
-    def configure(self, config: VirtualService) -> None:
-        """Write to the log that `config` names from now on. Raises what opening the log raises; then nothing is
-        logged."""
-        before, self._log, self.writer = self._log, None, None
-        if config.access_log != NO_LOG:
-            log = self._log = self._context.access_logs.open(config.access_log)
-            form, names = config.access_log_format, (config.ident, config.scheduler_name)
-            self.writer = AccessLogWriter(self._context, log, form, *names, self._is_http2)
-        if before is not None:
-            before.release()
-
-    def begin(self, client: str, tls: TLSNames | None, moved: tuple[int, int]) -> AccessLogEntry | None:
-        """Return a new entry, as AccessLogWriter makes it; None without a log."""
-        return self.writer.begin(client, tls, moved) if self.writer is not None else None
-
-    def release(self) -> None:
-        """Release the log after the last connection of a deleted service has ended. Safe to call twice."""
-        log, self._log = self._log, None
-        if log is not None:
-            log.release()
 
 
 class AccessLogEntry:
@@ -125,7 +133,7 @@ class AccessLogEntry:
 
     __slots__ = ("_head_out", "_log", "_moved", "_since", "record")
 
-    def __init__(self, log: AccessLogWriter, record: Record, since: float, moved: tuple[int, int]) -> None:
+    def __init__(self, log: EntryLog, record: Record, since: float, moved: tuple[int, int]) -> None:
         self.record = record
         self._log = log
         self._since = since
@@ -146,7 +154,8 @@ class AccessLogEntry:
         """Note nothing: lines do not tell how long a request has waited for a server."""
 
     def server_chosen(self, choice: Choice) -> None:
-        self.record.server, self.record.reason = str(choice.destination.address), choice.reason
+        record = self.record
+        record.server, record.reason, record.why = str(choice.destination.address), choice.reason, choice.why
 
     def client_found(self, client: str) -> None:
         """Note the address of the client, if it is not that of the connection."""
@@ -154,7 +163,7 @@ class AccessLogEntry:
 
     def response_chosen(self, response: OwnResponse) -> None:
         """Note that a rule responds in place of a server."""
-        self.record.server, self.record.reason = None, response.reason
+        self.record.server, self.record.reason, self.record.why = None, response.reason, response.why
 
     def connected(self, is_reused: bool) -> None:
         """Note when a server connection was available, and whether it was a kept one."""
@@ -180,6 +189,10 @@ class AccessLogEntry:
         if grpc.is_grpc(self.record.lines):
             status = grpc.read_status(trailers)
             self.record.grpc_status = grpc.read_status(head) if status is None else status
+
+    def decided(self, why: str) -> None:
+        """Note why the request is refused or answered by the switch itself, in words of `model/why.py`."""
+        self.record.why = why
 
     def refused(self, status: int, response: bytes) -> None:
         """Note a response of the switch itself, whose bytes are in no other count."""

@@ -237,4 +237,15 @@ class Admission:
             notes.append(
                 f"client exceeds its rate: {then} for {wait:.1f} more seconds" if wait > 0 else "client within its rate"
             )
+        if self._head:
+            held = table.held(slot) if slot != NOWHERE else 0
+            notes.append(f"client has {held} of {self._head} bytes of incomplete heads")
+        if self._head_cost:
+            full_at = table.heads[slot] if slot != NOWHERE else 0.0
+            wait = min(full_at - self._clock(), self._head_most) - HEAD_BURST
+            notes.append(
+                f"client exceeds its rate of heads: requests get status 429 for {wait:.1f} more seconds"
+                if wait > 0
+                else "client within its rate of heads"
+            )
         return notes

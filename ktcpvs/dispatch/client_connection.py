@@ -113,6 +113,11 @@ class ClientConnection(ABC):
         self.retire()
 
     @abstractmethod
+    def end_relayed(self) -> None:
+        """The connection shall leave its server: end what is relayed in the way of its protocol, where the switch can.
+        Requests finish."""
+
+    @abstractmethod
     def rearm(self) -> None:
         """A timeout has changed."""
 
@@ -139,8 +144,9 @@ class ClientConnection(ABC):
         """Start the timer of the current state, where the state has one."""
 
     @abstractmethod
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
+        """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field. why: the reason as words of
+        `model/why.py`; "": that of the status."""
 
     @abstractmethod
     def respond(self, response: OwnResponse) -> None:
@@ -212,6 +218,10 @@ class ClientConnection(ABC):
         # The port of a client behind a trusted proxy is unknown.
         port = int(port_text) if peer_of(self.client_name) == host else 0
         return Origin((host, port), target, request.server_name, client.tls)
+
+    def join_by_copying(self) -> None:
+        """Both sides are joined by a relay that no engine takes over from."""
+        self.service.relay.joined[COPY] += 1
 
     def join(self, relay: CopyRelay) -> None:
         """Join both sides by `relay`. The service's engine takes over at once, or when the connection turns out to be

@@ -4,9 +4,9 @@ the request's lease of its server."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, Protocol
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.python.failure import Failure
@@ -15,6 +15,7 @@ from ktcpvs.dispatch.measured_request import Completed, MeasuredRequest
 from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.selection import AGAIN, NOBODY, QUEUE, Decision
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.model import why as words
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.outcome import REFUSED, RESET, TIMEOUT
 from ktcpvs.model.retry_on import CONNECT
@@ -51,8 +52,9 @@ class DispatcherOwner(Protocol):
     def serve(self, choice: Choice) -> None:
         """Send the request to the chosen server, whose lease has begun."""
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field."""
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
+        """Refuse the request with an HTTP status. retry_after: seconds; 0: no such field. why: the reason as words of
+        `model/why.py`; "": that of the status."""
 
     def respond(self, response: OwnResponse) -> None:
         """Respond as a rule says, without a server."""
@@ -154,7 +156,8 @@ class Dispatcher:
         if rule is not None and rule.modifiers.rate is not None and self._is_undecided:
             wait = self._service.rule_rates.wait_time(rule.modifiers.rate, rule.rule, self.request)
             if wait:
-                self._owner.fail(429, f"more than {rule.modifiers.rate} requests for a rule", wait)
+                reason = f"more than {rule.modifiers.rate} requests for a rule"
+                self._owner.fail(429, reason, wait, why=words.with_only_rule(rule.why, words.RULE_RATE))
                 return
         if decision.outcome == QUEUE and choice is not None:
             self._wait_for_room(choice.destination)
@@ -163,14 +166,25 @@ class Dispatcher:
         elif response is not None:
             self._respond(response)
         elif decision.outcome == NOBODY or choice is None:
-            self._owner.fail(503, decision.reason)
+            self._owner.fail(503, decision.reason, why=self._with_way(decision.why))
         else:
-            self.take(choice)
+            self.take(self._with_way_of(choice))
 
     @property
     def _is_undecided(self) -> bool:
         """Whether no server has been chosen for this request before, which has failed or is full."""
         return self._refused == NONE and not self.failed_connections and not self._queued_since
+
+    def _with_way(self, why: str) -> str:
+        """Return words with those for what has happened to the request before: it has waited, or servers have failed
+        it."""
+        has_waited, has_failed = bool(self._queued_since), bool(self.request.failed)
+        return words.joined(why, words.QUEUE if has_waited else "", words.RETRY if has_failed else "")
+
+    def _with_way_of(self, choice: Choice) -> Choice:
+        if not self._queued_since and not self.request.failed:  # nearly always
+            return choice
+        return evolve(choice, why=self._with_way(choice.why))
 
     def take(self, choice: Choice) -> None:
         """Use this server: begin a lease and call the owner."""
@@ -187,23 +201,24 @@ class Dispatcher:
             or destination.measured_latency is not None
             or destination.measured_errors is not None
         ):
-            self.measure(choice, monotonic(), self._owner.moved())
+            self.measure(choice, destination.clock(), self._owner.moved())
         if self.entry is not None:
             self.entry.server_chosen(choice)
         if self._log.level >= levels.SCHEDULING:
             self._log_decision(f"{choice.destination.address}: {choice.reason}")
         self._owner.serve(choice)
 
-    def measure(self, choice: Choice, began: float, moved: tuple[int, int]) -> None:
+    def measure(self, choice: Choice, began: float, moved: tuple[int, int], connections: int = 0) -> None:
         """Measure the current request at this server, if a scheduler wants to know the outcome, or has read what is
         measured of the server. began: the monotonic time of the choice. moved: bytes from the client and to it before.
+        connections: how many to this server the request has been sent on.
         """
         completed, destination, entry = self._service.selector.completed_by(choice), choice.destination, self.entry
         if completed is None and not destination.is_measured:
             return
         if not isinstance(entry, MeasuredRequest):
             entry = self.entry = MeasuredRequest(entry, self._service.selector.report, self._owner.moved)
-        entry.begin(destination, completed, self.request.client, began, moved)
+        entry.begin(destination, completed, self.request.client, began, moved, connections)
 
     def timed_out(self) -> None:
         """The current request takes too long, and ends."""
@@ -265,7 +280,8 @@ class Dispatcher:
         owner.set_timer(max(left, 0), self._queue_timed_out)
 
     def _queue_timed_out(self) -> None:
-        self._owner.fail(503, f"no server had room within {self._service.settings.queue_timeout} seconds")
+        reason = f"no server had room within {self._service.settings.queue_timeout} seconds"
+        self._owner.fail(503, reason, why=words.QUEUE_TIMEOUT)
 
     def try_again(self) -> None:
         """Select again, because a server may have room. A client that has disconnected meanwhile takes no room."""
@@ -313,7 +329,8 @@ class Dispatcher:
         if getattr(why.value, "osError", None) in EXHAUSTED:  # an error of this system, not of the server
             lease.end()
             owner.transition(CONNECT_FAILED)
-            owner.fail(503, f"no connection to a server can be made: {why.getErrorMessage()}")
+            reason = f"no connection to a server can be made: {why.getErrorMessage()}"
+            owner.fail(503, reason, why=words.NO_DESCRIPTORS)
             return
         destination, reason = lease.destination, why.getErrorMessage()
         if self._refused is not None:
@@ -332,7 +349,8 @@ class Dispatcher:
         if CONNECT in self._service.config.retry_on:
             self.select()
         else:
-            owner.fail(503, "the server cannot be connected, and retry_on does not name connect")
+            reason = "the server cannot be connected, and retry_on does not name connect"
+            owner.fail(503, reason, why=words.SERVER_FAILED)
 
     def _allows_second_round(self) -> bool:
         """Return whether servers that refused the request may be tried again: after another server has died with it,

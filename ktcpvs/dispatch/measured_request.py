@@ -7,7 +7,6 @@ of the fast path are measured there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 
 from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.model import connection, exchange
@@ -74,24 +73,26 @@ class MeasuredRequest:
         client: str,
         began: float,
         moved: tuple[int, int],
+        connections: int,
     ) -> None:
-        """A server has been chosen. completed: is called with the outcome; None: nothing is. began: the monotonic time.
-        moved: bytes from the client and to it before."""
+        """A server has been chosen. completed: is called with the outcome; None: nothing is. began: by its clock.
+        moved: bytes from the client and to it before. connections: how many to this server it has been sent on."""
         self._destination, self._completed, self._client = destination, completed, client
         self._began = self._waits_since = began
-        self._moved, self._retries, self._connections = moved, self._resent, 0
+        self._moved, self._retries, self._connections = moved, self._resent, connections
         self._first_byte, self._status, self.reason = None, None, ""
 
     def client_sent(self) -> None:
         """The client of a whole connection has sent its first byte: only from now on it waits for the server."""
-        self._waits_since = monotonic()
+        if self._destination is not None:
+            self._waits_since = self._destination.clock()
 
     def first_byte_received(self) -> None:
         """The server has sent the first byte of its response."""
         destination = self._destination
         if destination is None or self._first_byte is not None:
             return
-        now = monotonic()
+        now = destination.clock()
         self._first_byte = now - self._waits_since
         if destination.measured_latency is not None:
             destination.measured_latency.record(self._first_byte, now)
@@ -99,9 +100,10 @@ class MeasuredRequest:
     def end_at_server(self, reason: str, moved: tuple[int, int] | None = None) -> None:
         """The request is over at the server that was chosen for it. moved: bytes from the client and to it until now;
         None: ask for them. Does nothing if it is at no server."""
-        destination, completed, now = self._destination, self._completed, monotonic()
+        destination, completed = self._destination, self._completed
         if destination is None:
             return
+        now = destination.clock()
         self._destination = self._completed = None
         if reason == TIMEOUT and self._first_byte is None and destination.measured_latency is not None:
             destination.measured_latency.record(now - self._waits_since, now)  # it would have been longer
@@ -166,6 +168,10 @@ class MeasuredRequest:
     def response_ended(self, head: bytes, trailers: bytes) -> None:
         if self._entry is not None:
             self._entry.response_ended(head, trailers)
+
+    def decided(self, why: str) -> None:
+        if self._entry is not None:
+            self._entry.decided(why)
 
     def refused(self, status: int, response: bytes) -> None:
         if self._entry is not None:

@@ -44,6 +44,9 @@ class RequestNotes(Protocol):
     def response_ended(self, head: bytes, trailers: bytes) -> None:
         """Note the end of a response. head, trailers: of the response."""
 
+    def decided(self, why: str) -> None:
+        """Note why the request is refused or answered by the switch itself, in words of `model/why.py`."""
+
     def refused(self, status: int, response: bytes) -> None:
         """Note a response of the switch itself, whose bytes are in no other count."""
 

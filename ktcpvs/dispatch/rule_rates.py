@@ -40,12 +40,28 @@ class RuleRates:
         table, now = self._table, self._context.monotonic()
         if table is None:
             return 0
-        slot = table.find(b"%b\0rule\0%b\0%b" % (self._ident, rule.encode(), self._key(rate, request)), now)
+        slot = table.find(self._name(rate, rule, request), now)
         if slot == NOWHERE:
             return 0
         number, cost = rate_of(rate.rate)
         most = (rate.burst or number) * cost
         return math.ceil(take(table.requests, slot, now, cost, most - cost, most))
+
+    def describe(self, rate: Rate, rule: str, request: Request) -> str:
+        """Return how much of a rate such requests have used, in words, for --explain. rule: its label."""
+        number, cost = rate_of(rate.rate)
+        burst = rate.burst or number
+        table, now = self._table, self._context.monotonic()
+        slot = NOWHERE if table is None else table.find(self._name(rate, rule, request), 0.0, make=False)
+        used = 0.0 if table is None or slot == NOWHERE else min(max(table.requests[slot] - now, 0.0), burst * cost)
+        wait = used - (burst - 1) * cost
+        if wait > 0:
+            return f"rate {rate} is used up: such requests get status 429 for {wait:.1f} more seconds"
+        return f"rate {rate}: {math.ceil(used / cost)} of {burst} requests are used"
+
+    def _name(self, rate: Rate, rule: str, request: Request) -> bytes:
+        """Return the name of the bucket that counts a request."""
+        return b"%b\0rule\0%b\0%b" % (self._ident, rule.encode(), self._key(rate, request))
 
     def _key(self, rate: Rate, request: Request) -> bytes:
         """Return what is limited: a request without the field or cookie counts for its client."""

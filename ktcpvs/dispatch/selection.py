@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Set
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.measured_request import Completed
 from ktcpvs.dispatch.priorities import Priorities, priorities_of
+from ktcpvs.model import why as words
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import EJECTED
 from ktcpvs.model.outcome import Outcome
@@ -49,13 +50,14 @@ class Decision:
 
     outcome: SERVER, REDIRECT, RESPOND, QUEUE, NOBODY or AGAIN. choice: the server; with QUEUE the full server that was
     chosen; None with RESPOND, NOBODY and AGAIN. reason: with NOBODY, why the request is refused. response: with
-    RESPOND, what the switch responds.
+    RESPOND, what the switch responds. why: with NOBODY, the reason as a word of `model/why.py`.
     """
 
     outcome: str
     choice: Choice | None = None
     reason: str = ""
     response: OwnResponse | None = None
+    why: str = ""
 
 
 def is_choice(answer: Any) -> TypeGuard[Choice]:
@@ -69,6 +71,22 @@ def is_choice(answer: Any) -> TypeGuard[Choice]:
         and isinstance(getattr(answer, "reason", None), str)
         and (lines is None or isinstance(lines, bytes))
         and isinstance(getattr(answer, "answer_lines", None), bytes)
+        and isinstance(getattr(answer, "why", None), str)
+    )
+
+
+def _with_word(choice: Choice, word: str) -> Choice:
+    """Return a choice with one more word that says why."""
+    return evolve(choice, why=words.joined(choice.why, word))
+
+
+Chosen = TypeVar("Chosen", Choice, OwnResponse)
+
+
+def _fallen_back(chosen: Chosen, name: str, reason: str) -> Chosen:
+    """Return what the fallback scheduler has chosen. name: of it. reason: why the service's own has not."""
+    return evolve(
+        chosen, reason=f"fallback {name}, since {reason}: {chosen.reason}", why=words.joined(chosen.why, words.FALLBACK)
     )
 
 
@@ -252,14 +270,16 @@ class Selector:
         other = self._choose_without(request, request.tried | crowded)
         other = other or self._of_later_priority(request, None, crowded)
         if other is None:
-            return self.without_servers(request, "as many requests wait as max_pending allows")
-        return Decision(QUEUE if other.destination.is_full else SERVER, other)
+            return self.without_servers(request, "as many requests wait as max_pending allows", words.MAX_PENDING)
+        return Decision(QUEUE if other.destination.is_full else SERVER, _with_word(other, words.FULL))
 
-    def without_servers(self, request: Request, reason: str = "") -> Decision:
-        """Decide for a request that no server of the service can serve. reason: why, if that is known."""
+    def without_servers(self, request: Request, reason: str = "", why: str = words.NO_SERVER) -> Decision:
+        """Decide for a request that no server of the service can serve. reason: why, if that is known. why: the same as
+        a word."""
         if self.redirect is not None and self.redirect not in request.tried:
-            return Decision(REDIRECT, Choice(self.redirect, "redirect, since no server was found"))
-        return Decision(NOBODY, None, reason or self._why_nobody(request))
+            reason = "redirect, since no server was found"
+            return Decision(REDIRECT, Choice(self.redirect, reason, why=words.REDIRECT_SERVER))
+        return Decision(NOBODY, None, reason or self._why_nobody(request), why=why)
 
     def _has_failed_too_often(self, request: Request) -> bool:
         return len(request.failed) >= self._context.settings.connect_tries
@@ -280,7 +300,7 @@ class Selector:
         destination = getattr(choice, "destination", None)
         if not isinstance(destination, Destination):
             return self._foreign_choice(request, destination, allows_second_round)
-        why = "the reason of its choice must be a str; lines and answer_lines must be bytes, lines may be None"
+        why = "reason and why of its choice must be a str; lines and answer_lines must be bytes, lines may be None"
         self._context.log.fault("scheduler of service {ident} failed: {why}", ident=self.config.ident, why=why)
         self._note(f"scheduler {self.config.scheduler_name} failed: {why}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
@@ -303,12 +323,13 @@ class Selector:
             self._note(f"fallback {name} failed: {error!r}")
             return None
         if isinstance(choice, OwnResponse):
-            return evolve(choice, reason=f"fallback {name}, since {reason}: {choice.reason}")
+            return _fallen_back(choice, name, reason)
         if not is_choice(choice) or choice.destination not in self.usable:
             cancel_pending(choice, self._context.log)
             return None
-        completed = choice.completed or completed_of(self._fallback) or ignore
-        return evolve(choice, reason=f"fallback {name}, since {reason}: {choice.reason}", completed=completed)
+        return _fallen_back(
+            evolve(choice, completed=choice.completed or completed_of(self._fallback) or ignore), name, reason
+        )
 
     def _instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
         """Return another choice for a request whose server is full, or None if the client must wait."""
@@ -316,7 +337,8 @@ class Selector:
             return None
         self._note(f"{choice.destination.address} was chosen first, but it is full")
         full = self._full()
-        return self._choose_without(request, request.tried | full) or self._of_later_priority(request, None, full)
+        other = self._choose_without(request, request.tried | full) or self._of_later_priority(request, None, full)
+        return None if other is None else _with_word(other, words.FULL)
 
     def _continues_session(self, choice: Choice, request: Request) -> bool:
         """Whether a server that stands by was chosen because it has the client's session."""
@@ -339,7 +361,9 @@ class Selector:
             if choice is not None:
                 reason = f"{choice.reason}, of {name}, since no server before can serve it"
                 by_another = None if chooser is None else completed_of(chooser) or ignore
-                return evolve(choice, reason=reason, completed=choice.completed or by_another)
+                completed = choice.completed or by_another
+                why = words.joined(choice.why, words.LATER_PRIORITY)
+                return evolve(choice, reason=reason, completed=completed, why=why)
         return None
 
     def _last_resort(self, request: Request) -> Choice | None:
@@ -347,7 +371,10 @@ class Selector:
         ejected = {one for one in self.down if one.health.state == EJECTED and not one.is_full}
         ejected -= request.failed | self.in_maintenance
         choice = self._choose_without(request, request.tried - ejected) if ejected else None
-        return None if choice is None else evolve(choice, reason=f"{choice.reason}, ejected, but no other is left")
+        if choice is None:
+            return None
+        reason = f"{choice.reason}, ejected, but no other is left"
+        return evolve(choice, reason=reason, why=words.joined(choice.why, words.LAST_RESORT))
 
     def _full(self) -> set[Destination]:
         return {destination for destination in self.limited if destination.is_full}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.admission import Admission
 from ktcpvs.dispatch.own_responses import OwnResponses
 from ktcpvs.dispatch.queue import Queue, Waiter
 from ktcpvs.dispatch.rule_rates import RuleRates
 from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.service_access_log import ServiceAccessLog
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
@@ -17,6 +17,7 @@ from ktcpvs.model.service import AUTO, COPY, RELAYS, VirtualService
 from ktcpvs.relay.body_relay import BodyRelay
 from ktcpvs.runtime.context import Context
 from ktcpvs.streams.connector import PLAIN, ConnectionOptions, Connector
+from ktcpvs.streams.starting_connector import StartingConnector
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
@@ -82,15 +83,16 @@ class ServiceContext:
     unit: of the scheduler. settings: in force for this service. server_failed: called with a server and a reason when
     a connection or request has failed by that server's fault. room_needed: called when a client begins to wait for
     room. make_connector: makes the connector of a server as it is configured now. connection_options: address -> how
-    connections to that server are made, where they are not plain. take_preconnected: returns an open stream to a server
-    for a client that is relayed as a whole; None: the client must connect. challenges: the path of a request -> the
-    response to a challenge of ACME; None: none is pending.
+    connections to that server are made, where they are not plain. started: the servers that are started on demand.
+    take_preconnected: returns an open stream to a server for a client that is relayed as a whole; None: the client must
+    connect. challenges: the path of a request -> the response to a challenge of ACME; None: none is pending.
+    body_prefix: the bytes of bodies that the scheduler wants to see; 0: none.
     """
 
     __slots__ = (
-        "_connectors", "access_log", "admission", "challenges", "config", "connection_options", "context", "counters",
-        "http2_access_log", "make_connector", "own_responses", "proxies", "queue", "relay", "room_needed", "rule_rates",
-        "selector", "server_failed", "settings", "take_preconnected", "unit",
+        "_connectors", "access_log", "admission", "body_prefix", "challenges", "config", "connection_options",
+        "context", "counters", "http2_access_log", "make_connector", "own_responses", "proxies", "queue", "relay",
+        "room_needed", "rule_rates", "selector", "server_failed", "settings", "started", "take_preconnected", "unit",
     )  # fmt: skip
 
     def __init__(self, context: Context, config: VirtualService, unit: str) -> None:
@@ -110,15 +112,12 @@ class ServiceContext:
         self.relay = RelayChoice()
         self.connection_options: Mapping[Address, ConnectionOptions] = {}
         self._connectors: dict[Destination, Connector] = {}
-        self.make_connector: Callable[[Destination], Connector] = lambda destination: Connector(
-            context.reactor,
-            destination.address,
-            lambda: self.settings.connect_timeout,
-            self.connection_options.get(destination.address, PLAIN),
-        )
+        self.started: frozenset[Address] = frozenset()
+        self.make_connector: Callable[[Destination], Connector] = self._make_connector
         self.server_failed: Callable[[Destination, str], object] = lambda destination, reason: None
         self.room_needed: Callable[[], object] = lambda: None
         self.take_preconnected: Callable[[Destination], Stream | None] = no_preconnection
+        self.body_prefix = 0
         self.challenges: Mapping[bytes, bytes] | None = None
 
     def __repr__(self) -> str:
@@ -134,6 +133,14 @@ class ServiceContext:
         if found is None:
             found = self._connectors[destination] = self.make_connector(destination)
         return found
+
+    def _make_connector(self, destination: Destination) -> Connector:
+        address, reactor = destination.address, self.context.reactor
+        options = self.connection_options.get(address, PLAIN)
+        if address in self.started:
+            want = self.context.starter.want
+            return StartingConnector(reactor, address, lambda: self.settings.connect_timeout, options, want=want)
+        return Connector(reactor, address, lambda: self.settings.connect_timeout, options)
 
     def renew_connectors(self, destinations: Collection[Destination]) -> frozenset[Destination]:
         """Make the connectors of these servers anew, as they are configured now, and drop those of other servers;

@@ -185,6 +185,10 @@ class TracedRequest:
         if self._entry is not None:
             self._entry.response_ended(head, trailers)
 
+    def decided(self, why: str) -> None:
+        if self._entry is not None:
+            self._entry.decided(why)
+
     def refused(self, status: int, response: bytes) -> None:
         self._status = status
         self._note_grpc(response, b"")

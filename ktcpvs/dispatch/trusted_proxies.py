@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from ktcpvs.interfaces import EACH_REQUEST, FIRST_REQUEST
 from ktcpvs.model.filter import Filter, filter_of
 from ktcpvs.model.network import Networks
@@ -50,14 +48,8 @@ class TrustedProxies:
         if found is None:
             if len(self._cached) >= MAX_CACHED_ADDRESSES:
                 self._cached.clear()
-            found = self._cached[address] = self._judge(address, self._filter)
+            found = self._cached[address] = self._filter.allows(address)
         return found
-
-    def _judge(self, address: str, trusted: Filter) -> bool:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        return trusted.judge(ip.packed)[0]
 
     def client_of(self, peer: str, lines: bytes) -> str:
         """Return the client's address for a request. peer: that of the connection. lines: the request's header lines.

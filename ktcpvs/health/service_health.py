@@ -177,6 +177,12 @@ class ServiceHealth:
         elif not is_up and state != DOWN:
             self._change(destination, FELL, why, levels.STATE)
 
+    def forget_checks(self, destination: Destination, why: str) -> None:
+        """Checks do not decide about this server any more, for now."""
+        if destination.health.state == DOWN:
+            self._change(destination, ROSE, why)
+            self._observer(destination)
+
     def _change(self, destination: Destination, event: str, why: str, level: int = levels.ANNOUNCE) -> None:
         """level: of the log; a process that was told of the change by another one, which has logged it, says no more of
         it."""

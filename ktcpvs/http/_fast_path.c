@@ -65,8 +65,8 @@ FIELDS(request_head, "plain", "added", "out", "size", "total");
 enum { Z_HEADS, Z_TRAILERS };
 FIELDS(whole_responses, "_heads", "_trailers");
 
-enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED };
-FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed");
+enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED, O_WHY };
+FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed", "why");
 
 enum { O_MODIFIERS };
 FIELDS(modified_choice, "modifiers");
@@ -193,9 +193,9 @@ is_choice(PyObject *object)
     if (!(IS_A(object, choice) || is_modified(object)) || !is_destination(SLOT(object, choice, O_DESTINATION)))
         return 0;
     PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
-    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES);
+    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES), *why = SLOT(object, choice, O_WHY);
     return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
-           PyBytes_Check(answer_lines);
+           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why);
 }
 
 /* True unless it is an empty set, as Dispatcher.begin leaves it. A scheduler can have put anything there. */
@@ -833,6 +833,34 @@ measure(PyObject *destination, double took, double now, int bucket)
     return result;
 }
 
+/* An outcome that no scheduler has kept, to be filled in again; NULL: there is none. */
+static PyObject *spare_outcome;
+
+/* The outcome of a plain request, a new reference. */
+static PyObject *
+make_outcome(PyObject *destination, PyObject *client, PyObject *known, double took, long long in, long long out)
+{
+    PyObject *self = spare_outcome;
+    if (self == NULL && (self = outcome_layout.type->tp_alloc(outcome_layout.type, 0)) != NULL) {
+        SLOT(self, outcome, J_RETRIES) = Py_NewRef(zero); /* as in all outcomes of the fast path */
+        SLOT(self, outcome, J_REASON) = Py_NewRef(reason_ok);
+    }
+    spare_outcome = NULL;
+    PyObject *seconds = self == NULL ? NULL : PyFloat_FromDouble(took);
+    if (seconds == NULL || put_made(&SLOT(self, outcome, J_BYTES_IN), PyLong_FromLongLong(in)) < 0 ||
+        put_made(&SLOT(self, outcome, J_BYTES_OUT), PyLong_FromLongLong(out)) < 0) {
+        Py_XDECREF(seconds);
+        Py_XDECREF(self);
+        return NULL;
+    }
+    put_new(&SLOT(self, outcome, J_DESTINATION), destination);
+    put_new(&SLOT(self, outcome, J_STATUS), SLOT(known, response, W_STATUS));
+    put_new(&SLOT(self, outcome, J_FIRST_BYTE), seconds);
+    put(&SLOT(self, outcome, J_TOTAL), seconds);
+    put_new(&SLOT(self, outcome, J_CLIENT), client);
+    return self;
+}
+
 /* Tells a scheduler that learns the outcome of a plain request. */
 static int
 tell_outcome(PyObject *exchange, PyObject *destination, PyObject *known, double took, long long in, long long out)
@@ -840,26 +868,18 @@ tell_outcome(PyObject *exchange, PyObject *destination, PyObject *known, double 
     PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER);
     PyObject *completed = SLOT(dispatcher, dispatcher, D_COMPLETED);
     SLOT(dispatcher, dispatcher, D_COMPLETED) = Py_NewRef(Py_None);
-    PyObject *outcome = outcome_layout.type->tp_alloc(outcome_layout.type, 0);
-    PyObject *seconds = outcome == NULL ? NULL : PyFloat_FromDouble(took);
-    int result = -1;
-    if (seconds != NULL) {
-        SLOT(outcome, outcome, J_DESTINATION) = Py_NewRef(destination);
-        SLOT(outcome, outcome, J_STATUS) = Py_NewRef(SLOT(known, response, W_STATUS));
-        SLOT(outcome, outcome, J_FIRST_BYTE) = Py_NewRef(seconds);
-        SLOT(outcome, outcome, J_TOTAL) = seconds;
-        SLOT(outcome, outcome, J_BYTES_IN) = PyLong_FromLongLong(in);
-        SLOT(outcome, outcome, J_BYTES_OUT) = PyLong_FromLongLong(out);
-        SLOT(outcome, outcome, J_RETRIES) = Py_NewRef(zero);
-        SLOT(outcome, outcome, J_REASON) = Py_NewRef(reason_ok);
-        SLOT(outcome, outcome, J_CLIENT) = Py_NewRef(SLOT(SLOT(dispatcher, dispatcher, D_REQUEST), request, R_CLIENT));
-        if (SLOT(outcome, outcome, J_BYTES_IN) != NULL && SLOT(outcome, outcome, J_BYTES_OUT) != NULL)
-            result = write_to(completed, outcome);
-        if (result < 0)
-            result = handle(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
-    }
-    Py_XDECREF(outcome);
+    PyObject *client = SLOT(SLOT(dispatcher, dispatcher, D_REQUEST), request, R_CLIENT);
+    PyObject *outcome = make_outcome(destination, client, known, took, in, out);
+    int result = outcome == NULL ? -1 : write_to(completed, outcome);
+    if (result < 0)
+        result = handle(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
     Py_DECREF(completed);
+    if (outcome != NULL && Py_REFCNT(outcome) == 1 && spare_outcome == NULL) {
+        put_new(&SLOT(outcome, outcome, J_DESTINATION), Py_None); /* which it must not keep alive */
+        spare_outcome = outcome;
+    }
+    else
+        Py_XDECREF(outcome);
     return result;
 }
 

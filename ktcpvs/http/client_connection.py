@@ -19,13 +19,16 @@ from ktcpvs.http.exchange_owner import CONNECTING, PENDING_IS_FULL, SERVER_IS_FU
 from ktcpvs.http.fast_path import client_receiver
 from ktcpvs.http.service import HTTPService
 from ktcpvs.http.upgrade import Upgrade
+from ktcpvs.http.websocket_relay import WebSocketRelay
 from ktcpvs.model import exchange as life
 from ktcpvs.model.outcome import TIMEOUT
 from ktcpvs.model.scheduling import Choice, OwnResponse
+from ktcpvs.model.why import of_status
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadFrame, BadRequest, Chunked, Frame, HeadReader, OwnMessage
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.protocols.http2.constants import ALPN, PREFACE
+from ktcpvs.protocols.websocket import WEBSOCKET
 from ktcpvs.streams.lingering_close import LingeringClose, Progress, may_still_send
 from ktcpvs.streams.stream import Stream
 
@@ -96,9 +99,17 @@ class HTTPClientConnection(ClientConnection):
         if self.state == life.IDLE and not self.pending and self._reader is None:
             self.transition(life.FINISHED)
             self._close_gracefully()
+        else:
+            self.end_relayed()
 
     def retire_gently(self) -> None:
         self.is_last = True
+
+    def end_relayed(self) -> None:
+        seconds, relay = self.service.settings.websocket_close_timeout, self.relay
+        if isinstance(relay, WebSocketRelay) and self.state == life.SWITCHED and seconds:
+            self.ending = "the switch has closed the WebSocket"
+            relay.close(seconds)
 
     def rearm(self) -> None:
         self._check_timeouts()
@@ -108,8 +119,8 @@ class HTTPClientConnection(ClientConnection):
     def serve(self, choice: Choice) -> None:
         self.exchange.serve(choice)
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
-        self.exchange.fail(status, reason, retry_after)
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
+        self.exchange.fail(status, reason, retry_after, why=why)
 
     def respond(self, response: OwnResponse) -> None:
         self.exchange.respond(response)
@@ -448,8 +459,7 @@ class HTTPClientConnection(ClientConnection):
 
     def begin_entry(self) -> None:
         if self.dispatcher.entry is None:
-            log, client = self._http.access_log, self.dispatcher.request.client
-            self.dispatcher.entry = log.begin(client, self.client.tls, self.moved())
+            self.dispatcher.entry = self._http.access_log.begin(self.dispatcher.request, self.moved())
 
     def exchange_finished(self) -> None:
         if self.closes_after and not self.pending and self.body is None:
@@ -485,7 +495,13 @@ class HTTPClientConnection(ClientConnection):
         if isinstance(body, Chunked):
             waiting = body.held + waiting  # the rest of an incomplete body is relayed too
         self.held = 0
-        Upgrade(self.context, self, server, self._http.connections.closed).start(waiting, rest)
+        upgrade = Upgrade(self.context, self, server, self._http.connections.closed)
+        if self.service.settings.websocket_close_timeout and protocols.lower() == WEBSOCKET:
+            upgrade.start_websocket(waiting, rest)
+            if self.is_last:  # the service has stopped meanwhile
+                self.end_relayed()
+        else:
+            upgrade.start(waiting, rest)
 
     def break_off(self) -> None:
         self._lingering_close().close_with_reset()
@@ -498,11 +514,12 @@ class HTTPClientConnection(ClientConnection):
         self.service.note_refusal(self.client_name, status, reason)
         message, later = self.exchange.message, self.retry_after(status, retry_after)
         lines = message.lines if message is not None else b""
-        self.send_last(self.service.own_responses.error(status, reason, later, lines=lines), reason, method)
+        message_out = self.service.own_responses.error(status, reason, later, lines=lines)
+        self.send_last(message_out, reason, of_status(status), method)
 
-    def send_last(self, response: OwnMessage, reason: str, method: bytes | None = None) -> None:
-        """Send a response of the switch itself as the last one, and let the client read it. method: of a request whose
-        head was refused."""
+    def send_last(self, response: OwnMessage, reason: str, why: str, method: bytes | None = None) -> None:
+        """Send a response of the switch itself as the last one, and let the client read it. why: the reason as words of
+        `model/why.py`. method: of a request whose head was refused."""
         exchange = self.exchange
         self.ending = f"{response.status}: {reason}"
         message = exchange.message
@@ -510,8 +527,8 @@ class HTTPClientConnection(ClientConnection):
             method = message.method
         elif self._reader is not None:
             method = self._reader.method
-        data = exchange.edited(response.encoded(method))
-        exchange.note_own_response(response.status, data)
+        data = exchange.edited(response.encoded(method), why)
+        exchange.note_own_response(response.status, data, why)
         exchange.settle()
         self.client.write(data)
         self._linger()
@@ -556,6 +573,8 @@ class HTTPClientConnection(ClientConnection):
         if self.relay is not None and exchange.server is not None and exchange.server.is_open:
             return
         self.set_timer(0)
+        if isinstance(self.relay, WebSocketRelay):
+            self.relay.stop()
         exchange.settle()
         self.end()
         exchange.detach()
@@ -576,6 +595,8 @@ class HTTPClientConnection(ClientConnection):
             is_over = self._check_full()
         elif state == life.IDLE:
             is_over = self._check_idle(waited)
+        elif state == life.CHOOSING:
+            is_over = self._check_prefix()
         else:
             is_over = self._check_server(state, waited)
         if is_over or self.state in (life.CLOSED, life.REFUSING):
@@ -608,6 +629,13 @@ class HTTPClientConnection(ClientConnection):
         if limit and self._progress.stalled() >= limit:
             self.expire(life.READ_TIMEOUT)
             return True
+        return False
+
+    def _check_prefix(self) -> bool:
+        """Check a request that is held for its scheduler. Return True if the client was disconnected."""
+        limit = self.service.settings.body_prefix_timeout
+        if self.exchange.prefix_wait >= limit:
+            self.exchange.fail(408, f"the beginning of the request's body did not come within {limit} seconds")
         return False
 
     def _check_idle(self, waited: int) -> bool:

@@ -29,6 +29,7 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.outcome import RESET
 from ktcpvs.model.scheduling import Choice, OwnResponse
+from ktcpvs.model.why import HTTPS_ONLY
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import Chunked, Frame
 from ktcpvs.protocols.http1.plain import PlainRequest
@@ -118,10 +119,16 @@ class Exchange:
         return self.sender is not None and self.sender.is_connecting
 
     @property
+    def prefix_wait(self) -> int:
+        """The ticks since the switch has begun to wait for the first bytes of the body, for the scheduler; 0: it does
+        not."""
+        began = self.sender.prefix_began if self.sender is not None else None
+        return 0 if began is None else self.http.context.context.wheel.now - began
+
+    @property
     def held_bytes(self) -> int:
         """The bytes of the request's body and of the response's head that wait here."""
-        body_start = self.sender.body_start if self.sender is not None else b""
-        return len(body_start) + len(self._received)
+        return (self.sender.held_bytes if self.sender is not None else 0) + len(self._received)
 
     @property
     def _received(self) -> bytes:
@@ -176,12 +183,15 @@ class Exchange:
             self._redirect_to_https(message, self.http.https_port)
         elif self.http.foreign_hosts is not None and (request.host or b"") in self.http.foreign_hosts:
             self.fail(421, MISDIRECTED)
+        elif self.http.context.body_prefix and message.length:
+            self.sender.hold_for_scheduler(self.http.context.body_prefix)
         else:
             dispatcher.select()
 
     def _redirect_to_https(self, message: http1.Request, port: int) -> None:
         if message.host:
-            self.fail(308, TO_HTTPS, location=https_url(message.host, message.path, port))
+            location = https_url(message.host, message.path, port)
+            self.http.own_responses.fail(self, 308, TO_HTTPS, HTTPS_ONLY, location=location)
         else:
             self.fail(400, "https only, and the request names no host to which it could be redirected")
 
@@ -226,12 +236,13 @@ class Exchange:
             proxies = self.http.context.proxies
             self.edits = RequestEdits(self.dispatcher, self.owner.client_name, proxies, edits, rule, groups)
 
-    def edited(self, data: bytes) -> bytes:
-        """Return a response of the switch itself with the edits for the current request."""
+    def edited(self, data: bytes, why: str) -> bytes:
+        """Return a response of the switch itself with the edits for the current request. why: its reason as words of
+        `model/why.py`."""
         if self.edits is None or self.message is None:
             return data
         head, _, body = data.partition(b"\r\n\r\n")
-        return b"%b\r\n%b" % (self.edits.response_head(head + b"\r\n"), body)
+        return b"%b\r\n%b" % (self.edits.response_head(head + b"\r\n", why), body)
 
     # The response.
 
@@ -404,11 +415,11 @@ class Exchange:
 
     # The end.
 
-    def fail(self, status: int, reason: str, retry_after: int = 0, location: str = "") -> None:
-        """Respond with an error of the switch itself, or with a redirect. retry_after: seconds; 0: no such field.
-        location: the URL to which a redirect leads."""
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
+        """Respond with an error of the switch itself. retry_after: seconds; 0: no such field. why: the reason as words
+        of `model/why.py`; "": that of the status."""
         self.leave_fast_path()
-        self.http.own_responses.fail(self, status, reason, retry_after, location)
+        self.http.own_responses.fail(self, status, reason, why, retry_after)
 
     def respond(self, own: OwnResponse) -> None:
         """Respond as a rule says, without a server."""
@@ -420,12 +431,14 @@ class Exchange:
         self.release_server(reset=True)
         self.forwarder = None
         if self.sender is not None:
-            self.sender.body_start = b""
+            self.sender.drop_body()
 
-    def note_own_response(self, status: int, response: bytes) -> None:
-        """Note a response of the switch itself in the access log, even if there was no valid request."""
+    def note_own_response(self, status: int, response: bytes, why: str) -> None:
+        """Note a response of the switch itself in the access log, even if there was no valid request. why: its reason
+        as words of `model/why.py`."""
         self.owner.begin_entry()
         if self.dispatcher.entry is not None:
+            self.dispatcher.entry.decided(why)
             self.dispatcher.entry.refused(status, response)
 
     def settle(self, ending: str = "") -> None:
@@ -434,6 +447,8 @@ class Exchange:
         self.leave_fast_path()
         dispatcher = self.dispatcher
         lease = dispatcher.lease
+        if dispatcher.request.body_prefix:
+            dispatcher.request.body_prefix = b""
         if lease is not None and not lease.ended:
             lease.end()
             moved = self.owner.moved()

@@ -54,8 +54,9 @@ class ExchangeOwner(Protocol):
     def refused(self) -> None:
         """The switch has responded itself, and the connection stays open."""
 
-    def send_last(self, response: OwnMessage, reason: str) -> None:
-        """Send a response of the switch itself, and close the connection. reason: for the log."""
+    def send_last(self, response: OwnMessage, reason: str, why: str) -> None:
+        """Send a response of the switch itself, and close the connection. reason: for the log. why: the same as words
+        of `model/why.py`."""
 
     def retry_after(self, status: int, seconds: int) -> int:
         """The value of Retry-After; 0: none."""

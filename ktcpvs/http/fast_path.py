@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.service_access_log import ServiceAccessLog
 from ktcpvs.http.head_cache import CLOSE, MAX_CACHED_REQUEST, MAX_REQUESTS, CachedResponse, HeadCache
 from ktcpvs.http.message_edits import ServiceEdits
 from ktcpvs.http.whole_messages import (

@@ -141,12 +141,13 @@ class HeadCache:
         has_proxies: bool = False,
         foreign: ForeignHosts | None = None,
         has_challenges: bool = False,
+        reads_bodies: bool = False,
     ) -> None:
         """Apply changed options or settings, and clear the cache.
 
         logs: requests are noted in an access log. has_proxies: the service has trusted proxies. foreign: hosts whose
         requests are not plain; None: there are none. has_challenges: challenges of ACME are pending, so that requests
-        for them are not plain.
+        for them are not plain. reads_bodies: the scheduler does, so that no request with a body is plain.
         """
         modes = {name: getattr(config, name) for name in FIELDS}
         replaced = frozenset() if config.client_cert_header == OFF else CERTIFICATE_FIELDS
@@ -158,7 +159,8 @@ class HeadCache:
         scan: Scan = self._scanner(*self._limits, forwarding.replaced, logs).scan
         scan = scan if foreign is None else _scan_unless_foreign(scan, foreign)
         self.scan = _scan_unless_challenge(scan) if has_challenges else scan
-        self.whole_requests = WholeRequests(*self._limits, settings.body_size, forwarding.replaced, foreign)
+        limits = (0, 0, 0) if reads_bodies else self._limits
+        self.whole_requests = WholeRequests(*limits, settings.body_size, forwarding.replaced, foreign)
         self.whole_responses = WholeResponses()
         self.is_enabled, self.has_proxies = is_enabled, has_proxies
 

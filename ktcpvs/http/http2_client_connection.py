@@ -72,8 +72,8 @@ class HTTP2ClientConnection:
 
     __slots__ = (
         "_answered", "_build", "_context", "_count_in", "_count_out", "_defer", "_ended", "_is_deferred",
-        "_is_receiving", "_last_activity", "_parked", "_pending", "_progress", "_service", "_settings", "_timer",
-        "client", "error", "heads", "is_full", "is_over", "protocol", "transports",
+        "_is_receiving", "_last_activity", "_parked", "_pending", "_progress", "_retired_at", "_service",
+        "_settings", "_timer", "client", "error", "heads", "is_full", "is_over", "protocol", "transports",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +105,7 @@ class HTTP2ClientConnection:
         self._pending = b""  # bytes that wait for the next turn
         self._last_activity = context.wheel.now  # the tick at which the last stream ended
         self._progress: Progress | None = None  # of a client that does not read
+        self._retired_at: int | None = None  # the tick when the last GOAWAY was sent
         self.client = client
         self.protocol = http2.Server(limits, joins_requests=True)
         self.transports: dict[int, HTTP2Transport] = {}
@@ -361,6 +362,7 @@ class HTTP2ClientConnection:
     def retire(self) -> None:
         """Accept no further streams; those in flight finish (RFC 9113, section 6.8)."""
         self.protocol.shut_down()
+        self._retired_at = self._context.wheel.now
         self.flush_now()
         self._close_if_drained()
 
@@ -422,7 +424,10 @@ class HTTP2ClientConnection:
             self.protocol.goaway()
             self._close()
             return
-        self._timer = self._context.wheel.after(self._check_interval(), self._check_timeouts)
+        if self._retired_at is not None and now - self._retired_at >= CHECK_INTERVAL:
+            self.retire()  # the client has not acknowledged the PING
+        if not self.is_over:
+            self._timer = self._context.wheel.after(self._check_interval(), self._check_timeouts)
 
     _HANDLERS: ClassVar[dict[type, Callable[[HTTP2ClientConnection, Any], None]]] = {
         http2.RequestRefused: _request_refused,

@@ -10,6 +10,7 @@ from ktcpvs.dispatch.client_connection import nothing_to_end
 from ktcpvs.http.client_connection import HTTPClientConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
+from ktcpvs.model.why import DEADLINE
 from ktcpvs.system import log as levels
 
 
@@ -32,7 +33,7 @@ class HTTP2StreamConnection(HTTPClientConnection):
         """End the request, whose deadline (`grpc-timeout`) has passed. milliseconds: that its client has given."""
         self.dispatcher.timed_out()
         if self.state in (life.CHOOSING, life.QUEUED, life.CONNECTING, life.WAITING):
-            self.exchange.fail(504, f"the deadline of {milliseconds:g} ms has passed")
+            self.exchange.fail(504, f"the deadline of {milliseconds:g} ms has passed", why=DEADLINE)
             self.exchange.cancel_connecting()
         elif self.state == life.ANSWERING:
             self.ending = f"the deadline of {milliseconds:g} ms has passed"

@@ -10,6 +10,7 @@ from urllib.parse import quote_from_bytes
 import re2
 
 from ktcpvs.dispatch.tracing import ServiceTracing
+from ktcpvs.http.why_field import FIELD_NAME, WhyField
 from ktcpvs.model.header_edits import HeaderEdit, canonical, header_edit_of
 from ktcpvs.model.modifiers import NONE, Modifiers, Rewrite
 from ktcpvs.model.pattern import encode_pattern, re2_options
@@ -103,17 +104,20 @@ class HeaderLines:
 class MessageEdits:
     """The edits of the messages that one rule takes, or of all other messages of a service.
 
-    request, response: header lines. keeps_path: the server gets the path and query of the request. tracing: of the
-    service; None: its requests have no traces. traced: the names of the fields that a request with a trace of its own
-    loses.
+    request, response: header lines. why: makes the field X-Ktcpvs-Why; None: no client gets it. keeps_path: the
+    server gets the path and query of the request. tracing: of the service; None: its requests have no traces. traced:
+    the names of the fields that a request with a trace of its own loses.
     """
 
-    __slots__ = ("_modifiers", "_rewrite", "keeps_path", "request", "response", "traced", "tracing")
+    __slots__ = ("_modifiers", "_rewrite", "keeps_path", "request", "response", "traced", "tracing", "why")
 
     def __init__(self, config: VirtualService, modifiers: Modifiers, tracing: ServiceTracing | None = None) -> None:
         """modifiers: of the rule, after the service's own edits. tracing: of the service; None: it has none."""
         request = [*map(header_edit_of, config.request_header), *modifiers.request_headers]
         response = [*map(header_edit_of, config.response_header), *modifiers.response_headers]
+        self.why = WhyField(config.why_for) if config.why_for else None
+        if self.why is not None:
+            response.append(HeaderEdit(FIELD_NAME, ""))  # of a server: nobody may take it for that of the switch
         self.request = HeaderLines(request, canonical)
         self.response = HeaderLines(response, str.lower)
         self.tracing = tracing if tracing is not None and tracing.is_on else None

@@ -12,6 +12,7 @@ from ktcpvs.http.message_edits import MessageEdits, ServiceEdits
 from ktcpvs.http.retries import UNANSWERED
 from ktcpvs.model import exchange as life
 from ktcpvs.model.scheduling import OwnResponse
+from ktcpvs.model.why import CHALLENGE, of_status
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.http1 import BadRequest, OwnMessage
 
@@ -27,13 +28,13 @@ class RefusedExchange(Protocol):
     def use_edits(self, edits: MessageEdits | None, rule: str = "", groups: tuple[bytes, ...] = ()) -> None:
         """Edit the messages of the current request in this way."""
 
-    def edited(self, data: bytes) -> bytes:
+    def edited(self, data: bytes, why: str) -> bytes:
         """Return a response of the switch itself with the edits for the current request."""
 
     def discard(self) -> None:
         """Give up the server connection, and what is held of the request and of the server's response."""
 
-    def note_own_response(self, status: int, response: bytes) -> None:
+    def note_own_response(self, status: int, response: bytes, why: str) -> None:
         """Note a response of the switch itself in the access log."""
 
     def settle(self, ending: str = "") -> None:
@@ -49,18 +50,26 @@ class OwnResponseSender:
         self._service = service
         self._edits = edits
 
-    def fail(self, exchange: RefusedExchange, status: int, reason: str, retry_after: int, location: str) -> None:
-        """Respond with an error, or with a redirect. retry_after: seconds; 0: no such field. location: the URL to which
-        a redirect leads; "": it is none."""
+    def fail(
+        self,
+        exchange: RefusedExchange,
+        status: int,
+        reason: str,
+        why: str = "",
+        retry_after: int = 0,
+        location: str = "",
+    ) -> None:
+        """Respond with an error, or with a redirect. why: the reason as words of `model/why.py`; "": that of the
+        status. retry_after: seconds; 0: no such field. location: the URL to which a redirect leads; "": it is none."""
         owner, dispatcher, service = exchange.owner, exchange.dispatcher, self._service
         if status == 503 and dispatcher.failed_connections:
-            status, reason = 502, UNANSWERED  # there was a server
+            status, reason, why = 502, UNANSWERED, ""  # there was a server
         later = owner.retry_after(status, retry_after)
         service.note_refusal(owner.client_name, status, reason)
         closes = status == 400 or (bool(owner.pending) and _ends_pipeline(dispatcher, status))
         lines = exchange.message.lines if exchange.message is not None else b""
         response = service.own_responses.error(status, reason, later, location, lines)
-        _send(exchange, response, reason, closes)
+        _send(exchange, response, reason, why or of_status(status), closes)
 
     def respond(self, exchange: RefusedExchange, own: OwnResponse) -> None:
         """Respond as a rule says, without a server."""
@@ -68,29 +77,29 @@ class OwnResponseSender:
         try:
             response = responses.message(own, exchange.dispatcher.request, exchange.owner.client_name)
         except BadRequest as bad:
-            self.fail(exchange, bad.status, str(bad), 0, "")
+            self.fail(exchange, bad.status, str(bad))
             return
         responses.count(own.rule, response.status)
         exchange.use_edits(self._edits.of(own.modifiers), own.rule, own.groups)
-        _send(exchange, response, own.reason)
+        _send(exchange, response, own.reason, own.why)
 
     def respond_to_challenge(self, exchange: RefusedExchange, key_authorization: bytes) -> None:
         """Respond to a challenge of ACME."""
-        _send(exchange, challenge_response(key_authorization), CHALLENGE_ANSWERED)
+        _send(exchange, challenge_response(key_authorization), CHALLENGE_ANSWERED, CHALLENGE)
 
 
-def _send(exchange: RefusedExchange, response: OwnMessage, reason: str, closes: bool = False) -> None:
-    """Send a response of the switch itself. closes: the connection ends with it."""
+def _send(exchange: RefusedExchange, response: OwnMessage, reason: str, why: str, closes: bool = False) -> None:
+    """Send a response of the switch itself. why: the reason as words. closes: the connection ends with it."""
     owner, message = exchange.owner, exchange.message
     exchange.discard()
     owner.hold(CONNECTING, False)
     ends = closes or owner.is_last or (owner.has_ended and not owner.pending)
     if owner.body is not None or ends or message is None:
         owner.transition(life.LAST)
-        owner.send_last(response, reason)
+        owner.send_last(response, reason, why)
         return
-    data = exchange.edited(response.encoded(message.method, keep_alive=True, minor=message.minor))
-    exchange.note_own_response(response.status, data)
+    data = exchange.edited(response.encoded(message.method, keep_alive=True, minor=message.minor), why)
+    exchange.note_own_response(response.status, data, why)
     exchange.settle(f"{response.status}: {reason}")
     owner.client.write(data)
     exchange.message = None

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.access_log import AccessLogWriter, ServiceAccessLog
+from ktcpvs.dispatch.access_log import RequestLog
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.selection import is_choice
+from ktcpvs.dispatch.service_access_log import ServiceAccessLog
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.dispatch.traced_request import ANSWERED
 from ktcpvs.dispatch.trusted_proxies import peer_of
@@ -45,7 +46,7 @@ NO_RULE: tuple[str, tuple[bytes, ...]] = ("", ())
 NO_TIME = (0.0, 0.0)
 """In place of the time when a request began that has no access log."""
 
-PlainLog = tuple[AccessLogWriter | None, tuple[float, float], tuple[int, int]]
+PlainLog = tuple[RequestLog | None, tuple[float, float], tuple[int, int]]
 """The access log of a plain request, the time when the request began, and the bytes moved before it. None: the request
 has none, but spans."""
 
@@ -178,7 +179,7 @@ class PlainPath:
         dispatcher = exchange.dispatcher
         dispatcher.completed = None
         if exchange.server is not None and dispatcher.choice is not None:
-            dispatcher.measure(dispatcher.choice, exchange.started, exchange.settled)
+            dispatcher.measure(dispatcher.choice, exchange.started, exchange.settled, connections=1)
 
     def _leave(self, exchange: PlainExchange, plain: PlainRequest) -> None:
         found = http1.REQUEST.match(plain.data)
@@ -193,7 +194,7 @@ class PlainPath:
         notes: RequestNotes | None = None
         if logged is not None and logged[0] is not None:
             writer, started, moved = logged[0], logged[1], logged[2]
-            notes = writer.begin(dispatcher.request.client, exchange.owner.client.tls, moved, started)
+            notes = writer.begin(dispatcher.request, moved, started)
         if edits is not None and edits.observed is not None:  # which knows everything already
             if notes is not None:
                 self._note(exchange, plain, notes)
@@ -410,9 +411,8 @@ class PlainPath:
             edits = exchange.edits
             if writer is not None:
                 moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
-                client = exchange.dispatcher.request.client, exchange.owner.client.tls
                 trace = None if edits is None else edits.trace_ids
-                writer.write_plain(plain, client, started, response.status, choice, moved, trace)
+                writer.write_plain(plain, exchange.dispatcher.request, started, response.status, choice, moved, trace)
             if edits is not None and edits.observed is not None:
                 edits.observed.response_begun(response.status, 0)
                 edits.observed.end((exchange.bytes_in, exchange.bytes_out), ANSWERED)

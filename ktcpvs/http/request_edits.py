@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ktcpvs.dispatch.dispatcher import Dispatcher
+from typing import Protocol
+
 from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.template_values import TemplateValues
 from ktcpvs.dispatch.traced_request import TracedConnection, TracedRequest
@@ -10,8 +11,25 @@ from ktcpvs.dispatch.tracing import RequestTrace
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies, peer_of
 from ktcpvs.http.head_cache import CachedResponse
 from ktcpvs.http.message_edits import MessageEdits
+from ktcpvs.http.why_field import WhyField
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.protocols.http1.request_id import known_request_id
 from ktcpvs.system.random_ids import request_ids
+
+
+class EditedExchange(Protocol):
+    """The part of a dispatcher that edits use: the request, the choice of its server, and that server while it has the
+    request."""
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def choice(self) -> Choice | None: ...
+
+    @property
+    def destination(self) -> Destination | None: ...
 
 
 class RequestEdits:
@@ -28,7 +46,7 @@ class RequestEdits:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: EditedExchange,
         client_name: str,
         proxies: TrustedProxies,
         edits: MessageEdits,
@@ -67,13 +85,21 @@ class RequestEdits:
             return lines, request.removed, target
         return lines + trace.lines(), edits.traced, target
 
-    def response_head(self, head: bytes) -> bytes:
-        """Return the edited head of a response. head: without the empty line."""
+    def response_head(self, head: bytes, why: str | None = None) -> bytes:
+        """Return the edited head of a response. head: without the empty line. why: the reason of the switch's own
+        response, in words of `model/why.py`; None: a server has responded."""
         edits = self._edits
         if edits is None or not edits.response:
             return head
         self._values = None
-        return edits.response.edited(head, self._value_of)
+        edited = edits.response.edited(head, self._value_of)
+        return edited if edits.why is None else edited + self._why_line(edits.why, why)
+
+    def _why_line(self, field: WhyField, why: str | None = None) -> bytes:
+        request, choice = self._dispatcher.request, self._dispatcher.choice
+        if why is not None or choice is None:
+            return field.line(request, why or "", None)
+        return field.line(request, choice.why, str(choice.destination.address))
 
     def cached_response_head(self, response: CachedResponse, added: bytes) -> bytes:
         """Return what `response_head` returns for the head of a cached response and further lines."""
@@ -85,6 +111,8 @@ class RequestEdits:
             response.edits, response.kept = edits, lines.kept(response.head)
         if added:
             added = lines.kept(added)
+        if edits.why is not None:
+            added += self._why_line(edits.why)
         if lines.constant is not None:
             return response.kept + added + lines.constant
         self._values = None

@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED, Dispatcher
 from ktcpvs.dispatch.trusted_proxies import peer_of
+from ktcpvs.http.body_prefix import CONTINUE, BodyPrefix
 from ktcpvs.http.exchange_owner import CONNECTING, ExchangeOwner
 from ktcpvs.http.message_edits import MessageEdits
 from ktcpvs.http.request_edits import RequestEdits
@@ -56,16 +57,55 @@ class RequestSender:
     body_start: the part of its body that has come before there is a server connection.
     """
 
-    __slots__ = ("_connecting", "_exchange", "body_start")
+    __slots__ = ("_connecting", "_exchange", "_prefix", "body_start")
 
     def __init__(self, exchange: SentExchange, body_start: bytes = b"") -> None:
         self._exchange = exchange
         self._connecting: Deferred[ServerConnection] | None = None
+        self._prefix: BodyPrefix | None = None  # while the request is held for the scheduler
         self.body_start = body_start
 
     @property
     def is_connecting(self) -> bool:
         return self._connecting is not None
+
+    # Before a server is chosen.
+
+    def hold_for_scheduler(self, size: int) -> None:
+        """Select a server when so many bytes of the body have come, or its end."""
+        exchange = self._exchange
+        message, owner = exchange.message, exchange.owner
+        assert message is not None
+        self._prefix = BodyPrefix(size, message.length, exchange.http.context.context.wheel.now)
+        if message.expect and not self.body_start:
+            message.fields.fulfil_expectation()
+            owner.client.write(CONTINUE)
+        self._add_to_prefix(self._prefix, self.body_start)
+
+    def _add_to_prefix(self, prefix: BodyPrefix, data: bytes) -> None:
+        exchange = self._exchange
+        prefix.feed(data)
+        if exchange.owner.body is None or prefix.is_complete:
+            self._prefix = None
+            self.body_start = bytes(prefix.held)
+            exchange.dispatcher.request.body_prefix = prefix.content
+            exchange.dispatcher.select()
+
+    @property
+    def prefix_began(self) -> int | None:
+        """The tick when the request began to be held for the scheduler; None: it is not."""
+        return None if self._prefix is None else self._prefix.began
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of the body that wait here."""
+        return len(self.body_start) + (0 if self._prefix is None else len(self._prefix.held))
+
+    def drop_body(self) -> None:
+        """Drop what waits of the body."""
+        self.body_start, self._prefix = b"", None
+
+    # At a server.
 
     def serve(self, choice: Choice) -> None:
         """Send the request to this server; its lease has begun."""
@@ -178,6 +218,8 @@ class RequestSender:
                 owner.body = None
                 if exchange.response is not None and exchange.response.frame.done:
                     exchange.response_complete(exchange.response)  # the response was complete before the upload
+        elif self._prefix is not None:
+            self._add_to_prefix(self._prefix, data)
         elif exchange.owner.state in (life.CHOOSING, life.QUEUED, life.CONNECTING):
             self.body_start += data
             exchange.owner.hold(CONNECTING, True)  # until there is a connection to send it on

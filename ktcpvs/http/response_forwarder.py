@@ -9,6 +9,7 @@ from ktcpvs.http.exchange_owner import TURN_IS_OVER, ExchangeOwner
 from ktcpvs.http.head_cache import CLOSE, KEEP_ALIVE
 from ktcpvs.http.request_edits import RequestEdits
 from ktcpvs.http.retries import RetriedExchange
+from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
 from ktcpvs.model.outcome import BAD_RESPONSE, RESET
@@ -30,6 +31,7 @@ class ForwardedExchange(RetriedExchange, Protocol):
 
     http: HTTPService
     owner: ExchangeOwner
+    server: ServerConnection | None
     message: http1.Request | None
     edits: RequestEdits | None
     started: float

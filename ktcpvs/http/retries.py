@@ -8,18 +8,31 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from attrs import evolve
+
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
-from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.outcome import RESET, STATUS, TIMEOUT
 from ktcpvs.model.retry_on import RESET as ON_RESET
 from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.why import RETRY, joined
 from ktcpvs.system import log as levels
 
 UNANSWERED = "the server closed the connection before it answered"
+
+
+class FailedConnection(Protocol):
+    """The part of a server connection that retries look at."""
+
+    @property
+    def destination(self) -> Destination: ...
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has carried a request before."""
 
 
 class RetriedExchange(Protocol):
@@ -30,7 +43,9 @@ class RetriedExchange(Protocol):
     """
 
     dispatcher: Dispatcher
-    server: ServerConnection | None
+
+    @property
+    def server(self) -> FailedConnection | None: ...
 
     @property
     def may_be_repeated(self) -> bool: ...
@@ -50,7 +65,7 @@ class RetriedExchange(Protocol):
     def server_failed(self, reason: str, kind: str = RESET) -> None:
         """Count a failed request of the server. kind: one of the reasons of `model/outcome.py`."""
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
         """Respond with an error of the switch itself."""
 
 
@@ -62,7 +77,7 @@ class Retries:
     def __init__(self, service: ServiceContext) -> None:
         self._service = service
 
-    def explain(self, dead: ServerConnection, failure: str) -> str:
+    def explain(self, dead: FailedConnection, failure: str) -> str:
         """Return why a server connection has died before it answered, and log it if the configuration may be the
         reason. failure: of TLS; "": there was none."""
         destination = dead.destination
@@ -71,7 +86,7 @@ class Retries:
             self._service.note_server_fault(destination, reason)
         return reason
 
-    def repeat(self, exchange: RetriedExchange, dead: ServerConnection, failure: str = "") -> None:
+    def repeat(self, exchange: RetriedExchange, dead: FailedConnection, failure: str = "") -> None:
         """Send the request again after its server connection has died. failure: as for `explain`.
 
         If a kept connection has died, it may only have been idle for too long, so the same server is tried on a new
@@ -163,4 +178,4 @@ class Retries:
         dispatcher.failed_connections = (*dispatcher.failed_connections, silent)
         dispatcher.is_retry = True
         dispatcher.exclude(silent, reason, kind)
-        dispatcher.take(choice)
+        dispatcher.take(evolve(choice, why=joined(choice.why, RETRY)))

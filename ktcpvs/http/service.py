@@ -65,7 +65,8 @@ class HTTPService:
         settings = self.context.settings
         if self._checked is not settings:
             self._checked = settings
-            times = settings.head_timeout, settings.keepalive_timeout, settings.response_timeout
+            waits = settings.head_timeout, settings.body_prefix_timeout
+            times = settings.keepalive_timeout, settings.response_timeout
             may_be_off = settings.first_byte_timeout, settings.read_timeout, settings.request_timeout
-            self._interval = min(CHECK_INTERVAL, *times, *(seconds or CHECK_INTERVAL for seconds in may_be_off))
+            self._interval = min(CHECK_INTERVAL, *waits, *times, *(seconds or CHECK_INTERVAL for seconds in may_be_off))
         return self._interval

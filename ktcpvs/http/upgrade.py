@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ktcpvs.http.server_connection import ServerConnection
+from ktcpvs.http.websocket_relay import WebSocketRelay
 from ktcpvs.model import exchange as life
 from ktcpvs.relay.copy import CopyRelay
 from ktcpvs.relay.engines import Relay
@@ -30,8 +31,14 @@ class UpgradeOwner(Protocol):
     def join(self, relay: CopyRelay) -> None:
         """Let the service's relay engine take over."""
 
+    def join_by_copying(self) -> None:
+        """The relay copies to the end."""
+
     def end_if_over(self) -> None:
         """End the connection if both sides are closed."""
+
+    def expire(self) -> None:
+        """Close both sides now."""
 
 
 class Upgrade:
@@ -54,17 +61,28 @@ class Upgrade:
 
     def start(self, from_client: bytes, from_server: bytes) -> None:
         """Begin. from_client, from_server: the bytes already received, which are forwarded first."""
-        owner, server = self._owner, self._server
-        owner.client.clear_backpressure()
-        server.clear_backpressure()
-        server.lost = self._server_lost
-        relay = CopyRelay(owner.client, server, self._context.wheel, self._finished)
-        owner.relay = relay
+        owner = self._owner
+        relay = owner.relay = self._copy_relay()
         relay.start(from_client)
         owner.client.resume()
         if from_server:
             relay.outward.received(from_server)
         owner.join(relay)
+
+    def start_websocket(self, from_client: bytes, from_server: bytes) -> None:
+        """As `start`, for a WebSocket that the switch may close."""
+        owner = self._owner
+        owner.relay = relay = WebSocketRelay(self._copy_relay(), self._context.wheel, owner.expire)
+        relay.start(from_client, from_server)
+        owner.client.resume()
+        owner.join_by_copying()
+
+    def _copy_relay(self) -> CopyRelay:
+        owner, server = self._owner, self._server
+        owner.client.clear_backpressure()
+        server.clear_backpressure()
+        server.lost = self._server_lost
+        return CopyRelay(owner.client, server, self._context.wheel, self._finished)
 
     def _finished(self) -> None:
         """Both directions have ended: close both sides when their peers have read what is buffered."""

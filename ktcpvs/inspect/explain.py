@@ -12,14 +12,18 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import maybeDeferred
 
+from ktcpvs.dispatch.selection import Decision
+from ktcpvs.http.exchange import MISDIRECTED
+from ktcpvs.inspect.message_notes import message_notes
 from ktcpvs.inspect.views import Views
-from ktcpvs.interfaces import IExplains
+from ktcpvs.interfaces import EACH_REQUEST, IExplains
+from ktcpvs.model import why as words
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import name_to_look_up
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, UP
-from ktcpvs.model.scheduling import Considered, Request
+from ktcpvs.model.scheduling import Considered, ModifiedChoice, OwnResponse, Request
 from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
@@ -28,11 +32,13 @@ from ktcpvs.services.director import Director
 from ktcpvs.services.dry_run import (
     DryRun,
     bad_request_outcome,
+    challenge_outcome,
     denial_reason,
     https_outcome,
     make_outcome,
     parse_client,
     read_request,
+    refusal,
 )
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
@@ -94,14 +100,25 @@ class Explainer:
             read_request(request, prepared, context, method, target, headers, notes, port)
             notes += _describe_client(request, peer, live)
         except _Denied as why:
-            considered, outcome = Considered(), make_outcome("nobody", None, f"{why}: the connection is reset")
+            reason = f"{why}: the connection is reset"
+            considered, outcome = Considered(), make_outcome("nobody", None, reason, words.DENY)
         except BadRequest as bad:
             considered, outcome = Considered(), bad_request_outcome(bad, prepared)
         else:
-            redirected = https_outcome(request, prepared)
-            dry_run = DryRun(context, prepared, request, notes, down, live.selector.resting)
-            considered = Considered() if redirected else _consider(prepared, request, context, notes)
-            outcome = redirected or await dry_run.select()
+            notes += _describe_clients(config, live)
+            early = (
+                challenge_outcome(request, context.challenges.responses)
+                or https_outcome(request, prepared)
+                or _misdirected_outcome(request, prepared, live)
+            )
+            considered = Considered()
+            if early is not None:
+                outcome = early
+            else:
+                dry_run = DryRun(context, prepared, request, notes, down, live.selector.resting)
+                considered = _consider(prepared, request, context, notes)
+                outcome = await dry_run.select()
+                notes += _describe_work(dry_run.decision, prepared, request, live, peer)
         errors = await self._last_errors(ident)
         return {
             **answer,
@@ -153,6 +170,36 @@ def _describe_client(request: Request, peer: str, live: RunningService) -> list[
     if request.client in (peer, ""):
         return []
     return live.traffic.admission.describe(ipaddress.ip_address(request.client).packed)
+
+
+def _describe_clients(config: VirtualService, live: RunningService) -> list[str]:
+    """Describe how many clients the service has of those that it may have."""
+    if not config.maxclients:
+        return []
+    now = live.clients.in_all
+    full = ": the next one waits until one leaves" if now >= config.maxclients else ""
+    return [f"service has {now} of {config.maxclients} clients{full}"]
+
+
+def _misdirected_outcome(request: Request, prepared: Prepared, live: RunningService) -> dict[str, Any] | None:
+    """Return the outcome of a request over TLS for a host that demands other things of TLS; None: it is for none."""
+    foreign = live.foreign_hosts
+    if prepared.factory.unit != EACH_REQUEST or foreign is None or not request.is_tls:
+        return None
+    return refusal(BadRequest(421, MISDIRECTED)) if (request.host or b"") in foreign else None
+
+
+def _describe_work(
+    decision: Decision | None, prepared: Prepared, request: Request, live: RunningService, peer: str
+) -> list[str]:
+    """Describe the rate of the rule, and what changes in the messages. peer: the address of the connection."""
+    decided = None if decision is None else decision.response or decision.choice
+    if decided is None:
+        return []
+    notes = []
+    if isinstance(decided, ModifiedChoice | OwnResponse) and decided.modifiers.rate is not None:
+        notes.append(live.traffic.rule_rates.describe(decided.modifiers.rate, decided.rule, request))
+    return [*notes, *message_notes(prepared.config, prepared.factory.unit, request, decided, peer)]
 
 
 def _text(data: bytes | None) -> str | None:

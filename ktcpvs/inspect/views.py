@@ -39,6 +39,7 @@ COUNTS_OF_SERVICE = (
     "paused_listeners",
     "denied",
     "limited",
+    "choose_overruns",
     "handshake_pauses",
     "http2_glitches",
     "http2_floods",
@@ -131,7 +132,7 @@ class Views:
         return found
 
     def stats(self, ident: str | None) -> dict[str, Any]:
-        answer = self.table(ident)
+        answer, starter = self.table(ident), self._director.context.starter
         answer["traces"] = self._director.context.tracer.describe()
         for described in answer["services"]:
             config = self._director.expanded.services[described["ident"]]
@@ -145,7 +146,8 @@ class Views:
                 destination = live.destinations.get(server.address) if live is not None else None
                 row["stats"] = _destination_stats(live, destination, passed)
                 is_resting = live is not None and destination in live.selector.resting
-                row["health"] = _health(destination, server, is_resting, self._unresolved(server.address))
+                started = starter.state(server.address) if server.start is not None else None
+                row["health"] = _health(destination, server, is_resting, self._unresolved(server.address), started)
                 row["last_error"] = _last_error(destination)
                 row["check_response"] = destination.health.response or None if destination is not None else None
             if config.redirect is not None:
@@ -165,15 +167,16 @@ class Views:
 
     def schedulers(self, ident: str | None) -> dict[str, Any]:
         found = self._director.schedulers()
-        used = [service.scheduler_name for service in self._director.effective]
+        used = [found.named(service.scheduler_name) for service in self._director.effective]
         return {
             "schedulers": [
                 {
                     "name": name,
                     "unit": plugin.unit,
                     "module": type(plugin).__module__,
+                    "source": found.origins[name].text,
                     "summary": (type(plugin).__doc__ or "").strip().split("\n")[0],
-                    "services": used.count(name),
+                    "services": used.count(plugin),
                     "options": [
                         {"name": option, **declared.described()}
                         for option, declared in declared_options(plugin).items()
@@ -255,10 +258,15 @@ def _destination_stats(
 
 
 def _health(
-    destination: Destination | None, server: RealServer, is_resting: bool, unresolved: Unresolved | None
+    destination: Destination | None,
+    server: RealServer,
+    is_resting: bool,
+    unresolved: Unresolved | None,
+    started: str | None,
 ) -> dict[str, Any]:
     """Describe a server's health: its state, since when (seconds since 1970; 0: since the server is known), the last
-    reason. is_resting: its checks ask for no new clients. unresolved: its name has no addresses."""
+    reason. is_resting: its checks ask for no new clients. unresolved: its name has no addresses. started: of a server
+    on demand that does not run."""
     known = destination.health if destination is not None else Health()
     if unresolved is not None and unresolved.reason:
         return {"state": UNRESOLVED, "since": unresolved.since, "reason": unresolved.reason}
@@ -268,6 +276,8 @@ def _health(
         state = MAINTENANCE
     elif not server.share:
         state = DRAINING
+    elif started is not None:
+        state = started
     elif destination is not None and destination.is_standby:
         state = DRAINING if is_resting else STANDBY
     else:
@@ -320,6 +330,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         "responses": _responses(traffic.own_responses.counts),
         "handshakes": _handshakes(live.preambles.handshakes),
         "preambles": dict(live.preambles.refusals),
+        "choose_overruns": live.choose_budget.overruns,
         "handshake_pauses": live.preambles.pauses,
         "http2_glitches": live.http2_clients.glitches,
         "http2_floods": live.http2_clients.floods,

@@ -47,6 +47,7 @@ def describe_server(server: RealServer) -> dict[str, Any]:
         "priority": server.priority,
         "mode": server.mode,
         "max_pending": server.max_pending,
+        "start": server.start,
         "check": None if server.check is None else str(server.check),
         "labels": dict(server.labels),
     }

@@ -16,6 +16,7 @@ from ktcpvs.model.server_words import (
     CHECK,
     LABELS,
     READY,
+    START,
     write_connection_words,
     write_labels,
     write_priority,
@@ -200,8 +201,11 @@ def _server_parts(before: Described, after: Described) -> list[str]:
         [write_labels(one.get(LABELS, {})) for one in both],
     )
     parts += [f"{was} -> {now}" for was, now in changes if was != now]
-    checked = [one.get(CHECK) or OFF for one in both]
-    return parts + ([f"{CHECK} {checked[0]} -> {checked[1]}"] if checked[0] != checked[1] else [])
+    for name in (CHECK, START):
+        values = [one.get(name) or OFF for one in both]
+        if values[0] != values[1]:
+            parts.append(f"{name} {values[0]} -> {values[1]}")
+    return parts
 
 
 def _rules(before: list[Described], after: list[Described]) -> Iterator[str]:

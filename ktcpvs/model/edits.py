@@ -484,6 +484,20 @@ class ReloadCertificates(Edit):
 
 
 @frozen
+class ReloadSchedulers(Edit):
+    """Load the packages of scheduler plugins again, and bind the services that use them. The table stays as it is.
+
+    scheduler: the name of one in the package; None: the packages of all plugins.
+    """
+
+    name: ClassVar[str] = "reload-schedulers"
+    scheduler: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        return table
+
+
+@frozen
 class RenewCertificate(Edit):
     """Renew the certificates that the switch has obtained for a host name. The table stays as it is."""
 

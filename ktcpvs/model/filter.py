@@ -6,6 +6,7 @@ has an allow list, and allowed if it has none. All networks are cut into sorted 
 
 from __future__ import annotations
 
+import ipaddress
 from bisect import bisect_right
 from collections.abc import Iterable
 
@@ -53,6 +54,14 @@ class Filter:
         """Return (is the address allowed, the network that decides, or None). packed: the address, 4 or 16 bytes."""
         network = self._families[len(packed)].holder(packed)
         return (self._others if network is None else network not in self._denied), network
+
+    def allows(self, address: str) -> bool:
+        """Return whether an address is allowed. address: as text; an IPv4 address that is mapped into IPv6 counts as
+        itself."""
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        return self.judge(ip.packed)[0]
 
 
 def filter_of(allow: Networks, deny: Networks) -> Filter | None:

@@ -16,6 +16,8 @@ EJECTED = "ejected"  # consecutive client connections or requests have failed; i
 # What listings show instead of `up`.
 DRAINING = "draining"  # it gets no new connections and requests, whatever its health
 STANDBY = "standby"  # servers of earlier priorities suffice
+IDLE = "idle"  # it is started with the next request
+STARTING = "starting"  # it is being started, or stopped
 UNRESOLVED = "unresolved"  # it stands for the targets of SRV records, which have not been found yet
 
 # Events.

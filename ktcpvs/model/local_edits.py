@@ -20,6 +20,7 @@ from ktcpvs.model.edits import (
     ForgetNode,
     Load,
     ReloadCertificates,
+    ReloadSchedulers,
     RenewCertificate,
     UndrainNode,
     Unload,
@@ -64,7 +65,7 @@ class Local(Edit):
                 f"{edit.name} replaces the whole table, so this node would follow nothing of the cluster any more: "
                 f"change parts of it with {option}"
             )
-        if isinstance(edit, Unload | ReloadCertificates | RenewCertificate | EndLocal):
+        if isinstance(edit, Unload | ReloadCertificates | ReloadSchedulers | RenewCertificate | EndLocal):
             raise BadValue(f"{edit.name} concerns this node only: leave out {option}")
         if isinstance(edit, Confirm | DrainNode | UndrainNode | ForgetNode):
             raise BadValue(f"{edit.name} concerns all nodes: leave out {option}")

@@ -37,7 +37,7 @@ FAILURES = frozenset((REFUSED, TIMEOUT, RESET, BAD_RESPONSE, STATUS))
 """The reasons that are the server's fault."""
 
 
-@frozen(eq=False)
+@frozen(eq=False, weakref_slot=False)  # the fast path uses one again that nobody has kept
 class Outcome:
     """The outcome of one request, or of one connection that is relayed as a whole, at one server.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from attrs import frozen
 
 from ktcpvs.model.service import VirtualService
@@ -19,9 +21,9 @@ class Plan:
     settings: bool
 
 
-def plan(old: Table, new: Table, is_rekeyed: bool = False) -> Plan:
+def plan(old: Table, new: Table, is_rekeyed: bool = False, rebound: Collection[str] = ()) -> Plan:
     """Return the plan that turns `old` into `new`. is_rekeyed: the secret for cookies changes, although it is no
-    setting."""
+    setting. rebound: services that change although their configuration does not."""
     rekeyed = is_rekeyed or old.settings.cookie_key != new.settings.cookie_key
     started, stopped = new.running - old.running, old.running - new.running
     return Plan(
@@ -31,8 +33,8 @@ def plan(old: Table, new: Table, is_rekeyed: bool = False) -> Plan:
             for ident in new.services
             if ident in new.running
             and ident in old.running
-            and (rekeyed or old.services[ident] is not new.services[ident])
-            and (rekeyed or old.services[ident] != new.services[ident])
+            and (rekeyed or ident in rebound or old.services[ident] is not new.services[ident])
+            and (rekeyed or ident in rebound or old.services[ident] != new.services[ident])
         ),
         stop=tuple(old.services[ident] for ident in old.services if ident in stopped),
         settings=old.settings != new.settings,

@@ -10,7 +10,7 @@ from ktcpvs.errors import BadValue
 from ktcpvs.model.address import Address, SRVName
 from ktcpvs.model.listen import check_complete
 from ktcpvs.model.options import MAX_COUNT, OFF, check_weight, one_of
-from ktcpvs.model.server_words import BACKUP, MODES, READY, Labels
+from ktcpvs.model.server_words import BACKUP, MODES, READY, Labels, check_program
 from ktcpvs.model.tls import PROXY_VERSIONS, ServerTLS
 
 
@@ -32,6 +32,11 @@ def _maxconn(instance: object, attribute: Attribute[int], value: int) -> None:
         raise BadValue(f"{attribute.name} {value} is out of range: 0..{MAX_COUNT}")
 
 
+def _program(instance: object, attribute: Attribute[str | None], value: str | None) -> None:
+    if value is not None:
+        check_program(value)
+
+
 def _priority(instance: object, attribute: Attribute[int], value: int) -> None:
     if not 0 <= value <= BACKUP:
         raise BadValue(f"priority {value} is out of range: 0..{BACKUP}")
@@ -45,8 +50,9 @@ class RealServer:
     ALPN. proxy: the version of the PROXY protocol that tells it who the client is, or OFF.
     priority: 0 is the first; servers of a later one stand by until those before them do not suffice; BACKUP is the
     last. mode: READY, DRAIN or MAINTENANCE. check: the address at which it is checked; None: as the option `check`
-    says. max_pending: the most requests that wait for it while it is full; 0: no limit. labels: words
-    about it for schedulers and for people: (name, value) of each, by name, "" for a name alone."""
+    says. max_pending: the most requests that wait for it while it is full; 0: no limit. start: the program that starts
+    it with its first request; None: it runs by itself. labels: words about it for schedulers and for people: (name,
+    value) of each, by name, "" for a name alone."""
 
     address: Address = field(validator=_has_port_or_targets)
     weight: int = field(default=1, validator=_weight)
@@ -59,6 +65,7 @@ class RealServer:
     mode: str = field(default=READY, validator=one_of(*MODES))
     check: Address | None = field(default=None, validator=_has_port)
     max_pending: int = field(default=0, validator=_maxconn)
+    start: str | None = field(default=None, validator=_program)
     labels: Labels = ()
 
     @property

@@ -105,6 +105,10 @@ HEADER, COOKIE, QUERY = NAMED = ("header", "cookie", "query")
 """KIND of variables KIND.NAME: the first header field, cookie or argument of the query with that name."""
 
 
+_OF_REQUESTS = frozenset(("target", "path", "query", "host"))
+"""The variables that have values only where a request is read. So has each KIND.NAME."""
+
+
 def _first(pairs: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
     return next((value for called, value in pairs if called == name), b"")
 
@@ -140,6 +144,11 @@ class RequestTemplate:
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def needs_requests(self) -> bool:
+        """Whether it has a variable that has no value before a request has been read."""
+        return any(name in _OF_REQUESTS or "." in name for name in self.variables)
 
     def value(self, request: RequestLike) -> bytes:
         """Return the text for one request: a variable without a value is empty."""

@@ -69,6 +69,14 @@ def normalized_path(path: bytes) -> bytes:
     return b"/%b%b" % (b"/".join(kept), end)
 
 
+def headers(lines: bytes) -> Pairs:
+    """Yield (name in lower case, value) of each header line."""
+    for line in lines.split(b"\r\n"):
+        if line:
+            name, _, value = line.partition(b":")
+            yield name.lower(), value.strip(b" \t")
+
+
 def header_values(lines: bytes, names: Collection[bytes]) -> Pairs:
     """Yield (name in lower case, value) of each header line whose name is one of `names`, in lower case."""
     for line in lines.split(b"\r\n"):

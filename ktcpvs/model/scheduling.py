@@ -7,20 +7,23 @@ no clock and no counter. Authors of schedulers import these names from L{ktcpvs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from attrs import Factory, define, field, frozen
 from zope.interface import Attribute, Interface
 
+from ktcpvs.model import why as words
 from ktcpvs.model.actions import Action
 from ktcpvs.model.address import Address
 from ktcpvs.model.conditions import Condition, conditions_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.modifiers import Modifiers
+from ktcpvs.model.named_values import NamedValues
 from ktcpvs.model.outcome import Outcome
 from ktcpvs.model.request_templates import TLSNames
-from ktcpvs.model.request_values import arguments, cookies, host_of, normalized_path
+from ktcpvs.model.request_values import arguments, cookies, headers, host_of, normalized_path
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduler_options import NO_OPTIONS, read_options
 from ktcpvs.model.service import VirtualService
@@ -42,7 +45,11 @@ CLIENT_HELLO = "CLIENT_HELLO"
 UNITS = (CONNECTION, CLIENT_HELLO, FIRST_REQUEST, EACH_REQUEST)
 
 USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
+USES_MAXCONN = "maxconn"
 """The parts of a service's configuration that a scheduler may use, see L{IUsesOptions}."""
+
+MAX_BODY_PREFIX = 1 << 20
+"""The most bytes of a body that a scheduler may ask for."""
 
 VIEWED_PER_STEP = 1000
 """The rules of a service that are bound to their servers in one step, which takes some 3 ms."""
@@ -76,6 +83,8 @@ class Request:
     lines: the request's header lines as they came, each with its line end.
     tried: the destinations that are not up, and those that have already failed for this request; a scheduler must not
     change this set. failed: those that have already failed.
+    body_prefix: the first bytes of its body, without the framing of a chunked one, for a scheduler whose plugin asks
+    for them with an attribute of that name; b"": it has no body, or they are not asked for.
     server_name, protocols: of the ClientHello, for schedulers with the unit CLIENT_HELLO: the name in lower case, None
     if the client sends none, and the protocols of ALPN that it offers. connection: of the client; None in tests.
 
@@ -92,6 +101,7 @@ class Request:
     server_name: str | None = None
     protocols: tuple[bytes, ...] = ()
     connection: ClientSide | None = None
+    body_prefix: bytes = b""
 
     @property
     def host(self) -> bytes | None:
@@ -110,20 +120,25 @@ class Request:
         return tuple(arguments(self.path or b""))
 
     @property
-    def cookies(self) -> tuple[tuple[bytes, bytes], ...]:
-        """(name, value) of all cookies."""
-        return tuple(cookies(self.lines))
+    def query(self) -> NamedValues:
+        """The arguments in the query, decoded, by name: as in `request.query["user"]`."""
+        return NamedValues(partial(arguments, self.path or b""))
+
+    @property
+    def cookies(self) -> NamedValues:
+        """The cookies by name: as in `request.cookies.get("session")`. A cookie without `=` has the empty name."""
+        return NamedValues(partial(cookies, self.lines))
 
     @property
     def port(self) -> int | None:
         """The port that the client has connected to; None for a unix socket."""
-        address = self.connection.local_address if self.connection is not None else None
+        address = self.local_address
         return address[1] if isinstance(address, tuple) else None
 
     @property
     def is_tls(self) -> bool:
         """Whether the client speaks TLS with the switch."""
-        return self.connection is not None and self.connection.tls is not None
+        return self.tls is not None
 
     @property
     def sni(self) -> str | None:
@@ -134,10 +149,22 @@ class Request:
         return None if name is None else name.lower().removesuffix(".")
 
     @property
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """(name in lower case, value) of all header lines, raw bytes, in the order in which they came."""
-        pairs = (line.split(b":", 1) for line in self.lines.split(b"\r\n") if line)
-        return tuple((name.lower(), value.strip(b" \t")) for name, value in pairs)
+    def headers(self) -> NamedValues:
+        """The header fields by name, which has no case: as in `request.headers["x-user"]`. In iteration, names are in
+        lower case."""
+        return NamedValues(partial(headers, self.lines), ignores_case=True)
+
+    @property
+    def local_address(self) -> tuple[str, int] | str | None:
+        """The address that the client has connected to, as (host, port); the path of a unix socket. None in tests."""
+        address = self.connection.local_address if self.connection is not None else None
+        return address[:2] if isinstance(address, tuple) else address
+
+    @property
+    def tls(self) -> TLSNames | None:
+        """What is known of the client's TLS with the switch: the name that it has called, the version, its certificate.
+        None: it does not speak TLS with the switch."""
+        return self.connection.tls if self.connection is not None else None
 
 
 @frozen(eq=False)
@@ -147,6 +174,7 @@ class Choice:
     waits: if the destination has reached its maxconn, the client waits for it, and no other one is chosen instead.
     For schedulers that choose per request: lines, the request's header lines that the server gets, None: as they came;
     answer_lines: header lines, each with its line end, that the response gets besides its own.
+    why: the reason for programs, in words of `model/why.py`; L{ServiceView.why_of} makes it.
     completed: is called with the outcome, in place of the `completed` of the service's scheduler: one that lets other
     schedulers choose names theirs. None: the service's scheduler has chosen.
     """
@@ -156,6 +184,7 @@ class Choice:
     waits: bool = False
     lines: bytes | None = None
     answer_lines: bytes = b""
+    why: str = words.BALANCE
     completed: Callable[[Outcome], object] | None = field(default=None, repr=False, kw_only=True)
 
 
@@ -176,7 +205,7 @@ class OwnResponse:
     """A rule's decision that the switch responds itself, and the reason, for the log and for people.
 
     rule: its label. groups: the texts of the groups of its pattern, from the first on, where its templates need them.
-    modifiers: those of the rule, for the response.
+    modifiers: those of the rule, for the response. why: as of L{Choice}.
     """
 
     action: Action
@@ -184,6 +213,7 @@ class OwnResponse:
     reason: str
     groups: tuple[bytes, ...] = ()
     modifiers: Modifiers = NO_MODIFIERS
+    why: str = words.RESPOND
 
 
 Choosing = Choice | OwnResponse | None | Awaitable[Choice | OwnResponse | None]
@@ -271,7 +301,7 @@ class ServiceView:
     the reasons of all choices. key: a secret of this switch, or of all switches that share its cookie_key; it must
     never be shown. trial: the bound scheduler will be asked and thrown away while `previous` stays in use: it must
     share nothing with `previous` that changes. options: name -> value of the options that the scheduler being bound
-    declares (`scheduler_options`).
+    declares (`scheduler_options`). rule: the number of the rule whose view it is; 0: of none.
     """
 
     config: VirtualService
@@ -283,10 +313,15 @@ class ServiceView:
     trial: bool = False
     rule_balances: Mapping[str, ISchedulerFactory] = Factory(dict)
     options: Mapping[str, Any] = NO_OPTIONS
+    rule: int = 0
 
     @property
     def ident(self) -> str:
         return self.config.ident
+
+    def why_of(self, *why: str) -> str:
+        """Return the text for `Choice.why`: these words of `model/why.py`, behind the rule."""
+        return words.of_rule(self.rule, *why)
 
     @classmethod
     def of(
@@ -347,7 +382,8 @@ class ServiceView:
         balance scheduler with its options."""
         balance = self.balance_of(rule)
         options = read_options(balance, rule.modifiers.balance or self.config.balance)
-        return ServiceView(self.config, rule.weighed_destinations, (), balance, why, self.key, options=options)
+        servers, number = rule.weighed_destinations, rule.number
+        return ServiceView(self.config, servers, (), balance, why, self.key, options=options, rule=number)
 
     def balance_of(self, rule: BoundRule) -> ISchedulerFactory | None:
         """Return the scheduler that chooses among the servers of a rule."""
@@ -422,6 +458,17 @@ class ILearns(Interface):
         """
 
 
+class IReadsBodies(Interface):
+    """A scheduler plugin that sees the beginning of bodies. Optional, besides L{ISchedulerFactory}: the attribute alone
+    is enough. Its `unit` must be EACH_REQUEST."""
+
+    body_prefix: int = Attribute(
+        """1 to MAX_BODY_PREFIX: a request is held until so many bytes of its body have come, or its end, at most for
+        the setting body_prefix_timeout. Then `Request.body_prefix` has them, and the whole body goes on to the server.
+        """
+    )
+
+
 class IExplains(Interface):
     """A bound scheduler that can explain its choices. Optional, besides L{IScheduler}."""
 
@@ -440,5 +487,6 @@ class IUsesOptions(Interface):
 
     uses: frozenset[str] = Attribute(
         """A set of USES_RULES: the service's rules; USES_MATCH: the rules' match numbers; USES_BALANCE: the scheduler
-        `balance`; USES_WEIGHT: the servers' weights beyond 0 or not 0; USES_COOKIE: it sets a cookie."""
+        `balance`; USES_WEIGHT: the servers' weights beyond 0 or not 0; USES_COOKIE: it sets a cookie;
+        USES_MAXCONN: without maxconn, the servers after the first get nothing."""
     )

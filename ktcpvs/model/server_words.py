@@ -2,10 +2,11 @@
 
 server = ADDRESS [WEIGHT] [maxconn N] [tls [ca FILE | verify off] [name HOST] [cert FILE]] [h2] [proxy v1|v2]
          [priority N | backup] [drain | maintenance] [check ADDRESS]
-         [max_pending N] [label NAME[=VALUE]]...
+         [max_pending N] [start PROGRAM] [label NAME[=VALUE]]...
 
 Commands use the same words. The defaults, which they need to change a server: `tls off`, `h2 off`, `proxy off`,
-`priority 0`, `ready`, `check off`, `max_pending 0`, `label off`.
+`priority 0`, `ready`, `check off`, `max_pending 0`, `start off`,
+`label off`.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ READY, DRAIN, MAINTENANCE = MODES = ("ready", "drain", "maintenance")
 
 CHECK = "check"
 MAX_PENDING = "max_pending"
+START = "start"
 LABEL, LABELS = "label", "labels"
 MAX_LABELS = 16
 """The most labels of a server."""
 
 TLS, H2, PROXY = "tls", "h2", "proxy"
-SERVER_WORDS = (TLS, H2, PROXY, PRIORITY, BACKUP_WORD, *MODES, CHECK, MAX_PENDING, LABEL)
+SERVER_WORDS = (TLS, H2, PROXY, PRIORITY, BACKUP_WORD, *MODES, CHECK, MAX_PENDING, START, LABEL)
 TLS_WORDS = ("ca", "verify", "name", "cert")
 
 Fail = Callable[[Token, str], Refusal]
@@ -143,6 +145,26 @@ def _read_max_pending(start: Token, rest: Rest, values: Values, fail: Fail) -> i
     return int(text)
 
 
+_PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+def _read_start(start: Token, rest: Rest, values: Values, fail: Fail) -> str | None:
+    value = _take_value(start, rest, fail)
+    if value.is_word(OFF):
+        return None
+    try:
+        return check_program(value.text)
+    except Refusal as refusal:
+        raise fail(value, str(refusal)) from None
+
+
+def check_program(name: str) -> str:
+    """Return the name of a program that starts a server. Raises BadValue for a path and for a command."""
+    if not _PROGRAM.fullmatch(name):
+        raise BadValue(f"start '{shorten(name, 40)}': expected the name of a program in the folder of --start-folder")
+    return name
+
+
 def _read_label(start: Token, rest: Rest, values: Values, fail: Fail) -> Labels:
     """Read one more label: return it with those that have been read."""
     before: Labels = values.get(LABELS, ())
@@ -181,6 +203,7 @@ _READERS: dict[str, tuple[str, Callable[[Token, Rest, Values, Fail], Any]]] = {
     BACKUP_WORD: ("priority", _read_backup),
     CHECK: ("check", _read_check),
     MAX_PENDING: (MAX_PENDING, _read_max_pending),
+    START: (START, _read_start),
     LABEL: (LABELS, _read_label),
     **dict.fromkeys(MODES, ("mode", _read_mode)),
 }
@@ -216,6 +239,8 @@ def write_use_words(described: Mapping[str, Any], *, with_defaults: bool = False
         words += [CHECK, OFF if described["check"] is None else word(str(described["check"]))]
     if MAX_PENDING in described and (described[MAX_PENDING] or with_defaults):
         words += [MAX_PENDING, str(described[MAX_PENDING])]
+    if START in described and (described[START] is not None or with_defaults):
+        words += [START, described[START] or OFF]
     if LABELS in described and (described[LABELS] or with_defaults):
         words.append(write_labels(described[LABELS]))
     return " ".join(words)

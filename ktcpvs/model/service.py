@@ -314,6 +314,12 @@ class VirtualService:
     access_log_format: str = option(
         read_word, "combined", "the format of these lines", check=one_of("combined", "json")
     )
+    why_for: Networks = option(
+        read_networks,
+        Networks(),
+        "networks whose clients get X-Ktcpvs-Why in responses, if their requests have X-Ktcpvs-Why: 1; for schedulers "
+        "that decide per request",
+    )
     trace: str = option(
         read_word,
         OFF,
@@ -368,7 +374,12 @@ class VirtualService:
     request_timeout: int | None = _own("request_timeout")
     first_byte_timeout: int | None = _own("first_byte_timeout")
     queue_timeout: int | None = _own("queue_timeout")
+    choose_budget: int | None = _own("choose_budget")
     drain_timeout: int | None = _own("drain_timeout")
+    drain_spread: int | None = _own("drain_spread")
+    websocket_close_timeout: int | None = _own("websocket_close_timeout")
+    start_timeout: int | None = _own("start_timeout")
+    stop_after: int | None = _own("stop_after")
     head_timeout: int | None = _own("head_timeout")
     head_size: int | None = _own("head_size")
     head_lines: int | None = _own("head_lines")

@@ -183,6 +183,24 @@ class Settings:
     drain_timeout: int = _setting(
         30, 0, DAY, "seconds", "the most time that connections of a stopped service or a deleted server last"
     )
+    drain_spread: int = _setting(
+        0, 0, DAY, "seconds", "close connections that drain evenly over this time, so that not all clients come back "
+        "at once"
+    )  # fmt: skip
+    websocket_close_timeout: int = _setting(
+        0, 0, 3600, "seconds", "close WebSockets of a server or service that drains by a Close frame (1012), and give "
+        "client and server this time to answer; 0: do not close them"
+    )  # fmt: skip
+    start_timeout: int = _setting(
+        30, 1, 3600, "seconds", "the most time for a server that is started on demand to accept connections"
+    )
+    stop_after: int = _setting(
+        300, 0, DAY, "seconds", "stop a server that was started on demand when it has had no connection for this time; "
+        "0: never"
+    )  # fmt: skip
+    stop_timeout: int = _setting(
+        10, 1, 3600, "seconds", "the most time for such a server to end after SIGTERM; then it gets SIGKILL"
+    )
     body_size: int = _setting(
         0, 0, 999_999_999, "KiB", "the longest body of a request, for schedulers that decide per request; 0: no limit"
     )
@@ -191,6 +209,19 @@ class Settings:
     )
     choose_timeout: int = _setting(
         2, 1, 3600, "seconds", "the most time for an asynchronous scheduler to choose; then the fallback chooses"
+    )
+    body_prefix_timeout: int = _setting(
+        10, 1, 3600, "seconds", "the most time for the first bytes of a body to come that the scheduler wants to see"
+    )
+    choose_budget: int = _setting(
+        0, 0, 60_000, "ms", "the most time for one call of a scheduler that is a plugin; longer ones are counted, and "
+        "after choose_overruns of them in a row the fallback chooses for choose_rest; 0: it is not measured"
+    )  # fmt: skip
+    choose_overruns: int = _setting(
+        10, 1, 1_000_000, "calls", "calls in a row that exceed choose_budget until the fallback chooses"
+    )
+    choose_rest: int = _setting(
+        30, 1, DAY, "seconds", "how long the fallback chooses for a scheduler that has exceeded choose_budget"
     )
     cookie_key: str = _secret(
         "the secret for the cookies of chttp, the same on all switches of a site; empty: a secret of this switch"

@@ -30,6 +30,7 @@ from ktcpvs.model.scheduling import (
     USES_BALANCE,
     USES_COOKIE,
     USES_MATCH,
+    USES_MAXCONN,
     USES_RULES,
     USES_WEIGHT,
     ISchedulerFactory,
@@ -42,7 +43,7 @@ from ktcpvs.model.tls import TLS_OPTIONS
 WHOLE = "whole"
 """The subject of warnings that make sense only for a complete configuration."""
 
-RULES, MATCH, WEIGHT, MODE = "rules", "match", "weight", "mode"
+RULES, MATCH, WEIGHT, MODE, MAXCONN = "rules", "match", "weight", "mode", "maxconn"
 """Subjects that are not options of a service; H2 is another one."""
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
@@ -57,6 +58,7 @@ FORWARDING_OPTIONS = (
 REQUEST_OPTIONS = (
     "request_header",
     "response_header",
+    "why_for",
     "trace",
     "eject_slow",
     "keepalive_timeout",
@@ -83,6 +85,9 @@ ENGINES = (KERNEL, SPLICE)
 
 CLIENT_LIMITS = ("client_connections", "client_rate", *HEAD_OPTIONS)
 
+MAX_NAMED = 5
+"""The most schedulers that a warning names."""
+
 NOT_TLS = Condition(TLS, is_negated=True)
 
 NOBODY_SHARE = Condition(SHARE, ("0%",))
@@ -103,7 +108,7 @@ _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualSe
 @frozen
 class ServiceWarning:
     """A warning. ident: of the service. text: what has no effect, and why. about: the options that it concerns, or
-    RULES, MATCH, WEIGHT, MODE, H2, PLACE or WHOLE."""
+    RULES, MATCH, WEIGHT, MODE, MAXCONN, H2, PLACE or WHOLE."""
 
     ident: str
     text: str
@@ -174,6 +179,7 @@ def warnings_of(
     found = [
         *_about_scheduler(service, scheduler, balance, installed, of_rules),
         *_about_rule_balances(service, scheduler, balance, installed, of_rules),
+        *_about_maxconn(service, scheduler, balance, of_rules),
         *_about_unit(service, scheduler, installed),
         *_about_checks(service),
         *_about_options(service),
@@ -218,7 +224,8 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
         return RULES in warning.about or (MATCH in warning.about and edit.match is not None)
     if isinstance(edit, edits.AddServer | edits.EditServer):
         is_weighed = WEIGHT in warning.about and edit.weight not in (None, 0, 1)
-        return is_weighed or (H2 in warning.about and bool(edit.options.get(H2)))
+        is_unlimited = MAXCONN in warning.about and edit.maxconn == 0
+        return is_weighed or is_unlimited or (H2 in warning.about and bool(edit.options.get(H2)))
     return False
 
 
@@ -307,6 +314,38 @@ def _about_rule_balances(
         yield f"rule {_some(off)} is switched off: share 0% is no client", (RULES,)
     if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
         yield f"all servers of rule {_some(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
+
+
+def _about_maxconn(
+    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory, of_rules: Balances
+) -> Iterator[_Found]:
+    """Warn of schedulers that fill one server before the next, and of a server before the last that is never full."""
+    plugins = {scheduler} if not _uses(scheduler, USES_BALANCE) else {balance, *of_rules.values()}
+    if not any(IUsesOptions.providedBy(plugin) and USES_MAXCONN in plugin.uses for plugin in plugins):
+        return
+    limits = {server.address: server.maxconn for server in service.servers}
+    groups: list[tuple[str, ISchedulerFactory, Sequence[Address]]] = []
+    if not _uses(scheduler, USES_BALANCE):
+        groups.append((f"scheduler {service.scheduler}", scheduler, tuple(limits)))
+    elif not service.rules:
+        groups.append((f"balance {service.balance}", balance, tuple(limits)))
+    else:
+        for rule in service.rules:
+            name = rule.modifiers.balance or service.balance
+            groups.append((f"balance {name}", of_rules.get(name, balance), rule.servers))
+    unlimited: dict[tuple[str, Address], None] = {}
+    for what, plugin, addresses in groups:
+        if IUsesOptions.providedBy(plugin) and USES_MAXCONN in plugin.uses:
+            unlimited |= {(what, one): None for one in addresses[:-1] if not limits[one]}
+    if unlimited:
+        what, address = next(iter(unlimited))
+        others = len({server for _, server in unlimited}) - 1
+        has = f"server {address} and {others} more have" if others else f"server {address} has"
+        yield (
+            f"{has} no maxconn: {what} uses the servers after it only while it cannot serve "
+            f"(example: server = {address} 1 maxconn 100)",
+            ("scheduler", "balance", RULES, MAXCONN),
+        )
 
 
 def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
@@ -535,6 +574,8 @@ def _choosers(installed: Installed, units: Collection[str], verb: str, rest: str
 def _do(names: list[str], verb: str, rest: str) -> str:
     if len(names) < 2:
         verb = "does" if verb == "do" else f"{verb}s"
+    if len(names) > MAX_NAMED + 1:
+        names = [*names[:MAX_NAMED], f"{len(names) - MAX_NAMED} more"]
     *most, last = names or ["no installed scheduler"]
     return " ".join(filter(None, (f"{', '.join(most)} and {last}" if most else last, verb, rest)))
 

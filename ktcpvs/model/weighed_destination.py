@@ -53,6 +53,11 @@ class WeighedDestination(Destination):
         return max(round(self._own * weight / share, 2), LEAST_WEIGHT)
 
     @property
+    def share(self) -> int:  # type: ignore[override]
+        """Its weight in the rule, 0 unless the server is ready."""
+        return self._own if self.real.share else 0
+
+    @property
     def active(self) -> int:  # type: ignore[override]
         return self.real.active
 

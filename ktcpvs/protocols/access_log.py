@@ -49,7 +49,8 @@ class Record:
     client: its host without the port, "" for a client on a unix socket. began: Unix time.
     method, target: as they came; minor: of HTTP/1.x, or HTTP_2; all None if no request was read. lines: the request's
     header lines as they came, each with CRLF. status: of the response; None if none was sent. server: its address; None
-    if no server was chosen. reason: the scheduler's. connect, first, total: seconds from `began` until the connection
+    if no server was chosen. reason: the scheduler's. why: the same, or why the request was refused, in words of
+    `model/why.py`; None: nothing was decided. connect, first, total: seconds from `began` until the connection
     to the server was established, until the first byte of the response, until the end; None if that never happened. On
     a kept server connection `connect` is 0.
     bytes_in, bytes_out: all bytes of the request and of the response, heads included. body_out: those of the response's
@@ -68,6 +69,7 @@ class Record:
     status: int | None = None
     server: str | None = None
     reason: str | None = None
+    why: str | None = None
     connect: float | None = None
     first: float | None = None
     total: float = 0.0
@@ -110,13 +112,13 @@ class LineFormat(Protocol):
         began: float,
         total: float,
         status: int,
-        server: tuple[str, str],
+        server: tuple[str, str, str],
         moved: tuple[int, int, int],
     ) -> bytes:
         """Return the line of a plain request that was answered on a kept server connection by a response that came as
         a whole: the one that `line` returns for a Record of it.
 
-        client: `client` and `tls` of Record. began, total, status: as there. server: its address, and the reason.
+        client: `client` and `tls` of Record. began, total, status: as there. server: its address, the reason and why.
         moved: bytes_in, bytes_out and body_out.
         """
 
@@ -157,7 +159,7 @@ class CombinedFormat:
         began: float,
         total: float,
         status: int,
-        server: tuple[str, str],
+        server: tuple[str, str, str],
         moved: tuple[int, int, int],
     ) -> bytes:
         write = combined_line if self._is_http2 else plain_combined
@@ -217,7 +219,7 @@ class JSONFormat:
         """is_http2: plain lines are of clients of HTTP/2."""
         self._is_http2 = is_http2
         self._clients: dict[tuple[str, TLSNames | None], bytes] = {}
-        self._servers: dict[tuple[str, str], bytes] = {}
+        self._servers: dict[tuple[str, str, str], bytes] = {}
         self._names = f'Z", "service": {_quoted(service)}, "scheduler": {_quoted(scheduler)}, "client": '
 
     def line(self, record: Record) -> bytes:
@@ -233,6 +235,7 @@ class JSONFormat:
             f'"host": {_bytes(_value(lines, lower, _HOST))}, "referer": {_bytes(_value(lines, lower, _REFERER))}, '
             f'"user_agent": {_bytes(_value(lines, lower, _USER_AGENT))}, '
             f'"status": {record.status or "null"}, "server": {_text(record.server)}, "reason": {_text(record.reason)}, '
+            f'"why": {_text(record.why)}, '
             f'"connect": {_seconds(record.connect)}, "first": {_seconds(record.first)}, "total": {record.total:.6f}, '
             f'"bytes_in": {record.bytes_in}, "bytes_out": {record.bytes_out}, "body_out": {record.body_out}, '
             f'"retries": {record.retries}, "reused": {"true" if record.reused else "false"}, '
@@ -250,7 +253,7 @@ class JSONFormat:
         began: float,
         total: float,
         status: int,
-        server: tuple[str, str],
+        server: tuple[str, str, str],
         moved: tuple[int, int, int],
     ) -> bytes:
         names = self._clients.get(client)
@@ -262,8 +265,8 @@ class JSONFormat:
         if texts is None:
             if len(self._servers) >= MAX_CLIENTS:
                 self._servers.clear()
-            address, reason = server
-            text = f', "server": {_quoted(address)}, "reason": {_quoted(reason)}'
+            address, reason, why = server
+            text = f', "server": {_quoted(address)}, "reason": {_quoted(reason)}, "why": {_quoted(why)}'
             texts = self._servers[server] = text.encode("ascii")
         milliseconds = int(began * 1000)
         begin = b'{"time": "%b.%03d%b' % (_iso_bytes(milliseconds // 1000), milliseconds % 1000, names)
@@ -287,7 +290,7 @@ def json_line(
     bytes_out: int,
     body_out: int,
 ) -> bytes:
-    """Return the line of a GET as JSON. begin: the line up to the client. server: the keys server and reason."""
+    """Return the line of a GET as JSON. begin: the line up to the client. server: the keys server, reason and why."""
     seconds = f"{total:.6f}"
     return begin + (
         f', "method": "GET", "target": {_bytes(target)}, "protocol": {_PROTOCOL[minor]}, '

@@ -15,6 +15,8 @@ from ktcpvs.runtime.challenges import NO_CHALLENGES
 from ktcpvs.runtime.counters import Counters
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.listening_sockets import ListeningSockets
+from ktcpvs.runtime.live_traces import LiveTraces
+from ktcpvs.runtime.starter import NoStarter, Starter
 from ktcpvs.runtime.tracer import Tracer
 from ktcpvs.system.access_log_files import AccessLogs
 from ktcpvs.system.log import EventLog
@@ -30,17 +32,18 @@ def new_key() -> bytes:
 
 
 class Context:
-    """The state that the services of one process share. Only `settings`, `is_accepting`, `cookie_secret`, `quorum` and
-    `challenges` change after construction.
+    """The state that the services of one process share. Only `settings`, `is_accepting`, `cookie_secret`, `quorum`,
+    `challenges` and `starter` change after construction.
 
     settings: those of the table in force. steps: runs the steps of a change that can no longer be refused. key: this
     switch's own secret. cookie_secret: signs cookies if the settings have no cookie_key: `key`, or a secret that the
     nodes of a cluster share. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set and
     that all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
-    tracer: sends the spans of requests. nameservers: (IP address, port) of the name servers to ask; none: those of the
-    system. is_accepting: False while another daemon still accepts from the same listening sockets. node: the name and
-    the labels of this switch, by which the table says what runs where. quorum: the results of checks of all nodes of a
-    cluster; None: this switch is in none, or another process has them. challenges: of ACME, which this process answers.
+    tracer: sends the spans of requests. live_traces: what administrators watch. nameservers: (IP address, port) of the
+    name servers to ask; none: those of the system. is_accepting: False while another daemon still accepts from the same
+    listening sockets. node: the name and the labels of this switch, by which the table says what runs where. quorum:
+    the results of checks of all nodes of a cluster; None: this switch is in none, or another process has them.
+    challenges: of ACME, which this process answers. starter: starts servers on demand.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Context:
         self.wheel = TimerWheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
+        self.live_traces = LiveTraces()
         self.tracer = Tracer(reactor, log, lambda: self.node.name)
         self.relays = relays or Relays(reactor, self.descriptors.limit)
         self.tracer.configure(self.settings)
@@ -80,6 +84,7 @@ class Context:
         self.node = node or NodeIdentity()
         self.quorum: Quorum | None = None
         self.challenges = NO_CHALLENGES
+        self.starter: Starter = NoStarter()
         self.wall = wall
         self.monotonic = monotonic
         self.key = self.cookie_secret = key or new_key()

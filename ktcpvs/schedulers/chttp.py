@@ -28,6 +28,7 @@ from ktcpvs.interfaces import (
 )
 from ktcpvs.model.scheduling import BoundRule, OwnResponse
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.why import NEW_SESSION, SESSION, joined, of_rule
 from ktcpvs.protocols.http1.cookies import take_cookie, take_single_cookie
 from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
 from ktcpvs.schedulers.rule_table import RuleTable
@@ -85,6 +86,7 @@ class BoundCHTTP(BoundRules):
             f"{'no rules' if rule.number == NO_RULE else f'rule {rule.number}'}, by the client's cookie"
             for rule in rules
         ]
+        self._kept_why = [of_rule(rule.number, SESSION) for rule in rules]
 
     def choose(self, request: Request) -> Choosing:
         place = self.rule_set.place(request)
@@ -100,7 +102,7 @@ class BoundCHTTP(BoundRules):
         if single is not None and single[0] is not None:  # as nearly always, without a list
             only = self._named.get(single[0])
             if only is not None and only in self._servers[place] and only not in request.tried:
-                return Choice(only, self._kept[place], True, single[1])
+                return Choice(only, self._kept[place], True, single[1], b"", self._kept_why[place])
         values, left = take_cookie(request.lines, self._name)
         lines = left if values else None
         names = self._read(values) if values else []
@@ -109,7 +111,7 @@ class BoundCHTTP(BoundRules):
         for destination in names:  # a server of weight 0 keeps its sessions, and so does one that stands by
             is_standby = destination.is_standby and destination not in request.failed
             if destination in servers and (destination not in tried or is_standby):
-                return Choice(destination, self._kept[place], True, lines)
+                return Choice(destination, self._kept[place], True, lines, b"", self._kept_why[place])
         others = [self._names[destination] for destination in names if destination not in servers]
         choice = self.choose_within(place, request)
         if isinstance(choice, OwnResponse):
@@ -123,8 +125,9 @@ class BoundCHTTP(BoundRules):
         if choice is None:
             return None
         cookie = self._set_cookie[is_tls] % b".".join([*others, self._names[choice.destination]][-MAX_COOKIE_NAMES:])
-        reason, completed = f"{choice.reason}, a new session", choice.completed
-        return Choice(choice.destination, reason, choice.waits, lines, cookie, completed=completed)
+        why, reason = joined(choice.why, NEW_SESSION), f"{choice.reason}, a new session"
+        waits, completed = choice.waits, choice.completed
+        return Choice(choice.destination, reason, waits, lines, cookie, why, completed=completed)
 
     async def _begun_later(
         self, awaited: Awaitable[Choice | OwnResponse | None], others: list[bytes], lines: bytes | None, is_tls: bool

@@ -10,6 +10,7 @@ A service without rules uses all its servers, as one default rule would.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from typing import Protocol
 
 import re2
 from attrs import frozen
@@ -26,6 +27,7 @@ from ktcpvs.interfaces import (
     Choosing,
     Considered,
     Destination,
+    IBindsInSteps,
     IExplains,
     ILearns,
     IScheduler,
@@ -33,6 +35,7 @@ from ktcpvs.interfaces import (
     IUsesOptions,
     IWatches,
     Request,
+    RequestTemplate,
     ServiceView,
 )
 from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
@@ -43,6 +46,7 @@ from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.learning import LearningBalance
+from ktcpvs.schedulers.notes import notes_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
@@ -76,6 +80,19 @@ NO_RULE = 0
 """The number of the rule that stands for all servers of a service without rules; configured rules count from 1."""
 
 
+class RuleFinder(Protocol):
+    """Finds the first rule that matches: a RuleSet, a RuleTable, or what counts their results."""
+
+    def place(self, request: Request) -> int | None:
+        """Return the place of the first rule that matches, or None."""
+
+    def tried(self, place: int | None, request: Request) -> tuple[tuple[int, str, str], ...]:
+        """Return (number, label, why it was taken or not) of each rule up to the one at `place`."""
+
+    def notes(self, request: Request) -> tuple[str, ...]:
+        """Return the values of `request` that the rules compare, in words."""
+
+
 @frozen(eq=False)
 class WithinRule:
     """The scheduler that chooses among one rule's servers, and the rule and the weights of the servers to which it was
@@ -87,6 +104,11 @@ class WithinRule:
     weights: tuple[float, ...]
     balance: ISchedulerFactory | None
     balance_text: str = ""
+
+    @property
+    def bound_with(self) -> tuple[BoundRule, tuple[float, ...], ISchedulerFactory | None, str]:
+        """All on which the scheduler depends."""
+        return self.rule, self.weights, self.balance, self.balance_text
 
 
 @implementer(IScheduler, IExplains, IWatches)
@@ -106,7 +128,7 @@ class BoundRules:
         within: dict[str, WithinRule],
     ) -> None:
         self.rules = rules
-        self.rule_set = rule_set
+        self.rule_set: RuleFinder = rule_set
         self.within = within
         self.sticky = service.config.sticky
         self._destinations = [rule.destinations for rule in rules]
@@ -142,8 +164,7 @@ class BoundRules:
         if place is None:
             return Considered(rules, (*seen, "no rule matches"))
         within = self._in_order[place]
-        within = within.inner if isinstance(within, WeighedRule) else within
-        notes = (within.describe_key(request),) if isinstance(within, HashedRule | StickyRule) else ()
+        notes = notes_of(within, request)
         if self.rules[place].number == NO_RULE:
             no_rules = "the service has no rules: it uses all its servers"
             return Considered((), (no_rules, *notes), self._destinations[place])
@@ -155,7 +176,7 @@ class BoundRules:
         return scheduler.destinations if isinstance(scheduler, WeighedRule) else self._destinations[place]
 
 
-@implementer(IScheduler)
+@implementer(IScheduler, IExplains)
 class HashedRule:
     """The servers of one rule, by the hash of the text of group `match`; a group that took no part is the empty
     text."""
@@ -173,10 +194,10 @@ class HashedRule:
         text = found.group(self._match) if found is not None else None
         return text or b""
 
-    def describe_key(self, request: Request) -> str:
-        """Return what is hashed for `request`, in words."""
+    def explain(self, request: Request) -> Considered:
+        """Say which text is hashed."""
         text = self._key(request).decode("utf-8", "backslashreplace")
-        return f"group {self._match} is '{shorten(text)}', which is hashed"
+        return Considered((), (f"group {self._match} is '{shorten(text)}', which is hashed",))
 
 
 @implementer(ISchedulerFactory, IUsesOptions)
@@ -207,15 +228,15 @@ class RuleScheduler(BindsInSteps):
                 yield
             balance = service.balance_of(rule)
             former = known.get(rule.key)
-            if former is not None and former.balance is not balance:
+            if former is not None and _name_of(former.balance) != _name_of(balance):
                 former = None
             weights = tuple([destination.weight for destination in rule.destinations])
             text = rule.modifiers.balance or service.config.balance
-            is_same = former is not None and (former.rule, former.weights, former.balance_text) == (rule, weights, text)
-            if former is not None and is_same and not service.trial:
+            wanted = rule, weights, balance, text  # a balance plugin that was loaded again is another object
+            if former is not None and not service.trial and former.bound_with == wanted:
                 within[rule.key] = former
                 continue
-            scheduler = self._bind_within(service, rule, former.scheduler if former is not None else None)
+            scheduler = yield from self._binding_within(service, rule, former.scheduler if former is not None else None)
             within[rule.key] = WithinRule(scheduler, rule, weights, balance, text)
             bound += 1
             if bound % BOUND_PER_STEP == 0:
@@ -263,7 +284,7 @@ class RuleScheduler(BindsInSteps):
                 )
 
     def _compile(
-        self, service: ServiceView, rules: tuple[BoundRule, ...], before: RuleSet | RuleTable | None
+        self, service: ServiceView, rules: tuple[BoundRule, ...], before: RuleFinder | None
     ) -> Generator[None, None, RuleSet | RuleTable]:
         """Return what finds the first rule; patterns alone have their own way, which is the fastest."""
         if all(rule.is_pattern for rule in rules):
@@ -281,16 +302,21 @@ class RuleScheduler(BindsInSteps):
         """Make the bound scheduler from its parts."""
         return BoundRules(service, rules, rule_set, within)
 
-    def _bind_within(self, service: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
+    def _binding_within(
+        self, service: ServiceView, rule: BoundRule, previous: IScheduler | None
+    ) -> Generator[None, None, IScheduler]:
+        """Bind the scheduler within a rule."""
         why = "no rules, " if rule.number == NO_RULE else f"rule {rule.number} '{shorten(rule.label, 60)}', "
         if rule.action is not None:
             return RespondingRule(rule, rule.action)
         view = service.of_rule(rule, why)
         known = previous.inner if isinstance(previous, WeighedRule) else previous
-        scheduler = self._bind_balance(view, rule, known)
+        scheduler = yield from self._binding_balance(view, rule, known)
         return WeighedRule(scheduler, view.destinations) if rule.has_weights else scheduler
 
-    def _bind_balance(self, view: ServiceView, rule: BoundRule, previous: IScheduler | None) -> IScheduler:
+    def _binding_balance(
+        self, view: ServiceView, rule: BoundRule, previous: IScheduler | None
+    ) -> Generator[None, None, IScheduler]:
         """Bind the scheduler that chooses among the servers of a rule. view: of that rule."""
         if USES_MATCH in self.uses and rule.match is not None:
             pattern = rule.rule.hashed_pattern if rule.rule is not None else None
@@ -299,13 +325,33 @@ class RuleScheduler(BindsInSteps):
             raise ValueError(f"service {view.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
         known = known.inner if isinstance(known, LearningBalance) else known
-        balance = view.balance.bind(view, None if isinstance(known, HashedRule | RespondingRule) else known)
+        known = None if isinstance(known, HashedRule | RespondingRule) else known
+        self._check_options(view)
+        if IBindsInSteps.providedBy(view.balance):
+            balance = yield from view.balance.binding(view, known)
+        else:
+            balance = view.balance.bind(view, known)
         if ILearns.providedBy(balance):
             balance = LearningBalance(balance)
         if view.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
         sticky = parse_sticky(view.config.sticky)
         return balance if sticky is None else StickyRule(view, sticky, balance)
+
+    def _check_options(self, view: ServiceView) -> None:
+        """Raise BadValue for a template of the balance scheduler with values that this scheduler does not read."""
+        if self.unit in (FIRST_REQUEST, EACH_REQUEST):
+            return
+        for name, value in view.options.items():
+            if isinstance(value, RequestTemplate) and value.needs_requests:
+                raise BadValue(
+                    f"service {view.ident}: {name} {shorten(value.text, 60)} of a balance: scheduler {self.name} reads "
+                    "no requests; http, hhttp, phttp and chttp do"
+                )
+
+
+def _name_of(balance: ISchedulerFactory | None) -> str | None:
+    return None if balance is None else balance.name
 
 
 def all_servers(service: ServiceView, before: BoundRules | None = None) -> BoundRule:

@@ -7,7 +7,7 @@ of servers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -16,29 +16,37 @@ from ktcpvs.model.destination import Destination
 _Entry = tuple[float, int, Destination]
 """(load, number, server): numbers count entries, so that of equal loads the one that changed longest ago is first."""
 
+Load = Callable[[Destination], float]
+"""Returns the load of a server: the one with the least load is chosen. Infinity: it has the weight 0, and is never
+chosen."""
+
 REFRESHED_PER_CHOICE = 2
-"""The servers shared with other processes that are refreshed at each choice."""
+"""The servers whose load is computed again at each choice: some of its changes are not announced."""
+
+
+def connections(destination: Destination) -> float:
+    """Return the number of connections."""
+    return destination.active if destination.weight else inf
+
+
+def weighted_connections(destination: Destination) -> float:
+    """Return the number of connections for the weight."""
+    return destination.active / destination.weight if destination.weight else inf
 
 
 class Order:
-    """Servers with a weight above 0, the one with the least load for its weight first."""
+    """Servers, the one with the least load first."""
 
-    __slots__ = ("_even", "_heap", "_last", "_next", "_shared", "_valid")
+    __slots__ = ("_all", "_heap", "_last", "_load", "_next", "_valid")
 
-    def __init__(self, destinations: Iterable[Destination], even: bool) -> None:
-        """even: all weights count as 1."""
-        self._even = even
-        self._heap = [(self._load(d), number, d) for number, d in enumerate(destinations)]
-        self._valid = {d: (number, load) for load, number, d in self._heap}  # the current entry of each
+    def __init__(self, destinations: Iterable[Destination], load: Load) -> None:
+        self._load = load
+        self._heap = [(load(one), number, one) for number, one in enumerate(destinations)]
+        self._valid = {one: (number, load) for load, number, one in self._heap}  # the current entry of each
         self._last = len(self._heap)
-        self._shared = [destination for _, _, destination in self._heap if destination.is_shared]
-        self._next = 0  # of `_shared`, to be refreshed
+        self._all = [one for _, _, one in self._heap]
+        self._next = 0  # of `_all`, to be refreshed
         heapify(self._heap)
-
-    def _load(self, destination: Destination) -> float:
-        if self._even:
-            return destination.active
-        return destination.active / destination.weight if destination.weight else inf
 
     def changed(self, destination: Destination) -> None:
         """Reorder a destination whose number of connections has changed."""
@@ -51,16 +59,17 @@ class Order:
             heapify(self._heap)
 
     def _refresh(self) -> None:
-        """Reorder some of the servers that other processes use too, in turn: their changes are not announced."""
+        """Reorder the next servers whose load has changed: nobody announces changes of weights, and of connections of
+        other processes."""
         for _ in range(REFRESHED_PER_CHOICE):
-            self._next = (self._next + 1) % len(self._shared)
-            destination = self._shared[self._next]
+            self._next = (self._next + 1) % len(self._all)
+            destination = self._all[self._next]
             if self._load(destination) != self._valid[destination][1]:
                 self.changed(destination)
 
     def first(self, tried: set[Destination]) -> Destination | None:
         """Return the first that has not been tried, and put it behind those of equal load; None if all have been."""
-        if self._shared:
+        if self._all:
             self._refresh()
         heap, valid = self._heap, self._valid
         aside: list[_Entry] = []

@@ -19,6 +19,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.model.why import BALANCE
 from ktcpvs.schedulers.reasons import reason_among
 
 MAX_DRAWS = 4
@@ -31,7 +32,8 @@ class BoundP2C:
 
     def __init__(self, service: ServiceView, draw: random.Random) -> None:
         reason = reason_among(service, "the less loaded of two drawn from")
-        self._choices = [Choice(destination, reason) for destination in service.destinations]
+        why = service.why_of(BALANCE)
+        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
         self._draw = draw
 
     def choose(self, request: Request) -> Choice | None:

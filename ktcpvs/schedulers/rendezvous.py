@@ -6,45 +6,39 @@ key has a fixed order of all servers, and if the first cannot serve, the next on
 
 from __future__ import annotations
 
-import hashlib
 import math
 
-from ktcpvs.interfaces import Choice, Destination, Request, ServiceView
-
-_MASK = (1 << 64) - 1
-
-
-def _hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-
-
-def _mixed(number: int) -> int:
-    """Mix the bits of a 64-bit number (the finalizer of splitmix64)."""
-    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
-    return number ^ (number >> 31)
+from ktcpvs.interfaces import Choice, Request, ServiceView
+from ktcpvs.model.why import HASH
+from ktcpvs.schedulers.hashing import draws, hash_bytes, hash_key, pack_seeds
 
 
 class Rendezvous:
     """Picks one of a service's servers by a key."""
 
-    __slots__ = ("_choices",)
+    __slots__ = ("_choices", "_seeds")
 
     def __init__(self, service: ServiceView, what: str) -> None:
         """what: the key in words, for the reason."""
         reason = f"{service.why}by the hash of {what} among {len(service.destinations)}"
-        self._choices = [(_hash(str(d.address).encode()), Choice(d, reason)) for d in service.destinations]
+        why = service.why_of(HASH)
+        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
+        self._seeds = pack_seeds([hash_bytes(str(one.address).encode()) for one in service.destinations])
 
     def pick(self, key: bytes, request: Request) -> Choice | None:
         """Return the first server for `key` that is not quiesced and has not been tried, or None."""
-        drawn = _hash(key)
+        return self.pick_by(hash_key(key), request)
+
+    def pick_by(self, number: int, request: Request) -> Choice | None:
+        """As `pick`, by the hash of a key."""
         best: Choice | None = None
         least = math.inf
-        for seed, choice in self._choices:
-            destination: Destination = choice.destination
-            if destination.weight > 0 and destination not in request.tried:
+        for choice, draw in zip(self._choices, draws(number, self._seeds), strict=True):
+            destination = choice.destination
+            weight = destination.weight
+            if weight > 0 and destination not in request.tried:
                 # Exponentially distributed with the weight as its rate: a server is smallest with its share.
-                draw = -math.log((_mixed(drawn ^ seed) + 1) / (_MASK + 2)) / destination.weight
+                draw /= weight
                 if draw < least:
                     best, least = choice, draw
         return best

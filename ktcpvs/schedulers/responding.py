@@ -11,9 +11,10 @@ from zope.interface import implementer
 
 from ktcpvs.errors import shorten
 from ktcpvs.interfaces import Choice, Choosing, IScheduler, OwnResponse, Request
-from ktcpvs.model.actions import Action
+from ktcpvs.model.actions import Action, Redirect
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule, ModifiedChoice
+from ktcpvs.model.why import REDIRECT, RESPOND, of_rule
 
 
 class RuleGroups:
@@ -37,7 +38,8 @@ class RespondingRule:
     def __init__(self, rule: BoundRule, action: Action) -> None:
         reason = f"rule {rule.number} '{shorten(rule.label, 60)}', {action.summary}"
         needed = max(action.groups, rule.modifiers.groups)
-        self._response = OwnResponse(action, rule.label, reason, (), rule.modifiers)
+        why = of_rule(rule.number, REDIRECT if isinstance(action, Redirect) else RESPOND)
+        self._response = OwnResponse(action, rule.label, reason, (), rule.modifiers, why)
         self._groups = RuleGroups(rule, needed) if needed else None
 
     def choose(self, request: Request) -> OwnResponse:
@@ -75,6 +77,7 @@ class RuleModifiers:
             choice.waits,
             choice.lines,
             choice.answer_lines,
+            choice.why,
             self._modifiers,
             self._rule,
             groups,

@@ -14,6 +14,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.schedulers.hashing import hash_client
 from ktcpvs.schedulers.rendezvous import Rendezvous
 
 
@@ -25,7 +26,7 @@ class BoundSH:
         self._servers = Rendezvous(service, "the client's address")
 
     def choose(self, request: Request) -> Choice | None:
-        return self._servers.pick(request.client.encode("ascii", "replace"), request)
+        return self._servers.pick_by(hash_client(request.client), request)
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

@@ -7,13 +7,23 @@ from collections.abc import Callable, Iterable
 from zope.interface import implementer
 
 from ktcpvs.errors import shorten
-from ktcpvs.interfaces import Choosing, Destination, IScheduler, IWatches, Request, ServiceView
+from ktcpvs.interfaces import (
+    Choosing,
+    Considered,
+    Destination,
+    IExplains,
+    IScheduler,
+    IWatches,
+    Request,
+    ServiceView,
+)
 from ktcpvs.model.request_values import arguments, header_values
 from ktcpvs.model.sticky import HEADER, Sticky
+from ktcpvs.schedulers.notes import notes_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 
 
-@implementer(IScheduler, IWatches)
+@implementer(IScheduler, IExplains, IWatches)
 class StickyRule:
     """The servers of one rule, by the option `sticky`. others: chooses for requests without that part."""
 
@@ -40,9 +50,11 @@ class StickyRule:
         _, value = next(iter(values), (b"", b""))
         return value or None
 
-    def describe_key(self, request: Request) -> str:
-        """Return what is hashed for `request`, in words."""
+    def explain(self, request: Request) -> Considered:
+        """Say what is hashed, or else how balance chooses."""
         key = self._key(request)
         if key is None:
-            return f"the request has no {self._sticky}, so balance chooses"
-        return f"{self._sticky} is '{shorten(key.decode('utf-8', 'backslashreplace'))}', which is hashed"
+            chooses = f"the request has no {self._sticky}, so balance chooses"
+            return Considered((), (chooses, *notes_of(self.others, request)))
+        text = shorten(key.decode("utf-8", "backslashreplace"))
+        return Considered((), (f"{self._sticky} is '{text}', which is hashed",))

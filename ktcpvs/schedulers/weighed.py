@@ -58,5 +58,5 @@ def _of_real(choice: Choice) -> Choice:
     real = _real(choice.destination)
     if type(choice) is Choice:  # as always; faster than evolve
         waits, completed = choice.waits, choice.completed
-        return Choice(real, choice.reason, waits, choice.lines, choice.answer_lines, completed=completed)
+        return Choice(real, choice.reason, waits, choice.lines, choice.answer_lines, choice.why, completed=completed)
     return evolve(choice, destination=real)

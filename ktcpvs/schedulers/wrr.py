@@ -20,6 +20,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.model.why import BALANCE
 from ktcpvs.schedulers.reasons import reason_among
 
 
@@ -61,7 +62,8 @@ class BoundWRR:
     def __init__(self, service: ServiceView, known: dict[float, _Class]) -> None:
         reason = reason_among(service, "next in weighted turn of")
         self.classes: dict[float, _Class] = {}
-        self._choices = [Choice(destination, reason) for destination in service.destinations if destination.weight > 0]
+        why = service.why_of(BALANCE)
+        self._choices = [Choice(one, reason, why=why) for one in service.destinations if one.weight > 0]
         self._weights = [choice.destination.weight for choice in self._choices]  # as they are in `classes`
         self._seen = 0  # the server that was looked at last
         for choice, weight in zip(self._choices, self._weights, strict=True):

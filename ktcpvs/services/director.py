@@ -24,7 +24,16 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import changes_between
 from ktcpvs.model.edit_warnings import warnings_about_edit
-from ktcpvs.model.edits import Confirm, Edit, Load, ReloadCertificates, RenewCertificate, StartService, Unload
+from ktcpvs.model.edits import (
+    Confirm,
+    Edit,
+    Load,
+    ReloadCertificates,
+    ReloadSchedulers,
+    RenewCertificate,
+    StartService,
+    Unload,
+)
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
@@ -48,8 +57,11 @@ from ktcpvs.services.resolver import NoResolver, Resolver, Unresolved
 from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
+from ktcpvs.services.scheduler_reload import SchedulerReload
+from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
 from ktcpvs.services.shared_limits import SharedLimits
+from ktcpvs.services.started_servers import StartedServers
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
 from ktcpvs.services.tls_file_users import TLSFileUsers
 from ktcpvs.services.withdrawals import Withdrawals
@@ -133,13 +145,15 @@ class Director:
         files: TLSFiles | None = None,
         search: Callable[[], Schedulers] = find_schedulers,
         nodes: Callable[[], KnownNodes] | None = None,
+        starter: ServerStarter | None = None,
     ) -> None:
         """save: writes the table to the disk; raises CannotSave. unload: called after an Unload. processes: those that
         serve; None: this one alone. checks, resolver: factories of the active checks and of the resolver; NoChecks,
         NoResolver: another process does that. is_strict: refuse edits that this machine cannot carry out, for example
         with an access log that cannot be written or a relay that is not supported. stages_of: returns the stages of a
         service's preamble. files: those that TLS needs; None: they are read with the rights of this process. search:
-        finds all installed schedulers. nodes: returns what is known of the cluster; None: this switch is in none."""
+        finds all installed schedulers. nodes: returns what is known of the cluster; None: this switch is in none.
+        starter: starts servers on demand; None: this process starts none."""
         self.context = context
         self.table = self.effective = self.expanded = Table()
         self.local_dropped: Callable[[Sequence[tuple[LocalEdit, str]]], object] = lambda dropped: None
@@ -151,7 +165,8 @@ class Director:
         self._pending = PendingConfirmation(context.reactor, context.log, self._undo_unconfirmed)
         self.confirmation: Confirmation = self._pending
         self._resolver = resolver(context, self.resolved)
-        self._binder = SchedulerBinder(context, search)
+        self._binder = SchedulerBinder(context, search, logs_broken=is_strict)
+        self._scheduler_reload = SchedulerReload(self, context, self._binder, is_strict)
         self._save = save
         self._unload = unload
         self._is_strict = is_strict
@@ -167,12 +182,21 @@ class Director:
         self.shared_limits = SharedLimits(self)
         self.withdrawals = Withdrawals(self)
         self.checked_servers = CheckedServers(self.services, self._running_idents)
+        self.starter = starter
+        self._started_servers: StartedServers | None = None
+        if starter is not None:
+            context.starter = starter
+            self._started_servers = StartedServers(
+                starter, self.services, self._running_idents, self.checks, self._follow_checks
+            )
         self._lock: DeferredLock = DeferredLock()
 
     def start(self) -> None:
         """The reactor runs: start timers and other processes."""
         self._binder.start()
         self.context.start()
+        if self.starter is not None:
+            self.starter.begin()
         self.files.start()
         self.processes.start()
 
@@ -270,12 +294,9 @@ class Director:
     async def _carry_out(self, edit: Edit, *, is_strict: bool, is_saved: bool = True) -> Sequence[str]:
         if self.is_ending:
             raise Busy("the daemon is ending")
-        if isinstance(edit, ReloadCertificates):
-            return await self._reload_certificates(edit)
-        if isinstance(edit, RenewCertificate):
+        if isinstance(edit, ReloadCertificates | ReloadSchedulers | RenewCertificate):
             self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
-            await self.issuer.renew(edit.host)
-            return ()
+            return await self._carry_out_beside(edit)
         self.confirmation.admit(edit)
         old = self.table
         try:
@@ -314,6 +335,15 @@ class Director:
         if isinstance(edit, Unload):
             steps.run("end", self._unload)
         return [*warnings, *preparation.warnings]
+
+    async def _carry_out_beside(self, edit: Edit) -> Sequence[str]:
+        """Carry out an edit that leaves the table as it is."""
+        if isinstance(edit, ReloadSchedulers):
+            return await self._scheduler_reload.carry_out(edit, lambda: self.expanded)
+        if isinstance(edit, RenewCertificate):
+            await self.issuer.renew(edit.host)
+            return ()
+        return await self._reload_certificates()
 
     def _log_changes(self, old: Table, new: Table) -> None:
         """Log what a configuration that was loaded has changed."""
@@ -393,9 +423,8 @@ class Director:
         """Whether a running service has TLS with files."""
         return any(True for _ in self.files)
 
-    async def _reload_certificates(self, edit: Edit) -> Sequence[str]:
+    async def _reload_certificates(self) -> Sequence[str]:
         """Read all files of TLS again. Raises NoTLS for those that cannot be used; the others are in use then."""
-        self.context.log.event(levels.CONFIGURATION, "{edit}", edit=_described(edit))
         errors = await self._reload_files()
         if errors:
             more = f"; and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
@@ -438,13 +467,14 @@ class Director:
         commands: Callable[[], Any],
         *,
         is_rekeyed: bool = False,
+        rebound: Collection[str] = (),
     ) -> None:
         """See TableRunner."""
         preparation = None
         change()
         try:
             runs = self._running_table(self.effective, self.resolution)
-            preparation = await self._prepare(self.expanded, runs, is_rekeyed=is_rekeyed)
+            preparation = await self._prepare(self.expanded, runs, is_rekeyed=is_rekeyed, rebound=rebound)
             preparation.commands = commands()
         except BaseException:
             if preparation is not None:
@@ -551,6 +581,15 @@ class Director:
             self.context.access_logs.check(service.access_log)
         if before is None or (before.trace, before.otlp_endpoint) != (service.trace, service.otlp_endpoint):
             _check_tracing(service)
+        known = {server.start for server in before.servers} if before is not None else set()
+        for server in service.servers:
+            if server.start not in known and server.start is not None:
+                if self.starter is None:
+                    raise BadValue(
+                        f"service {service.ident}: server {server.address} start {server.start}: this daemon starts no "
+                        "servers; start it with --start-folder"
+                    )
+                self.starter.check(server.start)
         if before is None or (before.relay, before.listen) != (service.relay, service.listen):
             self._check_relay(service)
         if before is None or before.rules is not service.rules or before.error_page != service.error_page:
@@ -571,9 +610,16 @@ class Director:
             form = f"service {service.ident}: relay = {service.relay}: {why}"
             raise BadValue(f"{form}; relay = {AUTO} takes what there is")
 
-    async def _prepare(self, old: Table, new: Table, is_strict: bool = False, is_rekeyed: bool = False) -> _Preparation:
+    async def _prepare(
+        self,
+        old: Table,
+        new: Table,
+        is_strict: bool = False,
+        is_rekeyed: bool = False,
+        rebound: Collection[str] = (),
+    ) -> _Preparation:
         self.processes.prepare(old, new)
-        changes = plan(old, new, is_rekeyed)
+        changes = plan(old, new, is_rekeyed, rebound)
         leaving = [(before, set(before.addresses).difference(config.addresses)) for before, config in changes.change]
         leaving += [(config, set(config.addresses)) for config in changes.stop]
         closing = [
@@ -632,6 +678,8 @@ class Director:
         run("files of TLS", self._follow_files)
         run("certificates", self.issuer.follow)
         run("hosts of TLS", self._file_users.follow_hosts)
+        if self._started_servers is not None:
+            run("servers on demand", self._started_servers.follow)
         run("checks", self._follow_checks)
         run("health updates", self.processes.watch_health, self.services.values())
 
@@ -678,6 +726,8 @@ class Director:
         self.is_ending = True
         self.context.steps.run("files of TLS", self.files.stop)
         self.context.steps.run("certificates", self.issuer.stop)
+        if self.starter is not None:
+            self.starter.hand_over()
         self.context.steps.run("other processes: hand over", self.processes.hand_over, sockets_taken)
         left_over = frozenset(address for address, count in sockets_taken.items() if count < 1)
         for ident, service in self.services.items():

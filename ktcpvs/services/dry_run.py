@@ -6,17 +6,18 @@ Nothing is sent and nothing changes.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from ktcpvs.dispatch.own_responses import OwnResponses
+from ktcpvs.dispatch.own_responses import CHALLENGE_ANSWERED, OwnResponses
 from ktcpvs.dispatch.selection import QUEUE, Decision, Selector
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
+from ktcpvs.model import why as words
 from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
@@ -51,7 +52,9 @@ def denial_reason(client: str, config: VirtualService) -> str:
 
 
 @frozen
-class _AssumedTLS:
+class AssumedTLS:
+    """The TLS of a client that is not there. sni: the server name that it has sent; None: none."""
+
     sni: str | None
     version: str = "TLSv1.3"
     certificate_subject: str = ""
@@ -59,9 +62,12 @@ class _AssumedTLS:
 
 
 @frozen
-class _AssumedConnection:
+class AssumedConnection:
+    """The connection of a client that is not there. local_address: the address that it has connected to, as
+    getsockname() returns it. tls: None: it does not speak TLS with the switch."""
+
     local_address: Any
-    tls: _AssumedTLS | None
+    tls: AssumedTLS | None
 
 
 def _assume_connection(config: VirtualService, port: int | None, headers: Sequence[tuple[str, str]]) -> ClientSide:
@@ -74,9 +80,13 @@ def _assume_connection(config: VirtualService, port: int | None, headers: Sequen
         known = ", ".join(map(str, sorted(filter(None, ports)))) or "no port"
         raise BadValue(f"port {port}: service {config.ident} listens on {known}")
     listener = config.listen[0] if port is None else ports[port]
-    address = listener.address
-    tls = _AssumedTLS(_server_name(headers)) if listener.is_tls else None
-    return _AssumedConnection(address.path if isinstance(address, Unix) else (address.host, address.port), tls)
+    tls = AssumedTLS(_server_name(headers)) if listener.is_tls else None
+    return AssumedConnection(local_address(listener.address), tls)
+
+
+def local_address(address: Address) -> Any:
+    """Return the address of a listener as getsockname() returns it."""
+    return address.path if isinstance(address, Unix) else (address.host, address.port)
 
 
 def _server_name(headers: Sequence[tuple[str, str]]) -> str | None:
@@ -162,8 +172,9 @@ def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: 
 # The outcome.
 
 
-def make_outcome(outcome: str, address: Address | None, reason: str) -> dict[str, Any]:
-    return {"outcome": outcome, "server": None if address is None else str(address), "reason": reason}
+def make_outcome(outcome: str, address: Address | None, reason: str, why: str = "") -> dict[str, Any]:
+    """why: the reason in words of `model/why.py`."""
+    return {"outcome": outcome, "server": None if address is None else str(address), "reason": reason, "why": why}
 
 
 def respond_outcome(own: OwnResponse, request: Request, config: VirtualService) -> dict[str, Any]:
@@ -173,8 +184,12 @@ def respond_outcome(own: OwnResponse, request: Request, config: VirtualService) 
     try:
         location = responses.location(own, request).decode("ascii")
     except BadRequest as bad:
-        return make_outcome("nobody", None, f"{bad}: the client gets status {bad.status}")
-    return {**make_outcome("respond", None, own.reason), "status": own.action.status, "location": location or None}
+        return refusal(bad)
+    return {
+        **make_outcome("respond", None, own.reason, own.why),
+        "status": own.action.status,
+        "location": location or None,
+    }
 
 
 def https_outcome(request: Request, prepared: Prepared) -> dict[str, Any] | None:
@@ -185,17 +200,29 @@ def https_outcome(request: Request, prepared: Prepared) -> dict[str, Any] | None
         return None
     if not request.host:
         why = "https_only, and the request names no host to which it could be redirected: the client gets status 400"
-        return make_outcome("nobody", None, why)
+        return make_outcome("nobody", None, why, words.BAD_REQUEST)
     location = https_url(request.host, request.path or b"/", port)
     reason = "https_only: the listener has no TLS (to explain a request over TLS: -P PORT)"
-    return {**make_outcome("respond", None, reason), "status": 308, "location": location}
+    return {**make_outcome("respond", None, reason, words.HTTPS_ONLY), "status": 308, "location": location}
+
+
+def challenge_outcome(request: Request, responses: Mapping[bytes, bytes] | None) -> dict[str, Any] | None:
+    """Return the outcome of a request for a pending challenge of ACME; None: it is none. responses: by their paths."""
+    if not responses or request.path not in responses or request.method not in (b"GET", b"HEAD"):
+        return None
+    return {**make_outcome("respond", None, CHALLENGE_ANSWERED, words.CHALLENGE), "status": 200, "location": None}
+
+
+def refusal(bad: BadRequest) -> dict[str, Any]:
+    """Return the outcome of a request that is refused."""
+    return make_outcome("nobody", None, f"{bad}: the client gets status {bad.status}", words.of_status(bad.status))
 
 
 def bad_request_outcome(bad: BadRequest, prepared: Prepared) -> dict[str, Any]:
     redirect = prepared.config.redirect
     if bad.status in NO_HTTP_1 and redirect is not None and prepared.factory.unit != EACH_REQUEST:
-        return make_outcome("redirect", redirect, f"redirect, since {bad}")
-    return make_outcome("nobody", None, f"{bad}: the client gets status {bad.status}")
+        return make_outcome("redirect", redirect, f"redirect, since {bad}", words.REDIRECT_SERVER)
+    return refusal(bad)
 
 
 class DryRun:
@@ -221,15 +248,23 @@ class DryRun:
         self._selector.configure(prepared.config, prepared.scheduler, destinations, prepared.bind_fallback())
         self._selector.set_down(down or set(), resting)
         request.tried = self._selector.excluded
+        self.decision: Decision | None = None  # once `select` has found it
         if self._selector.priorities is not None:
             notes.append(self._selector.priorities.describe(self._selector.unavailable))
 
     async def select(self) -> dict[str, Any]:
         """Return the outcome: {"outcome", "server", "reason"}, and "status" and "location" of a response of the switch
         itself."""
+        decision = self.decision = await self._decide()
+        return self._outcome_of(decision)
+
+    async def _decide(self) -> Decision:
         decision = self._selector.select(self._request)
         while isinstance(decision, Deferred):
             decision = await self._await_choice(decision)
+        return decision
+
+    def _outcome_of(self, decision: Decision) -> dict[str, Any]:
         if decision.response is not None:
             return respond_outcome(decision.response, self._request, self._prepared.config)
         choice = decision.choice
@@ -237,17 +272,21 @@ class DryRun:
             others = "" if choice.waits else ", and so are all other eligible servers"
             seconds = self._prepared.config.settings_from(self._context.settings).queue_timeout
             reason = f"{choice.reason}; it is full{others}: the client waits at most {seconds} seconds for room"
-            return make_outcome("queue", choice.destination.address if choice.waits else None, reason)
+            if choice.destination.max_pending:
+                pending, most = choice.destination.pending, choice.destination.max_pending
+                self._notes.append(f"{pending} of at most {most} requests wait for {choice.destination.address}")
+            at, why = choice.destination.address if choice.waits else None, words.joined(choice.why, words.QUEUE)
+            return make_outcome("queue", at, reason, why)
         if choice is None:
             closes = self._prepared.factory.unit in (CONNECTION, CLIENT_HELLO)
             end = "the connection is closed" if closes else "the client gets status 503"
-            return make_outcome("nobody", None, f"{decision.reason}: {end}")
+            return make_outcome("nobody", None, f"{decision.reason}: {end}", decision.why)
         if isinstance(choice, ModifiedChoice):
             self._notes.append(f"modifiers of the rule: {choice.modifiers}")
         if choice.answer_lines:
             lines = choice.answer_lines.decode("utf-8", "backslashreplace").split("\r\n")
             self._notes += [f"the response gets {line}" for line in lines if line]
-        return make_outcome(decision.outcome, choice.destination.address, choice.reason)
+        return make_outcome(decision.outcome, choice.destination.address, choice.reason, choice.why)
 
     async def _await_choice(self, pending: Deferred[Any]) -> Decision | Deferred[Any]:
         """Wait for an asynchronous scheduler, at most for `choose_timeout`, and return the decision."""

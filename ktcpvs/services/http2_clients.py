@@ -78,17 +78,14 @@ class HTTP2Clients:
         if is_retiring:
             connection.retire()
 
-    def retire(self) -> None:
-        """Accept no further streams; those in flight finish."""
-        self._each("retire an HTTP/2 connection", HTTP2ClientConnection.retire)
+    def retiring(self) -> list[Callable[[], object]]:
+        """Return a call for each connection after which it accepts no further streams; those in flight finish."""
+        return [connection.retire for connection in self._open]
 
     def close(self) -> None:
         """End all of them now."""
-        self._each("end an HTTP/2 connection", HTTP2ClientConnection.drop)
-
-    def _each(self, what: str, call: Callable[[HTTP2ClientConnection], None]) -> None:
         for connection in list(self._open):
-            self._context.steps.run(f"service {self._service.ident}: {what}", call, connection)
+            self._context.steps.run(f"service {self._service.ident}: end an HTTP/2 connection", connection.drop)
 
     def _ended(self, connection: HTTP2ClientConnection) -> None:
         if connection in self._open:

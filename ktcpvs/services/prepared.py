@@ -46,9 +46,10 @@ class Prepared:
     response_files: Mapping[str, ResponseFile] = Factory(dict)
 
     @property
-    def factories(self) -> tuple[Any, ...]:
-        """The plugins of all its schedulers."""
-        return self.factory, self.balance, self.fallback, *self.rule_balances.values()
+    def scheduler_names(self) -> tuple[str, ...]:
+        """The names of all its schedulers."""
+        plugins = self.factory, self.balance, self.fallback, *self.rule_balances.values()
+        return tuple([plugin.name for plugin in plugins if plugin is not None])
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""

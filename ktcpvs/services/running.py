@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 from functools import partial
 from itertools import chain
 from operator import methodcaller
-from time import monotonic
 from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.choose_budget import ChooseBudget, is_plugin
 from ktcpvs.dispatch.client_connection import JOINED_STATES, ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.selection import Selector
@@ -39,6 +39,7 @@ from ktcpvs.services.http2_clients import HTTP2Clients
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
+from ktcpvs.services.spread_calls import SpreadCalls
 from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS, ServiceTLS
 from ktcpvs.streams.accept import adopt_descriptor, client_name
 from ktcpvs.streams.compiled import IS_COMPILED
@@ -79,7 +80,7 @@ class RunningService:
     clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
     connections, whose streams are among the connections. listeners: by address, in the order in which they are
     configured. retired: each fires when a listener is closed that another one has followed on the same port.
-    scheduler_factory: the scheduler's plugin.
+    scheduler_factory: the scheduler's plugin. choose_budget: of its calls.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -89,6 +90,11 @@ class RunningService:
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
         self.scheduler_factory: Any = None
+        self._scheduler_names: tuple[str, ...] = ()
+        self.choose_budget = ChooseBudget(context, config.ident)
+        self._scheduler: Any = None
+        self._make_fallback: Callable[[], Any] | None = None
+        self._has_plugin = False  # whether it, or what chooses among the servers of a rule, is one
         self._factories: tuple[Any, ...] = ()  # of all its schedulers
         self.listeners: dict[Address, Listener] = {}
         self.retired: list[Deferred[None]] = []
@@ -125,6 +131,7 @@ class RunningService:
         self._checked_at: dict[Address, Address] = {}  # server -> the address that is checked, where configured
         self._check_connectors: dict[Destination, Connector] = {}
         self._drain: Timer | None = None
+        self._spreads: list[SpreadCalls] = []
 
     def __repr__(self) -> str:
         return f"<RunningService {self.ident}: {len(self.connections)} connections, {len(self.destinations)} servers>"
@@ -150,20 +157,26 @@ class RunningService:
     @property
     def checked_servers(self) -> frozenset[Destination]:
         """The servers whose health may be checked."""
-        return self.usable - self.traffic.selector.in_maintenance
+        checked = self.usable - self.traffic.selector.in_maintenance
+        if not self.traffic.started:
+            return checked
+        state = self.context.starter.state
+        return frozenset([one for one in checked if one.address not in self.traffic.started or not state(one.address)])
 
     def check_connector(self, destination: Destination, check: Check) -> Connector:
         """Return what connects to the address at which that server is checked; at another one than the server's own,
         with TLS and the PROXY protocol only if the check says so."""
         at = self._checked_at.get(destination.address) or check.address(destination.address)
         own = self.connector(destination)
-        if at == destination.address:
+        if at == destination.address and at not in self.traffic.started:
             return own
         options = ConnectionOptions(
             tls=own.options.tls if check.tls else None,
             proxy=own.options.proxy if check.proxy else OFF,
             http2=own.options.http2 and check.tls and own.options.tls is not None,  # its TLS offers that in ALPN
         )
+        if at == destination.address:
+            options = own.options  # a check must not start the server
         known = self._check_connectors.get(destination)
         if known is None or (known.address, known.options) != (at, options):
             known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout, options)
@@ -186,6 +199,11 @@ class RunningService:
                 return stage.choice
         return None
 
+    @property
+    def foreign_hosts(self) -> ForeignHosts | None:
+        """The hosts whose requests by TLS are not served; None: there are none."""
+        return self._foreign_hosts
+
     # Changes, called by the director alone.
 
     def refuse_hosts(self, foreign: ForeignHosts | None) -> None:
@@ -193,6 +211,12 @@ class RunningService:
         if foreign != self._foreign_hosts:
             self._foreign_hosts = foreign
             self.apply_settings()
+
+    def follow_traces(self) -> None:
+        """Let live traces of this process see the requests that begin from now on, where they are for them."""
+        for log in (self.traffic.access_log, self.traffic.http2_access_log):
+            log.follow_traces()
+        self.apply_settings()  # since the head caches must know whether requests are noted
 
     def follow_challenges(self) -> None:
         """Answer the challenges of ACME that are pending in this process from now on."""
@@ -212,7 +236,7 @@ class RunningService:
 
     def _new_destination(self, ident: str, server: RealServer) -> Destination:
         destination = self.context.counters.destination(ident, server)
-        destination.clock = monotonic  # as the fast path measures by
+        destination.clock = self.context.monotonic
         return destination
 
     def binding(self, prepared: Prepared) -> Generator[None, None, None]:
@@ -228,7 +252,8 @@ class RunningService:
                 destination = destinations[server.address]
                 destination.weight = destination.share = server.share
                 destination.labels = dict(server.labels) if server.labels else NO_LABELS
-            previous = self.selector.scheduler if factory is self.scheduler_factory else None
+            former = self.scheduler_factory  # another object with this name is the same plugin, loaded again
+            previous = self._scheduler if former is not None and former.name == factory.name else None
             prepared.seen = yield from prepared.viewing(self._view)
             if many:
                 yield
@@ -244,12 +269,13 @@ class RunningService:
         """Put a prepared configuration in force. Connections to servers that are gone drain."""
         config, destinations = prepared.config, prepared.destinations
         gone = {address: known for address, known in self.destinations.items() if address not in destinations}
+        in_use = self._in_use
         for address in destinations:
             self.leaving.pop(address, None)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
-        has_other_schedulers = prepared.factories != self._factories
-        self._factories = prepared.factories
+        has_other_schedulers = prepared.scheduler_names != self._scheduler_names
+        self._scheduler_names = prepared.scheduler_names
         for server in config.servers:
             destination = destinations[server.address]
             destination.weight = destination.share = server.share
@@ -260,7 +286,9 @@ class RunningService:
             if has_other_schedulers:
                 destination.measure_no_more()
         traffic, unit = self.traffic, prepared.factory.unit
+        traffic.body_prefix = getattr(prepared.factory, "body_prefix", 0)
         self.config = traffic.config = config
+        traffic.started = frozenset([server.address for server in config.servers if server.start is not None])
         self._set_connection_options(prepared.connection_options)
         self.destinations, self._view = destinations, prepared.seen
         self.scheduler_factory, traffic.unit = prepared.factory, unit
@@ -269,7 +297,10 @@ class RunningService:
         usable = frozenset(destinations.values())
         self._checked_at = {server.address: server.check for server in config.servers if server.check is not None}
         self._check_connectors = {one: known for one, known in self._check_connectors.items() if one in usable}
-        traffic.selector.configure(config, prepared.scheduler, usable, prepared.bind_fallback())
+        self._scheduler, self._make_fallback = prepared.scheduler, prepared.bind_fallback()
+        traffic.selector.configure(config, prepared.scheduler, usable, self._make_fallback)
+        self._has_plugin = any(map(is_plugin, (prepared.factory, prepared.balance, *prepared.rule_balances.values())))
+        self.choose_budget.reset()
         if gone:
             self.context.wheel.after(self._drain_timeout, lambda: self._end_leaving(gone.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
@@ -284,8 +315,9 @@ class RunningService:
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
         self._step("idle connections", self.server_connections.close, kept)
-        if traffic.selector.in_maintenance:
-            self._step("maintenance", self.server_connections.retire, traffic.selector.in_maintenance)
+        unused = traffic.selector.in_maintenance | {one for one in usable if not one.share}
+        if unused:
+            self._step("servers that are not used", self.server_connections.retire, unused)
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
         self._step("preconnections", self.preconnections.configure)
@@ -294,6 +326,22 @@ class RunningService:
                 listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
+        self._step("drained servers", self._end_relayed, in_use.difference(self._in_use))
+
+    @property
+    def _in_use(self) -> frozenset[tuple[Destination, bool]]:
+        """Its servers that get new clients, as (server, False), and those to which sessions may come, with True."""
+        in_maintenance = self.selector.in_maintenance
+        kept = [(one, True) for one in self.usable if one not in in_maintenance]
+        return frozenset([*kept, *((one, False) for one in self.usable if one.share)])
+
+    def _end_relayed(self, taken_out: Collection[tuple[Destination, bool]]) -> None:
+        """End what is relayed to servers that have just been taken out of use, where its protocol has a way for that.
+        taken_out: what has left `_in_use`."""
+        drained = {destination for destination, _ in taken_out}
+        if drained:
+            found = [one for one in self.connections if one.dispatcher.destination in drained]
+            self._spread("drained servers", [one.end_relayed for one in found])
 
     def _set_proxies(self, config: VirtualService, unit: str) -> None:
         proxies = self.traffic.proxies
@@ -412,12 +460,12 @@ class RunningService:
             else:
                 self._step("listener", listener.release)
                 del self.listeners[address]
-        self._let_drain(methodcaller("retire_gently"))
+        self._let_drain(methodcaller("end_relayed"))
 
     def _close_late(self, address: Address, listener: Listener) -> None:
         self._step("listener", listener.close)
         self.listeners.pop(address, None)
-        self._let_drain(methodcaller("retire_gently"))
+        self._let_drain(methodcaller("end_relayed"))
 
     def stop(self) -> None:
         """Close the listener; connections may finish until the drain timeout. Those in their preamble are reset."""
@@ -443,13 +491,28 @@ class RunningService:
             listener.close()
 
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
-        self.http2_clients.retire()
-        for connection in list(self.connections):
-            self._step("drain", part, connection)
+        """Let no connection begin more than the request that may be on its way, and call `part` with each."""
+        self._end_spreads()  # the calls below are for all connections
+        connections = list(self.connections)
+        for connection in connections:
+            self._step("drain", connection.retire_gently)
+        self._spread("drain", [*self.http2_clients.retiring(), *(partial(part, one) for one in connections)])
         self._step("idle connections", self.server_connections.close)
         self._step("preconnections", self.preconnections.stop)
         if (self.connections or self.preambles or self.http2_clients) and self._drain is None:
             self._drain = self.context.wheel.after(self._drain_timeout, self._end_all)
+
+    def _spread(self, name: str, calls: Sequence[Callable[[], object]]) -> None:
+        """Make calls that close connections of clients, within `drain_spread`."""
+        seconds = self.config.settings_from(self.context.settings).drain_spread
+        spread = SpreadCalls(self.context, f"service {self.ident}: {name}", calls, seconds)
+        spread.start()
+        self._spreads = [one for one in (*self._spreads, spread) if not one.is_over]
+
+    def _end_spreads(self) -> None:
+        spreads, self._spreads = self._spreads, []
+        for spread in spreads:
+            spread.stop()
 
     @property
     def _drain_timeout(self) -> int:
@@ -468,6 +531,12 @@ class RunningService:
         config, traffic = self.config, self.traffic
         before, traffic.settings = traffic.settings, config.settings_from(self.context.settings)
         settings = traffic.settings
+        has_budget = settings.choose_budget and self._has_plugin
+        self.selector.scheduler = (
+            self.choose_budget.around(self._scheduler, self._make_fallback, config.fallback, settings)
+            if has_budget
+            else self._scheduler
+        )
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
         traffic.challenges = self.context.challenges.responses
@@ -475,16 +544,16 @@ class RunningService:
         for http in self._all_http:
             http.edits.configure(config)
         # Unlike the fast path of a request, the general way knows redirects to HTTPS and certificates of clients.
-        has_proxies = traffic.proxies.is_used
+        has_proxies, reads_bodies, foreign = traffic.proxies.is_used, traffic.body_prefix > 0, self._foreign_hosts
         for http in self._without_tls:
             http.https_port = config.https_port
         for http in self._with_tls:
             http.foreign_hosts = self._foreign_hosts
         for cache, tls_cache in ((self.cache, self.tls_cache), self._http2_caches):
             has_plain = is_enabled and config.https_port is None
-            cache.configure(config, settings, has_plain, logs, has_proxies, has_challenges=has_challenges)
+            cache.configure(config, settings, has_plain, logs, has_proxies, None, has_challenges, reads_bodies)
             has_plain = is_enabled and config.client_cert_header == OFF
-            tls_cache.configure(config, settings, has_plain, logs, has_proxies, self._foreign_hosts, has_challenges)
+            tls_cache.configure(config, settings, has_plain, logs, has_proxies, foreign, has_challenges, reads_bodies)
         traffic.relay.configure(self.context, config)
         for listener in self.listeners.values():
             keep_alive(listener.socket, config.tcp_keepalive)
@@ -712,5 +781,6 @@ class RunningService:
             if self._drain is not None:
                 self._drain.cancel()
                 self._drain = None
+            self._end_spreads()
             if self._is_deleted:
                 self.delete()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import BadValue, Refusal, shorten
@@ -17,7 +18,11 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
+from ktcpvs.system.plugin_reload import Reloaded, reload_schedulers
 from ktcpvs.system.plugins import Schedulers, find_schedulers
+
+MAX_LOGGED = 100
+"""The most plugins whose errors are logged."""
 
 Plugins = tuple[Any, Any, Any, dict[str, Any]]
 """A service's schedulers: its own, the one that chooses among a rule's servers (balance), the fallback or None, and
@@ -27,9 +32,13 @@ those that rules name for themselves."""
 class SchedulerBinder:
     """Binds schedulers of services without changing anything that runs."""
 
-    def __init__(self, context: Context, search: Callable[[], Schedulers] = find_schedulers) -> None:
-        """search: finds all installed schedulers."""
+    def __init__(
+        self, context: Context, search: Callable[[], Schedulers] = find_schedulers, logs_broken: bool = True
+    ) -> None:
+        """search: finds all installed schedulers. logs_broken: log plugins that cannot be used, each once."""
         self._context = context
+        self._logs_broken = logs_broken
+        self._logged: set[tuple[str, str]] = set()
         self._search = search
         self._found: Schedulers | None = None
         self._yields_turns = False
@@ -40,19 +49,38 @@ class SchedulerBinder:
 
     def find_all(self) -> Schedulers:
         """Search for all installed schedulers."""
-        self._found = self._search()
-        return self._found
+        self._found = found = self._search()
+        for where, error in found.broken if self._logs_broken else ():
+            if (where, error) not in self._logged and len(self._logged) < MAX_LOGGED:
+                self._logged.add((where, error))
+                self._context.log.warn("scheduler plugin not loaded: {where}: {error}", where=where, error=error)
+        return found
 
     def installed(self) -> Collection[ISchedulerFactory]:
         """Return the schedulers that the last search has found; searches if none has yet."""
         found = self._found if self._found is not None else self.find_all()
         return found.known.values()
 
+    def reload(self, name: str | None) -> Reloaded:
+        """Load a plugin's package again; None: those of all plugins. Raises a Refusal; then nothing has changed.
+
+        `undo` of the result makes that undone here too.
+        """
+        before = self._found if self._found is not None and name in self._found.known else self.find_all()
+        reloaded = reload_schedulers(before, name, self._search)
+        self._found = reloaded.found
+
+        def undo() -> None:
+            reloaded.undo()
+            self._found = before
+
+        return evolve(reloaded, undo=undo)
+
     def _factory(self, text: str, where: str) -> Any:
         """Return the scheduler that `text` names. where: for errors. Raises NoSuchScheduler, or BadValue for options
         that it does not take."""
         found, name = self._found, name_of(text)
-        if found is None or name not in found.known:
+        if found is None or found.named(name) is None:
             found = self.find_all()
         factory = found.factory(name)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -33,9 +33,11 @@ class TableRunner(Protocol):
         commands: Callable[[], Any],
         *,
         is_rekeyed: bool = False,
+        rebound: Collection[str] = (),
     ) -> None:
         """Change something beside the table on which it depends what this node runs, and put that in force.
 
-        commands: returns those for other processes. is_rekeyed: schedulers are bound anew, with another secret. To be
-        called within `between_edits`. Raises a Refusal; then `undo` was called, and nothing has changed.
+        commands: returns those for other processes. is_rekeyed: schedulers are bound anew, with another secret.
+        rebound: services whose schedulers are bound anew, since the plugins are others. To be called within
+        `between_edits`. Raises a Refusal; then `undo` was called, and nothing has changed.
         """

@@ -14,7 +14,7 @@ from ktcpvs.model.scheduler_words import name_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-STATES = ("up", "down", "ejected", "draining", "standby", "maintenance", "unresolved")
+STATES = ("up", "down", "ejected", "draining", "standby", "maintenance", "unresolved", "idle", "starting")
 
 NODE_STATES = ("ok", "behind", "refused", "leaving", "draining", "drained", "gone", "unknown")
 
@@ -27,6 +27,12 @@ _OF_SERVICE = (
     ("total", COUNTER, "connections_total", "Client connections accepted."),
     ("denied", COUNTER, "denied_total", "Clients rejected by the allow and deny lists."),
     ("limited", COUNTER, "limited_total", "Clients and requests rejected by the limits per client."),
+    (
+        "choose_overruns",
+        COUNTER,
+        "choose_overruns_total",
+        "Calls of the scheduler that took longer than choose_budget.",
+    ),
     ("handshake_pauses", COUNTER, "handshake_pauses_total", "How often max_handshakes has stopped a listener."),
     ("http2_glitches", COUNTER, "http2_glitches_total", "Frames of HTTP/2 clients that ask for nothing."),
     ("http2_floods", COUNTER, "http2_floods_total", "HTTP/2 connections ended because of too many such frames."),

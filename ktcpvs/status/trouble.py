@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
-from ktcpvs.model.health import DOWN, EJECTED, STANDBY, UNRESOLVED, UP
+from ktcpvs.model.health import DOWN, EJECTED, IDLE, STANDBY, STARTING, UNRESOLVED, UP
 
 CRITICAL, WARNING = "critical", "warning"
 """Severities. CRITICAL: clients are not served, or soon will not be."""
@@ -135,7 +135,7 @@ def _of_service(service: dict[str, Any]) -> Iterator[Row]:
         yield _row("service_full", WARNING, text, service=ident)
     servers = service["servers"]
     states = [server["health"]["state"] for server in servers]
-    is_unusable = bool(servers) and not {UP, STANDBY} & set(states)
+    is_unusable = bool(servers) and not {UP, STANDBY, IDLE, STARTING} & set(states)
     if is_unusable:
         instead = ": clients are sent to the redirect address" if "redirect" in service else ""
         yield _row("no_servers", CRITICAL, f"has no server that can be used{instead}", service=ident)

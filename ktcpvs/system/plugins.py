@@ -1,39 +1,69 @@
-"""Finds installed schedulers, the built-in ones and those of other packages, in the folders of twisted.plugin.
+"""Finds installed schedulers: the built-in ones, those of twisted.plugin folders, and entry points of packages.
 
-The name and error of a plugin file that cannot be imported are kept, and shown when a scheduler is not found.
+The place and error of a plugin that cannot be used are kept, and shown when a scheduler is not found.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
-from types import ModuleType
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
 from ktcpvs.errors import NoSuchScheduler, shorten, unknown
-from ktcpvs.interfaces import UNITS, ISchedulerFactory
+from ktcpvs.interfaces import EACH_REQUEST, MAX_BODY_PREFIX, UNITS, ISchedulerFactory
 from ktcpvs.model.language.foreign_words import SCHEDULERS
 from ktcpvs.model.scheduler_options import check_declared
+
+OTHER_NAMES = {"http-rule": "http"}
+"""Other names of built-in schedulers, as in files for KTCPVS -> their names."""
+
+ENTRY_POINTS = "ktcpvs.schedulers"
+"""The group of the entry points of packages with schedulers."""
 
 TWISTED_PREFIXES = ("twisted_", "cred_")
 """The beginnings of the names of Twisted's own plugin files."""
 
+BUILT_IN_MODULE = "twisted.plugins.ktcpvs_plugins"
+
+
+@frozen
+class Origin:
+    """Where a scheduler comes from. module: the one that is imported for it. text: for people."""
+
+    module: str
+    text: str
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it is a part of ktcpvs."""
+        return self.module == BUILT_IN_MODULE
+
 
 @frozen
 class Schedulers:
-    """The installed schedulers. known: name -> plugin. broken: (module, error) of plugins that cannot be used."""
+    """The installed schedulers. known: name -> plugin. broken: (place, error) of plugins that cannot be used. origins:
+    name -> where it comes from."""
 
     known: dict[str, ISchedulerFactory]
     broken: tuple[tuple[str, str], ...] = ()
+    origins: Mapping[str, Origin] = Factory(dict)
+
+    def named(self, name: str) -> ISchedulerFactory | None:
+        """Return the plugin of that name, or of that other name; None: there is none."""
+        return self.known.get(name) or self.known.get(OTHER_NAMES.get(name, name))
 
     def factory(self, name: str) -> ISchedulerFactory:
         """Return the plugin of that name. Raises NoSuchScheduler, with the names of all plugins."""
-        if name in self.known:
-            return self.known[name]
+        found = self.named(name)
+        if found is not None:
+            return found
         if name in SCHEDULERS:
             message = f"no scheduler '{name}': use {SCHEDULERS[name]}"
         else:
@@ -44,46 +74,137 @@ class Schedulers:
 
 
 def find_schedulers() -> Schedulers:
-    """Search all twisted.plugins folders on the path; new files are found each time."""
+    """Search all twisted.plugins folders on the path and all entry points; new files and packages are found each time.
+
+    Of two schedulers with one name, the first is used: built-in ones come first, then those of twisted.plugins folders,
+    then entry points by their name.
+    """
+    importlib.invalidate_caches()
     known: dict[str, ISchedulerFactory] = {}
+    origins: dict[str, Origin] = {}
     broken: list[tuple[str, str]] = []
-    failed: list[tuple[str, str]] = []
-    for module in _plugin_modules(failed):
-        for plugin in list(vars(module).values()):
-            if not ISchedulerFactory.providedBy(plugin):
-                continue
-            where = type(plugin).__module__
-            try:
-                verifyObject(ISchedulerFactory, plugin)
-                if plugin.unit not in UNITS:
-                    raise ValueError(f"unit is {plugin.unit!r}; expected one of {', '.join(UNITS)}")
-                check_declared(plugin)
-            except (Invalid, ValueError) as error:
-                broken.append((where, " ".join(str(error).split())))
-                continue
-            if plugin.name in known:
-                broken.append((where, f"a second scheduler has the name {plugin.name}"))
-            else:
-                known[plugin.name] = plugin
-    return Schedulers(known, (*broken, *failed))
+    for plugin, origin, error in (*_in_folders(), *_entry_points()):
+        if error is not None:
+            broken.append(_place_of(error, origin))
+            continue
+        try:
+            _check(plugin)
+        except (Invalid, ValueError) as wrong:
+            broken.append((origin.text, " ".join(str(wrong).split())))
+            continue
+        if plugin.name not in known:
+            known[plugin.name], origins[plugin.name] = plugin, origin
+        elif type(plugin) is not type(known[plugin.name]):  # or else a package declares one scheduler in both ways
+            first = origins[plugin.name].text
+            broken.append((origin.text, f"a second scheduler has the name {plugin.name}; that of {first} is used"))
+    return Schedulers(known, tuple(broken), origins)
 
 
-def _plugin_modules(failed: list[tuple[str, str]]) -> Iterator[ModuleType]:
-    """Yield the modules of all twisted.plugins folders, except Twisted's own, which have no schedulers.
+def _check(plugin: Any) -> None:
+    """Raise Invalid or ValueError for a plugin that breaks the contract."""
+    verifyObject(ISchedulerFactory, plugin)
+    if plugin.unit not in UNITS:
+        raise ValueError(f"unit is {plugin.unit!r}; expected one of {', '.join(UNITS)}")
+    _check_body_prefix(plugin)
+    check_declared(plugin)
 
-    failed: (file, error) of modules that cannot be imported are added to it.
 
-    twisted.plugin.getPlugins would import Twisted's own ones too, unless it may keep a file `dropin.cache` beside
-    them: a user who may not write there would wait for that at each start, and read of it in the log.
+def _check_body_prefix(plugin: Any) -> None:
+    """Raise ValueError for an attribute `body_prefix` that the switch cannot follow."""
+    size = getattr(plugin, "body_prefix", None)
+    if size is None:
+        return
+    if type(size) is not int or not 0 < size <= MAX_BODY_PREFIX:
+        raise ValueError(f"body_prefix is {size!r}; expected 1 to {MAX_BODY_PREFIX}")
+    if plugin.unit != EACH_REQUEST:
+        raise ValueError(f"it has a body_prefix, and chooses per {plugin.unit}; only {EACH_REQUEST} can have one")
+
+
+_Found = tuple[Any, Origin, BaseException | None]
+"""A plugin, its origin, and None; or None, the origin, and the error at its import."""
+
+
+def _in_folders() -> list[_Found]:
+    """Return the plugins of twisted.plugins folders, the built-in ones first.
+
+    Twisted's own files are passed over. twisted.plugin.getPlugins would import them too, unless it may keep a file
+    `dropin.cache` beside them: a user who may not write there would wait for that at each start, and read of it in the
+    log.
     """
     import twisted.plugins as package  # not before: it finds its folders on the path of this moment
 
-    importlib.invalidate_caches()
-    for found in pkgutil.iter_modules(package.__path__, "twisted.plugins."):
-        if found.name.rpartition(".")[2].startswith(TWISTED_PREFIXES):
-            continue
+    found: list[_Found] = []
+    modules = [
+        one for one in pkgutil.iter_modules(package.__path__, "twisted.plugins.") if not _is_of_twisted(one.name)
+    ]
+    for one in sorted(modules, key=lambda one: one.name != BUILT_IN_MODULE):
+        text = "ktcpvs" if one.name == BUILT_IN_MODULE else f"{one.name.replace('.', '/')}.py"
+        origin = Origin(one.name, text)
         try:
-            yield importlib.import_module(found.name)
+            module = importlib.import_module(one.name)
         except (Exception, SystemExit) as error:
-            spec = found.module_finder.find_spec(found.name, None)
-            failed.append((spec.origin if spec is not None and spec.origin else found.name, str(error)))
+            found.append((None, origin, error))
+            continue
+        plugins = [plugin for plugin in vars(module).values() if ISchedulerFactory.providedBy(plugin)]
+        found += [(plugin, origin, None) for plugin in plugins]
+    return found
+
+
+def _is_of_twisted(module: str) -> bool:
+    return module.rpartition(".")[2].startswith(TWISTED_PREFIXES)
+
+
+_instances: dict[str, tuple[type, Any]] = {}
+"""Name of an entry point -> its class and the instance of it: a search must not make another factory."""
+
+
+def keep_instances() -> Callable[[], None]:
+    """Return the function that puts the instances of entry points' classes back that there are now."""
+    kept = dict(_instances)
+
+    def put_back() -> None:
+        _instances.clear()
+        _instances.update(kept)
+
+    return put_back
+
+
+def _entry_points() -> Iterator[_Found]:
+    """Yield the schedulers of entry points, which name a factory or its class."""
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        package = "" if entry.dist is None else f" of {entry.dist.name} {entry.dist.version}"
+        origin = Origin(entry.value.partition(":")[0].strip(), f"entry point {entry.name}{package}")
+        try:
+            yield _load(entry), origin, None
+        except (Exception, SystemExit) as error:
+            yield None, origin, error
+
+
+def _load(entry: EntryPoint) -> Any:
+    """Return the factory of an entry point. Raises what its import raises, or ValueError for a name that differs."""
+    loaded = entry.load()
+    if isinstance(loaded, type):
+        kind, instance = _instances.get(entry.name, (None, None))
+        if kind is not loaded:
+            instance = loaded()
+            _instances[entry.name] = loaded, instance
+        loaded = instance
+    name = getattr(loaded, "name", entry.name)
+    if name != entry.name:
+        raise ValueError(f"{entry.value} has the name {name!r}; expected {entry.name!r}, as its entry point")
+    return loaded
+
+
+def _place_of(error: BaseException, origin: Origin) -> tuple[str, str]:
+    """Return where a plugin could not be imported, as FILE:LINE, and why."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}", f"{type(error).__name__}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_machinery(frame.filename)]
+    place = f"{own[-1].filename}:{own[-1].lineno}" if own else origin.text
+    return place, f"{type(error).__name__}: {error}"
+
+
+def _is_machinery(file: str) -> bool:
+    """Whether a file is a part of what imports plugins."""
+    return file.startswith("<frozen") or file == __file__ or "/importlib/" in file

@@ -12,7 +12,8 @@ import grp
 import os
 import pwd
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from attrs import frozen
@@ -26,6 +27,7 @@ _VERSION = 0x20080522
 _CAPABILITIES = "6I"
 """Effective, permitted and inheritable: the low 32 bits of each, then the high ones."""
 
+_AMBIENT_IS_SET, _AMBIENT_CLEAR_ALL = 1, 4
 _DUMPABLE, _KEEPCAPS, _CAPBSET_DROP, _NO_NEW_PRIVS, _AMBIENT, _AMBIENT_RAISE = 4, 8, 24, 38, 47, 2
 _LAST = 63
 
@@ -86,6 +88,22 @@ def permitted() -> int:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     _, low, _, _, high, _ = struct.unpack_from(_CAPABILITIES, data)
     return int(low | high << 32)
+
+
+@contextmanager
+def without_capabilities() -> Iterator[None]:
+    """Programs that this thread starts within the context get no capabilities, as its workers do. Those of root's
+    programs are not affected."""
+    held = []
+    with suppress(OSError):  # a kernel before 4.3 has no ambient capabilities
+        held = [number for number in KEPT.values() if prctl(_AMBIENT, _AMBIENT_IS_SET, number)]
+    if held:
+        prctl(_AMBIENT, _AMBIENT_CLEAR_ALL)
+    try:
+        yield
+    finally:
+        for number in held:
+            prctl(_AMBIENT, _AMBIENT_RAISE, number)
 
 
 def become(who: Identity, *groups: int, kept: Mapping[str, int] = KEPT) -> None:

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, fail
 
 from ktcpvs.control.server import Switch
+from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.live_tracing import LiveTracing
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import NO_CLUSTER, DrainNode, Edit, ForgetNode, UndrainNode
+from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
 from ktcpvs.takeover.handover_source import HandoverSource
+from ktcpvs.workers.merged_tracing import MergedTracing
 from ktcpvs.workers.merged_views import MergedViews
 from ktcpvs.workers.worker_processes import WorkerProcesses
 
@@ -50,6 +54,10 @@ class OwnSwitch:
         self._administration = administration
         self.explain = Explainer(director, views).explain
         self.close_connection = views.close_connection
+        workers = views.workers if isinstance(views, MergedViews) else None
+        self.trace: Callable[[TraceQuery], TraceSession | Deferred[TraceSession]] = (
+            LiveTracing(director).trace if workers is None else MergedTracing(director, workers).trace
+        )
 
     def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
         """See control.server.Switch."""
@@ -125,6 +133,9 @@ class AdministeredSwitch:
         port: int | None = None,
     ) -> Awaitable[Any]:
         return self._target().explain(ident, method, target, headers, client, port)
+
+    def trace(self, query: TraceQuery) -> TraceSession | Deferred[TraceSession]:
+        return self._target().trace(query)
 
     def settings(self) -> Settings:
         """The settings in force in this daemon."""

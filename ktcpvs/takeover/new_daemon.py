@@ -10,9 +10,27 @@ from twisted.internet.defer import Deferred
 from ktcpvs.control.client import Switch, connect
 from ktcpvs.control.edit_commands import commands_for
 from ktcpvs.control.endpoints import ControlAddress
+from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.model.edits import Edit
+from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 
 T = TypeVar("T")
+
+
+class _RemoteTrace:
+    """A live trace in the new daemon, over a connection of its own. Provides TraceSession."""
+
+    def __init__(self, switch: Switch, number: int) -> None:
+        self._switch = switch
+        self._number = number
+
+    def read(self) -> Deferred[TraceBatch]:
+        """See TraceSession."""
+        return Deferred.fromCoroutine(self._switch.read_trace(self._number))
+
+    def close(self) -> None:
+        """See TraceSession."""
+        self._switch.close()
 
 
 class NewDaemon:
@@ -57,6 +75,18 @@ class NewDaemon:
     ) -> Any:
         """As Explainer.explain."""
         return await self._ask(lambda switch: switch.explain(ident, method, target, headers, client, port))
+
+    def trace(self, query: TraceQuery) -> Deferred[TraceSession]:
+        """Begin a live trace in the new daemon."""
+        return Deferred.fromCoroutine(self._trace(query))
+
+    async def _trace(self, query: TraceQuery) -> TraceSession:
+        switch = await connect(self._reactor, str(self._where))
+        try:
+            return _RemoteTrace(switch, await switch.begin_trace(query))
+        except Exception:
+            switch.close()
+            raise
 
     async def _ask(self, question: Callable[[Switch], Awaitable[T]]) -> T:
         self.pending += 1

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import ktcpvs.dispatch.compiled  # noqa: F401 - replaces the methods of the base class
-from ktcpvs.dispatch.access_log import ServiceAccessLog
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.dispatcher import Dispatcher
+from ktcpvs.dispatch.service_access_log import ServiceAccessLog
 from ktcpvs.dispatch.service_context import ServiceContext, no_preconnection
 from ktcpvs.interfaces import CONNECTION, FIRST_REQUEST
 from ktcpvs.model import connection as life

@@ -22,6 +22,7 @@ from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.interfaces import CLIENT_HELLO
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
 from ktcpvs.model import connection as life
+from ktcpvs.model import why as words
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.model.tls import REFUSE
@@ -83,6 +84,9 @@ class TCPClientConnection(ClientConnection):
     def retire(self) -> None:
         """Do nothing: a relayed connection has no further requests."""
 
+    def end_relayed(self) -> None:
+        """Do nothing: the switch does not know the protocol."""
+
     def rearm(self) -> None:
         if self.state == life.RELAYING:
             self._check_idle()
@@ -99,7 +103,7 @@ class TCPClientConnection(ClientConnection):
         dispatcher = self.dispatcher
         dispatcher.request.connection = self.client
         if self.service.access_log.writer is not None:
-            dispatcher.entry = self.service.access_log.begin(dispatcher.request.client, self.client.tls, self.moved())
+            dispatcher.entry = self.service.access_log.begin(dispatcher.request, self.moved())
         if self.service.unit == PER_CONNECTION:
             self.client.pause()
             dispatcher.select()
@@ -214,7 +218,7 @@ class TCPClientConnection(ClientConnection):
         if challenges is not None and head.path in challenges and head.method in (b"GET", b"HEAD"):
             self.ending = f"200: {CHALLENGE_ANSWERED}"
             self.transition(life.NO_SERVER)
-            self._send_last(challenge_response(challenges[head.path]))
+            self._send_last(challenge_response(challenges[head.path]), words.CHALLENGE)
             return
         wait = self.limits.wait_time(request) if self.limits is not None and not self.is_denied else 0
         if self.is_denied:
@@ -231,7 +235,7 @@ class TCPClientConnection(ClientConnection):
             self.client.pause()
             self.transition(life.HEAD)
             self.dispatcher.uses_scheduler = False
-            self.dispatcher.take(Choice(redirect, f"redirect, since {bad}"))
+            self.dispatcher.take(Choice(redirect, f"redirect, since {bad}", why=words.REDIRECT_SERVER))
             return
         self.transition(life.BAD_HEAD)
         self._refuse(bad.status, str(bad))
@@ -318,9 +322,9 @@ class TCPClientConnection(ClientConnection):
 
     # The server.
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
         self.transition(life.NO_SERVER)
-        self._refuse(status, reason, retry_after)
+        self._refuse(status, reason, retry_after, why)
 
     def respond(self, response: OwnResponse) -> None:
         responses, request = self.service.own_responses, self.dispatcher.request
@@ -333,7 +337,7 @@ class TCPClientConnection(ClientConnection):
         self.ending = f"{message.status}: {response.reason}"
         self.transition(life.NO_SERVER)
         self.set_timer(0)
-        self._send_last(message)
+        self._send_last(message, response.why)
 
     def serve(self, choice: Choice) -> None:
         self.transition(life.CHOSEN)
@@ -421,9 +425,12 @@ class TCPClientConnection(ClientConnection):
 
     # The end.
 
-    def _refuse(self, status: int, reason: str, retry_after: int = 0) -> None:
+    def _refuse(self, status: int, reason: str, retry_after: int = 0, why: str = "") -> None:
         """Respond with an error if the client speaks HTTP, keep reading for a while so that the response arrives, and
-        close."""
+        close. why: the reason as words of `model/why.py`; "": that of the status."""
+        why = why or words.of_status(status)
+        if self.dispatcher.entry is not None:
+            self.dispatcher.entry.decided(why)
         self.ending = f"{status}: {reason}"
         self.service.note_refusal(self.client_name, status, reason)
         self.set_timer(0)
@@ -436,13 +443,14 @@ class TCPClientConnection(ClientConnection):
                 self.client.write(alert_record(self._alert))
             LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
             return
-        self._send_last(self.service.own_responses.error(status, reason, self.retry_after(status, retry_after)))
+        self._send_last(self.service.own_responses.error(status, reason, self.retry_after(status, retry_after)), why)
 
-    def _send_last(self, response: OwnMessage) -> None:
-        """Send a response of the switch itself, and let the client read it."""
+    def _send_last(self, response: OwnMessage, why: str) -> None:
+        """Send a response of the switch itself, and let the client read it. why: the reason as words."""
         method = self.dispatcher.request.method or (self._reader.method if self._reader is not None else None)
         data = response.encoded(method)
         if self.dispatcher.entry is not None:
+            self.dispatcher.entry.decided(why)
             self.dispatcher.entry.refused(response.status, data)
         self.client.write(data)
         LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()

@@ -157,6 +157,14 @@ class UseChallenges(amp.Command):
     ]
 
 
+class WantServer(amp.Command):
+    """From a worker: start the server on demand at `address`, unless it runs. Answered when it runs, or cannot be
+    started. why: the reason; empty: it runs."""
+
+    arguments = [(b"address", amp.Unicode())]
+    response = [(b"why", amp.Unicode())]
+
+
 class ReopenLogs(amp.Command):
     """Reopen the files of access logs."""
 

@@ -14,12 +14,12 @@ from ktcpvs.workers.worker_processes import WorkerProcesses
 
 
 class MergedViews:
-    """Views of all workers together."""
+    """Views of all workers together. workers: all of them."""
 
     def __init__(self, own: Views, workers: WorkerProcesses) -> None:
         """own: the supervisor's views, in which all counts are 0."""
         self._own = own
-        self._workers = workers
+        self.workers = workers
 
     def view(self, name: str, ident: str | None) -> Any:
         """The named view, or a Deferred of it. Raises BadValue for an unknown one, NoSuchService."""
@@ -34,7 +34,7 @@ class MergedViews:
         """Close the connection with this ID, NUMBER-ID with the number of its worker. Returns a Deferred of its
         description. Raises NoSuchConnection."""
         number, _, own = wanted.partition("-")
-        for worker in self._workers.ready():
+        for worker in self.workers.ready():
             if str(worker.number) == number:
                 return worker.close_connection(own).addCallback(partial(_closed, wanted))
         raise no_such_connection(wanted)
@@ -47,7 +47,7 @@ class MergedViews:
 
     async def _of_all(self, name: str, ident: str | None) -> list[tuple[int, Any]]:
         """(number of the worker, its view) for each worker that answers."""
-        workers = self._workers.ready()
+        workers = self.workers.ready()
         answers = await gatherResults([worker.read_view(name, ident) for worker in workers])
         pairs = zip(workers, answers, strict=True)
         return [(worker.number, answer) for worker, answer in pairs if answer is not None]

@@ -17,6 +17,7 @@ from ktcpvs.model.placement import KnownNodes
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director, StagesOf
+from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.tls_file_store import TLSFiles
 from ktcpvs.system import log as levels
 from ktcpvs.workers import commands
@@ -40,9 +41,11 @@ class Supervisor:
         stages_of: StagesOf,
         files: TLSFiles,
         nodes: Callable[[], KnownNodes] | None = None,
+        starter: ServerStarter | None = None,
     ) -> None:
         """size: the number of workers. slots: those in which `context.counters` counts too. save, unload, stages_of,
-        files, nodes: as for a Director; clients go through the stages of the workers, which are passed the files."""
+        files, nodes, starter: as for a Director; clients go through the stages of the workers, which are passed the
+        files."""
         self._context = context
         self.workers = WorkerProcesses(
             context.reactor,
@@ -51,11 +54,13 @@ class Supervisor:
             self._worker_started,
             self._worker_ended,
             lambda: context.settings.worker_timeout,
+            lambda address: context.starter.want(address),
         )
         self._processes = SupervisedWorkers(context, self.workers, slots)
         self.director = Director(
-            context, save, unload, processes=self._processes, stages_of=stages_of, files=files, nodes=nodes
-        )
+            context, save, unload, processes=self._processes, stages_of=stages_of, files=files, nodes=nodes,
+            starter=starter,
+        )  # fmt: skip
         self.use_tickets = self._processes.use_tickets
         self.views = MergedViews(Views(self.director), self.workers)
 

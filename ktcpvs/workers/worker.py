@@ -16,20 +16,24 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import ConnectError
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
+from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.errors import Busy, CannotListen
 from ktcpvs.health.active_checks import NoChecks
 from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.live_tracing import LiveTracing
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
+from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_files import TLSFile
@@ -83,6 +87,8 @@ class HandedDownSockets(ListeningSockets):
 class SupervisorLink(Administrator):
     """The worker's end of the link: the commands of any administrator, and those of the supervisor."""
 
+    expects_answers = True
+
     def __init__(self, worker: Worker, log: EventLog) -> None:
         super().__init__(worker, log)
         self._worker = worker
@@ -111,6 +117,7 @@ class SupervisorLink(Administrator):
     ) -> dict[str, Any]:
         identity = NodeIdentity(node, frozenset(labels))
         self._worker.begin(key, SharedTable(processes, descriptor), index, is_accepting, identity)
+        self._worker.director.context.starter = _SupervisorStarts(self)
         return {}
 
     @commands.Ping.responder
@@ -210,6 +217,27 @@ class SupervisorLink(Administrator):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         super().connectionLost(reason)
         self._worker.drain()
+
+
+class _SupervisorStarts:
+    """Has the supervisor start servers on demand. Provides Starter."""
+
+    def __init__(self, link: SupervisorLink) -> None:
+        self._link = link
+
+    def want(self, address: Address) -> Deferred[None]:
+        asked: Deferred[Any] = maybeDeferred(self._link.callRemote, commands.WantServer, address=str(address))
+        return asked.addCallbacks(self._answered, self._lost)
+
+    def _answered(self, answer: dict[str, Any]) -> None:
+        if answer["why"]:
+            raise ConnectError(string=answer["why"])
+
+    def _lost(self, failure: Failure) -> None:
+        raise ConnectError(string=f"the supervisor does not answer: {failure.getErrorMessage()}")
+
+    def state(self, address: Address) -> str | None:
+        return None  # the supervisor knows
 
 
 class _LinkFactory(ServerFactory):
@@ -324,6 +352,9 @@ class Worker:
         port: int | None = None,
     ) -> Awaitable[Any]:
         return Explainer(self.director).explain(ident, method, target, headers, client, port)
+
+    def trace(self, query: TraceQuery) -> TraceSession:
+        return LiveTracing(self.director).trace(query)
 
     # The end.
 

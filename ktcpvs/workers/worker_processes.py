@@ -23,10 +23,13 @@ from ktcpvs.control.client import NoAnswer, QuietAMP, Switch
 from ktcpvs.control.edit_commands import CommandCall
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import Refusal
+from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.live_trace import TraceBatch, TraceQuery
+from ktcpvs.runtime.starter import NoStarter
 from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.workers.commands import LINK_DESCRIPTOR, Ping
+from ktcpvs.workers.commands import LINK_DESCRIPTOR, Ping, WantServer
 
 RETRY_DELAY = 0.2
 """Seconds until a worker that died is replaced; doubled each time that it dies before it was ready."""
@@ -51,6 +54,8 @@ OUTPUT_TIMEOUT = 0.1
 
 MAX_LINE_BYTES = 4096
 """The part of an unfinished line of output that is kept until its end comes."""
+
+START_NOTHING = NoStarter().want
 
 
 class WorkerProcess(ProcessProtocol):
@@ -100,7 +105,7 @@ class WorkerProcess(ProcessProtocol):
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, its:
             ours.setblocking(False)
-            self.link = QuietAMP()  # type: ignore[no-untyped-call]
+            self.link = _Link(self._workers.want)
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _LinkFactory(self.link))
             program = [sys.executable, "-P", "-m", "ktcpvs.workers", self._workers.reactor_name]
             descriptors = {0: "w", 1: "r", 2: "r", LINK_DESCRIPTOR: its.fileno()}
@@ -156,21 +161,35 @@ class WorkerProcess(ProcessProtocol):
         """Close the connection with this ID of this worker. Fires with its description; None: there is none."""
         return self._ask(lambda switch: switch.close_connection(wanted))
 
+    def begin_trace(self, query: TraceQuery) -> Deferred[int | None]:
+        """Begin a live trace in this worker. Fires with its number there; None: the worker refuses, or is gone."""
+        return self._ask(lambda switch: switch.begin_trace(query))
+
+    def read_trace(self, number: int) -> Deferred[TraceBatch | None]:
+        """Read a live trace of this worker. Fires with a batch; None: the worker is gone."""
+        return self._ask_beside(lambda switch: switch.read_trace(number))
+
+    def end_trace(self, number: int) -> Deferred[None]:
+        """End a live trace of this worker."""
+        return self._ask_beside(lambda switch: switch.end_trace(number))
+
     def _ask(self, question: Callable[[Switch], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
-        """Fires with the answer; None if it is a refusal, or the worker has just ended."""
+        """Fires with the answer; None if it is a refusal, or the worker has just ended. Questions wait for each other:
+        the pages of two views would get mixed up."""
+        return self._views.run(self._ask_beside, question)
+
+    def _ask_beside(self, question: Callable[[Switch], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
+        """As `_ask`, for a question that waits for no others."""
         link, pid = self.link, self.pid
         assert link is not None
         switch = Switch(link, ControlAddress(path=f"worker {self.number}"))
-
-        def read() -> Deferred[Any]:
-            answer = Deferred.fromCoroutine(question(switch))
-            return answer.addTimeout(ANSWER_TIMEOUT, self._workers.reactor)
 
         def failed(failure: Failure) -> None:
             if failure.check(NoAnswer, Refusal) is None and self.pid == pid:
                 self.kill(f"no answer: {failure.getErrorMessage() or failure.type}")
 
-        return self._views.run(read).addErrback(failed)  # the pages of two views would get mixed up
+        answer = Deferred.fromCoroutine(question(switch))
+        return answer.addTimeout(ANSWER_TIMEOUT, self._workers.reactor).addErrback(failed)
 
     def mark_ready(self) -> None:
         """The worker has the table."""
@@ -255,6 +274,19 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
 
 
+class _Link(QuietAMP):
+    """The supervisor's end of the connection to a worker."""
+
+    def __init__(self, want: Callable[[Address], Deferred[None]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._want = want
+
+    @WantServer.responder
+    def want_server(self, address: str) -> Deferred[dict[str, Any]]:
+        wanted = self._want(parse_address(address))
+        return wanted.addCallbacks(lambda _: {"why": ""}, lambda failure: {"why": failure.getErrorMessage()})
+
+
 class _LinkFactory(Factory):
     noisy = False
 
@@ -277,9 +309,11 @@ class WorkerProcesses:
         started: Callable[[WorkerProcess], object],
         ended: Callable[[WorkerProcess], object],
         timeout: Callable[[], int] = lambda: 0,
+        want: Callable[[Address], Deferred[None]] = START_NOTHING,
     ) -> None:
         """size: the number of workers. started: called with a worker that has started and can be sent its first
-        commands. ended: called with one that has ended. timeout: the setting worker_timeout."""
+        commands. ended: called with one that has ended. timeout: the setting worker_timeout.
+        want: starts a server on demand."""
         self.reactor = reactor
         self.log = log
         self.started = started
@@ -289,6 +323,7 @@ class WorkerProcesses:
         self._last_restart = 0.0  # by the reactor's clock
         self._ended = ended
         self._timeout = timeout
+        self.want = want
         self._last_lines: dict[str, tuple[int, float]] = {}  # text -> the worker that has logged it, and when
         self._pings = PeriodicJob(reactor, self._ping, self._ping_failed, PING_INTERVAL)
 

@@ -209,3 +209,13 @@ def test_a_service_that_is_known_is_not_parsed_again(one: VirtualService, other:
     same = decode_service(one.ident, value).service  # equal, and another object
     assert decode_service(one.ident, value, same).service is same
     assert decode_service(one.ident, value, other) == ServiceRecord(one, True, 5)
+
+
+def test_a_service_keeps_the_text_of_which_it_was_read_unless_that_says_more() -> None:
+    def text(written: str) -> str:
+        value = json.dumps({"format": 1, "service": written, "running": True, "position": 0}).encode()
+        return decode_service("a", value).text
+
+    service = "Virtual a { server = 10.0.0.1:80 3 }"
+    assert text(service) == service
+    assert text(f"global {{ read_timeout = 17 }} {service}") == ""

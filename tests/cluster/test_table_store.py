@@ -87,6 +87,7 @@ def test_what_one_node_stores_another_one_reads(make_node: Any, states: list[Tab
         assert one.store.table(Table()) == state
         other.read()
         assert other.table == state
+        assert all(other.store.text_of(service) for service in other.table)
         assert other.store.revision >= one.store.table_revision == other.store.table_revision
 
 

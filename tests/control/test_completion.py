@@ -35,6 +35,7 @@ OF_NODES = {
     "confirm",
     "end-local",
     "reload-certificates",
+    "reload-schedulers",
     "renew-certificate",
     "drain-node",
     "undrain-node",

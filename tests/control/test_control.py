@@ -170,6 +170,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "sticky": "off",
             "access_log": "/var/log/web.log",
             "access_log_format": "combined",
+            "why_for": [],
             "trace": "off",
             "otlp_endpoint": "http://127.0.0.1:4318",
             "relay": "auto",
@@ -185,7 +186,12 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "request_timeout": None,
             "first_byte_timeout": None,
             "queue_timeout": None,
+            "choose_budget": None,
             "drain_timeout": None,
+            "drain_spread": None,
+            "websocket_close_timeout": None,
+            "start_timeout": None,
+            "stop_after": None,
             "head_timeout": None,
             "head_size": None,
             "head_lines": None,
@@ -240,6 +246,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "ready",
                     "check": None,
                     "max_pending": 0,
+                    "start": None,
                     "labels": {},
                 },
                 {
@@ -253,6 +260,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
                     "mode": "drain",
                     "check": "10.0.0.3:8008",
                     "max_pending": 7,
+                    "start": None,
                     "labels": {"zone": "a", "canary": ""},
                 },
             ],
@@ -297,6 +305,7 @@ def test_every_edit_from_the_client(daemon: Daemon, ask: Ask) -> None:
             "tests": [],
             "running": False,
             "here": True,
+            "unresolved": {},
         }
     ]
     ask(lambda switch: switch.delete_service("web"))
@@ -474,7 +483,8 @@ def test_an_explanation(ask: Ask) -> None:
     facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None, "check_response": None}
     assert server == {"address": "10.0.0.1:80", **facts}
     reason = "rule 1 '/a', the only server"
-    assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason}
+    why = "rule=1, balance"
+    assert answer["answer"] == {"outcome": "server", "server": "10.0.0.1:80", "reason": reason, "why": why}
 
 
 def test_a_long_explanation_goes_in_pages(ask: Ask) -> None:
@@ -568,6 +578,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "paused_listeners": 0,
         "denied": 0,
         "limited": 0,
+        "choose_overruns": 0,
         "handshake_pauses": 0,
         "http2_glitches": 0,
         "http2_floods": 0,

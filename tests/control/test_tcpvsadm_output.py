@@ -222,6 +222,7 @@ def test_rates_in_json_have_no_counters() -> None:
         "mode": "ready",
         "check": None,
         "max_pending": 0,
+        "start": None,
         "labels": {},
         "rate": {"connections": 31, "bytes_in": 32, "bytes_out": 33},
     }

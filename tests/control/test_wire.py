@@ -21,9 +21,11 @@ from ktcpvs.control.client import Switch
 from ktcpvs.control.command_table import EDIT_COMMANDS
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.server import Administrator
+from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.listen import ListenAddress
+from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.network import parse_networks
 from ktcpvs.model.table import Table
@@ -287,6 +289,11 @@ EDITS: dict[str, tuple[Call, list[bytes], edits.Edit]] = {
         [request_box(b"ReloadCertificates")],
         edits.ReloadCertificates(),
     ),
+    "ReloadSchedulers": (
+        lambda switch: switch.reload_schedulers("mine"),
+        [request_box(b"ReloadSchedulers", scheduler=b"mine")],
+        edits.ReloadSchedulers("mine"),
+    ),
     "RenewCertificate": (
         lambda switch: switch.renew_certificate("a.example"),
         [request_box(b"RenewCertificate", host=b"a.example")],
@@ -440,6 +447,38 @@ def test_the_client_reads_pages(run_client: RunClient, call: Call, boxes: list[b
     assert run_client(call, replies) == (boxes, {"a": 1})
 
 
+TRACES: dict[str, tuple[Call, list[bytes]]] = {
+    "BeginTrace": (
+        lambda switch: switch.begin_trace(TraceQuery("path /a", "web", 5, 60)),
+        [request_box(b"BeginTrace", conditions=b"path /a", ident=b"web", count=b"5", seconds=b"60")],
+    ),
+    "BeginTrace, all": (
+        lambda switch: switch.begin_trace(TraceQuery()),
+        [request_box(b"BeginTrace", conditions=b"", count=b"100", seconds=b"60")],
+    ),
+    "ReadTrace": (lambda switch: switch.read_trace(1), [request_box(b"ReadTrace", number=b"1")]),
+    "EndTrace": (lambda switch: switch.end_trace(1), [request_box(b"EndTrace", number=b"1")]),
+}
+BATCH = [(b"dropped", b"1"), (b"ended", b"count"), (b"entries", b'{"a": 1}\n'), (b"matched", b"2")]
+
+
+@BOTH_CLIENTS
+@pytest.mark.parametrize(("call", "boxes"), TRACES.values(), ids=TRACES)
+def test_the_client_reads_a_trace(run_client: RunClient, call: Call, boxes: list[bytes]) -> None:
+    replies = {b"BeginTrace": [(b"number", b"1")], b"ReadTrace": BATCH, b"EndTrace": []}
+    said, found = run_client(call, replies)
+    assert said == boxes
+    assert found in (1, TraceBatch(b'{"a": 1}\n', 2, 1, "count"), None)
+
+
+class _Trace:
+    def read(self) -> Deferred[TraceBatch]:
+        return succeed(TraceBatch(b'{"a": 1}\n', 2, 1, "count"))
+
+    def close(self) -> None:
+        pass
+
+
 class Recorder:
     """A switch that records the calls of the server."""
 
@@ -454,6 +493,10 @@ class Recorder:
     def view(self, name: str, ident: str | None) -> Any:
         self.calls.append((name, ident))
         return [{"ident": "é"}]
+
+    def trace(self, query: TraceQuery) -> TraceSession:
+        self.calls.append(query)
+        return _Trace()
 
     def close_connection(self, wanted: str) -> Any:
         self.calls.append(wanted)
@@ -509,6 +552,15 @@ def test_the_server_closes_a_connection() -> None:
     assert run_server(boxes, []) == (["2-5f3a9c01"], [closed])
 
 
+def test_the_server_reads_a_trace_that_then_is_over() -> None:
+    reads = [request_box(b"ReadTrace", tag, number=b"1") for tag in (b"2", b"3")]
+    asked_for, answers = run_server([TRACES["BeginTrace"][1][0], *reads], [])
+    assert asked_for == [TraceQuery("path /a", "web", 5, 60)]
+    assert answers[0] == box((b"_answer", b"1"), (b"number", b"1"))
+    assert answers[1] == box((b"_answer", b"2"), *BATCH)
+    assert b"there is no trace 1" in answers[2]
+
+
 @pytest.mark.parametrize("scope", ["local", "force-local"])
 def test_a_client_says_first_that_an_edit_is_local(scope: str) -> None:
     async def stop(switch: Switch) -> None:
@@ -528,5 +580,5 @@ def test_the_server_makes_one_edit_local() -> None:
 
 
 def test_every_command_is_pinned() -> None:
-    pinned = {name.partition(",")[0] for name in (*EDITS, *READS)} | {"Upload", "Scope", "ReadPage"}
+    pinned = {name.partition(",")[0] for name in (*EDITS, *READS, *TRACES)} | {"Upload", "Scope", "ReadPage"}
     assert {name.decode() for name in Administrator._commandDispatch} - {"StartTLS"} == pinned

@@ -18,7 +18,7 @@ from .harness import TCPVSADM, TIMEOUT, Daemon, command
 
 pytestmark = pytest.mark.e2e
 
-READY = {"priority": 0, "mode": "ready", "check": None, "max_pending": 0, "labels": {}}
+READY = {"priority": 0, "mode": "ready", "check": None, "max_pending": 0, "start": None, "labels": {}}
 """A server that was given no words about its use, as JSON has it."""
 
 

@@ -222,6 +222,22 @@ def test_an_edit_goes_through_when_a_member_is_lost(cluster: Cluster) -> None:
     assert len(a.weights("shop")) == 6
 
 
+def test_an_edit_waits_until_a_node_has_found_etcd_again(cluster: Cluster) -> None:
+    """The edit comes when the node has lost etcd, and before it has reached another member."""
+    a, _, _ = cluster
+    shop(a)
+    a.daemon.forget_log()
+    a.links.reset()
+    a.daemon.wait_for_log(CUT_OFF)
+    mend = threading.Timer(1, a.links.mend)
+    mend.start()
+    try:
+        a.call("add_server", "shop", "127.0.0.1:82")
+    finally:
+        mend.join()
+    assert len(a.weights("shop")) == 2
+
+
 def test_an_edit_waits_for_a_new_leader(cluster: Cluster) -> None:
     """The leader is frozen when the edit comes, as by a disk that does not respond."""
     a, _, _ = cluster

@@ -225,6 +225,7 @@ def test_the_program_in_the_documentation_works(daemon: Daemon, tmp_path: Path) 
             "mode": "ready",
             "check": None,
             "max_pending": 0,
+            "start": None,
             "labels": {},
         }
     ]

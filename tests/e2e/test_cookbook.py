@@ -90,6 +90,12 @@ def test_a_recipe_for_web_servers(cook: Cook, name: str) -> None:
     recipe.ends()
 
 
+def test_why_there(cook: Cook, tmp_path: Path) -> None:
+    recipe = cook("why-there", paths={"/var/log/ktcpvs": tmp_path})
+    recipe.play()
+    recipe.ends()
+
+
 @pytest.mark.parametrize(
     ("name", "records"),
     [
@@ -160,21 +166,25 @@ def echo_by_websocket() -> Iterator[Callable[[tuple[str, int], str], None]]:
         yield start
 
 
-def test_websocket(prepare: Cook, echo_by_websocket: Callable[[tuple[str, int], str], None]) -> None:
+def test_websocket(prepare: Cook, echo_by_websocket: Callable[[tuple[str, int], str], None], tmp_path: Path) -> None:
     ours = "10.0.0.41:8081", "10.0.0.42:8081"
     recipe = prepare("websocket")
     for address in ours:
         echo_by_websocket(recipe.where(address), address)
     recipe.load()
     recipe.play(repeats=True)  # curl waits for half a second, in which a busy machine may not respond
-    recipe.ends()
+    (tmp_path / "deploy").write_text("#!/bin/sh\necho deployed $1\n")
+    (tmp_path / "deploy").chmod(0o755)
     url = f"ws://{LOOPBACK}:{recipe.places.port(80)}/socket"
     with connect(url, proxy=None) as one, connect(url, proxy=None) as two:
         said = set()
         for client in (one, two):
             client.send("hello")
             said.add(client.recv(timeout=20))
-    assert said == {f"{address} hello" for address in ours}
+        assert said == {f"{address} hello" for address in ours}
+        recipe.play()
+        recipe.ends()
+        assert {client.close_code for client in (one, two)} == {None, 1012}
 
 
 class Member(PostgreSQL):

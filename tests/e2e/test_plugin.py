@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import LOOPBACK, SocketServer, dial, free_port, read_all, speak_first
+from http_servers import TwistedWeb
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_all, read_exactly, speak_first, wait_for
 
 from .harness import ROOT, TIMEOUT, Daemon
 
@@ -173,3 +176,207 @@ def test_a_plugin_that_cannot_be_imported_is_named(make_daemon: Make, tmp_path: 
         assert "there_is_no_such_module" in text
     assert len(daemon.json("--schedulers")["broken"]) == 2
     daemon.adm("-A", "-i", "s", "-s", "wlc")
+
+
+LEARNER = '''
+import json
+import os
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, Choice, ILearns, IScheduler, ISchedulerFactory
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Factory:
+    """Writes what it sees."""
+
+    name = "learner"
+    unit = {unit}
+    {more}
+
+    def bind(self, service, previous):
+        return Bound(service.destinations)
+
+
+@implementer(IScheduler, ILearns)
+class Bound:
+    def __init__(self, destinations):
+        self.destinations = destinations
+
+    def choose(self, request):
+        self.write(prefix=request.body_prefix.decode())
+        left = [one for one in self.destinations if one not in request.tried]
+        return Choice(left[0], "the first") if left else None
+
+    def completed(self, outcome):
+        labels = outcome.destination.labels
+        times, moved = [outcome.first_byte, outcome.total], [outcome.bytes_in, outcome.bytes_out]
+        self.write(status=outcome.status, reason=outcome.reason, labels=labels, times=times, moved=moved)
+
+    def write(self, **seen):
+        with open({log!r}, "a") as file:
+            file.write(json.dumps({{"pid": os.getpid(), **seen}}) + "\\n")
+
+
+factory = Factory()
+'''
+
+
+def add_learner(folder: Path, unit: str, more: str = "") -> Path:
+    """Add the plugin, and return the file to which it writes."""
+    plugins, log = folder / "twisted/plugins", folder / "seen"
+    plugins.mkdir(parents=True)
+    (plugins / "ktcpvs_learner_plugin.py").write_text(LEARNER.format(log=str(log), unit=unit, more=more))
+    return log
+
+
+def test_bodies_and_outcomes_in_workers(make_daemon: Make, tmp_path: Path) -> None:
+    """curl waits for 100 before it sends its bodies, over HTTP/1.1, and sends them over HTTP/2."""
+    log = add_learner(tmp_path, "EACH_REQUEST", "body_prefix = 8")
+    sent = tmp_path / "sent"
+    sent.write_bytes(b"0123456789" * 20_000)
+    daemon = make_daemon(python_path=(tmp_path,), workers=2)
+    daemon.start()
+    server, port = TwistedWeb(), free_port()
+    try:
+        daemon.adm("-A", "-i", "s", "-s", "learner", "-l", f"{LOOPBACK}:{port}")
+        daemon.adm("-a", "-i", "s", "-r", server.address, "label", "zone=a")
+        daemon.adm("--start")
+        url = f"http://{LOOPBACK}:{port}"
+        curl = ["curl", "-sS", "--fail", "--max-time", str(TIMEOUT)]
+        waits = ["-H", "Expect: 100-continue", "--expect100-timeout", str(TIMEOUT)]
+        for options in (waits, ["--http2-prior-knowledge"]):
+            command = [*curl, *options, "--data-binary", f"@{sent}", f"{url}/echo"]
+            assert subprocess.run(command, check=True, capture_output=True).stdout == sent.read_bytes()
+        for _ in range(10):
+            assert subprocess.run([*curl, f"{url}/hello.txt"], check=True, capture_output=True).stdout
+        wait_for(lambda: log.read_text().count('"reason"') == 12, "the outcomes", timeout=TIMEOUT)
+    finally:
+        server.stop()
+    seen = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [one["prefix"] for one in seen if "prefix" in one] == ["01234567"] * 2 + [""] * 10
+    outcomes = [one for one in seen if "reason" in one]
+    assert [(one["status"], one["reason"], one["labels"]) for one in outcomes] == [(200, "ok", {"zone": "a"})] * 12
+    assert all(0 < one["times"][0] <= one["times"][1] < TIMEOUT for one in outcomes)
+
+
+def test_outcomes_of_connections_that_are_spliced(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    log = add_learner(tmp_path, "CONNECTION")
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.start()
+    server, port = serve(echo), free_port()
+    daemon.service("s", port, server.address, scheduler="learner", relay="splice")
+    with dial((LOOPBACK, port)) as client:
+        client.sendall(b"abc")
+        assert read_exactly(client, 3) == b"abc"
+        wait_for(lambda: daemon.stats("s")["stats"]["relay"]["joined"]["splice"] == 1, timeout=TIMEOUT)
+        client.sendall(b"defg")
+        assert read_exactly(client, 4) == b"defg"
+        client.shutdown(1)
+        assert read_all(client) == b""
+    wait_for(lambda: '"reason"' in log.read_text(), "the outcome", timeout=TIMEOUT)
+    (seen,) = (found for line in log.read_text().splitlines() if "reason" in (found := json.loads(line)))
+    assert (seen["reason"], seen["moved"]) == ("ok", [7, 7])
+    assert 0 < seen["times"][0] < seen["times"][1] < TIMEOUT
+
+
+def test_a_scheduler_that_is_too_slow_is_counted_and_the_fallback_chooses(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    slow = "import time; time.sleep(0.02); return Choice(self.destinations[0], 'slow')"
+    add_plugin(tmp_path, "slow", slow)
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.start()
+    server, port = serve(speak_first(b"1")), free_port()
+    daemon.service("s", port, server.address, scheduler="slow", choose_budget="1")
+    daemon.adm("--set", "choose_overruns=3")
+    assert [served(port) for _ in range(6)] == [b"1"] * 6
+    assert daemon.stats("s")["stats"]["choose_overruns"] == 3, "then the fallback has chosen"
+    assert "choose_budget exceeded: 3 times" in daemon.adm("--stats").stdout
+    daemon.wait_for_log("scheduler of service s was too slow 3 times in a row: the fallback chooses for 30 s")
+    daemon.adm("-E", "-i", "s", "choose_budget=0")
+    assert [served(port) for _ in range(3)] == [b"1"] * 3
+    assert daemon.stats("s")["stats"]["choose_overruns"] == 3
+
+
+VERSIONED = '''
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, Choice, IntegerOption, IScheduler, ISchedulerFactory
+
+
+@implementer(ISchedulerFactory)
+class Placed:
+    """Per connection: the server at one place."""
+
+    name = "placed"
+    unit = CONNECTION
+    options = {"place": IntegerOption(default=1, minimum=1, maximum=9, help="of the server, from 1")}
+
+    def bind(self, service, previous):
+        return BoundPlaced(service, 0 if previous is None else previous.bindings)
+
+
+@implementer(IScheduler)
+class BoundPlaced:
+    def __init__(self, service, bindings):
+        self.bindings = bindings + 1
+        self.place = service.options["place"]
+        self.destinations = service.destinations
+
+    def choose(self, request):
+        return Choice(self.destinations[self.place - 1], f"VERSION, bound {self.bindings} times")
+'''
+
+
+def install_placed(site: Path) -> Path:
+    """Install the scheduler `placed` by an entry point; return its file."""
+    info = site / "placed-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: placed\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ktcpvs.schedulers]\nplaced = placed_scheduler:Placed\n")
+    file = site / "placed_scheduler.py"
+    file.write_text(VERSIONED)
+    return file
+
+
+def test_a_scheduler_takes_options_and_is_loaded_again_in_all_workers(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    file = install_placed(tmp_path)
+    daemon = make_daemon("--workers", "2", python_path=(tmp_path,))
+    daemon.start()
+    one, two, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
+    daemon.service("s", port, one.address, two.address, scheduler="placed place 2")
+    assert {served(port) for _ in range(8)} == {b"2"}
+    assert "scheduler = placed place 2\n" in daemon.adm("--save").stdout
+    refused = daemon.adm("-E", "-i", "s", "-s", "placed plaec 1", check=False)
+    assert "service s: scheduler = placed plaec 1: this scheduler has no option 'plaec'; did you mean 'place'?" in (
+        refused.stderr
+    )
+    daemon.adm("-E", "-i", "s", "-s", "placed place 1")
+    assert {served(port) for _ in range(8)} == {b"1"}
+    assert "VERSION, bound 3 times" in daemon.adm("--explain", "-i", "s").stdout, "once for this, by previous"
+    shown = daemon.adm("--schedulers", "-v").stdout
+    assert "entry point placed of placed 1.0" in shown
+    assert re.search(r"^placed +place +integer 1\.\.9 +1 +of the server, from 1$", shown, re.MULTILINE)
+
+    file.write_text(VERSIONED.replace("self.place - 1", "-self.place").replace("VERSION", "the other way round"))
+    daemon.adm("--reload-schedulers", "placed")
+    assert {served(port) for _ in range(8)} == {b"2"}
+    assert "the other way round, bound 4 times" in daemon.adm("--explain", "-i", "s").stdout
+    daemon.wait_for_log("schedulers placed are loaded again from placed_scheduler; services bound anew: s")
+
+    file.write_text(f"{VERSIONED}\n1 / 0\n")
+    refused = daemon.adm("--reload-schedulers", check=False)
+    assert refused.returncode == 1
+    line = len(VERSIONED.splitlines()) + 2
+    assert f"{file}:{line}: ZeroDivisionError: division by zero; what was loaded before stays in use" in refused.stderr
+    assert {served(port) for _ in range(8)} == {b"2"}
+    file.write_text(VERSIONED.replace('"place":', '"position":'))
+    refused = daemon.adm("--reload-schedulers", check=False)
+    assert "service s: scheduler = placed place 1: this scheduler has no option 'place'" in refused.stderr
+    assert {served(port) for _ in range(8)} == {b"2"}
+    daemon.wait_until_empty()

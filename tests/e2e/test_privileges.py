@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -103,6 +104,24 @@ def test_it_keeps_only_the_capabilities_that_it_needs(
     refused = daemon.adm("-E", "-i", "s", "access_log=/root/access.log", check=False)
     assert refused.returncode == 1
     assert "/root/access.log" in refused.stderr
+
+
+def test_a_program_that_it_starts_gets_none_of_them(start: Callable[..., Daemon], folder: Path) -> None:
+    programs = folder / "programs"
+    programs.mkdir(mode=0o755)
+    (programs / "tells").write_text("#!/bin/sh\nexec grep -E '^(Uid|Cap)' /proc/self/status\n")
+    (programs / "tells").chmod(0o755)
+    daemon = start("--user", "nobody", "--start-folder", str(programs))
+    port = free_port()
+    lines = f"listen = {LOOPBACK}:{port}", "start_timeout = 1", f"server = {LOOPBACK}:{free_port()} 1 start tells"
+    daemon.call("load", "\n".join(("Virtual s {", "scheduler = wlc", *lines, "}\n")))
+    daemon.call("start", "s")
+    with contextlib.suppress(OSError), dial((LOOPBACK, port)) as client:
+        client.recv(1)
+    daemon.wait_for_log(f"Uid:\t{NOBODY.pw_uid}")
+    for name in ("CapPrm", "CapEff", "CapAmb"):
+        daemon.wait_for_log(f"{name}:\t{0:016x}")
+    assert int(status(daemon.pid)["CapAmb"], 16)
 
 
 def test_certificates_that_only_root_can_read(start: Callable[..., Daemon], folder: Path) -> None:

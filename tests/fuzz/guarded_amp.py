@@ -23,6 +23,7 @@ from ktcpvs.control import commands
 from ktcpvs.control.server import Administrator, ControlFactory
 from ktcpvs.errors import Refusal
 from ktcpvs.inspect.explain import Explainer
+from ktcpvs.inspect.live_tracing import LiveTracing
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import START_NOTHING, Edit, Load, StartService
 from ktcpvs.runtime.context import Context
@@ -101,6 +102,7 @@ class Daemon:
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain
         self.close_connection = Views(self.director).close_connection
+        self.trace = LiveTracing(self.director).trace
         self.factory = ControlFactory(self, log)
 
     def submit(self, edit: Edit) -> Deferred[Sequence[str]]:

@@ -18,6 +18,7 @@ from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
 from ktcpvs.http.http2_response_heads import ResponseHeads
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
+from ktcpvs.protocols.websocket import close_frame
 from ktcpvs.streams.contract import TLSFacts
 from ktcpvs.streams.stream import Stream
 
@@ -443,6 +444,28 @@ def test_a_websocket_by_extended_connect(make: Make) -> None:
     assert client.got(1)[2]
 
 
+def test_a_websocket_by_extended_connect_is_closed_when_its_server_drains(make: Make) -> None:
+    settings = "websocket_close_timeout = 5"
+    world = make(*LINES, settings=settings)
+    client = H2Client(world)
+    client.h2.send_headers(
+        1, [(":method", "CONNECT"), (":protocol", "websocket"), *request_fields("/a")[1:], ("x", "y")]
+    )
+    client.talks()
+    server = world.accepts(A)
+    server.heard()
+    server.says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x02hi")
+    assert client.got(1) == ("200", b"\x81\x02hi", False)
+    world.load("scheduler = phttp", f"server = {A} 0", *LINES[2:], settings=settings)
+    assert client.got(1) == ("200", b"\x81\x02hi\x88\x02\x03\xf4", False)
+    client.h2.send_data(1, close_frame(1012, b"mask"))
+    client.talks()
+    assert server.heard()[:2] == b"\x88\x82"
+    server.ends()
+    client.h2.end_stream(1)
+    assert client.got(1)[2]
+
+
 def test_a_connection_error_ends_all_streams(make: Make) -> None:
     world = make()
     client = H2Client(world)
@@ -505,6 +528,21 @@ def test_an_idle_connection_ends_when_its_client_knows(make: Make) -> None:
     client.peer.says(PING_ACK)
     assert client.ended == [client.switch]
     assert client.peer.line.ended
+
+
+def test_a_client_that_does_not_acknowledge_the_end(make: Make) -> None:
+    """The second GOAWAY comes nevertheless."""
+    world = make()
+    client = H2Client(world)
+    client.asks(1, "/a")
+    server = world.accepts(A)
+    client.switch.retire()
+    client.peer.heard()
+    world.passes(12)
+    assert [(kind, payload[:4]) for kind, payload in frames(client.peer.heard())] == [(7, b"\0\0\0\1")]
+    server.says(answer(b"last"))
+    world.turns(3)
+    assert client.ended == [client.switch]
 
 
 def test_an_idle_connection_is_closed(make: Make) -> None:

@@ -32,8 +32,8 @@ def own(world: World, *lines: str) -> None:
 def test_the_settings_are_those_about_traffic() -> None:
     assert OWN_SETTINGS == (
         "keepalive_timeout", "read_timeout", "connect_timeout", "response_timeout", "request_timeout",
-        "first_byte_timeout", "head_timeout", "head_size", "uri_size", "head_lines", "drain_timeout",
-        "body_size", "queue_timeout",
+        "first_byte_timeout", "head_timeout", "head_size", "uri_size", "head_lines", "drain_timeout", "drain_spread",
+        "websocket_close_timeout", "start_timeout", "stop_after", "body_size", "queue_timeout", "choose_budget",
     )  # fmt: skip
 
 

@@ -97,7 +97,7 @@ class Owner:
     def serve(self, choice: Choice) -> None:
         self.exchange.serve(choice)
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
         self.exchange.fail(status, reason, retry_after)
 
     def respond(self, response: OwnResponse) -> None:
@@ -128,7 +128,7 @@ class Owner:
     def refused(self) -> None:
         self.finished.append("refused")
 
-    def send_last(self, response: http1.OwnMessage, reason: str) -> None:
+    def send_last(self, response: http1.OwnMessage, reason: str, why: str) -> None:
         raise AssertionError(reason)
 
     def switch_protocols(self, response: http1.Response, protocols: bytes, rest: bytes) -> None:

@@ -54,6 +54,7 @@ from ktcpvs.model.edits import (
     MoveRule,
     Ready,
     ReloadCertificates,
+    ReloadSchedulers,
     RenewCertificate,
     Set,
     StartService,
@@ -197,7 +198,9 @@ def real_servers() -> st.SearchStrategy[RealServer]:
     return st.builds(
         RealServer, server_addresses(), weight, maxconn,
         tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
-        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn, labels=_labels,
+        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
+        start=st.one_of(st.none(), st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,9}", fullmatch=True)),
+        labels=_labels,
     )  # fmt: skip
 
 
@@ -242,7 +245,7 @@ _server_options = st.sampled_from(
         {"h2": False},
         {"priority": 3, "mode": "drain"},
         {"priority": 0, "mode": "ready", "check": Inet("10.0.0.1", 1)},
-        {"priority": BACKUP, "check": None, "max_pending": 0},
+        {"priority": BACKUP, "check": None, "max_pending": 0, "start": None},
         {"labels": (("canary", ""), ("zone", "a/b:1"))},
         {"labels": ()},
     )
@@ -663,6 +666,7 @@ def _one_edit() -> dict[type[Edit], st.SearchStrategy[Edit]]:
             lambda table: Adopt({**table.services, "gone": None}, table.running, table.settings), tables()
         ),
         ReloadCertificates: st.just(ReloadCertificates()),
+        ReloadSchedulers: st.builds(ReloadSchedulers, st.one_of(st.none(), st.just("mine"))),
         RenewCertificate: st.builds(RenewCertificate, st.sampled_from(("a.example", "::1", ""))),
         EndLocal: st.builds(EndLocal, some),
         Local: st.builds(Local, st.one_of(st.builds(Drain, server, some), st.builds(StopService, some)), st.booleans()),

@@ -58,6 +58,7 @@ from ktcpvs.model.edits import (
     MoveRule,
     Ready,
     ReloadCertificates,
+    ReloadSchedulers,
     RenewCertificate,
     Set,
     StartService,
@@ -156,6 +157,7 @@ SAMPLES = {
     EndLocal: [EndLocal(), EndLocal("web")],
     Adopt: [Adopt({"mail": None, "web": CHANGED}, frozenset({"web"})), Adopt({}, settings=Settings(debug_level=1))],
     ReloadCertificates: [ReloadCertificates()],
+    ReloadSchedulers: [ReloadSchedulers(), ReloadSchedulers("mine")],
     RenewCertificate: [RenewCertificate("a.example")],
     DrainNode: [DrainNode("a", 5)],
     UndrainNode: [UndrainNode("a")],
@@ -223,7 +225,7 @@ def test_every_sample_changes_something(edit):
             return table
 
     changes = applied(TABLE) != TABLE or applied(IDLE) != IDLE
-    assert changes == (not isinstance(edit, Confirm | ReloadCertificates | RenewCertificate)), (
+    assert changes == (not isinstance(edit, Confirm | ReloadCertificates | ReloadSchedulers | RenewCertificate)), (
         "these leave the table as it is"
     )
 

@@ -359,6 +359,10 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ),
         ("server = r9:80 check r9", "24: check: r9: missing port (example: r9:80)"),
         ("server = r9:80 check", "18: missing value after 'check'"),
+        (
+            "server = r9:80 start ../x",
+            "24: start '../x': expected the name of a program in the folder of --start-folder",
+        ),
         ("server = r9:80 label", "18: missing value after 'label'"),
         ("server = r9:80 label zone=a/b label -x", "39: label '-x': expected NAME or NAME=VALUE, each at most 63"),
         ("server = r9:80 label zone=a label zone", "37: label 'zone' appears a second time"),

@@ -18,6 +18,7 @@ from ktcpvs.system.plugins import find_schedulers
 
 KNOWN = find_schedulers().known
 A, B = "server = 10.0.0.1:80", "server = 10.0.0.2:80"
+WEIGHERS = "wlc, wrr, p2c, sh, sed and 6 more"
 RULE = 'rule = pattern ".*" use server 10.0.0.1:80'
 
 
@@ -35,7 +36,42 @@ def texts(*lines: str) -> list[str]:
 
 @pytest.mark.parametrize("scheduler", sorted(KNOWN))
 def test_nothing_is_said_of_a_service_that_has_no_options(scheduler: str) -> None:
-    assert texts(f"scheduler = {scheduler}", A, B) == []
+    limit = " 1 maxconn 9" if scheduler == "first" else ""
+    assert texts(f"scheduler = {scheduler}", A + limit, B) == []
+
+
+FIRST = "server 10.0.0.1:80 has no maxconn: {} uses the servers after it only while it cannot serve (example: {})"
+EXAMPLE = "server = 10.0.0.1:80 1 maxconn 100"
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (("scheduler = first",), "scheduler first"),
+        (("scheduler = phttp", "balance = first"), "balance first"),
+        (
+            ("scheduler = phttp", 'rule = pattern "^/" balance first use server 10.0.0.1:80 server 10.0.0.2:80'),
+            "balance first",
+        ),
+    ],
+)
+def test_first_needs_maxconn(lines: tuple[str, ...], what: str) -> None:
+    hit = texts(*lines, A, B)
+    assert FIRST.format(what, EXAMPLE) in hit
+    assert FIRST.format(what, EXAMPLE) not in texts(*lines, f"{A} 1 maxconn 9", B)
+
+
+def test_several_servers_without_maxconn_are_counted() -> None:
+    (text,) = texts("scheduler = first", A, B, "server = 10.0.0.3:80")
+    assert text.startswith("server 10.0.0.1:80 and 1 more have no maxconn: ")
+
+
+def test_a_limit_that_is_taken_away_is_warned_of() -> None:
+    (warning,) = found("scheduler = first", A, B)
+    address = parse_address("10.0.0.1:80")
+    assert is_due(warning, edits.EditServer("s", address, maxconn=0))
+    assert is_due(warning, edits.AddServer("s", address))
+    assert not is_due(warning, edits.EditServer("s", address, weight=2))
 
 
 @pytest.mark.parametrize("scheduler", ["phttp", "chttp"])
@@ -72,11 +108,11 @@ def test_an_engine_relays_what_has_no_tls() -> None:
         (["scheduler = phttp", "cookie_secure = on", A],
          "cookie_secure has no effect: scheduler phttp sets no cookie; chttp does"),
         (["scheduler = rr", f"{A} 5", B],
-         "weights have no effect, except 0: scheduler rr ignores them; wlc, wrr, p2c and sh use them"),
+         f"weights have no effect, except 0: scheduler rr ignores them; {WEIGHERS} use them"),
         (["scheduler = phttp", "balance = lc", f"{A} 5", B],
-         "weights have no effect, except 0: balance lc ignores them; wlc, wrr, p2c and sh use them"),
+         f"weights have no effect, except 0: balance lc ignores them; {WEIGHERS} use them"),
         (["scheduler = phttp", A, B, "rule = path /a balance rr use server 10.0.0.1:80 2 server 10.0.0.2:80", RULE],
-         "weights have no effect in rule 'path /a', except 0: balance rr ignores them; wlc, wrr, p2c and sh use them"),
+         f"weights have no effect in rule 'path /a', except 0: balance rr ignores them; {WEIGHERS} use them"),
         (["scheduler = phttp", A, B,
           'rule = name x pattern "(a)" balance wrr match 1 use server 10.0.0.1:80 server 10.0.0.2:80', RULE],
          "balance has no effect in rule 'x': match hashes a group of the pattern"),
@@ -85,7 +121,7 @@ def test_an_engine_relays_what_has_no_tls() -> None:
         (["scheduler = phttp", A, "rule = name x path /a share 0.00% use server 10.0.0.1:80", RULE],
          "rule 'x' is switched off: share 0% is no client"),
         (["scheduler = lc", "slow_start = 5", A],
-         "slow_start has no effect: scheduler lc ignores weights; wlc, wrr, p2c and sh use them"),
+         f"slow_start has no effect: scheduler lc ignores weights; {WEIGHERS} use them"),
         (["scheduler = http", "via = append", "forwarded = replace", A],
          "forwarded, via have no effect: scheduler http passes requests on unchanged; phttp and chttp add header "
          "fields"),
@@ -100,8 +136,8 @@ def test_an_engine_relays_what_has_no_tls() -> None:
         (["check_rise = 5", A], "check_rise has no effect without check"),
         (["eject = 0", "eject_share = 5", A], "eject_share has no effect with eject = 0"),
         (["scheduler = phttp", "preconnect = 5", A],
-         "preconnect has no effect: scheduler phttp keeps connections that it has used; wlc, lc, rr, wrr, p2c, sh, "
-         "http, hhttp, sni and tcp relay whole connections"),
+         "preconnect has no effect: scheduler phttp keeps connections that it has used; wlc, lc, rr, wrr, p2c "
+         "and 13 more relay whole connections"),
         (["scheduler = wlc", "preconnect_timeout = 5", A], "preconnect_timeout has no effect without preconnect"),
         (["scheduler = wlc", "preconnect = 5", f"{A} 1 proxy v1"],
          "preconnect has no effect: all servers are told the client for which a connection is made"),

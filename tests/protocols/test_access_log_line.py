@@ -31,6 +31,7 @@ def record(**fields: Any) -> Record:
         "status": 200,
         "server": "192.168.0.11:80",
         "reason": "the rule ^/x",
+        "why": "rule=1, hash",
         "connect": 0.00025,
         "first": 0.0125,
         "total": 1.5,
@@ -92,7 +93,8 @@ def test_json() -> None:
         '{"time": "2026-11-23T03:31:34.123Z", "service": "web", "scheduler": "phttp", "client": "192.0.2.7", '
         '"tls": null, "method": "GET", "target": "/x?y=1", "protocol": "HTTP/1.1", "host": "www.example.org", '
         '"referer": "http://example.org/a?b", "user_agent": "curl/8.1", "status": 200, "server": "192.168.0.11:80", '
-        '"reason": "the rule ^/x", "connect": 0.000250, "first": 0.012500, "total": 1.500000, "bytes_in": 120, '
+        '"reason": "the rule ^/x", "why": "rule=1, hash", "connect": 0.000250, "first": 0.012500, '
+        '"total": 1.500000, "bytes_in": 120, '
         '"bytes_out": 1234, "body_out": 1000, "retries": 1, "reused": true, "ending": "answered", '
         '"error": "192.168.0.12:80: TLS: certificate has expired"}\n'
     )
@@ -223,6 +225,7 @@ def test_a_plain_request_has_the_line_of_its_record(
         lines=lines,
         server="10.0.0.1:80",
         reason='rule 1 "x"',
+        why="rule=1",
         connect=0.0,
         first=total,
         total=total,
@@ -233,7 +236,9 @@ def test_a_plain_request_has_the_line_of_its_record(
         error=None,
     )
     for form in (CombinedFormat("web", "phttp"), JSONFormat("web", "phttp")):
-        line = form.plain_line(request, (client, None), began, total, 200, ("10.0.0.1:80", 'rule 1 "x"'), (7, 9, 2))
+        line = form.plain_line(
+            request, (client, None), began, total, 200, ("10.0.0.1:80", 'rule 1 "x"', "rule=1"), (7, 9, 2)
+        )
         assert line == form.line(whole)
     plain = (client.encode(), b"now", target, minor != b"0", 200, 2, request.referer, request.user_agent)
     assert access_log.combined_line(*plain) == access_log.plain_combined(*plain)

@@ -19,7 +19,7 @@ from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.http import PHTTP
-from ktcpvs.schedulers.wlc import MAX_SCANNED_SERVERS
+from ktcpvs.schedulers.least import MAX_SCANNED_SERVERS
 from ktcpvs.schedulers.wrr import WRR
 from ktcpvs.system.plugins import find_schedulers
 

@@ -11,8 +11,9 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
-from ktcpvs.schedulers.lc import LC
-from ktcpvs.schedulers.wlc import WLC, BoundWLC, OrderedWLC
+from ktcpvs.schedulers.least import LeastLoad, OrderedLoad
+from ktcpvs.schedulers.order import connections, weighted_connections
+from ktcpvs.schedulers.wlc import LC, WLC
 
 
 def destinations(*loads: tuple[int, int]) -> list[Destination]:
@@ -24,12 +25,14 @@ def destinations(*loads: tuple[int, int]) -> list[Destination]:
     return made
 
 
-def bound(servers: list[Destination], why: str = "") -> BoundWLC:
-    return BoundWLC(ServiceView(VirtualService("s"), tuple(servers), why=why))
+def bound(servers: list[Destination], why: str = "") -> LeastLoad:
+    scheduler = WLC().bind(ServiceView(VirtualService("s"), tuple(servers), why=why), None)
+    assert isinstance(scheduler, LeastLoad)
+    return scheduler
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9)), min_size=1, max_size=8), st.integers(1, 20))
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9)), min_size=2, max_size=8), st.integers(1, 20))
 def test_no_usable_server_is_less_loaded(loads: list[tuple[int, int]], turns: int) -> None:
     servers = destinations(*loads)
     picker = bound(servers)
@@ -76,9 +79,10 @@ def test_lc_knows_no_weight_but_0() -> None:
     assert [d.active for d in servers] == [5, 5, 0]
 
 
-def ordered(servers: list[Destination], even: bool = False) -> OrderedWLC:
+def ordered(servers: list[Destination], even: bool = False) -> OrderedLoad:
     """Bind wlc for many servers, and register its watchers as the switch does."""
-    picker = OrderedWLC(ServiceView(VirtualService("s"), tuple(servers)), even)
+    load = connections if even else weighted_connections
+    picker = OrderedLoad(ServiceView(VirtualService("s"), tuple(servers)), load, "fewest")
     for destination, call in picker.watched():
         destination.watchers += (call,)
     return picker
@@ -115,7 +119,7 @@ def test_kept_in_order_they_are_chosen_as_if_all_were_looked_at(
 
 
 def test_many_servers_are_kept_in_order_and_few_are_not() -> None:
-    for count, kind in ((16, BoundWLC), (17, OrderedWLC)):
+    for count, kind in ((16, LeastLoad), (17, OrderedLoad)):
         view = ServiceView(VirtualService("s"), tuple(destinations(*[(0, 1)] * count)))
         assert type(WLC().bind(view, None)) is kind
         assert type(LC().bind(view, None)) is kind
@@ -140,9 +144,37 @@ def test_what_is_kept_does_not_grow_with_time() -> None:
 
 def test_an_unannounced_change_is_found_when_it_comes_to_the_top() -> None:
     servers = destinations(*[(0, 1)] * 20)
-    picker = OrderedWLC(ServiceView(VirtualService("s"), tuple(servers)))
+    picker = WLC().bind(ServiceView(VirtualService("s"), tuple(servers)), None)
     for server in servers[:-1]:
         server.active = 5
     choice = picker.choose(Request())
     assert choice is not None
     assert choice.destination is servers[-1]
+
+
+def test_a_weight_that_changes_unannounced_is_soon_seen() -> None:
+    """As in a slow start: a heavier server gets its share before any of its connections ends."""
+    servers = destinations(*[(0, 0)], *[(0, 1)] * 19)
+    picker = ordered(servers)
+    for _ in range(19 * 3):
+        choice = picker.choose(Request())
+        assert choice is not None
+        choice.destination.lease()
+    assert [d.active for d in servers] == [0, *[3] * 19]
+    servers[0].weight = 1
+    for _ in range(20 + 3):
+        choice = picker.choose(Request())
+        assert choice is not None
+        choice.destination.lease()
+    assert servers[0].active >= 3
+
+
+def test_lc_sees_a_weight_that_has_become_0() -> None:
+    servers = destinations(*[(0, 1)] * 20)
+    picker = ordered(servers, even=True)
+    for server in servers[1:]:
+        server.active = 5
+    servers[0].weight = 0
+    choice = picker.choose(Request())
+    assert choice is not None
+    assert choice.destination is not servers[0]

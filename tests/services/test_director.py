@@ -95,7 +95,9 @@ def test_a_port_that_is_taken_refuses_the_whole_edit(switch: Switch) -> None:
 
 
 def test_an_unknown_scheduler_names_the_known_ones(switch: Switch) -> None:
-    with pytest.raises(NoSuchScheduler, match="no scheduler 'zzz'; there are: chttp, hhttp, http, lc, p2c, "):
+    with pytest.raises(
+        NoSuchScheduler, match="no scheduler 'zzz'; there are: chash, chttp, first, fo, hhttp, http, lc, "
+    ):
         switch.do(edits.AddService("a", {"scheduler": "zzz"}))
     assert switch.director.table.services == {}
 

@@ -8,13 +8,13 @@ from typing import Any
 
 _COLOURS = {
     "running": 32, "up": 32, "stopped": 31, "down": 31, "ejected": 33,
-    "draining": 36, "standby": 36, "maintenance": 36, "unresolved": 36,
+    "draining": 36, "standby": 36, "maintenance": 36, "unresolved": 36, "idle": 36, "starting": 36,
 }  # fmt: skip
 """State -> its SGR code (ECMA-48)."""
 
 _STATES = re.compile(
     r"^(    # |     |(?! )\S+ +)"
-    r"(running|stopped|(?:up|down|ejected|draining|standby|maintenance|unresolved)(?= since ))(?=$| )",
+    r"(running|stopped|(?:up|down|ejected|draining|standby|maintenance|unresolved|idle|starting)(?= since ))(?=$| )",
     re.MULTILINE,
 )
 """The states in the output of --list: in a comment, in a row of --stats, below a server."""

@@ -18,6 +18,7 @@ from ktcpvs import __version__
 from ktcpvs.control.tcpvsadm import exit_status
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.input_files import read_configuration, read_networks
+from ktcpvs.control.tcpvsadm.offline_commands import OfflineCommands, ReplayOptions
 from ktcpvs.control.tcpvsadm.options import Invocation, check_details, read_arguments
 from ktcpvs.errors import Refusal, shorten
 
@@ -26,29 +27,31 @@ MIN_WIDTH = 40
 
 MAX_MESSAGE_LENGTH = 4000
 
-Check = Callable[[str, str, bool], Sequence[str]]
-"""Checks a configuration: (text, its name in messages, whether it may be empty) -> warnings, one per line. Raises a
-Refusal."""
+OFFLINE = ("check", "replay", "new-scheduler")
+"""The commands that need no daemon."""
+
+DEFAULT_SECONDS = "0.1"
+"""The time of a replayed request about whose time nothing is known."""
 
 
-def run(check: Check | None = None) -> NoReturn:
-    """Run the console script. check: the implementation of --check."""
+def run(offline: OfflineCommands | None = None) -> NoReturn:
+    """Run the console script. offline: the commands that need no daemon."""
     # A KeyboardInterrupt would end in a traceback, and the reactor would swallow it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(exit_status.INTERRUPTED))
     gc.disable()  # while modules are imported: their objects stay, and collections take a tenth of the time
-    status = main(sys.argv[1:], os.environ, check)
+    status = main(sys.argv[1:], os.environ, offline)
     gc.freeze()  # collections at the exit take a sixth of the time
     sys.exit(status)
 
 
-def main(argv: Sequence[str], environment: Mapping[str, str], check: Check | None = None) -> int:
+def main(argv: Sequence[str], environment: Mapping[str, str], offline: OfflineCommands | None = None) -> int:
     """Carry out the command of `argv`, print its answer, and return the exit status."""
     try:
         given = read_arguments(argv)
     except UsageError as error:
         return _report_usage(error)
     try:
-        text = _run_command(given, environment, check)
+        text = _run_command(given, environment, offline)
     except UsageError as error:
         return _report_usage(error)
     except Refusal as refusal:
@@ -70,7 +73,7 @@ def _block_openssl() -> None:
         sys.modules["OpenSSL"] = None  # type: ignore[assignment]  # Twisted works without it
 
 
-def _run_command(given: Invocation, environment: Mapping[str, str], check: Check | None) -> str:
+def _run_command(given: Invocation, environment: Mapping[str, str], offline: OfflineCommands | None) -> str:
     """Return what the command prints. Raises UsageError, Refusal or NoDaemon."""
     name = given.command.name
     if name == "help":
@@ -86,22 +89,56 @@ def _run_command(given: Invocation, environment: Mapping[str, str], check: Check
     control = given.values.get("control") or environment.get("KTCPVS_CONTROL") or None
     if control is None or not control.startswith("tls:"):
         _block_openssl()
-    if name == "check":
-        if check is None:
-            raise Refusal("this installation cannot check a configuration without a daemon")
-        for line in check(text, source, "allow-empty" in given.values):
+    if name in OFFLINE and offline is None:
+        raise Refusal(f"this installation cannot do --{name}, which needs all of the switch")
+    if offline is not None and name == "check":
+        for line in offline.check(text, source, "allow-empty" in given.values):
             _warn(line)
         return ""
+    if offline is not None and name == "new-scheduler":
+        return offline.new_scheduler(*given.words)
+    if offline is not None and name == "replay":
+        if "config" not in given.values:
+            text, source = _table_of_daemon(given, control), "the table of the daemon"
+        gc.enable()
+        return offline.replay(_replay_options(given, text, source), _warn)
     from ktcpvs.control.tcpvsadm.session import run_command
 
     answer = run_command(given, control, text, source, _warn)
     return "" if answer is None else _format(given, answer)
 
 
+def _table_of_daemon(given: Invocation, control: str | None) -> str:
+    """Return the configuration of the daemon, as --save prints it."""
+    from ktcpvs.control.tcpvsadm.output import format_configuration
+    from ktcpvs.control.tcpvsadm.session import run_command
+
+    return format_configuration(run_command(given, control))
+
+
+def _replay_options(given: Invocation, text: str, source: str) -> ReplayOptions:
+    values = given.values
+    return ReplayOptions(
+        given.words[0],
+        text,
+        source,
+        values.get("ident"),
+        values.get("scheduler"),
+        values.get("balance"),
+        given.headers,
+        float(values.get("seconds", DEFAULT_SECONDS)),
+        "json" in values,
+        _width(given),
+        sys.stderr is not None and sys.stderr.isatty(),
+    )
+
+
 def _read_input(given: Invocation) -> tuple[str, str]:
     """Return the configuration to load and its name in messages, or networks; "" for other commands. Raises Refusal."""
     if given.command.name in ("load-configfile", "restore", "check", "diff"):
         return read_configuration(given.words[0] if given.words else "-")
+    if "config" in given.values:
+        return read_configuration(given.values["config"])
     if given.command.name in ("allow", "deny", "del-network"):
         return "\n".join(read_networks(word) for word in given.words), ""
     return "", ""

@@ -34,7 +34,8 @@ class Command:
 
     required, optional: names of options, or of the command `start` where it may be given as an option. meaning: for
     --help. words: their name in --help. min_words, max_words: how many there may be; None: any number. first_is_value:
-    the first word is the value of the command's own option, as in `-f FILE`.
+    the first word is the value of the command's own option, as in `-f FILE`. option_values: option -> the name of the
+    value that it has with this command, and with no other one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Command:
     min_words: int = 0
     max_words: int | None = 0
     first_is_value: bool = False
+    option_values: Mapping[str, str] = field(factory=dict)
 
 
 VIEWS = ("stats", "rate", "connections")
@@ -146,6 +148,11 @@ COMMANDS: dict[str, Command] = {
             "explain", None, "explain which server would handle a request; none is contacted", ("ident",), _REQUEST,
             words="['METHOD TARGET']", max_words=3,
         ),
+        Command(
+            "trace", None, "print requests as they end, with what was decided and how long it took",
+            (), ("ident", "count", "for", "json"),
+            words="'[CONDITION...]'", min_words=1, max_words=1, first_is_value=True, option_values={"count": "N"},
+        ),
         Command("certificates", None, "print the certificates of running services", (), ("ident", "wide", "json")),
         _edit_command("reload-certificates"),
         _edit_command("renew-certificate", words="[HOST]", max_words=1),
@@ -156,9 +163,19 @@ COMMANDS: dict[str, Command] = {
         _edit_command("undrain-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
         _edit_command("forget-node", words="NODE", min_words=1, max_words=1, first_is_value=True),
         Command(
+            "replay", None, "run an access log through a scheduler, in simulation, and compare", (),
+            ("ident", "scheduler", "balance", "config", "header", "seconds", "wide", "json"),
+            words="LOG", min_words=1, max_words=1, first_is_value=True,
+        ),
+        Command(
+            "new-scheduler", None, "write the package of a scheduler of your own, with its tests",
+            words="NAME DIR", min_words=2, max_words=2, first_is_value=True,
+        ),
+        Command(
             "schedulers", None, "print the available schedulers, and plugins that failed to load",
             (), ("verbose", "wide", "json"),
         ),
+        _edit_command("reload-schedulers", words="[NAME]", max_words=1),
         Command("help", "h", "print this text"),
         Command("version", None, "print the version of tcpvsadm"),
     )
@@ -200,11 +217,14 @@ OPTIONS: dict[str, Option] = {
             True,
         ),
         Option("sort", None, "COLUMN", "with --connections: age, idle, in, out, client, server, state"),
-        Option("count", None, None, "with --connections: print their number only"),
+        Option("count", None, None, "with --connections: print their number; of --trace: N requests (100)"),
+        Option("for", None, "TIME", "how long to trace: 30s, 5m (default: 60s)"),
         Option("verbose", "v", None, "with --schedulers: also the options of each scheduler"),
         Option("wide", None, None, "do not shorten names to the width of the terminal"),
         Option("all-nodes", None, None, "in a cluster: of all nodes together"),
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
+        Option("config", None, "FILE", "with --replay: a configuration, instead of the daemon's table"),
+        Option("seconds", None, "TIME", "time of a request that the log does not tell (default: 0.1)"),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),
         Option("local", None, None, "in a cluster: change this node only, until --end-local"),
@@ -229,8 +249,9 @@ REPEATING = ("listen", "certificate", "request_header", "response_header", "erro
 
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
-_MAY_BE_EMPTY = ("pattern", "name")
+_MAY_BE_EMPTY = ("pattern", "name", "trace")
 _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service": "option"}
 """Commands whose words are NAME=VALUE -> what the names stand for."""
 
@@ -315,10 +336,33 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         hint = f"; marks of a firewall are not supported: {_SERVICE_HINT}" if is_mark else ""
         raise UsageError(f"Two commands: '{one}' and '{two}'{hint}")
     command = given[0] if given else COMMANDS["list"]
+    _take_values(command, words, values)
     _check_options(command, words, values)
     _check_words(command, words, values)
     _check_named(command, values, words)
     return Invocation(command, values, tuple(words), tuple(headers), tuple(filters))
+
+
+def _take_values(command: Command, words: list[str], values: dict[str, str]) -> None:
+    """Give options the values that they have with this command alone; they may be in `words`, and are removed there.
+    Raises UsageError."""
+    if "count" in values:
+        if "count" not in command.option_values:
+            if values["count"]:
+                raise UsageError("Option '--count' takes no value with this command")
+        else:
+            if not values["count"]:
+                place = next((place for place, word in enumerate(words) if place and word.isdigit()), None)
+                if place is None:
+                    raise UsageError("Option '--count' needs a value with the 'trace' command")
+                values["count"] = words.pop(place)
+            if not _NUMBER.fullmatch(values["count"]):
+                raise UsageError(f"count '{shorten(values['count'], 40)}': not a whole number of at most 9 digits")
+    if "for" in values:
+        found = _DURATION.fullmatch(values["for"])
+        if not (found and int(found[1])):
+            raise UsageError(f"for '{shorten(values['for'], 40)}': not a time (examples: 60, 60s, 5m)")
+        values["for"] = str(int(found[1]) * (60 if found[2] == "m" else 1))
 
 
 def _take_confirm_time(command: Command, words: list[str], value: str) -> str:
@@ -449,7 +493,9 @@ def _needs_value(item: Command | Option) -> bool:
 
 
 def _may_have_value(item: Command | Option) -> bool:
-    return item.name == "confirm" or _needs_value(item) or (isinstance(item, Command) and item.max_words != 0)
+    return (
+        item.name in ("confirm", "count") or _needs_value(item) or (isinstance(item, Command) and item.max_words != 0)
+    )
 
 
 def _next_value(item: Command | Option, written: str, rest: Iterator[tuple[int, str]]) -> str | None:
@@ -496,10 +542,16 @@ def _check_options(command: Command, words: Sequence[str], values: Mapping[str, 
     for name in NUMBERS:
         if name in values and not _NUMBER.fullmatch(values[name]):
             raise UsageError(f"{name} '{shorten(values[name], 40)}': not a whole number of at most 9 digits")
+    if "seconds" in values and not _is_duration(values["seconds"]):
+        raise UsageError(f"seconds '{shorten(values['seconds'], 40)}': expected seconds up to 3600 (example: 0.05)")
     if command.name == "explain" and not values.get("port", "1").isdigit():
         raise UsageError(f"port '{shorten(values['port'], 40)}': not a number")
     if "port" in values and not _PORT.fullmatch(values["port"]):
         raise UsageError(f"port '{shorten(values['port'], 40)}': not a number or a service name")
+
+
+def _is_duration(text: str) -> bool:
+    return bool(_SECONDS.fullmatch(text)) and 0 < float(text) <= 3600
 
 
 def _check_connections(values: Mapping[str, str], filters: Sequence[str]) -> None:
@@ -570,7 +622,8 @@ _NEEDED_CHANGE = {
 def check_details(given: Invocation) -> None:
     """Check what depends on several options: an edit must change something, and --filter, --sort and --count belong to
     --connections. Raises UsageError."""
-    _check_connections(given.values, given.filters)
+    if given.command.name == "list":
+        _check_connections(given.values, given.filters)
     needed = _NEEDED_CHANGE.get(given.command.name)
     if needed and not given.words and not given.values.keys() - {*given.command.required, *SCOPES, *GLOBAL}:
         raise UsageError(f"Nothing to change: give {needed}")

@@ -14,7 +14,7 @@ from ktcpvs.control.tcpvsadm.all_nodes import describe_place, format_nodes_line
 from ktcpvs.control.tcpvsadm.columns import align, wrap
 from ktcpvs.errors import shorten
 from ktcpvs.model.conditions import written_text
-from ktcpvs.model.health import STANDBY
+from ktcpvs.model.health import IDLE, STANDBY, STARTING
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import within
@@ -135,11 +135,12 @@ def format_closed(one: dict[str, Any]) -> str:
 
 def format_schedulers(answer: dict[str, Any], width: int = 0, is_verbose: bool = False) -> str:
     """Format a line for each scheduler, and then the plugins that could not be loaded, if there are any. is_verbose:
-    with a line for each option of a scheduler's own."""
-    rows = [("Scheduler", "Decides", "Services", "Module", "Summary")]
+    with the place of each, and a line for each option of a scheduler's own."""
+    rows = [("Scheduler", "Decides", "Services", "From" if is_verbose else "Module", "Summary")]
     for one in answer["schedulers"]:
         unit = one["unit"].lower().replace("_", " ")
-        rows.append((one["name"], unit, str(one["services"]), one["module"], escape(one["summary"])))
+        place = escape(one.get("source", one["module"])) if is_verbose else one["module"]
+        rows.append((one["name"], unit, str(one["services"]), place, escape(one["summary"])))
     text = align(rows, "<<><<", width)
     if is_verbose:
         text += _format_scheduler_options(answer["schedulers"], width)
@@ -366,11 +367,11 @@ def _format_local(answer: dict[str, Any]) -> str:
 
 
 def _format_use(server: dict[str, Any]) -> str:
-    """Return "backup, standby": the words with which a server is configured that say when it is used, and that it is
-    not used now; "" for a server without such words."""
+    """Return "backup, standby" or "start app, idle": the words with which a server is configured that say when it is
+    used, and why it is not used now; "" for a server without such words."""
     words = write_use_words(server)
-    is_standby = words and (server.get("health") or {}).get("state") == STANDBY
-    return words and f"     {words}{', ' + STANDBY if is_standby else ''}"
+    state = (server.get("health") or {}).get("state")
+    return words and f"     {words}{f', {state}' if state in (STANDBY, IDLE, STARTING) else ''}"
 
 
 def _format_health(answer: dict[str, Any], health: dict[str, Any] | None) -> str:
@@ -442,11 +443,14 @@ def _format_relay(relay: dict[str, Any]) -> str:
 
 
 def _format_preambles(counters: dict[str, Any]) -> list[str]:
-    """Return the lines with the TLS handshakes, and with the clients that were refused before they were served."""
+    """Return the lines with the TLS handshakes, with the clients that were refused before they were served, and with
+    limits that were reached."""
     lines = []
     if counts := _format_counts(counters.get("handshakes", {})):
         lines.append(f"  handshakes: {counts}")
     lines += [f"  refused: {count} {escape(reason)}" for reason, count in counters.get("preambles", {}).items()]
+    if overruns := counters.get("choose_overruns"):
+        lines.append(f"  choose_budget exceeded: {overruns} times")
     if pauses := counters.get("handshake_pauses"):
         lines.append(f"  max_handshakes reached: {pauses} times")
     return lines

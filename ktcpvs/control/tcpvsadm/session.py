@@ -102,6 +102,10 @@ async def _run_session(
             return await wait() if wait is not None else None
         if name == "diff":
             return await _find_differences(switch, text, source)
+        if name == "trace":
+            from ktcpvs.control.tcpvsadm.trace import show_trace
+
+            return await show_trace(switch, given)
         if name == "top":
             assert io.show_top is not None
             return await io.show_top(switch, given)
@@ -145,6 +149,8 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
         arguments |= {"source": source, "start": "new" if "start" in given.values else None}
     if entry.edit in ("DrainNode", "UndrainNode", "ForgetNode"):
         arguments["node"] = given.words[0]
+    if entry.edit == "ReloadSchedulers" and given.words:
+        arguments["scheduler"] = given.words[0]
     if entry.edit == "RenewCertificate" and given.words:
         arguments["host"] = given.words[0]
     if entry.edit in ("AddServer", "EditServer"):
@@ -274,7 +280,7 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
         client = given.values.get("from", "127.0.0.1")
         port = int(given.values["port"]) if "port" in given.values else None
         return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
-    if name == "save":
+    if name in ("save", "replay"):
         return await _configured(switch)
     if name == "kill":
         return await switch.close_connection(given.words[0])

@@ -38,7 +38,9 @@ def synopsis(command: Command) -> list[str]:
     views = [name for name in command.optional if name in VIEWS]
     for name in command.optional:
         if name not in views:
-            parts.append(f"[{_describe_option(name)}]" + ("..." if name in OPTIONS and OPTIONS[name].repeats else ""))
+            value = command.option_values.get(name)
+            described = _describe_option(name) + (f" {value}" if value else "")
+            parts.append(f"[{described}]" + ("..." if name in OPTIONS and OPTIONS[name].repeats else ""))
         elif name == views[0]:
             parts.append(f"[{' | '.join('--' + view for view in views)}]")
     return parts

@@ -157,6 +157,11 @@ class RequestFields:
         else:
             self._drop(b"expect")
 
+    def fulfil_expectation(self) -> None:
+        """The switch has sent 100: no server is asked for it."""
+        self.expect = False
+        self._drop(b"expect")
+
     def _te(self, value: bytes) -> None:
         """TE ends here, but `trailers` is forwarded (RFC 9110, section 10.1.4)."""
         codings = [element.partition(b";")[0].strip(b" \t") for element in value.lower().split(b",")]

@@ -2,13 +2,12 @@
 
 import random
 
-from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, Choice, IScheduler, ISchedulerFactory
 
 
-@implementer(IPlugin, ISchedulerFactory)
+@implementer(ISchedulerFactory)
 class Random:
     """Per connection: any server, the heavier the more often."""
 
@@ -26,7 +25,5 @@ class BoundRandom:
 
     def choose(self, request):
         usable = [d for d in self._destinations if d.weight and d not in request.tried]
-        if not usable:
-            return None
-        chosen = random.choices(usable, [d.weight for d in usable])[0]
-        return Choice(chosen, f"drawn by weight from {len(usable)}")
+        weights = [d.weight for d in usable]
+        return Choice(*random.choices(usable, weights), f"drawn by weight from {len(usable)}") if usable else None

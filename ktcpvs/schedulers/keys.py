@@ -1,0 +1,60 @@
+"""The key that a scheduler hashes: the client's address, or what the option `key` says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ktcpvs.errors import BadValue, shorten
+from ktcpvs.interfaces import Request, RequestTemplate, ServiceView, TemplateOption
+from ktcpvs.schedulers.hashing import hash_client, hash_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLIENT = "{client}"
+
+KEY_OPTION = TemplateOption(default=CLIENT, help="what is hashed; where it is empty, the client's address")
+
+
+class Key:
+    """The key of requests. template: None: the client's address.
+
+    number: returns the hash of a request's key.
+    """
+
+    __slots__ = ("_template", "name", "number")
+
+    def __init__(self, template: RequestTemplate | None = None) -> None:
+        self._template = None if template is None or template.text == CLIENT else template
+        self.name = "the client's address" if self._template is None else self._template.text
+        self.number: Callable[[Request], int] = self._of_client if self._template is None else self._of_template
+
+    @staticmethod
+    def _of_client(request: Request) -> int:
+        return hash_client(request.client)
+
+    def _of_template(self, request: Request) -> int:
+        text = self._template.value(request) if self._template is not None else b""
+        return hash_key(text) if text else hash_client(request.client)
+
+    def describe(self, request: Request) -> str:
+        """Return what is hashed for `request`, in words."""
+        text = self._template.value(request) if self._template is not None else b""
+        if text:
+            return f"{self.name} is '{shorten(text.decode('utf-8', 'backslashreplace'))}'"
+        is_empty = f"{self.name} is empty, so the client's address counts: " if self._template is not None else ""
+        return f"{is_empty}the client's address is '{request.client}'"
+
+
+def key_of(service: ServiceView, scheduler: str) -> Key:
+    """Return the key that the option `key` of a service, or of a rule's balance, names.
+
+    Raises BadValue for one that needs requests where the scheduler of that name chooses before any is read.
+    """
+    template: RequestTemplate | None = service.options.get("key")
+    if template is not None and template.needs_requests and service.config.scheduler_name == scheduler:
+        raise BadValue(
+            f"service {service.ident}: key {template.text}: scheduler {scheduler} chooses before it reads a request; "
+            f"with 'scheduler = phttp' and 'balance = {service.config.scheduler}' it sees each request"
+        )
+    return Key(template)

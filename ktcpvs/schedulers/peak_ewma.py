@@ -1,0 +1,157 @@
+"""peak-ewma: of two servers drawn at random, the one that can be expected to respond sooner.
+
+As Finagle's and Linkerd's balancers of this name: the cost of a server is the time in which its responses have begun
+lately (`Destination.latency`: it jumps up to a slow response at once, and decays to faster ones within some 10 s),
+times the requests that it has now and the new one, for its weight. Only the time to the first byte counts: a long
+stream is not slow. So a server that slows down gets less at once, without being told of by a check.
+
+A failed request counts as one that took `failure_cost` seconds: the cost rises by the share of recent requests that
+have failed (`Destination.error_rate`) times that. A timeout counts with the time that it took, too. A server that has
+not responded yet counts as the median of the others, so that a newcomer is neither flooded nor avoided.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from statistics import median
+from types import MappingProxyType
+
+from zope.interface import implementer
+
+from ktcpvs.interfaces import (
+    CONNECTION,
+    USES_WEIGHT,
+    Choice,
+    Considered,
+    Destination,
+    IExplains,
+    IScheduler,
+    ISchedulerFactory,
+    IUsesOptions,
+    NumberOption,
+    Request,
+    SchedulerOption,
+    ServiceView,
+)
+from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.reasons import reason_among
+
+MAX_DRAWS = 4
+"""The most draws of quiesced or tried servers; after these, two are drawn from a list of the usable ones."""
+
+FAILURE_COST = 30.0
+"""The option `failure_cost` where it is not given, in seconds."""
+
+UNKNOWN = 1.0
+"""The seconds that each server counts with while none has responded: any number, so that loads alone decide."""
+
+LEAST_LATENCY = 1e-6
+"""The least seconds of a server that has responded: the latency of an idle one decays to 0, and its load must count
+nevertheless."""
+
+
+@implementer(IScheduler, IExplains)
+class BoundPeakEWMA:
+    """peak-ewma over the servers of one service. failure_cost: in seconds."""
+
+    def __init__(self, service: ServiceView, draw: random.Random, failure_cost: float) -> None:
+        self._destinations = service.destinations
+        reason = reason_among(service, "the sooner expected response of two drawn from")
+        why = service.why_of(BALANCE)
+        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
+        self._random = draw.random
+        self._failure_cost = failure_cost
+        self._median = UNKNOWN
+        self._uses_left = 0  # of the median, until it is computed again
+
+    def choose(self, request: Request) -> Choice | None:
+        choices, tried = self._choices, request.tried
+        for _ in range(MAX_DRAWS):
+            if len(choices) < 2:
+                break
+            one, other = self._two_of(choices)
+            first, second = one.destination, other.destination
+            if first.weight > 0 and second.weight > 0 and first not in tried and second not in tried:
+                return one if self._cost(first) <= self._cost(second) else other
+        usable = [one for one in choices if one.destination.weight > 0 and one.destination not in tried]
+        if len(usable) < 2:
+            return usable[0] if usable else None
+        one, other = self._two_of(usable)
+        return one if self._cost(one.destination) <= self._cost(other.destination) else other
+
+    def _two_of(self, choices: list[Choice]) -> tuple[Choice, Choice]:
+        """Draw two."""
+        count = len(choices)
+        first = int(self._random() * count)
+        second = int(self._random() * (count - 1))
+        return choices[first], choices[second + (second >= first)]
+
+    def _cost(self, destination: Destination) -> float:
+        """Return the expected cost of one more request."""
+        latency = destination.latency
+        seconds, last = latency.ewma, latency.last
+        if seconds <= last / 2:
+            seconds = self._uncertain(seconds, last, destination.active)
+        failures = destination.error_rate
+        if failures:
+            seconds += failures * self._failure_cost
+        return seconds * (destination.active + 1) / destination.weight
+
+    def _uncertain(self, seconds: float, last: float, active: int) -> float:
+        """Return the latency of a server that has not responded yet, or not for some 7 s. seconds: as decayed.
+
+        One that may have become faster is tried again with one request; while that lasts, it counts as the median, or
+        all other requests would follow.
+        """
+        if not last:
+            return self._usual()
+        return max(seconds, min(last, self._usual()) if active else 0.0, LEAST_LATENCY)
+
+    def _usual(self) -> float:
+        """Return the median latency of the servers that have responded. It is computed again after an eighth as many
+        uses as there are servers, so that the cost of a choice does not grow with their number."""
+        if not self._uses_left:
+            self._uses_left = len(self._choices) // 8 + 1
+            latencies = [destination.latency for destination in self._destinations]
+            known = [max(latency.ewma, LEAST_LATENCY) for latency in latencies if latency.last]
+            self._median = median(known) if known else UNKNOWN
+        self._uses_left -= 1
+        return self._median
+
+    def explain(self, request: Request) -> Considered:
+        """Say what is known of each server."""
+        return Considered((), tuple([_known_of(destination) for destination in self._destinations]), self._destinations)
+
+
+def _known_of(destination: Destination) -> str:
+    """Return what is known of a server, in words. Reads nothing that would begin a measurement."""
+    latency, errors = destination.measured_latency, destination.measured_errors
+    if latency is None:
+        return f"{destination.address} has not been measured in this process"
+    begun = f"begins its responses in {latency.ewma * 1000:.1f} ms" if latency.last else "has not responded yet"
+    failed = f", {errors.value:.0%} failed" if errors is not None and errors.value else ""
+    return f"{destination.address} {begun}{failed}, {destination.active} active"
+
+
+@implementer(ISchedulerFactory, IUsesOptions)
+class PeakEWMA:
+    """Per connection: of two servers drawn at random, the one that can be expected to respond sooner."""
+
+    name = "peak-ewma"
+    unit = CONNECTION
+    uses = frozenset((USES_WEIGHT,))
+    options: Mapping[str, SchedulerOption] = MappingProxyType(
+        {
+            "failure_cost": NumberOption(
+                default=FAILURE_COST, minimum=0, maximum=3600, help="seconds that a failed request counts as"
+            )
+        }
+    )
+
+    def __init__(self, draw: random.Random | None = None) -> None:
+        """draw: the source of randomness; None: a generator of its own."""
+        self._draw = draw or random.Random()
+
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundPeakEWMA:
+        return BoundPeakEWMA(service, self._draw, service.options.get("failure_cost", FAILURE_COST))

@@ -1,0 +1,61 @@
+"""Loads scheduler plugins again while their services run: in this process first, then in all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from ktcpvs.model.edits import ReloadSchedulers
+from ktcpvs.model.scheduler_words import name_of
+from ktcpvs.model.service import VirtualService
+from ktcpvs.model.table import Table
+from ktcpvs.runtime.context import Context
+from ktcpvs.services.scheduler_binding import SchedulerBinder
+from ktcpvs.services.table_runner import TableRunner
+from ktcpvs.system import log as levels
+
+
+class SchedulerReload:
+    """Carries out ReloadSchedulers. All services that use a scheduler which was loaded again are bound to it before
+    anything changes; if one cannot be bound, or fails its tests, the former modules stay in use."""
+
+    def __init__(self, runner: TableRunner, context: Context, binder: SchedulerBinder, is_strict: bool) -> None:
+        """is_strict: run the tests of services, and log the outcome: this is no worker."""
+        self._runner = runner
+        self._context = context
+        self._binder = binder
+        self._is_strict = is_strict
+
+    async def carry_out(self, edit: ReloadSchedulers, expanded: Callable[[], Table]) -> Sequence[str]:
+        """expanded: returns the table that runs. To be called within `between_edits`. Returns warnings, a line each.
+        Raises a Refusal; then nothing has changed."""
+        reloaded = self._binder.reload(edit.scheduler)
+        table = expanded()
+        users = [service for service in table if not reloaded.names.isdisjoint(scheduler_names(service))]
+        running = [service.ident for service in users if service.ident in table.running]
+        try:
+            for service in users if self._is_strict else ():
+                await self._binder.run_tests(service, table.settings)
+        except BaseException:
+            reloaded.undo()
+            raise
+        commands = partial(self._runner.processes.commands_for, edit)
+        await self._runner.run_anew(lambda: None, reloaded.undo, commands, rebound=running)
+        names = ", ".join(sorted(reloaded.names))
+        if self._is_strict:
+            self._context.log.event(
+                levels.ANNOUNCE,
+                "schedulers {names} are loaded again from {packages}; services bound anew: {services}",
+                names=names,
+                packages=", ".join(reloaded.packages),
+                services=", ".join(running) or "none",
+            )
+        if self._context.quorum is None:
+            return ()
+        return [f"only this node has loaded {names} again; the other nodes of the cluster have what they had"]
+
+
+def scheduler_names(service: VirtualService) -> set[str]:
+    """Return the names of all schedulers that a service uses."""
+    of_rules = [rule.modifiers.balance for rule in service.rules if rule.modifiers.balance is not None]
+    return {name_of(text) for text in (service.scheduler, service.balance, service.fallback, *of_rules)}
