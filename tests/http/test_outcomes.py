@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -400,6 +401,7 @@ def test_latency_and_errors_are_measured_once_they_are_read(make: Make, kind: st
     world = make(kind, "scheduler = reader", name="other", schedulers=(reader := Learners(name="reader", kind=First),))
     client, server = world.kept()
     first = world.first
+    first.clock = monotonic  # that of the fast path
     assert not first.is_measured
     reader.see = lambda destination: (destination.latency, destination.error_rate)
     for _ in range(3):
@@ -418,6 +420,32 @@ def test_latency_and_errors_are_measured_once_they_are_read(make: Make, kind: st
     client.says(get())
     server.says(answer())
     assert not first.is_measured
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_failures_of_long_ago_count_no_more(make: Make, kind: str) -> None:
+    """After some two hours their weight is 0, and not what it was."""
+    world = make(kind, "scheduler = reader", name="other", schedulers=(reader := Learners(name="reader", kind=First),))
+    client, server = world.kept()
+    first = world.first
+    first.clock = monotonic
+    reader.see = lambda destination: destination.error_rate
+    client.says(get())
+    assert first.measured_errors is not None
+    first.measured_errors.record(True, monotonic() - 10_000)
+    server.says(answer())
+    assert client.heard() == answer()
+    assert first.error_rate == 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_histogram_that_a_scheduler_has_emptied_is_an_error_and_no_crash(make: Make, kind: str) -> None:
+    world = make(kind, "scheduler = reader", name="other", schedulers=(reader := Learners(name="reader", kind=First),))
+    client, server = world.kept()
+    reader.see = lambda destination: destination.latency.histogram.clear()
+    client.says(get())
+    with pytest.raises(IndexError):
+        server.says(answer())
 
 
 def test_the_latency_of_a_silent_server_is_the_time_it_was_waited_for(make: Make) -> None:
