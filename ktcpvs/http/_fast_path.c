@@ -808,9 +808,9 @@ record_success(PyObject *rate, PyObject *now)
 {
     double left = weight_of_past(SLOT(rate, error_rate, Q_STAMP), PyFloat_AS_DOUBLE(now));
     double requests = PyFloat_AsDouble(SLOT(rate, error_rate, Q_REQUESTS)) * left + 1.0;
-    double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES)) * left;
+    double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES));
     if (PyErr_Occurred() || put_made(&SLOT(rate, error_rate, Q_REQUESTS), PyFloat_FromDouble(requests)) < 0 ||
-        (failures != 0.0 && put_made(&SLOT(rate, error_rate, Q_FAILURES), PyFloat_FromDouble(failures)) < 0))
+        (failures != 0.0 && put_made(&SLOT(rate, error_rate, Q_FAILURES), PyFloat_FromDouble(failures * left)) < 0))
         return -1;
     put_new(&SLOT(rate, error_rate, Q_STAMP), now);
     return 0;
