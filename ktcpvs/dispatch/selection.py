@@ -65,13 +65,14 @@ def is_choice(answer: Any) -> TypeGuard[Choice]:
     a field that is not what it should be would fail in the middle of a request."""
     if not isinstance(answer, Choice):
         return False
-    lines = getattr(answer, "lines", "")
+    lines, completed = getattr(answer, "lines", ""), getattr(answer, "completed", "")
     return (
         isinstance(getattr(answer, "destination", None), Destination)
         and isinstance(getattr(answer, "reason", None), str)
         and (lines is None or isinstance(lines, bytes))
         and isinstance(getattr(answer, "answer_lines", None), bytes)
         and isinstance(getattr(answer, "why", None), str)
+        and (completed is None or callable(completed))
     )
 
 
@@ -300,7 +301,10 @@ class Selector:
         destination = getattr(choice, "destination", None)
         if not isinstance(destination, Destination):
             return self._foreign_choice(request, destination, allows_second_round)
-        why = "reason and why of its choice must be a str; lines and answer_lines must be bytes, lines may be None"
+        why = (
+            "reason and why of its choice must be a str; lines and answer_lines must be bytes, lines may be None; "
+            "completed must be callable, or None"
+        )
         self._context.log.fault("scheduler of service {ident} failed: {why}", ident=self.config.ident, why=why)
         self._note(f"scheduler {self.config.scheduler_name} failed: {why}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
