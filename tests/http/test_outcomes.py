@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -322,6 +322,25 @@ def test_a_fallback_gets_its_own_and_the_scheduler_does_not(make: Make) -> None:
         client = world.client()
         client.says(get())
         world.accepts(A).says(answer())
+        assert client.heard() == answer()
+        assert (len(fallback.take()), world.learner.take()) == (outcomes, [])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fallback_of_a_slow_scheduler_gets_its_own_and_the_scheduler_does_not(make: Make, kind: str) -> None:
+    other, silent = Learners(CONNECTION, "other"), Learners(CONNECTION, "silent", First)
+    for fallback, outcomes in ((other, 1), (silent, 0)):
+        options = "scheduler = learner", f"fallback = {fallback.name}"
+        settings = "choose_budget = 1 choose_overruns = 1"
+        world = make(kind, *options, schedulers=(other, silent), settings=settings)
+        world.learner.see = lambda destination: sleep(0.002)
+        client, server = world.kept()
+        assert (len(world.learner.take()), fallback.take()) == (1, [])
+        client.says(get())
+        choice = world.connection.dispatcher.choice
+        assert choice is not None
+        assert choice.why == "balance, fallback"
+        server.says(answer())
         assert client.heard() == answer()
         assert (len(fallback.take()), world.learner.take()) == (outcomes, [])
 
