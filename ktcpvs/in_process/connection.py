@@ -83,6 +83,9 @@ class ProtocolConnection(ClientConnection):
             self.ending = STOPPED
             self.expire()
 
+    def end_relayed(self) -> None:
+        """Do nothing: the protocol decides when its connection ends."""
+
     def rearm(self) -> None:
         """Do nothing: how long it may be idle is up to the protocol."""
 
@@ -105,7 +108,7 @@ class ProtocolConnection(ClientConnection):
         self._connecting = attempt  # before its callbacks, which may begin the next one
         attempt.addCallbacks(self._connected, self._not_connected)
 
-    def fail(self, status: int, reason: str, retry_after: int = 0) -> None:
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
         self.ending = f"{status}: {reason}"
         self.service.note_refusal(self.client_name, status, reason)
         self.transition(life.NO_SERVER)

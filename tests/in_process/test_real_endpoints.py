@@ -19,9 +19,8 @@ from tls_peers import authority
 from tls_servers import NAME, TLSNginx
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import clientFromString, wrapClientTLS
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.error import SchemeNotSupported
@@ -181,21 +180,6 @@ def test_servers_are_called_as_they_are_configured(thread: ReactorThread, tls_ng
     program.stop()
 
 
-def test_a_protocol_may_speak_tls_itself(thread: ReactorThread, tls_nginx: TLSNginx) -> None:
-    program = Program(thread, f"Virtual web {{ scheduler = rr\nserver = {tls_nginx.address('good')}\n}}")
-    trusted = trustRootFromCertificates([Certificate.loadPEM(Path(authority().pem).read_bytes())])
-
-    def connect() -> Any:
-        endpoint = wrapClientTLS(optionsForClientTLS(NAME, trusted), program.switch.endpoint("web"))
-        return endpoint.connect(Factory.forProtocol(Received))
-
-    protocol: Any = thread.run(connect)
-    thread.run(protocol.transport.write, b"GET /x HTTP/1.0\r\n\r\n")
-    wait_for(lambda: protocol.is_over, "the end of the response")
-    assert b"good " in protocol.data
-    program.stop()
-
-
 def test_connections_ahead_are_used(thread: ReactorThread, two_nginx: tuple[Nginx, Nginx]) -> None:
     text = f"Virtual web {{ scheduler = rr\npreconnect = 1\nserver = {two_nginx[0].address}\n}}"
     program = Program(thread, text)
@@ -268,3 +252,42 @@ def test_the_programs_of_the_document_run(two_nginx: tuple[Nginx, Nginx], tmp_pa
     for number, program in enumerate(programs):
         (tmp_path / f"program{number}.py").write_text(program.text)
         assert "hello of nginx" in run(f"program{number}.py", cwd=tmp_path)
+
+
+SPEAKS_TLS = """
+import sys
+import ktcpvs
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import connectProtocol, wrapClientTLS
+from twisted.internet.protocol import Protocol
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.task import react
+
+_, address, name, authority = sys.argv
+
+class Hello(Protocol):
+    def __init__(self):
+        self.done = Deferred()
+
+    def connectionMade(self):
+        self.transport.write(b"GET /x HTTP/1.0\\r\\n\\r\\n")
+
+    def dataReceived(self, data):
+        print(data.decode(), end="")
+
+    def connectionLost(self, reason):
+        self.done.callback(None)
+
+async def main(reactor):
+    trusted = trustRootFromCertificates([Certificate.loadPEM(open(authority, "rb").read())])
+    switch = ktcpvs.Switch(reactor, text="Virtual web { scheduler = rr\\nserver = " + address + "\\n}")
+    endpoint = wrapClientTLS(optionsForClientTLS(name, trusted), switch.endpoint("web"))
+    await (await connectProtocol(endpoint, Hello())).done
+
+react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
+"""
+
+
+def test_a_protocol_may_speak_tls_itself(tls_nginx: TLSNginx) -> None:
+    """In a process of its own: Twisted's TLS uses the reactor that is installed."""
+    assert "\ngood " in run("-c", SPEAKS_TLS, tls_nginx.address("good"), NAME, str(authority().pem))
