@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from documents import blocks_of
 from http_servers import Nginx
+from nameserver import NameServer
 from reactors import ReactorThread
-from servers import wait_for
+from servers import LOOPBACK, wait_for
 from tls_peers import authority
 from tls_servers import NAME, TLSNginx
 from treq.client import HTTPClient
@@ -67,9 +68,9 @@ def two_nginx() -> Iterator[tuple[Nginx, Nginx]]:
 class Program:
     """A program with a switch and treq. text: the configuration."""
 
-    def __init__(self, thread: ReactorThread, text: str, is_persistent: bool = False) -> None:
+    def __init__(self, thread: ReactorThread, text: str, is_persistent: bool = False, **options: Any) -> None:
         self.thread = thread
-        self.switch: Any = thread.run(lambda: ktcpvs.Switch(thread.reactor, text=text))
+        self.switch: Any = thread.run(lambda: ktcpvs.Switch(thread.reactor, text=text, **options))
         self.names = re.findall(r"Virtual (\w+)", text)
         self.pool = HTTPConnectionPool(thread.reactor, persistent=is_persistent)
         hosts = self.switch.endpoint_factory()
@@ -178,6 +179,19 @@ def test_servers_are_called_as_they_are_configured(thread: ReactorThread, tls_ng
     assert "127.0.0.1:" in program.get("http://told/x")[1]
     assert program.get("http://named/x")[1].startswith("plain ")
     program.stop()
+
+
+def test_the_start_waits_for_srv_records(thread: ReactorThread, two_nginx: tuple[Nginx, Nginx]) -> None:
+    names = NameServer()
+    try:
+        names.says("one.example", LOOPBACK)
+        names.lists("_web._tcp.example", (0, 1, two_nginx[0].port, "one.example"))
+        text = "Virtual web { scheduler = rr\nserver = srv:_web._tcp.example\n}"
+        program = Program(thread, text, nameservers=((LOOPBACK, names.port),))
+        assert program.get("http://web/hello.txt") == (200, "hello of nginx\n")
+        program.stop()
+    finally:
+        names.stop()
 
 
 def test_connections_ahead_are_used(thread: ReactorThread, two_nginx: tuple[Nginx, Nginx]) -> None:
