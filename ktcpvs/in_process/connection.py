@@ -84,7 +84,7 @@ class ProtocolConnection(ClientConnection):
             self.expire()
 
     def end_relayed(self) -> None:
-        """Do nothing: the protocol decides when its connection ends."""
+        """Do nothing: how the protocol ends its connection is up to the program."""
 
     def rearm(self) -> None:
         """Do nothing: how long it may be idle is up to the protocol."""
