@@ -81,7 +81,7 @@ def _with_word(choice: Choice, word: str) -> Choice:
     return evolve(choice, why=words.joined(choice.why, word))
 
 
-Chosen = TypeVar("Chosen", Choice, OwnResponse)
+Chosen = TypeVar("Chosen", bound=Choice | OwnResponse)
 
 
 def completed_of(scheduler: Any) -> Completed | None:
