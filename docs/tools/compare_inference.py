@@ -160,9 +160,7 @@ def simulate(scheduler: str, seconds: float, speeds: Sequence[float], tells: boo
     queues = Queues()
     servers = tuple([RealServer(Inet(f"10.0.0.{number}", 80)) for number in range(1, len(speeds) + 1)])
     config = VirtualService("llm", scheduler=scheduler, servers=servers)
-    models = {
-        server.address: Model(speed, int(BATCH * speed)) for server, speed in zip(servers, speeds, strict=True)
-    }
+    models = {server.address: Model(speed, int(BATCH * speed)) for server, speed in zip(servers, speeds, strict=True)}
     chance, first = Random(SEED), Durations()
     counts = dict.fromkeys(models, 0)
     cached = total = 0
@@ -218,7 +216,7 @@ SMALLER = (*EQUAL[1:], 0.3)
 def table(seconds: float) -> str:
     """Return the table of the document."""
     lines = [
-        "| scheduler | cached | TTFT p50 | TTFT p99 | with a small server: cached | TTFT p50 | TTFT p99 | to the small one |",
+        "| scheduler | cached | TTFT p50 | p99 | with a small server: cached | TTFT p50 | p99 | to the small one |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, scheduler, tells in SCHEDULERS:

@@ -153,12 +153,8 @@ class BoundInference:
         notes = [f"{len(key)} bytes of {what} are hashed" if key else f"nothing is hashed, since {what}"]
         for one in self.destinations:
             queue = self.queues.of(one) if self.queues is not None else None
-            told = (
-                "tells nothing"
-                if queue is None
-                else f"tells {queue.waiting:.0f} waiting, {queue.foreign:.0f} of others"
-            )
-            notes.append(f"{one.address}: {one.active} of this switch; it {told}")
+            told = "no metrics" if queue is None else f"{queue.foreign:.0f} of others, {queue.waiting:.0f} waiting"
+            notes.append(f"{one.address}: {one.active} of this switch; {told}")
         return Considered((), tuple(notes), self.destinations)
 
     def _key(self, request: Request) -> tuple[bytes, str]:

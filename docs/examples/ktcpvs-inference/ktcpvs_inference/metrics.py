@@ -120,7 +120,7 @@ class Queues:
 
     def fetch(self) -> None:
         """Ask each server that is not being asked, and forget what is stale."""
-        destinations = {one for user in self._users for one in user.destinations}
+        destinations = dict.fromkeys([one for user in self._users for one in user.destinations])
         for destination, queue in list(self._known.items()):
             queue.age += 1
             if queue.age > STALE_AFTER or destination not in destinations:
@@ -137,7 +137,7 @@ class Queues:
         asked.addTimeout(TIMEOUT, self._reactor)
         asked.addCallback(self._take, destination)
         asked.addErrback(lambda failure: None)  # what is not known is not used
-        asked.addBoth(lambda result: self._asked.pop(destination, None))
+        asked.addCallback(lambda result: self._asked.pop(destination) and None)
 
     def _take(self, metrics: bytes, destination: Destination) -> None:
         running, waiting = (sum_of(metrics, name) for name in (self.source.running, self.source.waiting))
