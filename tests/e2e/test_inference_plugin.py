@@ -85,10 +85,17 @@ def models() -> Iterator[dict[str, ModelServer]]:
         server.server_close()
 
 
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where the plugin is installed."""
+    folder = tmp_path_factory.mktemp("plugin") / "site"
+    install(EXAMPLE, folder)
+    return folder
+
+
 @pytest.fixture
-def daemon(make_daemon: Make, tmp_path: Path) -> Daemon:
-    install(EXAMPLE, tmp_path / "plugin" / "site")
-    daemon = make_daemon(python_path=(tmp_path / "plugin" / "site",))
+def daemon(make_daemon: Make, plugin: Path) -> Daemon:
+    daemon = make_daemon(python_path=(plugin,))
     daemon.start()
     return daemon
 

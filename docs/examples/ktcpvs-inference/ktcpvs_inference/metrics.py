@@ -158,9 +158,12 @@ class _Body(Protocol):
         self._data = bytearray()
 
     def dataReceived(self, data: bytes) -> None:
+        if self._done.called:
+            return  # the connection is about to close
         self._data += data
         if len(self._data) > MAX_METRICS:
-            self.abort()
+            self.close()
+            self._done.errback(ValueError(f"more than {MAX_METRICS} bytes"))
 
     def connectionLost(self, reason: Failure) -> None:
         if not self._done.called:
@@ -171,10 +174,9 @@ class _Body(Protocol):
             else:
                 self._done.errback(reason)
 
-    def abort(self) -> None:
-        abort = getattr(self.transport, "abortConnection", None)
-        if abort is not None:
-            abort()
+    def close(self) -> None:
+        """Read no more, and use the connection no more."""
+        self.transport.loseConnection()
 
 
 def agent_fetch(reactor: Any) -> Fetch:
@@ -191,7 +193,7 @@ def agent_fetch(reactor: Any) -> Fetch:
 
     async def fetch(url: str) -> bytes:
         response = await agent.request(b"GET", url.encode("ascii"))
-        done: Deferred[bytes] = Deferred(lambda cancelled: body.abort())
+        done: Deferred[bytes] = Deferred(lambda cancelled: body.close())
         body = _Body(done)
         response.deliverBody(body)
         metrics = await done
