@@ -232,7 +232,11 @@ class World:
         self._address = _unused_addresses.pop() if _unused_addresses else free_address()
         self.load(*lines, settings=settings)
         self.director.submit(StartService("s")).addErrback(self._unexpected)
-        assert self.context.reactor.getReaders(), "the service listens"
+        for _ in range(1000):  # a scheduler may take several turns to be bound
+            if self.reactor.getReaders():
+                break
+            self.reactor.advance(0)
+        assert self.reactor.getReaders(), "the service listens"
 
     def load(self, *lines: str, settings: str = "") -> None:
         listen = f"listen = {self._address} {self._words}"

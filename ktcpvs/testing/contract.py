@@ -23,6 +23,7 @@ from ktcpvs.interfaces import (
     USES_BALANCE,
     USES_COOKIE,
     USES_MATCH,
+    USES_MAXCONN,
     USES_RULES,
     USES_WEIGHT,
     Choice,
@@ -54,7 +55,7 @@ SEED = 20261127
 
 KEY = b"a key of tests that is long enough"
 
-USES = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE))
+USES = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE, USES_MAXCONN))
 
 
 class ContractBroken(AssertionError):

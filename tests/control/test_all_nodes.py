@@ -111,7 +111,7 @@ def test_top_names_the_nodes(table: dict[str, Any]) -> None:
     before = answered(table, {}, a=node(table, 100))
     now = answered(table, {"c": "gone"}, a=node(table, 120), b=node(table, 9000, "down"))
     title, _, service, server = layout_screen(before, now, 2.0, (150, 20))
-    assert "1 services, nodes a; gone: c" in title
+    assert "1 service, nodes a; gone: c" in title
     assert service.split()[:4] == ["web", "running", "0", "10"]
     assert server.split()[:3] == ["->", "10.0.0.1:80", "up"]
     now = answered(table, {}, a=node(table, 120), b=node(table, 9000, "down"))

@@ -10,8 +10,10 @@ import pytest
 from memory import A, B, C, World, answer, get, worlds
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
+from ktcpvs.interfaces import EACH_REQUEST, Choosing, IScheduler, ISchedulerFactory, Request, ServiceView
 from ktcpvs.model import why as words
 from ktcpvs.model.challenges import HTTP_01, Challenge
 from ktcpvs.runtime.challenges import PendingChallenges
@@ -174,13 +176,21 @@ def test_priorities_and_the_last_resort(make: Make) -> None:
     assert served(world, get(), refuse(B)) == "balance, last_resort, retry"
 
 
-def test_a_scheduler_that_fails(make: Make) -> None:
-    world = make(*TWO)
+@implementer(ISchedulerFactory, IScheduler)
+class Broken:
+    """A scheduler whose choices fail."""
 
-    def fail(request: object) -> object:
+    name, unit = "broken", EACH_REQUEST
+
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> Broken:
+        return self
+
+    def choose(self, request: Request) -> Choosing:
         raise RuntimeError("broken")
 
-    world.live.selector.scheduler = type("Broken", (), {"choose": staticmethod(fail)})()
+
+def test_a_scheduler_that_fails(make: Make) -> None:
+    world = make("scheduler = broken", f"server = {A}", f"server = {B}", schedulers=[Broken()])
     assert served(world, get()) == "balance, fallback"
 
 
