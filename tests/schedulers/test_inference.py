@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ktcpvs_inference import Inference
 from ktcpvs_inference.metrics import MAX_COUNT, STALE_AFTER, TIMEOUT, Queue, Queues, Source, sum_of
-from ktcpvs_inference.prompt import MAX_TOKENS, NONE, Prompt, read_prompt
+from ktcpvs_inference.prompt import MAX_PARTS, MAX_TOKENS, NONE, Prompt, read_prompt
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -112,8 +112,17 @@ def test_no_bytes_raise(body: bytes) -> None:
 
 
 def test_a_body_of_many_tokens_is_read_up_to_a_limit() -> None:
-    body = b'{"prompt": [' + b"1, " * 60_000
-    assert len(read_prompt(body).conversation) == 2 * ((MAX_TOKENS - 4) // 2)
+    numbers = b'{"prompt": [' + b"1, " * 60_000
+    assert read_prompt(numbers).conversation == read_prompt(numbers + b"1]}").conversation == b"1," * MAX_PARTS
+    tools = b'{"tools": [' + b"1, " * (MAX_TOKENS // 2) + b'1], "prompt": "a", '
+    assert read_prompt(tools).conversation == b""
+    assert read_prompt(tools + b'"n": 1}').conversation == b"a", "a complete body is read whole"
+
+
+def test_messages_after_the_first_of_the_user_are_not_read() -> None:
+    turns = [("user", "hello"), *(("user", "more"),) * 100]
+    assert read_prompt(chat(*turns)[:-2]) == read_prompt(chat(*turns))
+    assert read_prompt(chat(*turns)[:-2] + b"no JSON") == read_prompt(chat(*turns))
 
 
 def test_a_body_without_a_prompt_has_none() -> None:

@@ -14,7 +14,10 @@ MAX_DEPTH = 64
 
 SYSTEM_ROLES = ("system", "developer")
 
-MAX_TOKENS = 4000
+MAX_PARTS = 256
+"""Parts of a content or of a prompt that are used, such as the numbers of tokens."""
+
+MAX_TOKENS = 1000
 """Tokens of a body that is not complete; more of it is not read. So none takes longer than a few milliseconds."""
 
 _TOKEN = re.compile(rb'[ \t\r\n]*+("(?:[^"\\]++|\\.)*+(?:"|\\?+\Z)|[-+.\w]++|[\[\]{},:])', re.DOTALL)
@@ -72,7 +75,7 @@ def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join([_part(part) for part in content])
+        return "".join([_part(part) for part in content[:MAX_PARTS]])
     return ""
 
 
@@ -83,7 +86,7 @@ def _part(part: Any) -> str:
         texts = (part.get("text"), image.get("url") if isinstance(image, dict) else image)
         return next((text for text in texts if isinstance(text, str)), "")
     if isinstance(part, list):
-        return "".join([f"{number}," for number in part if isinstance(number, int)])
+        return "".join([f"{number}," for number in part[:MAX_PARTS] if isinstance(number, int)])
     return part if isinstance(part, str) else f"{part},"
 
 
@@ -122,9 +125,19 @@ class _Reader:
                 break
             end = token.end()
             self._take(token[1], end == len(body))
-            if not self._open:
+            if not self._open or (token[1] == b"}" and self._has_first_message()):
                 break
         return self._root
+
+    def _has_first_message(self) -> bool:
+        """Whether a message other than those of the system has just ended: what comes after it does not matter."""
+        if len(self._open) != 2 or not isinstance(self._root, dict):
+            return False
+        messages = self._open[1]
+        if not isinstance(messages, list) or self._root.get("messages") is not messages:
+            return False
+        message = messages[-1] if messages else None
+        return isinstance(message, dict) and message.get("role") not in SYSTEM_ROLES
 
     def _take(self, token: bytes, is_last: bool) -> None:
         if token in (b"{", b"["):
