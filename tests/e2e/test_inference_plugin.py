@@ -164,11 +164,14 @@ def test_a_server_with_a_queue_is_passed_over_until_its_metrics_say_otherwise(
     models[usual].tell(7)
     wait_for(lambda: ask(port, body_of("hello")) != usual, timeout=TIMEOUT)
 
+    models[usual].tell(0)
+    wait_for(lambda: ask(port, body_of("hello")) == usual, timeout=TIMEOUT)
     daemon.adm("-E", "-i", "llm", "-s", "inference metrics_interval 0.1 session_header X-Session by system")
     assert len({ask(port, body_of(str(number)), **{"X-Session": "a"}) for number in range(5)}) == 1
     daemon.adm("-E", "-i", "llm", "-s", "inference by system max_waiting 0")
     assert len({ask(port, body_of(str(number))) for number in range(5)}) == 1
     assert "no body" in daemon.adm("--explain", "-i", "llm", "POST /v1/chat/completions").stdout
+    models[usual].tell(7)
     daemon.adm("-E", "-i", "llm", "-s", "inference metrics_interval 0")
     assert ask(port, body_of("hello")) == usual, "the queue is not looked at"
 
