@@ -17,7 +17,7 @@ from ktcpvs.model import connection as life
 from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.protocol_stream import StreamOwner
-from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.stream import Stream, nothing
 
 CLIENT_NAME = "this process"
 """The client in the log and in views."""
@@ -51,6 +51,7 @@ class ProtocolConnection(ClientConnection):
 
     def __init__(self, service: ServiceContext, factory: IProtocolFactory) -> None:
         super().__init__(service, CLIENT_NAME, "", life.CHOOSING)
+        self.client.made = nothing  # it will not be opened, and would keep this connection in a cycle
         self._connecting: Connecting | None = None
         self._failures: list[str] = []  # of servers that were tried, in words
         self._is_settled = False
@@ -190,6 +191,8 @@ class ProtocolConnection(ClientConnection):
             entry.end(self.moved(), self.ending)
             self.dispatcher.entry = None
         self.end()
+        # Breaks a cycle, so that memory is freed now and not by the garbage collector.
+        self._owner.over = self._owner.first_sent = self._owner.first_received = nothing
         self._answer(Failure(NotConnected(f"service {self.service.ident}: {'; '.join(reasons)}")))
 
     def _answer(self, result: IProtocol | Failure) -> None:

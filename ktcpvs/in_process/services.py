@@ -58,7 +58,7 @@ def _for_endpoints(service: VirtualService, number: int, schedulers: Schedulers)
         listen=listen,
         scheduler=scheduler,
         fallback=scheduler if service.fallback != NO_FALLBACK else NO_FALLBACK,
-        servers=servers,
+        servers=tuple([evolve(server, start=None) for server in servers]),  # a daemon starts them, not this process
         rules=(),
     )
 

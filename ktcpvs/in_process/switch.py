@@ -16,6 +16,7 @@ from ktcpvs.in_process.endpoint import PREFIX, ServiceEndpoint
 from ktcpvs.in_process.no_listeners import NoListeners
 from ktcpvs.in_process.services import services_for_endpoints
 from ktcpvs.inspect.views import Views
+from ktcpvs.model.address import SRV
 from ktcpvs.model.edits import START_ALL, Load
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 STOPPED = "the switch has been stopped"
 
+NAMES_POLL_INTERVAL = 0.02
+"""Seconds between two checks whether SRV records have been found."""
+
 
 class Switch:
     """The services of a configuration, as client endpoints of this process.
@@ -38,17 +42,27 @@ class Switch:
     run only between.
     """
 
-    def __init__(self, reactor: Any, config: str | os.PathLike[str] | None = None, *, text: str | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: str | os.PathLike[str] | None = None,
+        *,
+        text: str | None = None,
+        nameservers: tuple[tuple[str, int], ...] = (),
+    ) -> None:
         """config: the path of a configuration file. text: a configuration in place of a file. Exactly one of them must
-        be given. Raises a Refusal, with file and line, for a configuration that cannot be used."""
+        be given. nameservers: (IP address, port) of the name servers to ask; none: those of the system. Raises a
+        Refusal, with file and line, for a configuration that cannot be used."""
         if (config is None) == (text is None):
             raise TypeError("Switch: expected either config (the path of a file) or text (a configuration)")
         self._reactor = reactor
+        self._nameservers = nameservers
         self._path = None if config is None else os.path.abspath(config)
         self._refused: Mapping[str, Refusal] = {}
         self._load = self._read(text)
         self._director: Director | None = None
         self._waiting: list[Deferred[None]] = []  # for the start
+        self._is_loaded = False
         self._is_running = False
         self.is_stopped = False
         self._trigger: Any = None  # of the reactor's end
@@ -81,7 +95,7 @@ class Switch:
         waiting: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         if self._director is None:
-            context = Context(self._reactor, EventLog())
+            context = Context(self._reactor, EventLog(), nameservers=self._nameservers)
             self._director = director = Director(context, processes=NoListeners(context))
             director.submit(self._load).addCallbacks(self._loaded, self._not_loaded, (director,))
         return waiting
@@ -92,8 +106,19 @@ class Switch:
             director.stop()
             return
         director.start()
-        self._is_running = True
+        self._is_loaded = True
         self._trigger = self._reactor.addSystemEventTrigger("before", "shutdown", self._reactor_stops)
+        self._await_names(director)
+
+    def _await_names(self, director: Director) -> None:
+        """Wait for the first look-up of SRV records: until then, their services have no server that could be called.
+        Names of hosts are looked up by each connection as long as nothing is known of them."""
+        if self.is_stopped:
+            return
+        if any(name.startswith(SRV) and not found.reason for name, found in director.unresolved.items()):
+            self._reactor.callLater(NAMES_POLL_INTERVAL, self._await_names, director)
+            return
+        self._is_running = True
         self._answer(None)
 
     def _not_loaded(self, why: Failure) -> None:
@@ -121,8 +146,8 @@ class Switch:
     def _stop(self) -> None:
         self._trigger = None
         self.is_stopped = True
-        was_running, self._is_running = self._is_running, False
-        if was_running and self._director is not None:
+        was_loaded, self._is_loaded, self._is_running = self._is_loaded, False, False
+        if was_loaded and self._director is not None:
             self._director.end()
             self._director.stop()
         self._answer(Failure(NotConnected(STOPPED)))

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from documents import blocks_of
 from http_servers import Nginx
+from nameserver import NameServer
 from reactors import ReactorThread
-from servers import wait_for
+from servers import LOOPBACK, wait_for
 from tls_peers import authority
 from tls_servers import NAME, TLSNginx
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import clientFromString, wrapClientTLS
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.error import SchemeNotSupported
@@ -68,9 +68,9 @@ def two_nginx() -> Iterator[tuple[Nginx, Nginx]]:
 class Program:
     """A program with a switch and treq. text: the configuration."""
 
-    def __init__(self, thread: ReactorThread, text: str, is_persistent: bool = False) -> None:
+    def __init__(self, thread: ReactorThread, text: str, is_persistent: bool = False, **options: Any) -> None:
         self.thread = thread
-        self.switch: Any = thread.run(lambda: ktcpvs.Switch(thread.reactor, text=text))
+        self.switch: Any = thread.run(lambda: ktcpvs.Switch(thread.reactor, text=text, **options))
         self.names = re.findall(r"Virtual (\w+)", text)
         self.pool = HTTPConnectionPool(thread.reactor, persistent=is_persistent)
         hosts = self.switch.endpoint_factory()
@@ -181,19 +181,17 @@ def test_servers_are_called_as_they_are_configured(thread: ReactorThread, tls_ng
     program.stop()
 
 
-def test_a_protocol_may_speak_tls_itself(thread: ReactorThread, tls_nginx: TLSNginx) -> None:
-    program = Program(thread, f"Virtual web {{ scheduler = rr\nserver = {tls_nginx.address('good')}\n}}")
-    trusted = trustRootFromCertificates([Certificate.loadPEM(Path(authority().pem).read_bytes())])
-
-    def connect() -> Any:
-        endpoint = wrapClientTLS(optionsForClientTLS(NAME, trusted), program.switch.endpoint("web"))
-        return endpoint.connect(Factory.forProtocol(Received))
-
-    protocol: Any = thread.run(connect)
-    thread.run(protocol.transport.write, b"GET /x HTTP/1.0\r\n\r\n")
-    wait_for(lambda: protocol.is_over, "the end of the response")
-    assert b"good " in protocol.data
-    program.stop()
+def test_the_start_waits_for_srv_records(thread: ReactorThread, two_nginx: tuple[Nginx, Nginx]) -> None:
+    names = NameServer()
+    try:
+        names.says("one.example", LOOPBACK)
+        names.lists("_web._tcp.example", (0, 1, two_nginx[0].port, "one.example"))
+        text = "Virtual web { scheduler = rr\nserver = srv:_web._tcp.example\n}"
+        program = Program(thread, text, nameservers=((LOOPBACK, names.port),))
+        assert program.get("http://web/hello.txt") == (200, "hello of nginx\n")
+        program.stop()
+    finally:
+        names.stop()
 
 
 def test_connections_ahead_are_used(thread: ReactorThread, two_nginx: tuple[Nginx, Nginx]) -> None:
@@ -268,3 +266,42 @@ def test_the_programs_of_the_document_run(two_nginx: tuple[Nginx, Nginx], tmp_pa
     for number, program in enumerate(programs):
         (tmp_path / f"program{number}.py").write_text(program.text)
         assert "hello of nginx" in run(f"program{number}.py", cwd=tmp_path)
+
+
+SPEAKS_TLS = """
+import sys
+import ktcpvs
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import connectProtocol, wrapClientTLS
+from twisted.internet.protocol import Protocol
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.task import react
+
+_, address, name, authority = sys.argv
+
+class Hello(Protocol):
+    def __init__(self):
+        self.done = Deferred()
+
+    def connectionMade(self):
+        self.transport.write(b"GET /x HTTP/1.0\\r\\n\\r\\n")
+
+    def dataReceived(self, data):
+        print(data.decode(), end="")
+
+    def connectionLost(self, reason):
+        self.done.callback(None)
+
+async def main(reactor):
+    trusted = trustRootFromCertificates([Certificate.loadPEM(open(authority, "rb").read())])
+    switch = ktcpvs.Switch(reactor, text="Virtual web { scheduler = rr\\nserver = " + address + "\\n}")
+    endpoint = wrapClientTLS(optionsForClientTLS(name, trusted), switch.endpoint("web"))
+    await (await connectProtocol(endpoint, Hello())).done
+
+react(lambda reactor: Deferred.fromCoroutine(main(reactor)))
+"""
+
+
+def test_a_protocol_may_speak_tls_itself(tls_nginx: TLSNginx) -> None:
+    """In a process of its own: Twisted's TLS uses the reactor that is installed."""
+    assert "\ngood " in run("-c", SPEAKS_TLS, tls_nginx.address("good"), NAME, str(authority().pem))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import BadConfiguration, BadValue, NoSuchScheduler, NoSuchService
-from ktcpvs.in_process.connection import NotConnected
+from ktcpvs.in_process.connection import NotConnected, ProtocolConnection
 from ktcpvs.in_process.switch import Switch
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
@@ -190,6 +192,37 @@ def test_failures_in_a_row_eject_a_server() -> None:
     assert A in world.called
 
 
+def test_a_scheduler_that_learns_prefers_the_server_whose_first_byte_comes_sooner() -> None:
+    world = World("scheduler = peak-ewma", *servers(A, B))
+    responds_in = {A: 0.05, B: 0.0}
+    called = []
+    for _ in range(12):
+        attempt = world.connect()
+        (address,) = world.called
+        called.append(address)
+        line = world.accepts()
+        attempt.result.transport.write(b"ask")
+        time.sleep(responds_in[address])
+        line.protocol.dataReceived(b"response")
+        world.ends(line)
+    assert called.count(B) > called.count(A)  # B may be slow too, on a busy machine
+
+
+def test_nothing_is_left_of_a_connection_without_a_garbage_collection() -> None:
+    world = World(*servers(A))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            world.connect()
+            world.ends(world.accepts())
+        world.reactor.tcpClients.clear()
+        world.reactor.connectors.clear()
+        assert [one for one in gc.get_objects() if isinstance(one, ProtocolConnection)] == []
+    finally:
+        gc.enable()
+
+
 def test_a_connection_waits_for_room_and_gets_it_when_another_one_ends() -> None:
     world = World("scheduler = rr", f"server = {A} 1 maxconn 1")
     world.connect()
@@ -351,7 +384,7 @@ def test_what_concerns_clients_only_is_not_needed(tmp_path: Any) -> None:
     world = World(
         "listen = 0.0.0.0:443 tls", "listen = 0.0.0.0:80", "certificate = /nonexistent/shop.pem", "https_only = on",
         "access_log = /nonexistent/folder/log", "on = node7", "allow = 10.0.0.0/8", "maxclients = 1",
-        'test "GET /" -> 10.0.0.1:80', *servers(A),
+        'test "GET /" -> 10.0.0.1:80', f"server = {A} 1 start reports",
     )  # fmt: skip
     for _ in range(2):
         attempt = world.connect()
