@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from attrs import evolve
 from zope.interface import implementer
 
-from ktcpvs.dispatch.selection import is_choice
+from ktcpvs.dispatch.selection import fallen_back, is_choice
 from ktcpvs.interfaces import Choosing, IScheduler, OwnResponse, Request
-from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 
@@ -59,8 +57,7 @@ class ChooseBudget:
                 made.append(make_fallback())
             answer: Choosing = made[0].choose(request)
             if isinstance(answer, OwnResponse) or is_choice(answer):
-                why = f"fallback {name_of(fallback)}, since the scheduler was too slow"
-                return evolve(answer, reason=f"{why}: {answer.reason}")
+                return fallen_back(answer, made[0], fallback, "the scheduler was too slow")
             return answer
 
         return _Budgeted(self, scheduler, settings, None if make_fallback is None else choose_instead)
