@@ -81,15 +81,13 @@ def _with_word(choice: Choice, word: str) -> Choice:
     return evolve(choice, why=words.joined(choice.why, word))
 
 
-Chosen = TypeVar("Chosen", Choice, OwnResponse)
+Chosen = TypeVar("Chosen", bound=Choice | OwnResponse)
 
 
 def completed_of(scheduler: Any) -> Completed | None:
     """Return the `completed` of a bound scheduler that learns; None: it does not."""
-    if not ILearns.providedBy(scheduler):
-        return None
-    found: Completed = scheduler.completed
-    return found
+    found: Any = getattr(scheduler, "completed", None) if ILearns.providedBy(scheduler) else None
+    return found if callable(found) else None
 
 
 def ignore(outcome: Outcome) -> None:

@@ -16,14 +16,15 @@ from twisted.python.failure import Failure
 from ktcpvs.dispatch.choose_budget import ChooseBudget, is_plugin
 from ktcpvs.dispatch.client_connection import JOINED_STATES, ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
-from ktcpvs.dispatch.selection import Selector
+from ktcpvs.dispatch.selection import Selector, completed_of
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.errors import BadValue
 from ktcpvs.health.service_health import ServiceHealth
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
-from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, IWatches
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, ILearns, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import Check
 from ktcpvs.model.destination import NO_LABELS, Destination
@@ -261,6 +262,11 @@ class RunningService:
                 prepared.scheduler = yield from factory.binding(prepared.seen, previous)
             else:
                 prepared.scheduler = factory.bind(prepared.seen, previous)
+            if ILearns.providedBy(prepared.scheduler) and completed_of(prepared.scheduler) is None:
+                raise BadValue(
+                    f"service {self.ident}: scheduler {factory.name} provides ILearns, but its bound form lacks "
+                    "completed(outcome)"
+                )
         finally:
             for destination, (weight, share, labels) in before.items():
                 destination.weight, destination.share, destination.labels = weight, share, labels

@@ -138,7 +138,7 @@ class ServerStarter:
         for address, server in list(self._servers.items()):
             if not self._is_handed_over:
                 server.check_idle()
-            if server.is_leaving and not server.is_alive and server.state == IDLE:
+            if server.is_leaving and not server.is_alive and server.state in (IDLE, RUNNING):
                 del self._servers[address]
         return True
 

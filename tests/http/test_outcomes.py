@@ -25,6 +25,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.model.edits import EditService
 from ktcpvs.protocols.http1 import plain_python
 from ktcpvs.protocols.http2 import constants as h2
 
@@ -343,6 +344,27 @@ def test_the_fallback_of_a_slow_scheduler_gets_its_own_and_the_scheduler_does_no
         server.says(answer())
         assert client.heard() == answer()
         assert (len(fallback.take()), world.learner.take()) == (outcomes, [])
+
+
+@implementer(ILearns)
+class Forgetful(First):
+    """Lacks the method that it promises."""
+
+
+def test_a_scheduler_that_lacks_what_it_promises_is_refused(make: Make) -> None:
+    forgetful = Learners(EACH_REQUEST, "forgetful", Forgetful)
+    world = make("compiled", "scheduler = learner", "fallback = forgetful", schedulers=(forgetful,))
+    why = world.refusal(EditService("s", {"scheduler": "forgetful"}))
+    assert why == "service s: scheduler forgetful provides ILearns, but its bound form lacks completed(outcome)"
+
+    def fail(destination: Destination) -> None:
+        raise ValueError
+
+    world.learner.see = fail
+    client = world.client()
+    client.says(get())
+    world.accepts(A).says(answer())
+    assert client.heard() == answer(), "as a fallback it chooses, and learns nothing"
 
 
 def test_the_redirect_address_is_no_choice_of_the_scheduler(make: Make) -> None:

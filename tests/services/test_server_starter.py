@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from memory import log_into
 from servers import wait_for
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.testing import MemoryReactorClock
 
@@ -70,3 +70,23 @@ def test_a_stop_fails_who_waits_and_starts_nothing_again(tmp_path: Path, ending:
     reactor.pump([0.1] * 100)
     assert not reactor.getReaders()
     assert "".join(lines).count("is started") == 1
+
+
+def test_a_server_that_ran_before_is_forgotten_when_it_leaves_the_table(tmp_path: Path) -> None:
+    """As those that a daemon has started from which this one has taken over."""
+    reactor: Any = MemoryReactorClock()
+    context = Context(reactor, log_into([]))
+    context.start()
+    starter = ServerStarter(context, tmp_path)
+    starter.begin()
+    started = Started()
+    started.probe = lambda: succeed(None)  # type: ignore[method-assign]
+    starter.follow([(ADDRESS, started)])
+    wanted: list[None] = []
+    starter.want(ADDRESS).addCallback(wanted.append)
+    assert wanted == [None]
+    starter.follow([])
+    reactor.pump([1.0] * 3)
+    failures: list[str] = []
+    starter.want(ADDRESS).addErrback(lambda why: failures.append(why.getErrorMessage()))
+    assert failures == ["An error occurred while connecting: it is not started any more."]
