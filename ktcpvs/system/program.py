@@ -95,8 +95,8 @@ class Program:
         self._output = self._log_lines(self._output + data)[:MAX_LINE]
 
     def _log_lines(self, text: bytes) -> bytes:
-        """Log the lines of `text`. Return what follows the last of them. A program may write as fast as it can, so those
-        beyond MAX_LINES are counted at once."""
+        """Log the lines of `text`. Return what follows the last of them. A program may write as fast as it can, so the
+        lines beyond MAX_LINES are counted at once."""
         now = self._reactor.seconds()
         if now - self._lines_from >= LINES_TIME:
             self._tell_dropped()
