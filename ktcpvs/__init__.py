@@ -18,11 +18,25 @@ Its packages, from the bottom up; each imports only from those below it (setup.c
 - `state`, `service_manager`: the state file; sd_notify(3)
 - `takeover`: a new daemon takes over from the one that runs
 - `reload`, `shutdown`, `signals`: SIGHUP; the end of a daemon; all signals
-- `service`, `offline`: the composition root; checks of a configuration without a daemon
+- `service`, `offline`, `in_process`: the composition root; checks of a configuration without a daemon; the switch
+  inside another program
 - `daemon`, `tap`, `adm`: the programs
+
+`Switch` and `endpoint` are those of `in_process`, which is imported when one of them is used.
 """
+
+from importlib import import_module
+from typing import Any
+
+_IN_PROCESS = {"Switch": "ktcpvs.in_process.switch", "endpoint": "ktcpvs.in_process.shared"}
 
 try:
     from ktcpvs._version import __version__ as __version__
 except ImportError:  # a source tree that was never installed
     __version__ = "0.1.dev0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IN_PROCESS:
+        raise AttributeError(f"module 'ktcpvs' has no attribute '{name}'")
+    return getattr(import_module(_IN_PROCESS[name]), name)

@@ -20,7 +20,7 @@ from ktcpvs.streams import bare_connect
 from ktcpvs.streams.connect import Connecting, connect
 from ktcpvs.streams.origin import Origin, proxy_header
 from ktcpvs.streams.poller import SocketPoller
-from ktcpvs.streams.protocol_stream import ProtocolStream
+from ktcpvs.streams.protocol_stream import StreamOwner
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls_connect import TLSAttempt, TLSFailed
 from ktcpvs.system.tls_contexts import ClientTLS
@@ -178,13 +178,13 @@ class Connector:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect a Twisted protocol, as IStreamClientEndpoint. Fails as `connect_stream`, and with NoProtocol."""
-        stream = ProtocolStream(protocolFactory)
+        owner = StreamOwner(protocolFactory)
 
         def failed(why: Failure) -> Failure:
-            stream.stop()
+            owner.stop()
             return why
 
-        return self.connect_stream(stream).addCallbacks(lambda _: stream.begin(), failed)
+        return self.connect_stream(Stream()).addCallbacks(owner.begin, failed)
 
     def __repr__(self) -> str:
         options = self.options

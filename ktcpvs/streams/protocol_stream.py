@@ -1,8 +1,10 @@
-"""Twisted protocols over a stream, which make a connector a Twisted endpoint."""
+"""Twisted protocols as owners of streams, which make a connector a Twisted endpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -14,13 +16,13 @@ from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
     IPushProducer,
-    ITransport,
+    ITCPTransport,
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ktcpvs.streams.contract import SocketAddress
-from ktcpvs.streams.stream import Stream
+from ktcpvs.streams.stream import Stream, nothing
 
 
 def twisted_address(address: SocketAddress) -> IAddress:
@@ -44,31 +46,43 @@ class TLSBroken(ConnectionLost):
         return f"TLS: {self.reason}"
 
 
-class ProtocolStream(Stream):
-    """A stream whose owner is a protocol built by `factory`."""
+class StreamOwner:
+    """A protocol built by `factory`, as the owner of a stream.
+
+    stream: None until it is connected. sent, received: the bytes that the protocol has sent and received. first_sent,
+    first_received: called with the first of each. over: called when the connection is closed, after the protocol; its
+    argument is that of `Stream.lost`.
+    """
 
     def __init__(self, factory: IProtocolFactory) -> None:
-        super().__init__()
+        self.stream: Stream | None = None
+        self.sent = self.received = 0
+        self.first_sent: Callable[[], object] = nothing
+        self.first_received: Callable[[], object] = nothing
+        self.over: Callable[[bool], object] = nothing
         self._factory = factory
         self._protocol: Any = None
-        self._aborted = False
+        self._is_aborted = False
         self._peer_closed = False
         factory.doStart()
 
-    def begin(self) -> IProtocol:
-        """Build the protocol, once the stream is connected. Raises NoProtocol, and what the factory raises."""
-        self.lost = self._connection_lost
+    def begin(self, stream: Stream) -> IProtocol:
+        """Build the protocol for a stream that is connected. Raises NoProtocol, and what the factory raises; then the
+        stream is aborted, and `over` follows."""
+        self.stream = stream
+        stream.lost = self._connection_lost
         try:
-            protocol: Any = self._factory.buildProtocol(twisted_address(self.peer_address))
+            protocol: Any = self._factory.buildProtocol(twisted_address(stream.peer_address))
             if protocol is None:
                 raise NoProtocol()
             self._protocol = protocol
-            self.dataReceived = protocol.dataReceived
-            self.ended = self._peer_ended
-            protocol.makeConnection(StreamITransport(self))
+            stream.dataReceived = self._data_received
+            stream.ended = self._peer_ended
+            protocol.makeConnection(StreamITransport(self, stream))
         except BaseException:
             self._protocol = None
-            self.abort()
+            stream.dataReceived = nothing
+            stream.abort()
             raise
         made: IProtocol = protocol
         return made
@@ -77,42 +91,61 @@ class ProtocolStream(Stream):
         """Tell the factory that no connection was made."""
         self._factory.doStop()
 
+    def write(self, stream: Stream, data: bytes) -> None:
+        if not self.sent:
+            self.first_sent()
+        self.sent += len(data)
+        stream.write(data)
+
     def abort(self) -> None:
-        self._aborted = True
-        super().abort()
+        """The protocol wants its connection to be reset."""
+        self._is_aborted = True
+        if self.stream is not None:
+            self.stream.abort()
+
+    def _data_received(self, data: bytes) -> None:
+        if not self.received:
+            self.first_received()
+        self.received += len(data)
+        self._protocol.dataReceived(data)
 
     def _peer_ended(self) -> None:
         if IHalfCloseableProtocol.providedBy(self._protocol):
             self._protocol.readConnectionLost()
-        else:
+        elif self.stream is not None:
             self._peer_closed = True
-            self.close()
+            self.stream.close()
 
     def _connection_lost(self, clean: bool) -> None:
         protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            # After the peer's close, epoll reports an error of a unix socket that is about to be closed.
-            is_done = clean or (self._peer_closed and not self._aborted)
-            lost = TLSBroken(self.failure) if self.failure else ConnectionLost()
-            reason = ConnectionDone() if is_done else ConnectionAborted() if self._aborted else lost
-            protocol.connectionLost(Failure(reason))
-        self._factory.doStop()
+        failure = self.stream.failure if self.stream is not None else ""
+        try:
+            if protocol is not None:
+                # After the peer's close, epoll reports an error of a unix socket that is about to be closed.
+                is_done = clean or (self._peer_closed and not self._is_aborted)
+                lost = TLSBroken(failure) if failure else ConnectionLost()
+                reason = ConnectionDone() if is_done else ConnectionAborted() if self._is_aborted else lost
+                protocol.connectionLost(Failure(reason))
+            self._factory.doStop()
+        finally:
+            self.over(clean)
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
+@implementer(ITCPTransport, IConsumer, IPushProducer)
 class StreamITransport:
-    """A stream as the ITransport of a protocol."""
+    """A stream as the ITCPTransport of a protocol. TCP's options do nothing on a stream without a socket of TCP."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, owner: StreamOwner, stream: Stream) -> None:
+        self._owner = owner
         self._stream = stream
         self._producer: Any = None
         self.disconnecting = False
 
     def write(self, data: bytes) -> None:
-        self._stream.write(data)
+        self._owner.write(self._stream, data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        self._stream.writev(tuple(data))
+        self._owner.write(self._stream, b"".join(data))
 
     def loseConnection(self) -> None:
         """Close once all is sent, and once the producer has unregistered itself, if there is one."""
@@ -124,13 +157,35 @@ class StreamITransport:
         self._stream.half_close()
 
     def abortConnection(self) -> None:
-        self._stream.abort()
+        self._owner.abort()
 
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> IAddress:  # type: ignore[override]
         return twisted_address(self._stream.peer_address)
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> IAddress:  # type: ignore[override]
         return twisted_address(self._stream.local_address)
+
+    def getTcpNoDelay(self) -> bool:
+        return self._option(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self._set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        return self._option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self._set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    def _option(self, level: int, option: int) -> bool:
+        handle = self._stream.handle
+        return handle is not None and bool(handle.getsockopt(level, option))
+
+    def _set_option(self, level: int, option: int, enabled: bool) -> None:
+        handle = self._stream.handle
+        if handle is not None:
+            with suppress(OSError):  # the peer has disconnected, which reading will report
+                handle.setsockopt(level, option, int(enabled))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """streaming: True; pull producers are not supported."""

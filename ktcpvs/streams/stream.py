@@ -224,9 +224,15 @@ class Stream(Protocol):
         if self.is_open:
             self.transport.keep_urgent_data_in_place()
 
+    @property
+    def handle(self) -> Any:
+        """Its socket with TCP, for options; None: it has none, or is not open."""
+        handle = self.transport.getHandle() if self.is_open else None
+        return None if handle is None or handle.family == socket.AF_UNIX else handle
+
     def keep_alive(self, seconds: int) -> None:
         """Probe the peer after this time of silence, if the stream has a socket with TCP."""
-        handle = self.transport.getHandle() if self.is_open else None
+        handle = self.handle
         if handle is not None:
             keep_alive(handle, seconds)
 

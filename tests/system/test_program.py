@@ -1,4 +1,4 @@
-"""A program of the daemon: its end, whatever ends it, and its output, however much that is."""
+"""Programs of the daemon: how they end, and their output, however much that is."""
 
 from __future__ import annotations
 
@@ -10,9 +10,58 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from servers import wait_for
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.system.program import LINES_TIME, MAX_LINES, Program
+
+
+@pytest.mark.parametrize(
+    ("ending", "how"),
+    [
+        ("exit 3", "status 3"),
+        ("kill -TERM $$", "signal SIGTERM"),
+        (f"kill -{signal.SIGRTMIN + 1} $$", f"signal {signal.SIGRTMIN + 1}"),  # which has no name
+    ],
+)
+def test_the_end_of_a_program_is_told_in_words(ending: str, how: str) -> None:
+    reactor: Any = MemoryReactorClock()
+    lines: list[str] = []
+    ended: list[str] = []
+    Program(reactor, ["/bin/sh", "-c", f"echo begins; {ending}"], {}, lines.append, ended.append)
+
+    def has_ended() -> list[str]:
+        for reader in select.select(reactor.getReaders(), (), (), 0)[0]:
+            if reader in reactor.getReaders():  # the end has removed the other one
+                reader.doRead()
+        return ended
+
+    wait_for(has_ended)
+    assert (lines, ended) == (["begins"], [how])
+    assert not reactor.getReaders()
+
+
+def test_a_program_that_cannot_be_watched_is_not_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a sandbox without pidfd_open(2), which no test can enter."""
+
+    numbers: list[int] = []
+
+    def forbidden(pid: int) -> int:
+        numbers.append(pid)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "pidfd_open", forbidden)
+    before = os.listdir("/proc/self/fd")
+    command = ["/bin/sleep", "1000"]
+    with pytest.raises(PermissionError):
+        Program(MemoryReactorClock(), command, {}, print, print)
+    assert os.listdir("/proc/self/fd") == before
+    (number,) = numbers
+    assert not os.path.exists(f"/proc/{number}")
+
+
+# Output.
 
 
 class Readers(Clock):
@@ -54,14 +103,6 @@ class Run:
         assert not self.reactor.readers
         (end,) = self.ends
         return end
-
-
-@pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGTERM, "signal SIGTERM"), (signal.SIGRTMIN + 6, f"signal {signal.SIGRTMIN + 6}")]
-)
-def test_any_signal_may_end_it(number: int, said: str) -> None:
-    """Most real-time signals have no name."""
-    assert Run(f"import os; os.kill(os.getpid(), {int(number)})").finish() == said
 
 
 def test_its_last_line_is_logged() -> None:

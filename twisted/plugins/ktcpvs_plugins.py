@@ -1,10 +1,11 @@
-"""The plugins of ktcpvs: the twistd command, the uvloop reactor, and the built-in schedulers."""
+"""The plugins of ktcpvs: the twistd command, the uvloop reactor, endpoints of services, and the built-in schedulers."""
 
 from twisted.application.reactors import Reactor
 from twisted.application.service import ServiceMaker
 from twisted.plugin import IPlugin
 from zope.interface import alsoProvides
 
+from ktcpvs.in_process.string_endpoint import ServiceParser
 from ktcpvs.schedulers.chash import CHash
 from ktcpvs.schedulers.chttp import CHTTP
 from ktcpvs.schedulers.first import First
@@ -25,6 +26,9 @@ ktcpvs = ServiceMaker(
     "ktcpvs", "ktcpvs.tap", "The TCP Virtual Server: a layer-7 switch, administered with tcpvsadm.", "ktcpvs"
 )
 uvloop = Reactor("uvloop", "ktcpvs.reactor", "asyncio on uvloop, the fastest for ktcpvs.")
+
+service_parser = ServiceParser()
+alsoProvides(service_parser, IPlugin)
 
 # The schedulers do not import Twisted; here they become plugins.
 wlc, lc, rr, wrr, p2c, sh = WLC(), LC(), RR(), WRR(), P2C(), SH()

@@ -1,0 +1,1 @@
+"""The switch inside any Twisted program: services as client endpoints, without listeners."""
