@@ -90,13 +90,11 @@ done(int result)
     return result < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* Calls a method with the exception that is set, which it handles. Returns -1 if that is no Exception. extra: NULL, or
- * another argument. */
+/* Calls a method with the exception that is set, which it handles. Returns -1 if that cannot be. extra: NULL, or another
+ * argument. */
 MAYBE_UNUSED static int
-handle(PyObject *object, PyObject *name, PyObject *extra)
+handle_any(PyObject *object, PyObject *name, PyObject *extra)
 {
-    if (!PyErr_ExceptionMatches(PyExc_Exception))
-        return -1;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     PyErr_NormalizeException(&type, &value, &traceback);
@@ -108,6 +106,20 @@ handle(PyObject *object, PyObject *name, PyObject *extra)
     Py_XDECREF(traceback);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
+}
+
+/* The same for an Exception; returns -1 for others, such as SystemExit. */
+MAYBE_UNUSED static int
+handle(PyObject *object, PyObject *name, PyObject *extra)
+{
+    return PyErr_ExceptionMatches(PyExc_Exception) ? handle_any(object, name, extra) : -1;
+}
+
+/* The same for an exception of a scheduler, which may be any but that of a user who interrupts the program. */
+MAYBE_UNUSED static int
+handle_fault(PyObject *object, PyObject *name, PyObject *extra)
+{
+    return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) ? -1 : handle_any(object, name, extra);
 }
 
 /* The class of that name in a dict; borrowed. NULL with an exception. */

@@ -144,7 +144,7 @@ class Dispatcher:
         """Continue after an exception of the scheduler."""
         self._handle(self._service.selector.scheduler_failed(self.request, failure, self._allows_second_round))
 
-    def _choice_failed(self, error: Exception) -> None:
+    def _choice_failed(self, error: BaseException) -> None:
         self.scheduler_failed(Failure(error))
 
     def _handle(self, decision: Decision | Deferred[Any]) -> None:

@@ -197,7 +197,9 @@ class Selector:
             return self.decide(request, None, "", allows_second_round)
         try:
             answer = self.scheduler.choose(request)
-        except Exception:
+        except KeyboardInterrupt:  # of the user of a simulation
+            raise
+        except BaseException:  # a plugin may call sys.exit
             return self.scheduler_failed(request, None, allows_second_round)
         return self.judge(request, answer, allows_second_round)
 
@@ -323,7 +325,9 @@ class Selector:
             if self._fallback is None and self._make_fallback is not None:
                 self._fallback = self._make_fallback()
             choice = self._fallback.choose(request) if self._fallback is not None else None
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self._context.log.failure("fallback {name} of service {ident} failed", name=name, ident=self.config.ident)
             self._note(f"fallback {name} failed: {error!r}")
             return None
@@ -390,7 +394,9 @@ class Selector:
         try:
             other = (self.scheduler if chooser is None else chooser).choose(request)
             is_usable = is_choice(other) and other.destination in self.usable.difference(excluded)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             self._context.log.failure("scheduler of service {ident} failed", ident=self.config.ident)
             return None
         finally:
@@ -413,10 +419,12 @@ class Selector:
         """Tell a scheduler that learns the outcome of its choice."""
         try:
             completed(outcome)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.learning_failed(error)
 
-    def learning_failed(self, error: Exception) -> None:
+    def learning_failed(self, error: BaseException) -> None:
         """Log what the `completed` of a scheduler has raised."""
         form = "scheduler of service {ident} failed to learn from an outcome"
         self._context.log.failure(form, Failure(error), ident=self.config.ident)

@@ -638,7 +638,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     PyObject *choice = PyObject_CallMethodOneArg(SLOT(selector, selector, S_SCHEDULER), s_choose, request);
     if (choice == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_Exception))
+        if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
             return -1;
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
@@ -878,7 +878,7 @@ tell_outcome(PyObject *exchange, PyObject *destination, PyObject *known, double 
     PyObject *outcome = make_outcome(destination, client, known, took, in, out);
     int result = outcome == NULL ? -1 : write_to(completed, outcome);
     if (result < 0)
-        result = handle(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
+        result = handle_fault(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
     Py_DECREF(completed);
     if (outcome != NULL && Py_REFCNT(outcome) == 1 && spare_outcome == NULL) {
         put_new(&SLOT(outcome, outcome, J_DESTINATION), Py_None); /* which it must not keep alive */

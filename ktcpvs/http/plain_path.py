@@ -123,7 +123,9 @@ class PlainPath:
             owner.is_last = owner.closes_after = owner.client.resting = True
         try:
             choice = selector.scheduler.choose(request)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.choice_failed(exchange, error)
             return
         if self._is_simple(choice, plain) and is_choice(choice):
@@ -166,7 +168,7 @@ class PlainPath:
         exchange.owner.transition(life.REQUEST)
         exchange.dispatcher.handle_answer(choice)
 
-    def choice_failed(self, exchange: PlainExchange, error: Exception) -> None:
+    def choice_failed(self, exchange: PlainExchange, error: BaseException) -> None:
         """Go on after an exception of the scheduler."""
         exchange.leave_fast_path()
         exchange.owner.transition(life.REQUEST)

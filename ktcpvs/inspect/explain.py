@@ -239,7 +239,9 @@ def _consider(prepared: Prepared, request: Request, context: Context, notes: lis
         considered = prepared.scheduler.explain(request)
         if not isinstance(considered, Considered):
             raise TypeError(f"{considered!r} is not Considered")
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler_name)
         notes.append(f"scheduler {prepared.config.scheduler_name} cannot explain itself: {error!r}")
         return all_servers

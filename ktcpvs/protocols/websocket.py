@@ -9,6 +9,9 @@ SERVICE_RESTART = 1012
 """The status code of a Close frame of a service that restarts: clients connect again (the registry of RFC 6455, section
 11.7)."""
 
+MAX_SHORT_HEADER = 6
+"""The bytes of a header with a length of seven bits and a mask."""
+
 _CLOSE = 0x8
 _FIN = 0x80
 _MASK = 0x80
@@ -53,6 +56,9 @@ class FrameFollower:
             else:
                 if stops and (at or not is_inside):
                     return at
+                at = self._pass_short(data, at)
+                if at >= end:
+                    break
                 size = _header_size(data, at)
                 if end - at < size:
                     header = data[at:]
@@ -65,6 +71,21 @@ class FrameFollower:
         self._header = header
         self._left = max(at - end, 0)
         return end
+
+    def _pass_short(self, data: bytes, at: int) -> int:
+        """Follow the frames with a length of seven bits from `at` on, as far as their headers are whole. Return the end
+        of the last, which may be behind that of `data`. Thousands of empty frames fit into one read, and all clients
+        wait for these."""
+        last = len(data) - MAX_SHORT_HEADER
+        while at <= last:
+            second = data[at + 1]
+            size = second & 0x7F
+            if size in _EXTENDED:
+                break
+            if data[at] & 0xF == _CLOSE:
+                self.has_close = True
+            at += size + (MAX_SHORT_HEADER if second & _MASK else 2)
+        return at
 
 
 def _header_size(data: bytes, at: int = 0) -> int:

@@ -252,7 +252,7 @@ class Replay:
     def _nothing(self) -> str:
         """Return why there is no request to replay."""
         log = self._log
-        if log.first_malformed is not None and log.malformed == log.lines:
+        if log.first_malformed is not None and not self._skipped:  # others may be empty
             number, why = log.first_malformed
             return f"{log.name}: no line is one of an access log; line {number}: {why}"
         if self._skipped:

@@ -373,7 +373,9 @@ class Director:
             return [*warnings_about_edit(edit, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
-        except Exception:  # a plugin raises, or has wrong attributes
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a plugin raises, or has wrong attributes
             self.context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
 

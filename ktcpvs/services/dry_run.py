@@ -297,7 +297,9 @@ class DryRun:
             answer = await chosen.addTimeout(context.settings.choose_timeout, context.reactor, _timed_out)
         except _TimedOut:
             return selector.scheduler_timed_out(request)
-        except Exception:
+        except GeneratorExit:  # this coroutine is closed
+            raise
+        except BaseException:
             return selector.scheduler_failed(request)
         return selector.judge(request, answer)
 

@@ -125,9 +125,9 @@ class SchedulerBinder:
         prepared = Prepared(config, service.destinations_for(config), *self.plugins_of(config), key, is_dry_run)
         try:
             yield from service.binding(prepared)
-        except Refusal:
+        except (Refusal, KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:
+        except BaseException as error:
             self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler_name)
             raise _cannot_serve(config, error) from None
         return prepared
@@ -139,9 +139,9 @@ class SchedulerBinder:
         steps = config_tests.bind_for_tests(config, self.plugins_of(config), self._context.cookie_key(settings))
         try:
             await config_tests.run(self._context, await self._run_steps(steps))
-        except Refusal:
+        except (Refusal, KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise _cannot_serve(config, error) from None
 
     async def _run_steps(self, steps: Generator[None, None, Prepared]) -> Prepared:
@@ -167,5 +167,5 @@ def _check_balance(said: str, balance: Any) -> None:
         raise BadValue(f"{said}: it chooses by rules, and needs a balance itself; use one such as wlc")
 
 
-def _cannot_serve(config: VirtualService, error: Exception) -> BadValue:
+def _cannot_serve(config: VirtualService, error: BaseException) -> BadValue:
     return BadValue(f"scheduler {config.scheduler_name} cannot serve {config.ident}: {error!r}")

@@ -20,5 +20,7 @@ def cancel_pending(pending: Any, log: EventLog) -> None:
             pending.addErrback(lambda _: None).cancel()
         elif inspect.iscoroutine(pending):
             pending.close()
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         log.failure("cannot cancel a pending result")

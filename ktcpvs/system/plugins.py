@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from attrs import Factory, frozen
+from twisted.python.reflect import safe_str
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
@@ -20,6 +21,7 @@ from ktcpvs.errors import NoSuchScheduler, shorten, unknown
 from ktcpvs.interfaces import EACH_REQUEST, MAX_BODY_PREFIX, UNITS, ISchedulerFactory
 from ktcpvs.model.language.foreign_words import SCHEDULERS
 from ktcpvs.model.scheduler_options import check_declared
+from ktcpvs.model.scheduler_words import SCHEDULER
 
 OTHER_NAMES = {"http-rule": "http"}
 """Other names of built-in schedulers, as in files for KTCPVS -> their names."""
@@ -92,6 +94,9 @@ def find_schedulers() -> Schedulers:
         except (Invalid, ValueError) as wrong:
             broken.append((origin.text, " ".join(str(wrong).split())))
             continue
+        except Exception as wrong:  # of an attribute that cannot be read
+            broken.append((origin.text, f"{type(wrong).__name__}: {safe_str(wrong)}"))
+            continue
         if plugin.name not in known:
             known[plugin.name], origins[plugin.name] = plugin, origin
         elif type(plugin) is not type(known[plugin.name]):  # or else a package declares one scheduler in both ways
@@ -103,6 +108,8 @@ def find_schedulers() -> Schedulers:
 def _check(plugin: Any) -> None:
     """Raise Invalid or ValueError for a plugin that breaks the contract."""
     verifyObject(ISchedulerFactory, plugin)
+    if type(plugin.name) is not str or not SCHEDULER.fullmatch(plugin.name):
+        raise ValueError(f"name is {shorten(repr(plugin.name), 60)}; expected letters, digits, _, . and -, at most 64")
     if plugin.unit not in UNITS:
         raise ValueError(f"unit is {plugin.unit!r}; expected one of {', '.join(UNITS)}")
     _check_body_prefix(plugin)
@@ -142,10 +149,12 @@ def _in_folders() -> list[_Found]:
         origin = Origin(one.name, text)
         try:
             module = importlib.import_module(one.name)
-        except (Exception, SystemExit) as error:
+            plugins = [plugin for plugin in vars(module).values() if ISchedulerFactory.providedBy(plugin)]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # it may call sys.exit, or have an object that answers no question
             found.append((None, origin, error))
             continue
-        plugins = [plugin for plugin in vars(module).values() if ISchedulerFactory.providedBy(plugin)]
         found += [(plugin, origin, None) for plugin in plugins]
     return found
 
@@ -175,9 +184,13 @@ def _entry_points() -> Iterator[_Found]:
         package = "" if entry.dist is None else f" of {entry.dist.name} {entry.dist.version}"
         origin = Origin(entry.value.partition(":")[0].strip(), f"entry point {entry.name}{package}")
         try:
-            yield _load(entry), origin, None
-        except (Exception, SystemExit) as error:
+            found = _load(entry)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             yield None, origin, error
+            continue
+        yield found, origin, None
 
 
 def _load(entry: EntryPoint) -> Any:
@@ -202,7 +215,7 @@ def _place_of(error: BaseException, origin: Origin) -> tuple[str, str]:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_machinery(frame.filename)]
     place = f"{own[-1].filename}:{own[-1].lineno}" if own else origin.text
-    return place, f"{type(error).__name__}: {error}"
+    return place, f"{type(error).__name__}: {safe_str(error)}"
 
 
 def _is_machinery(file: str) -> bool:

@@ -98,21 +98,24 @@ class Program:
         if not data:
             self._reactor.removeReader(self._readers[0])  # it has closed its output, and runs on
             return
-        *lines, rest = (self._output + data).split(b"\n")
-        self._output = rest[:MAX_LINE]
-        for line in lines:
-            self._log(line)
+        self._output = self._log_lines(self._output + data)[:MAX_LINE]
 
-    def _log(self, line: bytes) -> None:
+    def _log_lines(self, text: bytes) -> bytes:
+        """Log the lines of `text`. Return what follows the last of them. A program may write as fast as it can, so the
+        lines beyond MAX_LINES are counted at once."""
         now = self._reactor.seconds()
         if now - self._lines_from >= LINES_TIME:
             self._tell_dropped()
             self._lines, self._lines_from = 0, now
-        self._lines += 1
-        if self._lines > MAX_LINES:
-            self._dropped += 1
-        elif line.strip():
-            self._log_line(line[:MAX_LINE].decode("utf-8", "replace"))
+        *lines, rest = text.split(b"\n", MAX_LINES - self._lines)
+        self._lines += len(lines)
+        for line in lines:
+            if line.strip():
+                self._log_line(line[:MAX_LINE].decode("utf-8", "replace"))
+        if self._lines < MAX_LINES:
+            return rest
+        self._dropped += rest.count(b"\n")
+        return rest[rest.rfind(b"\n") + 1 :]
 
     def _tell_dropped(self) -> None:
         dropped, self._dropped = self._dropped, 0
@@ -137,8 +140,9 @@ class Program:
         """Log what the pipe still has: why the program has ended is often the last line."""
         with suppress(BlockingIOError):
             data = os.read(self._pipe, READ_SIZE)
-            for line in (self._output + data).split(b"\n"):
-                self._log(line)
+            text = self._output + data
+            if text:
+                self._log_lines(text.removesuffix(b"\n") + b"\n")
         self._tell_dropped()
 
 

@@ -177,6 +177,25 @@ def test_a_scheduler_may_close_the_kept_connections(make: Make) -> None:
     assert odd.exchange() == answer()
 
 
+class Stop(BaseException):
+    """An exception that is no Exception, as those by which some libraries cancel."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, Stop])
+def test_any_exception_of_a_scheduler_is_a_failure_of_it(make: Make, kind: type[BaseException]) -> None:
+    """A plugin that calls sys.exit must not end the switch, or the connection of its client."""
+    odd = make("fallback = rr")
+
+    def choose(destination: Destination, request: Request) -> Choice:
+        raise kind
+
+    odd.use(choose)
+    for _ in range(3):
+        odd.client.says(get())
+        assert odd.exchange() == answer(), "the fallback has chosen"
+    assert "failed" in "".join(odd.lines)
+
+
 def test_an_interrupt_of_a_scheduler_goes_through(make: Make) -> None:
     odd = make()
 

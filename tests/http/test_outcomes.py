@@ -276,10 +276,11 @@ def test_a_request_that_is_not_sent_again_after_a_timeout(make: Make) -> None:
     assert world.learner.took() == [(A, None, "timeout", 0)]
 
 
+@pytest.mark.parametrize("error", [ValueError("learnt too much"), SystemExit(3)], ids=["an error", "an exit"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exception_is_logged_once_and_breaks_no_request(make: Make, kind: str) -> None:
+def test_an_exception_is_logged_once_and_breaks_no_request(make: Make, kind: str, error: BaseException) -> None:
     world = make(kind)
-    world.learner.raises = ValueError("learnt too much")
+    world.learner.raises = error
     client, server = world.kept()
     for _ in range(5):
         client.says(get())

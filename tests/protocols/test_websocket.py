@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 
 import pytest
@@ -77,3 +78,24 @@ def test_a_close_frame_is_noticed_and_valid(masked: bool, place: int) -> None:
         next(parsing)
     assert parsed.value.value.opcode is Opcode.CLOSE
     assert parsed.value.value.data == SERVICE_RESTART.to_bytes(2, "big")
+
+
+@pytest.mark.parametrize(
+    "frame", [b"\x89\x00", b"\x89\x80\x01\x02\x03\x04", b"\x82\x01x"], ids=["empty", "masked", "one"]
+)
+def test_many_short_frames_need_no_call_each(frame: bytes) -> None:
+    """All clients wait while the frames of one read are followed."""
+    follower, calls = FrameFollower(), 0
+
+    def count(*of: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    data = frame * 10_000
+    sys.setprofile(count)
+    try:
+        assert follower.advance(data) == len(data)
+    finally:
+        sys.setprofile(None)
+    assert calls < 100
+    assert follower.is_at_boundary

@@ -241,3 +241,8 @@ def test_the_command_warns_of_names_and_refuses_headers_with_line_ends(tmp_path:
         replay(
             ReplayOptions(str(tmp_path / "l"), CONFIGURATION, "x.conf", headers=(("A", "b\r\nC: d"),)), warned.append
         )
+
+
+def test_a_file_that_is_no_log_is_named_as_such_even_with_empty_lines(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="no line is one of an access log; line 1: neither the combined format"):
+        replayed(tmp_path, b"\x7fELF\0\n\n \nmore\n")

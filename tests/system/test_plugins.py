@@ -84,6 +84,31 @@ def test_a_plugin_that_breaks_the_contract_is_named(folder: Path) -> None:
     assert "SOMETIMES" in str(found.broken)
 
 
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("class Stop(BaseException):\n    pass\nraise Stop('no more')", "Stop: no more"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),
+        ("class Mute(Exception):\n    def __str__(self):\n        raise ValueError\nraise Mute", "Mute: "),
+        (GOOD.format(name=["good"], unit="CONNECTION"), "name is ['good']"),
+        (GOOD.format(name="a good one", unit="CONNECTION"), "name is 'a good one'"),
+        (
+            GOOD.format(name="good", unit="CONNECTION").replace('"Nothing."', "options = property(lambda self: 1 / 0)"),
+            "zero",
+        ),
+        ("class Rude:\n    __providedBy__ = property(lambda self: 1 / 0)\nrude = Rude()", "division by zero"),
+    ],
+    ids=["stops", "exits", "mute", "list", "words", "property", "rude"],
+)
+def test_a_plugin_that_does_what_it_likes_is_named(folder: Path, code: str, why: str) -> None:
+    (folder / "somebodys_own.py").write_text(code)
+    found = find_schedulers()
+    assert "wlc" in found.known
+    assert "good" not in found.known
+    ((_, error),) = found.broken
+    assert why in error
+
+
 def test_a_name_that_is_taken_stays_with_the_first(folder: Path) -> None:
     (folder / "somebodys_wlc.py").write_text(GOOD.format(name="wlc", unit="CONNECTION"))
     found = find_schedulers()
