@@ -652,6 +652,29 @@ def test_no_daemon_answers(unused_control: str, argv: list[str]) -> None:
     assert (done.returncode, done.stdout) == (3, "")
 
 
+HINT = """
+import os, sys
+from ktcpvs.control.endpoints import default_control
+from ktcpvs.control.tcpvsadm.session import what_to_do
+if os.geteuid() == 0:
+    os.setuid(65534)
+print(what_to_do(default_control(), sys.argv[1]))
+"""
+"""Prints what a user who is not root is told where no daemon answers at the default address."""
+
+
+def test_a_folder_that_cannot_be_searched_may_have_the_socket_of_root(tmp_path: Path) -> None:
+    closed = tmp_path / "run"
+    closed.mkdir(mode=0)
+    socket = closed / "control.sock"
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", HINT, socket]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert f"; root's daemon may have unix:{socket}: run tcpvsadm as root, or with --control" in done.stdout
+    closed.rmdir()
+
+
 def test_control_on_the_command_line_takes_precedence_over_the_environment(unused_control: str) -> None:
     status, _, err = tcpvsadm("--list", "--control", f"{unused_control}2", control=unused_control)
     assert status == 3

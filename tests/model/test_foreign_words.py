@@ -94,11 +94,12 @@ def refused(text: str) -> str:
         ),
         (
             "Virtual web {\n  listen = 10.0.0.1:80\n  rule = path /a use return 301 /new\n}",
-            "a.conf:3:22: expected an action: unknown word 'return'; use 'redirect 301 URL' or 'respond 403'",
+            "a.conf:3:22: expected 'server', 'redirect' or 'respond', not 'return'; use 'redirect 301 URL' or "
+            "'respond 403'",
         ),
         (
             "Virtual web {\n  listen = 10.0.0.1:80\n  rule = path /a use deny\n}",
-            "a.conf:3:22: expected an action: unknown word 'deny'; use 'respond 403'",
+            "a.conf:3:22: expected 'server', 'redirect' or 'respond', not 'deny'; use 'respond 403'",
         ),
         (
             "Virtual web {\n  listen = 10.0.0.1:80\n  rule = path /a use server 10.0.0.1:80\n}",

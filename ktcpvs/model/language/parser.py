@@ -597,7 +597,8 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _Wri
         return _WrittenRule(shown, name, text, match, [], action, modifiers)
     token = reader.next("'server', 'redirect' or 'respond'")
     if not token.is_word("server"):
-        raise token.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'")
+        hint = foreign_words.hint(foreign_words.ACTIONS, token.text)
+        raise token.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'{hint}")
     users = [_user(reader, address)]
     while reader.following("server") is not None:
         reader.next("server")
