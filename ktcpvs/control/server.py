@@ -24,7 +24,7 @@ from ktcpvs.control.guarded_amp import INTERNAL_ERROR, GuardedAMP
 from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.control.permissions import Permissions
 from ktcpvs.control.trace_session import TraceSession
-from ktcpvs.errors import BadValue, NoConfiguration, Refusal, unknown
+from ktcpvs.errors import BadValue, Busy, NoConfiguration, Refusal, unknown
 from ktcpvs.model import edits
 from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.local_edits import Local
@@ -70,6 +70,9 @@ class Switch(Protocol):
     def trace(self, query: TraceQuery) -> TraceSession | Deferred[TraceSession]:
         """Begin a live trace. Raises a Refusal."""
 
+
+MAX_TRACES = 16
+"""The most live traces of one connection that have not been read to their end: what they have seen waits for that."""
 
 MAX_READ_AT_ONCE = 16384
 """The most bytes of a configuration that are read on the reactor's thread: more take too long beside clients."""
@@ -247,6 +250,8 @@ class Administrator(GuardedAMP):
         return self.respond(self._begin_trace(conditions, ident, count, seconds))
 
     async def _begin_trace(self, conditions: str, ident: str | None, count: int, seconds: int) -> dict[str, Any]:
+        if len(self._traces) >= MAX_TRACES:
+            raise Busy(f"{MAX_TRACES} traces of this connection have not been read to their end: read or end one first")
         begun = self._switch.trace(TraceQuery(conditions, ident, count, seconds))
         trace = await begun if isinstance(begun, Deferred) else begun
         if self._is_over:

@@ -205,8 +205,10 @@ is_choice(PyObject *object)
         return 0;
     PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
     PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES), *why = SLOT(object, choice, O_WHY);
+    PyObject *completed = SLOT(object, choice, O_COMPLETED);
     return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
-           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why);
+           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why) && completed &&
+           (completed == Py_None || PyCallable_Check(completed));
 }
 
 /* The connections of a server whose counters this process alone writes, and which nobody watches; NULL for others. */

@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from attrs import evolve
 from zope.interface import implementer
 
-from ktcpvs.dispatch.selection import is_choice
+from ktcpvs.dispatch.selection import fallen_back, is_choice
 from ktcpvs.interfaces import Choosing, IScheduler, OwnResponse, Request
-from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 
@@ -58,9 +56,11 @@ class ChooseBudget:
             if not made and make_fallback is not None:
                 made.append(make_fallback())
             answer: Choosing = made[0].choose(request)
-            if isinstance(answer, OwnResponse) or is_choice(answer):
-                why = f"fallback {name_of(fallback)}, since the scheduler was too slow"
-                return evolve(answer, reason=f"{why}: {answer.reason}")
+            why = "the scheduler was too slow"
+            if isinstance(answer, OwnResponse):
+                return fallen_back(answer, made[0], fallback, why)
+            if is_choice(answer):
+                return fallen_back(answer, made[0], fallback, why)
             return answer
 
         return _Budgeted(self, scheduler, settings, None if make_fallback is None else choose_instead)

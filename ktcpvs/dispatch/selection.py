@@ -65,13 +65,14 @@ def is_choice(answer: Any) -> TypeGuard[Choice]:
     a field that is not what it should be would fail in the middle of a request."""
     if not isinstance(answer, Choice):
         return False
-    lines = getattr(answer, "lines", "")
+    lines, completed = getattr(answer, "lines", ""), getattr(answer, "completed", "")
     return (
         isinstance(getattr(answer, "destination", None), Destination)
         and isinstance(getattr(answer, "reason", None), str)
         and (lines is None or isinstance(lines, bytes))
         and isinstance(getattr(answer, "answer_lines", None), bytes)
         and isinstance(getattr(answer, "why", None), str)
+        and (completed is None or callable(completed))
     )
 
 
@@ -81,13 +82,6 @@ def _with_word(choice: Choice, word: str) -> Choice:
 
 
 Chosen = TypeVar("Chosen", Choice, OwnResponse)
-
-
-def _fallen_back(chosen: Chosen, name: str, reason: str) -> Chosen:
-    """Return what the fallback scheduler has chosen. name: of it. reason: why the service's own has not."""
-    return evolve(
-        chosen, reason=f"fallback {name}, since {reason}: {chosen.reason}", why=words.joined(chosen.why, words.FALLBACK)
-    )
 
 
 def completed_of(scheduler: Any) -> Completed | None:
@@ -100,6 +94,16 @@ def completed_of(scheduler: Any) -> Completed | None:
 
 def ignore(outcome: Outcome) -> None:
     """Do nothing: the `completed` of a choice whose scheduler does not learn, where that of the service does."""
+
+
+def fallen_back(chosen: Chosen, scheduler: Any, text: str, reason: str) -> Chosen:
+    """Return what a fallback scheduler has chosen, whose outcome is for it alone. text: of it in the configuration.
+    reason: why the service's own scheduler has not chosen."""
+    reason = f"fallback {name_of(text)}, since {reason}: {chosen.reason}"
+    why = words.joined(chosen.why, words.FALLBACK)
+    if isinstance(chosen, OwnResponse):
+        return evolve(chosen, reason=reason, why=why)
+    return evolve(chosen, reason=reason, why=why, completed=chosen.completed or completed_of(scheduler) or ignore)
 
 
 def never() -> bool:
@@ -300,7 +304,10 @@ class Selector:
         destination = getattr(choice, "destination", None)
         if not isinstance(destination, Destination):
             return self._foreign_choice(request, destination, allows_second_round)
-        why = "reason and why of its choice must be a str; lines and answer_lines must be bytes, lines may be None"
+        why = (
+            "reason and why of its choice must be a str; lines and answer_lines must be bytes, lines may be None; "
+            "completed must be callable, or None"
+        )
         self._context.log.fault("scheduler of service {ident} failed: {why}", ident=self.config.ident, why=why)
         self._note(f"scheduler {self.config.scheduler_name} failed: {why}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
@@ -323,13 +330,11 @@ class Selector:
             self._note(f"fallback {name} failed: {error!r}")
             return None
         if isinstance(choice, OwnResponse):
-            return _fallen_back(choice, name, reason)
+            return fallen_back(choice, self._fallback, self.config.fallback, reason)
         if not is_choice(choice) or choice.destination not in self.usable:
             cancel_pending(choice, self._context.log)
             return None
-        return _fallen_back(
-            evolve(choice, completed=choice.completed or completed_of(self._fallback) or ignore), name, reason
-        )
+        return fallen_back(choice, self._fallback, self.config.fallback, reason)
 
     def _instead_of_full(self, choice: Choice, request: Request) -> Choice | None:
         """Return another choice for a request whose server is full, or None if the client must wait."""

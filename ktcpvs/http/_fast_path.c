@@ -194,8 +194,10 @@ is_choice(PyObject *object)
         return 0;
     PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
     PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES), *why = SLOT(object, choice, O_WHY);
+    PyObject *completed = SLOT(object, choice, O_COMPLETED);
     return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
-           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why);
+           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why) && completed &&
+           (completed == Py_None || PyCallable_Check(completed));
 }
 
 /* True unless it is an empty set, as Dispatcher.begin leaves it. A scheduler can have put anything there. */
@@ -788,7 +790,11 @@ weight_of_past(PyObject *stamp, double now)
 static int
 record_latency(PyObject *latency, PyObject *seconds, PyObject *now, int bucket)
 {
-    PyObject *histogram = SLOT(latency, latency, U_HISTOGRAM);
+    PyObject *histogram = SLOT(latency, latency, U_HISTOGRAM); /* which schedulers can reach */
+    if (histogram == NULL || !PyList_Check(histogram) || PyList_GET_SIZE(histogram) <= bucket) {
+        PyErr_SetString(PyExc_IndexError, "the histogram of a latency has too few counts");
+        return -1;
+    }
     double left = weight_of_past(SLOT(latency, latency, U_STAMP), PyFloat_AS_DOUBLE(now));
     double peak = PyFloat_AsDouble(SLOT(latency, latency, U_PEAK)) * left, value = PyFloat_AS_DOUBLE(seconds);
     if (PyErr_Occurred() || add(&PyList_GET_ITEM(histogram, bucket), 1) < 0)
@@ -808,9 +814,9 @@ record_success(PyObject *rate, PyObject *now)
 {
     double left = weight_of_past(SLOT(rate, error_rate, Q_STAMP), PyFloat_AS_DOUBLE(now));
     double requests = PyFloat_AsDouble(SLOT(rate, error_rate, Q_REQUESTS)) * left + 1.0;
-    double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES)) * left;
+    double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES));
     if (PyErr_Occurred() || put_made(&SLOT(rate, error_rate, Q_REQUESTS), PyFloat_FromDouble(requests)) < 0 ||
-        (failures != 0.0 && put_made(&SLOT(rate, error_rate, Q_FAILURES), PyFloat_FromDouble(failures)) < 0))
+        (failures != 0.0 && put_made(&SLOT(rate, error_rate, Q_FAILURES), PyFloat_FromDouble(failures * left)) < 0))
         return -1;
     put_new(&SLOT(rate, error_rate, Q_STAMP), now);
     return 0;

@@ -236,7 +236,7 @@ class Replay:
                 logged.target or b"",
                 logged.lines + headers if headers else logged.lines,
                 logged.is_tls,
-                logged,
+                logged=logged,
             )
 
     def _obstacle(self, logged: LoggedRequest, reads_requests: bool) -> str:

@@ -128,9 +128,9 @@ class ServerStarter:
             if not any(server.is_alive for server in left) and not ended.called:
                 ended.callback(None)
 
-        for server in left:
+        for server in self._servers.values():
             server.when_ended = one_has_ended
-            server.stop()
+            server.end("the switch stops")
         one_has_ended()
         return ended
 
@@ -308,6 +308,17 @@ class _Server:
             why = "it is in the table no more" if self.is_leaving else f"idle for {seconds} s"
             self._log(f"is stopped: {why}")
             self.stop()
+
+    def end(self, why: str) -> None:
+        """Stop the program for good, or start it no more. why: for those who still wait for it."""
+        waiting, self._waiting = self._waiting, []
+        if self.is_alive:
+            self.stop()
+        else:
+            self._cancel()
+            self.state = IDLE
+        for answer in waiting:
+            answer.errback(Failure(ConnectError(string=why)))
 
     def stop(self) -> None:
         """Stop the program: by SIGTERM, and by SIGKILL when it takes too long."""

@@ -11,7 +11,8 @@ from attrs import define
 @define(eq=False)
 class Arrival:
     """One request. at: virtual seconds. client: its IP address. method, target: of the request, raw bytes. lines: its
-    header lines, each with CRLF. is_tls: the client speaks TLS with the switch."""
+    header lines, each with CRLF. is_tls: the client speaks TLS with the switch. body: of the request, of which the
+    scheduler sees the beginning if it asks for that."""
 
     at: float
     client: str
@@ -19,6 +20,7 @@ class Arrival:
     target: bytes = b"/"
     lines: bytes = b"Host: example.org\r\n"
     is_tls: bool = False
+    body: bytes = b""
 
 
 def client_address(number: int) -> str:

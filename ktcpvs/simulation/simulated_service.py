@@ -391,6 +391,7 @@ class SimulatedService:
             request.method, request.target = arrival.method, arrival.target
             request.lines = self.cookies.added_to(arrival.lines, arrival.client)
             request.path = arrival.target
+            request.body_prefix = arrival.body[: self.traffic.body_prefix]
             if not arrival.target.startswith(b"/"):
                 with suppress(BadRequest):
                     request.path = path_of(arrival.method, arrival.target)

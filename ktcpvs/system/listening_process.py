@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 from attrs import frozen
 
@@ -50,7 +51,7 @@ def _inodes_of_port(port: int | None, proc: str) -> Iterator[str]:
 def _rows(path: str) -> Iterator[list[str]]:
     """Yield the words of each line behind the heading; nothing if the file cannot be read."""
     try:
-        with open(path) as lines:
+        with open(path, errors="surrogateescape") as lines:  # any process can give a socket any name
             next(lines, None)
             yield from (line.split() for line in lines)
     except OSError:
@@ -59,19 +60,29 @@ def _rows(path: str) -> Iterator[list[str]]:
 
 def _process_with(links: set[str], proc: str) -> ListeningProcess | None:
     """Return the oldest process with one of these open files."""
-    count = 0
+    left = MAX_FILES
     for process in sorted(int(name) for name in os.listdir(proc) if name.isdigit()) if links else ():
         folder = f"{proc}/{process}"
         try:
-            for name in os.listdir(f"{folder}/fd"):
-                count += 1
-                if os.readlink(f"{folder}/fd/{name}") in links:
-                    return ListeningProcess(_name_of(folder), process)
+            names = os.listdir(f"{folder}/fd")[:left]
         except OSError:  # of another user, or gone
             continue
-        if count > MAX_FILES:
+        for name in names:
+            if _target_of(f"{folder}/fd/{name}") in links:
+                with suppress(OSError):
+                    return ListeningProcess(_name_of(folder), process)
+        left -= len(names)
+        if not left:
             break
     return None
+
+
+def _target_of(link: str) -> str:
+    """Return what a link of an open file says; "" for a file that was closed meanwhile."""
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def _name_of(folder: str) -> str:
@@ -80,5 +91,5 @@ def _name_of(folder: str) -> str:
         words = file.read(4096).decode(errors="replace").split("\0")
     if any(os.path.basename(word).partition(".")[0] == OWN_NAME for word in words[:6]):
         return OWN_NAME
-    with open(f"{folder}/comm") as file:
+    with open(f"{folder}/comm", errors="replace") as file:
         return shorten(file.read().strip(), 40)

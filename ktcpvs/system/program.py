@@ -74,7 +74,13 @@ class Program:
         self.pid = self._process.pid
         self._pipe = self._process.stdout.fileno()
         os.set_blocking(self._pipe, False)
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:  # as in a sandbox that forbids it: nobody would notice the end of the program
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+            self._process.stdout.close()
+            raise
         self._readers = [_Readable(self._pipe, self._read), _Readable(self._pidfd, self._exited)]
         for reader in self._readers:
             reactor.addReader(reader)
@@ -125,7 +131,7 @@ class Program:
         os.close(self._pidfd)
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._ended(f"status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}")
+        self._ended(f"status {status}" if status >= 0 else f"signal {_signal_name(-status)}")
 
     def _read_rest(self) -> None:
         """Log what the pipe still has: why the program has ended is often the last line."""
@@ -134,3 +140,11 @@ class Program:
             for line in (self._output + data).split(b"\n"):
                 self._log(line)
         self._tell_dropped()
+
+
+def _signal_name(number: int) -> str:
+    """Return the name of a signal; its number, where it has none, as most of the real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
 from ktcpvs.control.guarded_amp import MAX_RUNNING_COMMANDS
-from ktcpvs.control.server import MAX_UPLOAD_BYTES
+from ktcpvs.control.server import MAX_TRACES, MAX_UPLOAD_BYTES
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model.edits import Edit
 from tests.fuzz.guarded_amp import FULL, HELD_MOST, Daemon, Failures
@@ -182,6 +182,30 @@ def test_empty_pages_take_no_memory() -> None:
     assert peer.end.uploaded_bytes == 0
     peer.ask(b"Load", source=b"x", allow_empty=b"True")
     assert peer.responses() == [{amp.ANSWER: b"1"}]
+
+
+def test_traces_that_nobody_reads_take_no_more_memory() -> None:
+    """They have ended, so others may begin; what they have seen waits for their reader nevertheless."""
+    daemon = Daemon()
+    daemon.director.context.start()
+    peer = Peer(daemon)
+
+    def begin() -> amp.AmpBox:
+        peer.ask(b"BeginTrace", conditions=b"", count=b"1", seconds=b"1")
+        (response,) = peer.responses()
+        daemon.director.context.reactor.pump([1.0] * 3)
+        return response
+
+    for number in range(1, MAX_TRACES + 1):
+        assert begin()[b"number"] == b"%d" % number
+    refused = begin()
+    assert refused[amp.ERROR_CODE] == b"BUSY"
+    assert b"16 traces of this connection have not been read to their end" in refused[amp.ERROR_DESCRIPTION]
+    peer.ask(b"ReadTrace", number=b"3")
+    assert peer.responses()[0][b"ended"] == b"time"
+    peer.ask(b"EndTrace", number=b"4")
+    peer.responses()
+    assert [begin().get(b"number") for _ in range(3)] == [b"17", b"18", None]
 
 
 def test_the_uploads_of_all_connections_are_limited() -> None:

@@ -57,7 +57,14 @@ def test_actions_from_the_command_line(daemon: Daemon, web: list[Nginx], tmp_pat
     )
     answer = json.loads(adm("--explain", "-i", "web", "GET /admin/x", "--json").stdout)["answer"]
     reason = "rule 3 'path /admin/ not from 10.0.0.0/8', respond 403"
-    assert answer == {"outcome": "respond", "server": None, "reason": reason, "status": 403, "location": None}
+    assert answer == {
+        "outcome": "respond",
+        "server": None,
+        "reason": reason,
+        "why": "rule=3, respond",
+        "status": 403,
+        "location": None,
+    }
     wait_for(lambda: daemon.stats("web")["stats"]["responses"].get("301 old") == 4)
     assert "responded: 301 old 4, 403 path /admin/ not from 10.0.0.0/8 4, 503 path /sorry 4" in adm("--stats").stdout
 

@@ -432,7 +432,7 @@ def test_a_forced_edit_holds_until_etcd_responds(nodes: Nodes) -> None:
     nodes.connect_b()
     wait_for(lambda: weights(nodes.b) == weights(nodes.a), "the cluster's table")
     assert nodes.b.call("table")["local"] == []
-    lines = nodes.rows(nodes.b)["b"]["notes"]
+    lines = wait_for(lambda: nodes.rows(nodes.b)["b"].get("notes"), "the notes of node b")
     assert [line.partition("the cluster's table is in force: ")[2] for line in lines[-3:]] == [
         "setting read_timeout: 66 -> 180",
         "service shop: server 127.0.0.1:81: weight 0 -> 1",
@@ -492,7 +492,7 @@ EVERYWHERE: dict[str, Words] = {
 }
 """Edit -> the command that asks for it; each changes the table that those before it have made."""
 
-ON_ONE_NODE = {"Unload", "ReloadCertificates", "RenewCertificate", "EndLocal"}
+ON_ONE_NODE = {"Unload", "ReloadCertificates", "RenewCertificate", "ReloadSchedulers", "EndLocal"}
 """Edits of the node on which they are made."""
 
 OTHERS = {"Confirm", "DrainNode", "UndrainNode", "ForgetNode"}

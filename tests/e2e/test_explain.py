@@ -140,7 +140,7 @@ def test_options_may_be_given_as_words(daemon: Daemon) -> None:
             1,
             "a service has no option 'colour'; there are: listen, on, certificate, tls_min, tls_ciphers, ",
         ),
-        (("via=append", "fallback=nope"), 1, "no scheduler 'nope'; there are: chttp, "),
+        (("via=append", "fallback=nope"), 1, "no scheduler 'nope'; there are: chash, chttp, "),
         (("-s", "wlc", "scheduler=rr"), 2, "The option 'scheduler' is given twice"),
         (("append",), 2, "'append': not NAME=VALUE"),
     ):

@@ -333,7 +333,7 @@ def said_and_ended(port: int, data: bytes) -> bytes:
 def test_the_log_names_the_reason_of_a_choice(daemon: Daemon, web: list[Nginx], port: int) -> None:
     daemon.set(debug_level=5)
     assert who(port, "/html/a") == "r2"
-    daemon.wait_for_log(f"{web[1].address}: rule 2 '/html/.*', fewest connections")
+    daemon.wait_for_log(f"{web[1].address}: rule 2 '/html/.*', the only server")
     daemon.wait_for_log("ended after 0 s")
 
 

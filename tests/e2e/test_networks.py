@@ -69,6 +69,7 @@ def test_lists_apply_to_new_clients(daemon: Daemon, serve: Serve, stack: context
         "outcome": "nobody",
         "server": None,
         "reason": "client denied by 127.0.2.0/24: the connection is reset",
+        "why": "deny",
     }
     assert daemon.call("explain", "s", client="127.0.0.1")["answer"]["outcome"] == "server"
 

@@ -118,7 +118,12 @@ def test_each_tenant_gets_its_server(
     redis.do("SET", "ktcpvs:web:tenant 0", web[1].address)
     assert [get(port, "tenant 0") for _ in range(3)] == ["r2"] * 3
     explained = daemon.call("explain", "web", "GET", "/", [("X-Tenant", "tenant 0")])
-    assert explained["answer"] == {"outcome": "server", "server": web[1].address, "reason": "the tenant's server"}
+    assert explained["answer"] == {
+        "outcome": "server",
+        "server": web[1].address,
+        "reason": "the tenant's server",
+        "why": "balance",
+    }
     daemon.call("edit_server", "web", web[1].address, 0)
     assert "r2" not in [get(port, "tenant 0") for _ in range(10)]
 

@@ -87,6 +87,18 @@ def with_destination(value: Any) -> Choose:
     return lambda destination, _: Choice(value, "odd")
 
 
+def with_completed(value: Any) -> Choose:
+    return lambda destination, _: Choice(destination, "odd", completed=value)
+
+
+def without_completed(destination: Destination, _: Request) -> Choice:
+    """As a plugin makes one that copies its slots from an older version of ktcpvs."""
+    made, copied = Choice.__new__(Choice), Choice(destination, "odd")
+    for name in ("destination", "reason", "waits", "lines", "answer_lines", "why"):
+        object.__setattr__(made, name, getattr(copied, name))
+    return made
+
+
 @pytest.mark.parametrize(
     ("choose", "reason"),
     [
@@ -99,6 +111,9 @@ def with_destination(value: Any) -> Choose:
         (with_lines(7), "must be bytes"),
         (with_reason(None), "must be a str"),
         (with_reason([]), "must be a str"),
+        (with_completed(1), "completed must be callable"),
+        (with_completed([]), "completed must be callable"),
+        (without_completed, "completed must be callable"),
         (with_destination(None), "it chose None, which is not a server"),
         (with_destination([]), "it chose [], which is not a server"),
         (lambda destination, _: Choice.__new__(Choice), "it chose None, which is not a server"),

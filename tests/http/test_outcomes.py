@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -325,6 +326,25 @@ def test_a_fallback_gets_its_own_and_the_scheduler_does_not(make: Make) -> None:
         assert (len(fallback.take()), world.learner.take()) == (outcomes, [])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fallback_of_a_slow_scheduler_gets_its_own_and_the_scheduler_does_not(make: Make, kind: str) -> None:
+    other, silent = Learners(CONNECTION, "other"), Learners(CONNECTION, "silent", First)
+    for fallback, outcomes in ((other, 1), (silent, 0)):
+        options = "scheduler = learner", f"fallback = {fallback.name}"
+        settings = "choose_budget = 1 choose_overruns = 1"
+        world = make(kind, *options, schedulers=(other, silent), settings=settings)
+        world.learner.see = lambda destination: sleep(0.002)
+        client, server = world.kept()
+        assert (len(world.learner.take()), fallback.take()) == (1, [])
+        client.says(get())
+        choice = world.connection.dispatcher.choice
+        assert choice is not None
+        assert choice.why == "balance, fallback"
+        server.says(answer())
+        assert client.heard() == answer()
+        assert (len(fallback.take()), world.learner.take()) == (outcomes, [])
+
+
 def test_the_redirect_address_is_no_choice_of_the_scheduler(make: Make) -> None:
     world = make("compiled", "scheduler = learner", "redirect = 10.0.0.9:80")
     client = world.client()
@@ -400,6 +420,7 @@ def test_latency_and_errors_are_measured_once_they_are_read(make: Make, kind: st
     world = make(kind, "scheduler = reader", name="other", schedulers=(reader := Learners(name="reader", kind=First),))
     client, server = world.kept()
     first = world.first
+    first.clock = monotonic  # that of the fast path
     assert not first.is_measured
     reader.see = lambda destination: (destination.latency, destination.error_rate)
     for _ in range(3):
@@ -418,6 +439,32 @@ def test_latency_and_errors_are_measured_once_they_are_read(make: Make, kind: st
     client.says(get())
     server.says(answer())
     assert not first.is_measured
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_failures_of_long_ago_count_no_more(make: Make, kind: str) -> None:
+    """After some two hours their weight is 0, and not what it was."""
+    world = make(kind, "scheduler = reader", name="other", schedulers=(reader := Learners(name="reader", kind=First),))
+    client, server = world.kept()
+    first = world.first
+    first.clock = monotonic
+    reader.see = lambda destination: destination.error_rate
+    client.says(get())
+    assert first.measured_errors is not None
+    first.measured_errors.record(True, monotonic() - 10_000)
+    server.says(answer())
+    assert client.heard() == answer()
+    assert first.error_rate == 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_histogram_that_a_scheduler_has_emptied_is_an_error_and_no_crash(make: Make, kind: str) -> None:
+    world = make(kind, "scheduler = reader", name="other", schedulers=(reader := Learners(name="reader", kind=First),))
+    client, server = world.kept()
+    reader.see = lambda destination: destination.latency.histogram.clear()
+    client.says(get())
+    with pytest.raises(IndexError):
+        server.says(answer())
 
 
 def test_the_latency_of_a_silent_server_is_the_time_it_was_waited_for(make: Make) -> None:

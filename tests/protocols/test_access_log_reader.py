@@ -69,7 +69,21 @@ def test_the_short_way_reads_the_same_as_json(record: Record) -> None:
 
 
 GOOD = FORMATS["json"]("web", "phttp").line(
-    Record("192.0.2.7", 1_800_000_000.0, b"GET", b"/", 1, b"Host: h\r\n", 200, "10.0.0.1:80", "any", 0.0, 0.1, 0.1)
+    Record(
+        "192.0.2.7",
+        1_800_000_000.0,
+        b"GET",
+        b"/",
+        1,
+        b"Host: h\r\n",
+        200,
+        "10.0.0.1:80",
+        "any",
+        "balance",
+        0.0,
+        0.1,
+        0.1,
+    )
 )
 
 

@@ -74,7 +74,7 @@ def fed(pieces: list[bytes], **limits: int) -> tuple[HeadReader, RequestHead | N
 
 
 def seen(head: RequestHead | None) -> object:
-    return head and (head.method, head.target, head.path, head.minor, Request(lines=head.lines).headers)
+    return head and (head.method, head.target, head.path, head.minor, tuple(Request(lines=head.lines).headers))
 
 
 @pytest.mark.parametrize("text", GOOD)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from servers import LOOPBACK, free_port
 
 from ktcpvs.model.address import Inet, Unix
+from ktcpvs.system import listening_process
 from ktcpvs.system.listening_process import ListeningProcess, process_of
 
 LISTENER = """
@@ -60,3 +62,49 @@ def test_processes_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "12/comm").write_text("nginx\n")
     assert process_of(Inet(LOOPBACK, 80), str(tmp_path)) == ListeningProcess("nginx", 12)
     assert process_of(Inet(LOOPBACK, 81), str(tmp_path)) is None
+
+
+def test_files_that_are_closed_meanwhile_hide_no_others(tmp_path: Path) -> None:
+    """The folder of its own files is open while this process lists it, with the first free number."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as before, socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        before.close()
+        found = process_of(Unix(str(path)))
+    assert found is not None
+    assert found.number == os.getpid()
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """Of a socket of any other program, and of the one that is found."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as odd, socket.socket(socket.AF_UNIX) as sock:
+        odd.bind(b"\0ktcpvs-\xff-%d" % os.getpid())
+        sock.bind(str(path))
+        sock.listen()
+        found = process_of(Unix(str(path)))
+    assert found is not None
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/unix").write_text(f"heading\n0: 00000002 00000000 00010000 0001 01 4711 {path}\n")
+    (tmp_path / "12/fd").mkdir(parents=True)
+    (tmp_path / "12/fd/3").symlink_to("socket:[4711]")
+    (tmp_path / "12/cmdline").write_bytes(b"odd\0")
+    (tmp_path / "12/comm").write_bytes(b"odd\xff\n")
+    assert process_of(Unix(str(path)), str(tmp_path)) == ListeningProcess("odd\ufffd", 12)
+
+
+def test_a_search_ends_after_so_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening_process, "MAX_FILES", 3)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/unix").write_text("heading\n0: 00000002 00000000 00010000 0001 01 4711 /s\n")
+    (tmp_path / "12/fd").mkdir(parents=True)
+    (tmp_path / "12/cmdline").write_bytes(b"ktcpvs\0")
+    for number in range(10):
+        (tmp_path / f"12/fd/{number}").symlink_to("socket:[1]")
+    (tmp_path / "13/fd").mkdir(parents=True)
+    (tmp_path / "13/fd/3").symlink_to("socket:[4711]")
+    (tmp_path / "13/cmdline").write_bytes(b"ktcpvs\0")
+    assert process_of(Unix("/s"), str(tmp_path)) is None
+    monkeypatch.setattr(listening_process, "MAX_FILES", 11)
+    assert process_of(Unix("/s"), str(tmp_path)) == ListeningProcess("ktcpvs", 13)

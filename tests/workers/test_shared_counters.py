@@ -14,7 +14,7 @@ from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.counters import ClientCounter
-from ktcpvs.schedulers.order import REFRESHED_PER_CHOICE, Order
+from ktcpvs.schedulers.order import REFRESHED_PER_CHOICE, Order, weighted_connections
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers.shared_counters import CLIENTS, CounterKey, SharedClientCounter, SharedCounters, SlotAllocator
 
@@ -174,7 +174,7 @@ def ordered(count: int) -> tuple[list[SharedDestination], list[memoryview], Orde
     shared = SharedTable(2)
     rows = [shared.row(number) for number in range(count)]
     servers = [SharedDestination(Inet("r", number + 1), 1, 0, row, 0) for number, row in enumerate(rows)]
-    order = Order(servers, even=False)
+    order = Order(servers, weighted_connections)
     for server in servers:
         server.watchers = (order.changed,)
     return servers, rows, order

@@ -6,7 +6,7 @@ The whole text is read and checked before it has any effect. Every error begins 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -190,12 +190,12 @@ class _Reader:
             )
         return modifiers
 
-    def phrase(self, first: Token, ends_at: Container[str] = ()) -> str:
-        """Return `first` and the tokens after it as text, up to the next keyword or the end of the block. ends_at:
-        words that end it too where they begin a line."""
+    def phrase(self, first: Token, in_line: bool = False) -> str:
+        """Return `first` and the tokens after it as text, up to the next keyword or the end of the block. in_line: or
+        of the line."""
         found = [first]
         while (token := self.following()) is not None:
-            if token.line != found[-1].line and token.word in ends_at:
+            if in_line and token.line != first.line:
                 break
             found.append(self.next("a word"))
         return " ".join(quoted(token.text) if token.quoted else token.text for token in found)
@@ -455,9 +455,8 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed, listeners: _Pl
             raise keyword.error(f"unknown keyword {foreign_words.unknown_option(keyword.text, KEYWORDS)}")
         token = reader.next(f"the value of {option.name}")
         is_phrase = option.is_phrase or (option.opens_phrase and token.is_word(option.opens_phrase))
-        # Of a scheduler's options any word can be the name: a keyword without its `=` is told from them by its line.
-        ends_at = KEYWORDS if option.read is read_scheduler else ()
-        text = reader.phrase(token, ends_at) if is_phrase else token.text
+        # Any word can be the name of a scheduler's option: only by its line is a keyword without its `=` told from it.
+        text = reader.phrase(token, in_line=option.read is read_scheduler) if is_phrase else token.text
         with _at(token):
             value = option.read(option.name, text, port_named)
             if option.name in CONTRADICTING:
