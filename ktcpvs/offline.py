@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.acme.access import IssuedAccess
 from ktcpvs.acme.store import CertificateFolder
-from ktcpvs.errors import BadValue, NoTLS
+from ktcpvs.errors import BadValue, NoSuchScheduler, NoTLS
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.placement import UNKNOWN_NODES
 from ktcpvs.model.service import VirtualService
@@ -51,7 +51,11 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         director = Director(context, nodes=lambda: UNKNOWN_NODES, files=files)
         warnings = _check_authorities(table.settings)
         for service in table:
-            prepared = await director.bind(RunningService(context, service), service, table.settings, is_dry_run=True)
+            running = RunningService(context, service)
+            try:
+                prepared = await director.bind(running, service, table.settings, is_dry_run=True)
+            except NoSuchScheduler as refusal:
+                raise NoSuchScheduler(f"{source}: service {service.ident}: {refusal}") from None
             await director.run_tests(service, table.settings)
             warnings += _check_response_files(service)
             warnings += await _check_tls(director, service, prepared.factory.unit)

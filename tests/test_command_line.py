@@ -39,6 +39,10 @@ def test_options_of_the_service_and_of_the_process() -> None:
     [
         ("--confg x", "unknown option '--confg'; did you mean '--config'?"),
         ("--Workers 2", "unknown option '--Workers'; did you mean '--workers'?"),
+        (
+            "--port 80",
+            "unknown option '--port': services listen where the configuration or 'tcpvsadm -A -i ID -l ADDR:PORT' says",
+        ),
         ("--zzz", "unknown option '--zzz'"),
         ("-z", "unknown option '-z'"),
         ("--clust x", "option '--clust' may be --cluster or --cluster-ca"),

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ktcpvs.control.command_table import ArgumentType, text_of
-from ktcpvs.errors import BadValue, NoConfiguration, Refusal, shorten, unknown
+from ktcpvs.errors import BadValue, NoConfiguration, Refusal, shorten
 from ktcpvs.model.address import Address, parse_address, parse_port
+from ktcpvs.model.language.foreign_words import unknown_option
 from ktcpvs.model.network import Networks, parse_networks
 from ktcpvs.model.rule_servers import is_servers, servers_of, write_servers
 from ktcpvs.model.server_words import read_server_options, write_server_options
@@ -41,7 +42,7 @@ def _read_option(name: str, text: str) -> Any:
         return parse_port(text, service_port)
     option = OPTIONS.get(name)
     if option is None:
-        raise BadValue(f"a service has no option {unknown(name, [*OPTIONS, 'port'], 40)}")
+        raise BadValue(f"a service has no option {unknown_option(name, [*OPTIONS, 'port'])}")
     if not text and option.default is None:
         return None
     return option.read_text(text, service_port)

@@ -11,7 +11,10 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.endpoints import ControlAddress, default_control
 from ktcpvs.control.server import ControlFactory
+from ktcpvs.errors import CannotListen
+from ktcpvs.model.address import Unix
 from ktcpvs.system.files import private_folder
+from ktcpvs.system.listening_process import OWN_NAME, process_of
 from ktcpvs.system.privileges import Identity
 from ktcpvs.system.sockets import close_listener, open_private_unix_listener, release_listener
 
@@ -55,11 +58,23 @@ class UnixControlListener:
         if self.socket is None:
             if self._is_default:
                 private_folder(os.path.dirname(self.path))
-            self.adopt(open_private_unix_listener(self.path, BACKLOG))
+            self.adopt(self._open())
             if self._group is not None:
                 os.chown(self.path, -1, self._group)
                 os.chmod(self.path, 0o660)
         self.listen()
+
+    def _open(self) -> socket.socket:
+        try:
+            return open_private_unix_listener(self.path, BACKLOG)
+        except CannotListen as refusal:
+            other = process_of(Unix(self.path))
+            if other is None or other.name != OWN_NAME:
+                raise
+            raise CannotListen(
+                f"{refusal}; end that one with 'tcpvsadm --control unix:{self.path} --set unload=1', or give this one "
+                "an address of its own with --control"
+            ) from None
 
     def create_folder_for(self, identity: Identity) -> None:
         """Create the folder of the default address, and give it to that user. Raises CannotListen."""

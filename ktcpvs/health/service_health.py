@@ -40,6 +40,7 @@ class ServiceHealth:
         self._slow_starts: dict[Destination, int] = {}  # server -> tick when its slow start began
         self._is_repeating = False  # the wheel calls `_tick` every second
         self._known: frozenset[Destination] = frozenset()
+        self._in_use: frozenset[Destination] = frozenset()  # those of `_known` that do not drain
         self._lines = (-1, 0)  # a tick, and the number of changes logged in it
         self._priorities_in_use = 1
         self._slow_servers = SlowServers()
@@ -82,7 +83,7 @@ class ServiceHealth:
             return
         now, most = self._context.wall(), self._context.settings.eject_most
         seconds = destination.health.ejection_time(config.eject_time, most, now)
-        self._change(destination, ERRORS, f"{why}; ejected for {seconds} s")
+        self._change(destination, ERRORS, f"{why.removesuffix('.')}; ejected for {seconds} s")
         ejected = destination.health.ejections
         self._context.wheel.after(seconds, lambda: self._end_ejection(destination, ejected))
 
@@ -282,8 +283,11 @@ class ServiceHealth:
         decides = config.check_by == QUORUM and config.check != OFF
         self._own = {one: own for one, own in self._own.items() if decides and one in self._known}
         self._slow_starts = {one: since for one, since in self._slow_starts.items() if one in selector.usable}
+        draining = {server.address for server in config.servers if not server.share}
+        before_in_use = self._in_use
+        self._in_use = frozenset([one for one in self._known if one.address not in draining])
         if before:
-            for destination in self._known - before:
+            for destination in self._in_use - before_in_use:
                 self._begin_slow_start(destination)
         self._update_weights()
         self._update_down()

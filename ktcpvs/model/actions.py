@@ -13,6 +13,7 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 from ktcpvs.errors import BadValue, Refusal, shorten, unknown
+from ktcpvs.model.language import foreign_words
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
 from ktcpvs.model.templates import Template, read_template
 from ktcpvs.model.tls import is_path
@@ -152,6 +153,8 @@ def read_action(found: Sequence[Token], position: int, located: Located = _as_it
             return _read_redirect(found, position + 1)
         if begin.is_word(RESPOND):
             return _read_respond(found, position + 1)
+        if hint := foreign_words.hint(foreign_words.ACTIONS, begin.text):
+            raise BadValue(f"expected an action: unknown word '{shorten(begin.text, 40)}'{hint}")
         raise BadValue(f"expected an action: unknown word {unknown(begin.text, ACTIONS, 40)}")
     except Refusal as refusal:
         raise located(begin, refusal) from None

@@ -9,6 +9,7 @@ from attrs import Attribute, evolve, frozen
 
 from ktcpvs.errors import BadAddress, BadValue, ListenerExists, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, Inet, PortNamed, SRVName, Unix, parse_address
+from ktcpvs.model.language import foreign_words
 from ktcpvs.model.language.lexer import Token, quoted, tokens, word
 from ktcpvs.model.nodes import EXAMPLE, Nodes, parse_nodes
 
@@ -104,6 +105,8 @@ def read_listen_words(found: Sequence[Token], error: Callable[[Token, str], Refu
         text = token.text.lower()
         if token.quoted and text in LISTEN_WORDS:
             raise error(token, f"after the address: unknown word '{text}'; write it without quotes")
+        if hint := foreign_words.hint(foreign_words.LISTENER_WORDS, text):
+            raise error(token, f"after the address: unknown word '{text}'{hint}")
         if token.quoted or text not in LISTEN_WORDS:
             raise error(token, f"after the address: unknown word {unknown(text, LISTEN_WORDS)}")
         field = "is_tls" if text == TLS else ON

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from attrs import Attribute, evolve, field, fields, frozen
+from attrs import Attribute, evolve, field, fields, fields_dict, frozen
 
-from ktcpvs.errors import BadValue, NoSuchSetting, shorten, unknown
+from ktcpvs.errors import BadValue, NoSuchSetting, shorten
 from ktcpvs.model.acme import (
     AUTO,
     LETSENCRYPT,
@@ -22,6 +22,7 @@ from ktcpvs.model.acme import (
     path_fault,
     word_fault,
 )
+from ktcpvs.model.language.foreign_words import unknown_option
 
 
 def _in_range(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -331,7 +332,7 @@ class Settings:
         values: dict[str, Any] = {}
         for name, text in changes.items():
             if name not in known:
-                raise NoSuchSetting(f"no setting {unknown(name, known, 40)}")
+                raise NoSuchSetting(f"no setting {unknown_option(name, known)}")
             values[name] = text if name in TEXTS else whole_number(name, text)
         return evolve(self, **values)
 
@@ -347,12 +348,28 @@ TEXTS = frozenset(attribute.name for attribute in fields(Settings) if attribute.
 """The names of the settings that are no numbers."""
 
 
+_WITH_UNIT = re.compile("([0-9]{1,5})([A-Za-z]{1,7})")
+_SECONDS_OF = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": DAY}
+
+
 DEFAULT_SETTINGS = Settings()
 """The settings of a switch that is given none."""
+
+
+def _explain_unit(name: str, text: str) -> str:
+    """Return what the value of a setting counts, if `text` has a unit as in 5m; "": it has none, or `name` is no
+    setting."""
+    written = _WITH_UNIT.fullmatch(text)
+    attribute = fields_dict(Settings).get(name)
+    if written is None or attribute is None or not attribute.metadata["unit"]:
+        return ""
+    unit = attribute.metadata["unit"]
+    number = int(written[1]) * _SECONDS_OF.get(written[2].lower(), 0)
+    return f" of {unit}" + (f" (example: {name} = {number})" if unit == "seconds" and number else "")
 
 
 def whole_number(name: str, text: str) -> int:
     """Parse a whole number of at most 9 digits. name: for the message of BadValue, which this raises."""
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise BadValue(f"{name} = {shorten(text, 40)}: expected a whole number")
+        raise BadValue(f"{name} = {shorten(text, 40)}: expected a whole number{_explain_unit(name, text)}")
     return int(text)

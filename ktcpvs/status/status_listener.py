@@ -9,10 +9,12 @@ from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from ktcpvs.errors import CannotListen
+from ktcpvs.model.address import Inet
 from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.readiness import Readiness
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.system.sockets import explain_failure
 
 BACKLOG = 128
 
@@ -55,7 +57,8 @@ class StatusListener:
         try:
             self._port = self._reactor.listenTCP(address.port, self._factory, BACKLOG, address.host)
         except CannotListenError as error:
-            why = error.socketError.strerror  # its own text names the address in another form
+            # Its own text names the address in another form.
+            why = explain_failure(error.socketError, Inet(address.host, address.port))
             raise CannotListen(f"cannot listen for the status at {address}: {why}") from None
         self._log.event(ANNOUNCE, "status at {where}", where=address)
 

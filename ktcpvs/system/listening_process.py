@@ -12,6 +12,7 @@ from ktcpvs.errors import shorten
 from ktcpvs.model.address import Address, Unix
 
 OWN_NAME = "ktcpvs"
+"""The name of all processes of a switch."""
 
 MAX_FILES = 50_000
 """The most open files of processes that one search looks at."""

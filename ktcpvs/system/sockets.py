@@ -76,7 +76,7 @@ def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket
             return _listening(_unix_socket(address.path), backlog)
         return _inet_socket(address, backlog, beside)
     except OSError as error:
-        raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from None
+        raise CannotListen(f"cannot listen on {address}: {explain_failure(error, address)}") from None
 
 
 def open_listeners(
@@ -97,7 +97,7 @@ def open_listeners(
                 # Only the first one detects that another program has the port.
                 opened.append(_inet_socket(address, backlog, [*beside, *opened], shared=True))
             except OSError as error:
-                raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from None
+                raise CannotListen(f"cannot listen on {address}: {explain_failure(error, address)}") from None
     except BaseException:
         for sock in opened:
             close_listener(sock)
@@ -141,7 +141,8 @@ def _inode(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _why(error: OSError, address: Address) -> str:
+def explain_failure(error: OSError, address: Address) -> str:
+    """Return why nothing can listen on `address`, with the process that does already."""
     if error.errno == errno.EADDRINUSE:
         return _describe_other(process_of(address))
     if error.errno == errno.EACCES:

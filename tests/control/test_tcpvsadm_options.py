@@ -451,10 +451,17 @@ INVALID = [
     (["--get", ""], "The name of a setting is empty"),
     (["-f", "a", "b"], "Unexpected argument 'b' with the 'load-configfile' command"),
     (["--set"], "You need to supply NAME=VALUE... for the 'set' command"),
-    (["--set", "a"], "'a': not NAME=VALUE"),
-    (["--set", "=1"], "'=1': not NAME=VALUE"),
+    (["--set", "a"], "'a': not NAME=VALUE (example: read_timeout=60)"),
+    (["--set", "=1"], "'=1': not NAME=VALUE (example: read_timeout=60)"),
     (["--set", "a=1", "a=2"], "The setting 'a' is given twice"),
-    (["-Aix", "a"], "'a': not NAME=VALUE"),
+    (["-Aix", "a"], "'a': not NAME=VALUE (example: maxclients=100)"),
+    (["-V"], "Unknown option '-V': use --version"),
+    (
+        ["--explain", "shop"],
+        "You need to supply the 'ident' option for the 'explain' command: the name of the virtual service goes with "
+        "-i: -i shop",
+    ),
+    (["--explain", "GET /"], "You need to supply the 'ident' option for the 'explain' command"),
     (["-Aix", "server=10.0.0.1:80"], "A service has no option 'server': a server is added by -a -i ID -r ADDR:PORT"),
     (["-Eix", "via=off", "via=append"], "The option 'via' is given twice"),
     (["-Eix", "-swlc", "scheduler=rr"], "The option 'scheduler' is given twice"),
@@ -643,6 +650,29 @@ def test_no_daemon_answers(unused_control: str, argv: list[str]) -> None:
     what_to_do = "start it with 'ktcpvs', or give its address with --control"
     assert done.stderr == f"tcpvsadm: no daemon answers at {unused_control} (No such file or directory): {what_to_do}\n"
     assert (done.returncode, done.stdout) == (3, "")
+
+
+HINT = """
+import os, sys
+from ktcpvs.control.endpoints import default_control
+from ktcpvs.control.tcpvsadm.session import what_to_do
+if os.geteuid() == 0:
+    os.setuid(65534)
+print(what_to_do(default_control(), sys.argv[1]))
+"""
+"""Prints what a user who is not root is told where no daemon answers at the default address."""
+
+
+def test_a_folder_that_cannot_be_searched_may_have_the_socket_of_root(tmp_path: Path) -> None:
+    closed = tmp_path / "run"
+    closed.mkdir(mode=0)
+    socket = closed / "control.sock"
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", HINT, socket]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert f"; root's daemon may have unix:{socket}: run tcpvsadm as root, or with --control" in done.stdout
+    closed.rmdir()
 
 
 def test_control_on_the_command_line_takes_precedence_over_the_environment(unused_control: str) -> None:

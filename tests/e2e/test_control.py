@@ -139,6 +139,16 @@ def test_control_over_tcp_elsewhere_is_refused(make_daemon: Make) -> None:
     assert not answers(port)
 
 
+def test_a_control_socket_of_another_daemon_is_refused_with_what_to_do(make_daemon: Make, tmp_path: Path) -> None:
+    control = f"unix:{tmp_path}/shared.sock"
+    first = make_daemon(control=control)
+    first.prefix("env")  # so that its command line has the name of the program
+    first.start()
+    said = make_daemon(control=control).refused()
+    assert f"another ktcpvs listens there already (process {first.pid}); end that one with 'tcpvsadm" in said
+    assert "--set unload=1', or give this one an address of its own with --control" in said
+
+
 def test_a_control_socket_whose_folder_is_a_file_is_refused(make_daemon: Make, tmp_path: Path) -> None:
     (tmp_path / "not a folder").write_text("")
     daemon = make_daemon(control=f"unix:{tmp_path}/not a folder/control.sock")

@@ -230,7 +230,7 @@ def test_a_status_address_in_use_is_refused(
 ) -> None:
     port = serve(answers).port
     assert (
-        f"cannot listen for the status at http://127.0.0.1:{port}/: "
+        f"cannot listen for the status at http://127.0.0.1:{port}/: another program, "
         in make_daemon("--status", f"tcp:{port}").refused()
     )
 

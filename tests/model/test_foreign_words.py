@@ -84,6 +84,35 @@ def refused(text: str) -> str:
             "a.conf:2:12: '80' is neither an IP address nor a host name; a host stands before the port: 0.0.0.0:80 or "
             "[::]:80 for every address",
         ),
+        (
+            "Virtual web { listen = 127.0.0.1:8080; }",
+            "a.conf:1:24: unknown port name '8080;' in '127.0.0.1:8080;': give its number; lines end without ';'",
+        ),
+        (
+            "Virtual web {\n  listen = 10.0.0.1:80 ssl\n}",
+            "a.conf:2:24: after the address: unknown word 'ssl'; use 'tls'",
+        ),
+        (
+            "Virtual web {\n  listen = 10.0.0.1:80\n  rule = path /a use return 301 /new\n}",
+            "a.conf:3:22: expected 'server', 'redirect' or 'respond', not 'return'; use 'redirect 301 URL' or "
+            "'respond 403'",
+        ),
+        (
+            "Virtual web {\n  listen = 10.0.0.1:80\n  rule = path /a use deny\n}",
+            "a.conf:3:22: expected 'server', 'redirect' or 'respond', not 'deny'; use 'respond 403'",
+        ),
+        (
+            "Virtual web {\n  listen = 10.0.0.1:80\n  rule = path /a use server 10.0.0.1:80\n}",
+            "a.conf:3:29: service web has no server 10.0.0.1:80; add the line 'server = 10.0.0.1:80' to it",
+        ),
+        (
+            "global {\n  read_timeout = 5m\n}",
+            "a.conf:2:18: read_timeout = 5m: expected a whole number of seconds (example: read_timeout = 300)",
+        ),
+        (
+            "global {\n  choose_budget = 5ms\n}",
+            "a.conf:2:19: choose_budget = 5ms: expected a whole number of ms",
+        ),
         ("global {\n  nbthread = 4\n}", "a.conf:2:3: no setting 'nbthread'; use 'ktcpvs --workers N'"),
     ],
 )

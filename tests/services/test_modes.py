@@ -143,6 +143,24 @@ def test_slow_start_follows_maintenance(make: Make) -> None:
     assert destination(world, A).weight == 50
 
 
+def test_slow_start_follows_a_drain(make: Make) -> None:
+    world = make("scheduler = wlc", "slow_start = 100", f"server = {A} 50", f"server = {B} 50")
+    submit(world, Drain(parse_address(A)))
+    assert destination(world, A).weight == 0
+    submit(world, Ready(parse_address(A)))
+    assert destination(world, A).weight < 5
+    assert destination(world, B).weight == 50
+    world.passes(102)
+    assert destination(world, A).weight == 50
+
+
+def test_another_weight_begins_no_slow_start(make: Make) -> None:
+    lines = ("scheduler = wlc", "slow_start = 100", f"server = {A} 50")
+    world = make(*lines, f"server = {B} 50")
+    world.load(*lines, f"server = {B} 40")
+    assert (destination(world, A).weight, destination(world, B).weight) == (50, 40)
+
+
 def test_a_warning_when_no_server_is_left(make: Make) -> None:
     world = make("scheduler = wlc", f"server = {A}", f"server = {B}", f"server = {C}")
     submit(world, Maintenance(parse_address(A)))

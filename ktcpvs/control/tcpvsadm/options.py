@@ -255,6 +255,9 @@ _MAY_BE_EMPTY = ("pattern", "name", "trace")
 _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service": "option"}
 """Commands whose words are NAME=VALUE -> what the names stand for."""
 
+_NAME_VALUE_EXAMPLES = {"setting": "read_timeout=60", "option": "maxclients=100"}
+"""What the names stand for -> an example of NAME=VALUE."""
+
 
 @frozen
 class Invocation:
@@ -429,6 +432,7 @@ _IPVSADM_OPTIONS = {
     "--masquerading": _METHOD_HINT,
     "--ipip": _METHOD_HINT,
     "-c": "use --connections",
+    "-V": "use --version",
     "-Z": "counters cannot be zeroed; --rate shows rates per second",
     "--exact": "numbers are always exact",
     "--thresholds": "use --stats, which shows MaxConn",
@@ -603,7 +607,8 @@ def _explain_word(command: Command, word: str, values: Mapping[str, str], missin
         near = nearest(word, (*COMMANDS, *VIEWS), 0.75)
         if near:
             return f"; did you mean '--{near}'?"
-    if command.max_words != 0:
+    is_name = command.name == "explain" and missing and " " not in word  # and no request
+    if command.max_words != 0 and not is_name:
         return ""  # the word may belong to the command
     for name in (missing,) if missing else ("ident", "real-server"):
         if name in (*command.required, *command.optional) and name not in values and OPTIONS[name].short:
@@ -664,7 +669,7 @@ def _check_named(command: Command, values: Mapping[str, str], words: Sequence[st
     for word in words:
         name, equals, _ = word.partition("=")
         if not name or not equals:
-            raise UsageError(f"'{shorten(word)}': not NAME=VALUE")
+            raise UsageError(f"'{shorten(word)}': not NAME=VALUE (example: {_NAME_VALUE_EXAMPLES[kind]})")
         if kind == "option" and name in _NO_OPTIONS:
             raise UsageError(f"A service has no option '{name}': {_NO_OPTIONS[name]}")
         if (name in names and (command.name == "set" or name not in REPEATING)) or name in values:

@@ -131,15 +131,28 @@ async def _only_host(switch: SwitchBase) -> str:
 
 def what_to_do(address: ControlAddress, root: str = ROOT_SOCKET) -> str:
     """Return what to do where no daemon answers at `address`. root: the path of the socket of root's daemon."""
-    if address == default_control() and address.path != root and os.path.lexists(root):
+    has = _roots_daemon(root) if address == default_control() and address.path != root else ""
+    if has:
         return (
-            f"this is the default address of user {os.geteuid()}; root's daemon has unix:{root}: run tcpvsadm as root, "
-            f"or with --control unix:{root} as a member of its --control-group"
+            f"this is the default address of user {os.geteuid()}; root's daemon {has} unix:{root}: run tcpvsadm as "
+            f"root, or with --control unix:{root} as a member of its --control-group"
         )
     start = "start it with 'ktcpvs', or give its address with --control"
     if address.path is not None and os.path.lexists(address.path):
         return f"its socket is left over from a daemon that has ended; {start}"
     return start
+
+
+def _roots_daemon(root: str) -> str:
+    """Return "has" if there is a socket at `root`, "may have" where its folder does not let this user see that, and ""
+    if there is none."""
+    try:
+        os.lstat(root)
+    except PermissionError:
+        return "may have"
+    except OSError:
+        return ""
+    return "has"
 
 
 def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: str) -> dict[str, Any]:

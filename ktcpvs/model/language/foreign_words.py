@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from ktcpvs.errors import shorten, unknown
+
 _BLOCK = "a service is a block 'Virtual NAME { ... }' with lines 'listen = ADDR:PORT' and 'server = ADDR:PORT'"
 _SERVER = "a server is a line 'server = ADDR:PORT [WEIGHT]' in the block of its service"
 _RULE = "use a rule (example: rule = path /images/ use server ADDR:PORT)"
@@ -133,6 +137,37 @@ CONDITIONS = {
 }
 """Words of conditions of rules -> what to use instead."""
 
+_USE_SERVER = "use 'server ADDR:PORT', and add the line 'server = ADDR:PORT'"
+_FORBID = "use 'respond 403'"
+
+ACTIONS = {
+    "return": "use 'redirect 301 URL' or 'respond 403'",
+    "rewrite": "use 'redirect 301 URL'",
+    "status": "use 'respond 403'",
+    "deny": _FORBID,
+    "reject": _FORBID,
+    "forbid": _FORBID,
+    "block": _FORBID,
+    "proxy_pass": _USE_SERVER,
+    "proxy": _USE_SERVER,
+    "reverse_proxy": _USE_SERVER,
+    "use_backend": _USE_SERVER,
+    "backend": _USE_SERVER,
+    "upstream": _USE_SERVER,
+}
+"""Words of actions of rules -> what to use instead."""
+
+LISTENER_WORDS = {
+    "ssl": "use 'tls'",
+    "https": "use 'tls'",
+    "http2": "HTTP/2 is the option 'http2' of the service",
+    "crt": f"use 'tls', and {_CERTIFICATE.removeprefix('use ').partition(' and ')[0]}",
+    "default_server": "use 'tls_default = NAME' for TLS, or a rule for a host",
+    "accept-proxy": "use the option 'proxy_from = NETWORK' of the service",
+    "proxy_protocol": "use the option 'proxy_from = NETWORK' of the service",
+}
+"""Words behind the address of a listener -> what to use instead."""
+
 _WEIGHT = "the weight is a number behind the address (example: server = 10.0.0.1:80 5); for tcpvsadm it is -w 5"
 _MAXCONN = "write 'maxconn N' behind the weight; for tcpvsadm it is --maxconn N"
 _CHECKS = "checks are options of the service: check, check_interval, check_rise and check_fall"
@@ -178,6 +213,12 @@ SCHEDULERS = {
     "lblcr": "hhttp",
 }
 """Scheduling methods of other switches -> the schedulers that are most like them."""
+
+
+def unknown_option(name: str, known: Iterable[str]) -> str:
+    """Return an unknown name of an option or a setting in quotes, and what to use instead: as for `unknown`."""
+    found = hint(IN_BLOCK, name)
+    return f"'{shorten(name, 40)}'{found}" if found else unknown(name, known, 40)
 
 
 def hint_at_server_word(word: str) -> str:

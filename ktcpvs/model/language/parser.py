@@ -70,11 +70,12 @@ def parse(
 
 
 def _with_semicolon_hint(error: BadConfiguration, found: Sequence[Token]) -> BadConfiguration:
-    """Return the error, with a hint if its line ends with a semicolon, as in nginx."""
+    """Return the error, with a hint if its line, or the word that it is about, ends with a semicolon, as in nginx."""
     for token, after in zip_longest(found, found[1:]):
         is_last = after is None or after.place[:2] != token.place[:2]
-        begin = f"{token.place.source}:{token.place.line}:"
-        if is_last and not token.quoted and token.text.endswith(";") and str(error).startswith(begin):
+        line = f"{token.place.source}:{token.place.line}:"
+        begin = line if is_last else f"{line}{token.place.column}: "
+        if not token.quoted and token.text.endswith(";") and str(error).startswith(begin):
             return BadConfiguration(f"{error}; lines end without ';'")
     return error
 
@@ -277,8 +278,6 @@ def _settings(reader: _Reader) -> Settings:
         name = keyword.text.lower()
         _once(seen, name, keyword)
         value = reader.next(f"the value of {name}")
-        if name not in Settings.names() and (hint := foreign_words.hint(foreign_words.IN_BLOCK, name)):
-            raise keyword.error(f"no setting '{name}'{hint}")
         with _at(keyword if name not in Settings.names() else value):
             settings = settings.changed({name: value.text})
     return settings
@@ -409,7 +408,9 @@ class _Block:
             with _at(token):
                 address = with_port(written, port, self.ident)
             if address not in servers:
-                raise token.error(f"service {self.ident} has no server {address}")
+                raise token.error(
+                    f"service {self.ident} has no server {address}; add the line 'server = {address}' to it"
+                )
             if address in seen:
                 raise token.error(f"rule '{shorten(rule.name or rule.text)}' already uses server {address}")
             seen.add(address)
@@ -451,7 +452,7 @@ def _service(reader: _Reader, name: Token, port_named: PortNamed, listeners: _Pl
         if option is None or not option.repeats:
             _once(seen, called, keyword)
         if option is None:
-            raise keyword.error(f"unknown keyword {_describe_unknown(keyword)}")
+            raise keyword.error(f"unknown keyword {foreign_words.unknown_option(keyword.text, KEYWORDS)}")
         token = reader.next(f"the value of {option.name}")
         is_phrase = option.is_phrase or (option.opens_phrase and token.is_word(option.opens_phrase))
         # Any word can be the name of a scheduler's option: only by its line is a keyword without its `=` told from it.
@@ -500,12 +501,6 @@ def _server_words(reader: _Reader) -> dict[str, Any]:
 def _looks_like_address(token: Token) -> bool:
     """Whether this is an IPv4 address with a port, as behind the name of a server in HAProxy."""
     return not token.quoted and re.match(r"\d{1,3}(\.\d{1,3}){3}:\d", token.text) is not None
-
-
-def _describe_unknown(keyword: Token) -> str:
-    """Return an unknown keyword in quotes, and what to use instead."""
-    hint = foreign_words.hint(foreign_words.IN_BLOCK, keyword.text)
-    return f"'{shorten(keyword.text)}'{hint}" if hint else unknown(keyword.text, KEYWORDS)
 
 
 def _listener(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> tuple[Token, ListenAddress]:
@@ -601,7 +596,8 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _Wri
         return _WrittenRule(shown, name, text, match, [], action, modifiers)
     token = reader.next("'server', 'redirect' or 'respond'")
     if not token.is_word("server"):
-        raise token.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'")
+        hint = foreign_words.hint(foreign_words.ACTIONS, token.text)
+        raise token.error(f"expected 'server', 'redirect' or 'respond', not '{shorten(token.text)}'{hint}")
     users = [_user(reader, address)]
     while reader.following("server") is not None:
         reader.next("server")
