@@ -54,7 +54,7 @@ def test_what_is_wrong_is_said_in_one_line(text, why):
 
 @pytest.mark.parametrize("option", ["scheduler", "balance", "fallback"])
 def test_options_stand_behind_the_name_and_are_written_as_they_are_read(option):
-    service = parsed(f'    {option} = mine depth 3\n        key "{{header.x-user}}"\n    maxclients = 5')
+    service = parsed(f'    {option} = mine depth 3 key "{{header.x-user}}"\n    maxclients = 5')
     assert getattr(service, option) == 'mine depth 3 key "{header.x-user}"'
     assert service.maxclients == 5
     written = write_service(describe_service(service))
@@ -66,6 +66,11 @@ def test_a_test_behind_a_scheduler_is_a_test():
     service = parsed('    scheduler = mine depth 3\n    test "GET /" -> 10.0.0.1:80')
     assert service.scheduler == "mine depth 3"
     assert len(service.tests) == 1
+
+
+def test_a_misspelled_keyword_in_the_next_line_is_no_option():
+    with pytest.raises(BadConfiguration, match=r"^<text>:5:5: unknown keyword 'lsiten'"):
+        parsed("    scheduler = wlc\n    lsiten = 127.0.0.1:80")
 
 
 def test_a_keyword_without_its_sign_is_no_option():
