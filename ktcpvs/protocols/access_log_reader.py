@@ -125,13 +125,14 @@ _USUAL = re.compile(
     rb'\{"time": TEXT, "service": TEXT, "scheduler": "[^"\\]*", "client": TEXT, "tls": (null|\{[^{}\\]*\}), '
     rb'"method": TEXT, "target": TEXT, "protocol": "[^"\\]*", "host": (?:null|TEXT), "referer": (?:null|TEXT), '
     rb'"user_agent": (?:null|TEXT), "status": ([1-9][0-9]{2}), "server": TEXT, "reason": "[^"\\]*", '
+    rb'(?:"why": (?:null|"[^"\\]*"), )?'
     rb'"connect": SECONDS, "first": [^,]*, "total": SECONDS, "bytes_in": [^"]*"bytes_out": [^"]*"body_out": [^"]*'
     rb'"retries": [^"]*"reused": [^"]*"ending": "[^"\\]*", "error": null[,}]'.replace(b"TEXT", _TEXT).replace(
         b"SECONDS", _SECONDS
     )
 )
-"""The line of a request that a server has responded to, without an escape in it: nearly all lines. json takes three
-times as long."""
+"""The line of a request that a server has responded to, without an escape in it: nearly all lines. Those of
+earlier versions have no "why"."""
 
 
 def _read_json(line: bytes) -> LoggedRequest:

@@ -160,7 +160,7 @@ pieces = st.lists(st.one_of(st.integers(1, 9000), st.integers(1, 300_000)), max_
 transfers = st.builds(Transfer, sizes, sizes, pieces, st.sampled_from((WHOLE, WHOLE, SHORT, EXTRA)), st.booleans())
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(transfer=transfers)
 @example(transfer=Transfer(0, LONG, ()))
 @example(transfer=Transfer(0, len(BYTES), (), is_slow=True))

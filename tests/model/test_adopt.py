@@ -9,7 +9,7 @@ from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.table import Table
 from ktcpvs.workers.adopt_commands import adopt_commands, read_adopt
 
-FEW = settings(max_examples=40)
+FEW = settings(max_examples=20)
 """Two tables are large examples."""
 
 

@@ -576,7 +576,7 @@ def test_the_example_of_the_readme():
     assert after(StopService("http"), table=started) == table
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.one_of(st.just(Table()), st.just(TABLE), tables(max_services=2)), st.lists(edits(), min_size=1, max_size=25))
 def test_no_sequence_of_edits_makes_an_unsound_table_or_fails_otherwise_than_by_a_refusal(table, steps):
     for step in steps:

@@ -86,7 +86,7 @@ def test_a_whole_configuration():
     assert write(*configuration(Table())) == ""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(tables())
 @example(Table.of([ODD], running=frozenset(("\\",)), settings=Settings(drain_timeout=0)))
 def test_what_is_written_is_read_back(table):
@@ -95,7 +95,7 @@ def test_what_is_written_is_read_back(table):
     assert load.apply(table) == table
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(tables())
 def test_what_is_listed_with_its_heading_is_read_back_even_with_other_line_ends(table):
     text = "TCP Virtual Server version 1.0.0\n" + write(*configuration(table))
@@ -103,7 +103,7 @@ def test_what_is_listed_with_its_heading_is_read_back_even_with_other_line_ends(
         assert parse(text.replace("\n", ends)).apply(table) == table
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(services())
 def test_writing_is_stable(service):
     text = write_service(describe_service(service))
