@@ -129,7 +129,7 @@ class Model:
 
 @frozen
 class Result:
-    """What came of one scheduler. hits: the share of the tokens of prompts that were cached. first: times to the first
+    """The result of one scheduler. hits: the share of the tokens of prompts that were cached. first: times to the first
     token, in seconds. last: the share of the requests that the
     last server got."""
 
@@ -139,7 +139,7 @@ class Result:
 
 
 class Queues:
-    """What the servers tell in their metrics, once in a second: nothing but their requests from this switch."""
+    """The metrics of the servers, once in a second: nothing but their requests from this switch."""
 
     def __init__(self) -> None:
         self.service: SimulatedService | None = None

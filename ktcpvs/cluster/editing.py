@@ -31,7 +31,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.table_parts import changed_parts, conflicting_parts
 
 MAX_ATTEMPTS = 10
-"""How often an edit is tried when others change the table at the same time."""
+"""The number of times that an edit is tried when others change the table at the same time."""
 
 HEAR_SECONDS = 1.5
 """The most seconds for which an edit waits for the reports of other nodes."""

@@ -20,7 +20,7 @@ LEASE_SECONDS = 10
 """The seconds after which a node that has died counts as gone."""
 
 JOIN_ATTEMPTS = 3
-"""How often a node tries to join when its key changes meanwhile."""
+"""The number of times that a node tries to join when its key changes meanwhile."""
 
 
 class NameTaken(Exception):

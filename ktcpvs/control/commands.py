@@ -73,7 +73,7 @@ class Upload(_Command):
 
 
 class Scope(_Command):
-    """Where the next edit on this connection holds. scope: "local": on this node of the cluster only; "force-local":
+    """The scope of the next edit on this connection. scope: "local": on this node of the cluster only; "force-local":
     on this node, until etcd responds again. A daemon that does not know it carries out nothing."""
 
     arguments = [(b"scope", amp.Unicode())]

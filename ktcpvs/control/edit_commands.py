@@ -30,7 +30,7 @@ EDIT_LENGTH = 200
 """The most characters of an edit's text."""
 
 LOCAL, FORCED = SCOPES = ("local", "force-local")
-"""Where an edit holds, if not in the whole cluster: on this node only; or that, and only until etcd responds."""
+"""Scopes of edits that do not hold in the whole cluster: on this node only; or that, and only until etcd responds."""
 
 CommandCall = tuple[type[Any], dict[str, Any]]
 """A class of `control.commands`, and the arguments to call it with."""

@@ -30,7 +30,7 @@ class EntryLog(Protocol):
 
 
 class RequestLog(EntryLog, Protocol):
-    """What notes the requests of a service: AccessLogWriter describes the methods."""
+    """Notes the requests of a service: AccessLogWriter describes the methods."""
 
     def start(self) -> tuple[float, float]:
         """Return the time of a request that begins."""

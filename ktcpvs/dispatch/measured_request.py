@@ -15,7 +15,7 @@ from ktcpvs.model.outcome import ABORTED, BAD_RESPONSE, CLIENT_GONE, OK, RESET, 
 from ktcpvs.model.scheduling import Choice, OwnResponse
 
 Completed = Callable[[Outcome], object]
-"""What is called with the outcome of a choice."""
+"""A function that is called with the outcome of a choice."""
 
 _REASONS = {
     exchange.ANSWERED: OK,

@@ -13,7 +13,7 @@ MIN_HELD = 65536
 """The bytes that may be held in any case."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""What a client gets that waits for it before it sends its body (RFC 9110, section 10.1.1)."""
+"""The response that a client waits for before it sends its body (RFC 9110, section 10.1.1)."""
 
 
 class BodyPrefix:
@@ -46,7 +46,7 @@ class BodyPrefix:
 
     @property
     def content(self) -> bytes:
-        """What the scheduler sees: the first bytes of the body, without its framing."""
+        """The bytes that the scheduler sees: the first ones of the body, without its framing."""
         return bytes(self._content[: self._size])
 
     @property

@@ -16,7 +16,7 @@ _NAME = FIELD_NAME.lower().encode("ascii")
 _WANTED = b"1"
 
 _UNPRINTABLE = re.compile("[^ -~]")
-"""What no string of a field has (RFC 9651, section 3.3.3). A scheduler of another package can have put it there."""
+"""Not in a string of a field (RFC 9651, section 3.3.3). A scheduler of another package can have put it there."""
 
 
 class WhyField:

@@ -87,7 +87,7 @@ class Destination:
 
     @property
     def latency(self) -> Latency:
-        """How long it takes to begin its responses, in this process. From the first time that it is read, that is
+        """The time that it takes to begin its responses, in this process. From the first time that it is read, that is
         measured."""
         if self.measured_latency is None:
             self.measured_latency = Latency(self.clock)
@@ -112,7 +112,7 @@ class Destination:
 
     @property
     def queued(self) -> int:
-        """How many requests wait for it while it is full, in this process."""
+        """The number of requests that wait for it while it is full, in this process."""
         return self.pending
 
     @property

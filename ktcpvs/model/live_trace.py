@@ -30,7 +30,7 @@ def _up_to(most: int, unit: str) -> Callable[[object, Attribute[int], int], None
 
 @frozen
 class TraceQuery:
-    """What is traced. text: the conditions of requests, as those of a rule; "": all of them. ident: only this service;
+    """A query. text: the conditions of requests, as those of a rule; "": all of them. ident: only this service;
     None: all. count, seconds: after which it ends."""
 
     text: str = ""

@@ -52,7 +52,7 @@ class Latency:
 
     @property
     def count(self) -> int:
-        """How many times were measured."""
+        """The number of times that were measured."""
         return sum(self.histogram)
 
     def within(self, share: float) -> float | None:

@@ -162,7 +162,7 @@ class Request:
 
     @property
     def tls(self) -> TLSNames | None:
-        """What is known of the client's TLS with the switch: the name that it has called, the version, its certificate.
+        """The facts of the client's TLS with the switch: the name that it has called, the version, its certificate.
         None: it does not speak TLS with the switch."""
         return self.connection.tls if self.connection is not None else None
 

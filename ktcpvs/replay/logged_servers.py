@@ -1,4 +1,4 @@
-"""How fast servers are and how often they fail, as an access log tells: at each moment by their last requests."""
+"""The speed and the failures of servers, as an access log tells: at each moment by their last requests."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class LoggedArrival(Arrival):
 
 
 class Outcomes:
-    """What came of requests: as it happened, or in the replay. requests, errors: of all. moves: of clients. servers:
+    """The results of requests: as it happened, or in the replay. requests, errors: of all. moves: of clients. servers:
     address -> durations of the requests that it has responded to. counts: address -> how many these were. failures:
     address -> how many of them, and connections, have failed."""
 

@@ -1,4 +1,4 @@
-"""What starts servers on demand: the contract for connections, and the form for a process that starts none."""
+"""Starts servers on demand: the contract for connections, and the form for a process that starts none."""
 
 from __future__ import annotations
 

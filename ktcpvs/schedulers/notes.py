@@ -1,4 +1,4 @@
-"""What a scheduler within a rule says of its choice, for explanations."""
+"""The notes of a scheduler within a rule on its choice, for explanations."""
 
 from __future__ import annotations
 

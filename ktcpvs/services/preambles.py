@@ -34,7 +34,7 @@ FULL, RESUMED, REFUSED = "full", "resumed", "refused"
 
 @define
 class _Place:
-    """Where a client in its preamble counts. at: the listener where it takes room; None: nowhere. slot: that of its
+    """Places of a client in its preamble. at: the listener where it takes room; None: nowhere. slot: that of its
     address, from `Admission.enter`; NOWHERE also while its address is not known, and when its connection counts there.
     """
 

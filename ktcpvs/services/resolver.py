@@ -49,7 +49,7 @@ class Found(Protocol):
 
     @property
     def seconds(self) -> int:
-        """How long they are valid."""
+        """The time for which they are valid."""
 
     @property
     def failed(self) -> str:

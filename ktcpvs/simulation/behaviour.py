@@ -17,7 +17,7 @@ OK, FAILED = 200, 500
 
 @define(eq=False)
 class Outcome:
-    """What a server does with one request. seconds: of work until it responds, or until it refuses. status: of the
+    """The work of a server on one request. seconds: of work until it responds, or until it refuses. status: of the
     response, or REFUSED."""
 
     seconds: float

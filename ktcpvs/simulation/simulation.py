@@ -54,7 +54,7 @@ class ServerReport:
 
 @frozen
 class Report:
-    """What came of a simulation.
+    """The result of a simulation.
 
     scheduler: its name. requests: that have come. errors: those that ended with a status of 500 and above, or without a
     response. retries: servers that had failed a request which then went to another one. queued: requests that waited

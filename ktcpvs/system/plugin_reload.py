@@ -20,7 +20,7 @@ _NEVER = frozenset(("ktcpvs", "twisted", "zope", "attr", "attrs", "__main__", *s
 
 @frozen
 class Reloaded:
-    """What a reload has changed. found: all schedulers after it. names: of those that were loaded again. packages:
+    """The changes of a reload. found: all schedulers after it. names: of those that were loaded again. packages:
     theirs. undo: puts the former modules back."""
 
     found: Schedulers

@@ -37,7 +37,7 @@ BUILT_IN_MODULE = "twisted.plugins.ktcpvs_plugins"
 
 @frozen
 class Origin:
-    """Where a scheduler comes from. module: the one that is imported for it. text: for people."""
+    """The origin of a scheduler. module: the one that is imported for it. text: for people."""
 
     module: str
     text: str

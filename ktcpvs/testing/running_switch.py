@@ -107,7 +107,7 @@ class RunningSwitch:
 
     @property
     def log(self) -> str:
-        """What the daemon has logged."""
+        """Return the log of the daemon."""
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
 
     def get(self, path: str = "/", headers: Mapping[str, str] | None = None, timeout: float = 10.0) -> SwitchResponse:

@@ -9,7 +9,7 @@ from attrs import frozen
 
 @frozen
 class ReplayOptions:
-    """What --replay is asked for.
+    """The arguments of --replay.
 
     log: the name of the file; "-": standard input. text, source: a configuration, and its name in messages. ident: the
     service; None: the only one, and all lines. scheduler, balance: instead of those of the service; None: these.

@@ -256,7 +256,7 @@ _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service
 """Commands whose words are NAME=VALUE -> what the names stand for."""
 
 _NAME_VALUE_EXAMPLES = {"setting": "read_timeout=60", "option": "maxclients=100"}
-"""What the names stand for -> an example of NAME=VALUE."""
+"""The meaning of the names -> an example of NAME=VALUE."""
 
 
 @frozen

@@ -31,7 +31,7 @@ STALE_AFTER = 3
 
 @frozen
 class Source:
-    """Where the numbers are. path: of the metrics. port: of the servers' metrics; 0: that of the server. running,
+    """The place of the numbers. path: of the metrics. port: of the servers' metrics; 0: that of the server. running,
     waiting: names of metrics. interval: seconds between two fetches."""
 
     path: str
@@ -43,7 +43,7 @@ class Source:
 
 @define
 class Queue:
-    """What a server has told. waiting: requests that wait inside of it. foreign: requests that it has, and that do not
+    """Numbers of one server. waiting: requests that wait inside of it. foreign: requests that it has, and that do not
     come from this switch. age: intervals since then."""
 
     waiting: float

@@ -29,7 +29,7 @@ _WHOLE_CHARACTERS = re.compile(r"(?:[^\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+", re.DOT
 
 @frozen
 class Prompt:
-    """What a request says. system: the messages before that of the user; b"" without any. conversation: these, and the
+    """A request's prompt. system: the messages before that of the user; b"" without any. conversation: these, and the
     first message of the user; or else the whole `prompt`. user: the field `user`; b"" without one."""
 
     system: bytes = b""
