@@ -12,10 +12,12 @@ not responded yet counts as the median of the others, so that a newcomer is neit
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
@@ -35,10 +37,8 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.drawing import draw_two
 from ktcpvs.schedulers.reasons import reason_among
-
-MAX_DRAWS = 4
-"""The most draws of quiesced or tried servers; after these, two are drawn from a list of the usable ones."""
 
 FAILURE_COST = 30.0
 """The option `failure_cost` where it is not given, in seconds."""
@@ -51,6 +51,30 @@ LEAST_LATENCY = 1e-6
 nevertheless."""
 
 
+def plain_expected_cost(
+    destination: Destination, now: float, failure_cost: float, uncertain: Callable[[float, float, float], float]
+) -> float:
+    """Return the expected cost of one more request at a server. now: by its clock. failure_cost: in seconds. uncertain:
+    returns the latency of a server that has not responded for long, as `BoundPeakEWMA.uncertain_latency` does."""
+    latency = destination.latency
+    seconds, last = latency.at(now), latency.last
+    active = destination.active
+    if seconds <= last / 2:
+        seconds = uncertain(seconds, last, active)
+    errors = destination.measured_errors
+    failures = destination.error_rate if errors is None else errors.at(now)
+    if failures:
+        seconds += failures * failure_cost
+    return seconds * (active + 1) / destination.weight
+
+
+expected_cost = plain_expected_cost
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._compiled import expected_cost as expected_cost
+
+
 @implementer(IScheduler, IExplains)
 class BoundPeakEWMA:
     """peak-ewma over the servers of one service. failure_cost: in seconds."""
@@ -59,46 +83,22 @@ class BoundPeakEWMA:
         self._destinations = service.destinations
         reason = reason_among(service, "the sooner expected response of two drawn from")
         why = service.why_of(BALANCE)
-        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
+        self._choices = tuple([Choice(destination, reason, why=why) for destination in service.destinations])
         self._random = draw.random
         self._failure_cost = failure_cost
         self._median = UNKNOWN
         self._uses_left = 0  # of the median, until it is computed again
 
     def choose(self, request: Request) -> Choice | None:
-        choices, tried = self._choices, request.tried
-        for _ in range(MAX_DRAWS):
-            if len(choices) < 2:
-                break
-            one, other = self._two_of(choices)
-            first, second = one.destination, other.destination
-            if first.weight > 0 and second.weight > 0 and first not in tried and second not in tried:
-                return one if self._cost(first) <= self._cost(second) else other
-        usable = [one for one in choices if one.destination.weight > 0 and one.destination not in tried]
-        if len(usable) < 2:
-            return usable[0] if usable else None
-        one, other = self._two_of(usable)
-        return one if self._cost(one.destination) <= self._cost(other.destination) else other
+        drawn = draw_two(self._choices, request.tried, self._random)
+        if len(drawn) < 2:
+            return drawn[0] if drawn else None
+        one, other = drawn
+        first, now, failure_cost = one.destination, one.destination.clock(), self._failure_cost
+        cost = expected_cost(first, now, failure_cost, self.uncertain_latency)
+        return one if cost <= expected_cost(other.destination, now, failure_cost, self.uncertain_latency) else other
 
-    def _two_of(self, choices: list[Choice]) -> tuple[Choice, Choice]:
-        """Draw two."""
-        count = len(choices)
-        first = int(self._random() * count)
-        second = int(self._random() * (count - 1))
-        return choices[first], choices[second + (second >= first)]
-
-    def _cost(self, destination: Destination) -> float:
-        """Return the expected cost of one more request."""
-        latency = destination.latency
-        seconds, last = latency.ewma, latency.last
-        if seconds <= last / 2:
-            seconds = self._uncertain(seconds, last, destination.active)
-        failures = destination.error_rate
-        if failures:
-            seconds += failures * self._failure_cost
-        return seconds * (destination.active + 1) / destination.weight
-
-    def _uncertain(self, seconds: float, last: float, active: int) -> float:
+    def uncertain_latency(self, seconds: float, last: float, active: float) -> float:
         """Return the latency of a server that has not responded yet, or not for some 7 s. seconds: as decayed.
 
         One that may have become faster is tried again with one request; while that lasts, it counts as the median, or
