@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from attrs import evolve
 from zope.interface import implementer
 
 from ktcpvs.interfaces import (
@@ -31,11 +30,10 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.why import HASH
+from ktcpvs.schedulers.choices import choices_of
 from ktcpvs.schedulers.hashing import pack_seeds, pick_bounded
 from ktcpvs.schedulers.keys import KEY_OPTION, Key, key_of
-
-LOAD_FACTOR = 1.25
-"""The option `load_factor` where it is not given."""
+from ktcpvs.schedulers.options import option_of
 
 
 @implementer(IScheduler, IExplains)
@@ -51,11 +49,8 @@ class BoundCHash:
         self._key = key
         self._number = key.number
         hashed = f"{service.why}by the hash of {key.name} among {count}"
-        why = service.why_of(HASH)
-        self._choices = tuple([Choice(destination, hashed, why=why) for destination in service.destinations])
-        self._others = tuple(
-            [evolve(choice, reason=f"{hashed}, those before it have their share") for choice in self._choices]
-        )
+        self._choices = choices_of(service, hashed, HASH)
+        self._others = choices_of(service, f"{hashed}, those before it have their share", HASH)
 
     def choose(self, request: Request) -> Choice | None:
         number, tried = self._number(request), request.tried
@@ -78,7 +73,7 @@ class CHash:
         {
             "key": KEY_OPTION,
             "load_factor": NumberOption(
-                default=LOAD_FACTOR,
+                default=1.25,
                 minimum=1,
                 maximum=1000,
                 help="how many times its share of the load a server may have",
@@ -87,4 +82,4 @@ class CHash:
     )
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundCHash:
-        return BoundCHash(service, key_of(service, self.name), service.options.get("load_factor", LOAD_FACTOR))
+        return BoundCHash(service, key_of(service, self.name), option_of(service, self.options, "load_factor"))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 from ktcpvs.interfaces import Choice, Destination
+from ktcpvs.schedulers.choices import usable
 
 MAX_DRAWS = 4
 """The most draws of quiesced or tried servers; after these, two are drawn from a list of the usable ones."""
@@ -22,14 +23,10 @@ def plain_draw_two(choices: tuple[Choice, ...], tried: Container[Destination], r
         if len(choices) < 2:
             break
         two = _two_of(choices, random)
-        if all(_is_usable(choice.destination, tried) for choice in two):
+        if len(tuple(usable(two, tried))) == 2:
             return two
-    usable = tuple([choice for choice in choices if _is_usable(choice.destination, tried)])
-    return usable if len(usable) <= 2 else _two_of(usable, random)
-
-
-def _is_usable(destination: Destination, tried: Container[Destination]) -> bool:
-    return destination.weight > 0 and destination not in tried
+    left = tuple(usable(choices, tried))
+    return left if len(left) <= 2 else _two_of(left, random)
 
 
 def _two_of(choices: tuple[Choice, ...], random: Random) -> tuple[Choice, Choice]:

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ktcpvs.interfaces import Choice, Destination
+from ktcpvs.schedulers.choices import is_usable
 
 _MASK = (1 << 64) - 1
 
@@ -60,19 +61,17 @@ def _draws(
     exponentially distributed with the weight as its rate: a server has the smallest with its share."""
     servers = struct.unpack(f"{len(seeds) // 8}Q", seeds)
     usable = [
-        (index, seed, choice.destination, choice.destination.weight)
+        (index, seed, choice.destination)
         for index, (choice, seed) in enumerate(zip(choices, servers, strict=True))
-        if choice.destination.weight > 0 and choice.destination not in tried
+        if is_usable(choice.destination, tried)
     ]
     return [
-        (-math.log((float(mixed(number ^ seed)) + 1.0) / 18446744073709551616.0) / weight, index, destination)
-        for index, seed, destination, weight in usable
+        (-math.log((float(mixed(number ^ seed)) + 1.0) / 18446744073709551616.0) / one.weight, index, one)
+        for index, seed, one in usable
     ]
 
 
-def plain_pick(
-    number: int, seeds: bytes, choices: tuple[Choice, ...], tried: Container[Destination]
-) -> Choice | None:
+def plain_pick(number: int, seeds: bytes, choices: tuple[Choice, ...], tried: Container[Destination]) -> Choice | None:
     """Return the choice whose server is the first for a key, of those that have a weight and have not been tried; None:
     there is none. number: the hash of the key. seeds: of the servers of `choices`, from `pack_seeds`."""
     found = min(_draws(number, seeds, choices, tried), default=None, key=itemgetter(0, 1))

@@ -19,9 +19,10 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
-from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.choices import choices_of
 from ktcpvs.schedulers.drawing import draw_two
 from ktcpvs.schedulers.reasons import reason_among
+
 
 @implementer(IScheduler)
 class BoundP2C:
@@ -29,8 +30,7 @@ class BoundP2C:
 
     def __init__(self, service: ServiceView, draw: random.Random) -> None:
         reason = reason_among(service, "the less loaded of two drawn from")
-        why = service.why_of(BALANCE)
-        self._choices = tuple([Choice(destination, reason, why=why) for destination in service.destinations])
+        self._choices = choices_of(service, reason)
         self._random = draw.random
 
     def choose(self, request: Request) -> Choice | None:

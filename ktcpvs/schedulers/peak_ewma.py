@@ -36,12 +36,10 @@ from ktcpvs.interfaces import (
     SchedulerOption,
     ServiceView,
 )
-from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.choices import choices_of
 from ktcpvs.schedulers.drawing import draw_two
+from ktcpvs.schedulers.options import option_of
 from ktcpvs.schedulers.reasons import reason_among
-
-FAILURE_COST = 30.0
-"""The option `failure_cost` where it is not given, in seconds."""
 
 UNKNOWN = 1.0
 """The seconds that each server counts with while none has responded: any number, so that loads alone decide."""
@@ -82,8 +80,7 @@ class BoundPeakEWMA:
     def __init__(self, service: ServiceView, draw: random.Random, failure_cost: float) -> None:
         self._destinations = service.destinations
         reason = reason_among(service, "the sooner expected response of two drawn from")
-        why = service.why_of(BALANCE)
-        self._choices = tuple([Choice(destination, reason, why=why) for destination in service.destinations])
+        self._choices = choices_of(service, reason)
         self._random = draw.random
         self._failure_cost = failure_cost
         self._median = UNKNOWN
@@ -144,7 +141,7 @@ class PeakEWMA:
     options: Mapping[str, SchedulerOption] = MappingProxyType(
         {
             "failure_cost": NumberOption(
-                default=FAILURE_COST, minimum=0, maximum=3600, help="seconds that a failed request counts as"
+                default=30, minimum=0, maximum=3600, help="seconds that a failed request counts as"
             )
         }
     )
@@ -154,4 +151,4 @@ class PeakEWMA:
         self._draw = draw or random.Random()
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundPeakEWMA:
-        return BoundPeakEWMA(service, self._draw, service.options.get("failure_cost", FAILURE_COST))
+        return BoundPeakEWMA(service, self._draw, option_of(service, self.options, "failure_cost"))

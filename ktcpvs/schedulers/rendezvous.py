@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ktcpvs.interfaces import Choice, Request, ServiceView
 from ktcpvs.model.why import HASH
+from ktcpvs.schedulers.choices import choices_of
 from ktcpvs.schedulers.hashing import hash_key, pack_seeds, pick
 
 
@@ -19,8 +20,7 @@ class Rendezvous:
     def __init__(self, service: ServiceView, what: str) -> None:
         """what: the key in words, for the reason."""
         reason = f"{service.why}by the hash of {what} among {len(service.destinations)}"
-        why = service.why_of(HASH)
-        self._choices = tuple([Choice(destination, reason, why=why) for destination in service.destinations])
+        self._choices = choices_of(service, reason, HASH)
         self._seeds = pack_seeds(service.destinations)
 
     def pick(self, key: bytes, request: Request) -> Choice | None:

@@ -14,7 +14,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.recent import ErrorRate, Latency
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
-from ktcpvs.schedulers.peak_ewma import FAILURE_COST, BoundPeakEWMA, PeakEWMA, expected_cost
+from ktcpvs.schedulers.peak_ewma import BoundPeakEWMA, PeakEWMA, expected_cost
 
 
 class World:
@@ -139,7 +139,7 @@ def test_a_long_stream_does_not_make_a_server_slow() -> None:
 
 
 def cost(world: World, number: int) -> float:
-    return expected_cost(world.servers[number], world.now, FAILURE_COST, world.scheduler.uncertain_latency)
+    return expected_cost(world.servers[number], world.now, 30.0, world.scheduler.uncertain_latency)
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (1,) * 40])
@@ -184,7 +184,7 @@ def test_failures_cost_what_the_option_says() -> None:
     assert cost(world, 1) == pytest.approx(0.01)
     measured(failing)[1].record(False, world.now)
     measured(failing)[1].record(True, world.now)
-    assert cost(world, 1) == pytest.approx(0.01 + FAILURE_COST / 2)
+    assert cost(world, 1) == pytest.approx(0.01 + 30.0 / 2)
     for failure_cost, expected in ((2.0, slow), (1.8, failing)):
         view = ServiceView(VirtualService("s"), tuple(world.servers), options={"failure_cost": failure_cost})
         choice = PeakEWMA().bind(view, None).choose(Request())
