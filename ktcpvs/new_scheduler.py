@@ -128,8 +128,8 @@ _README = """\
 
 The scheduler `@NAME@` for [ktcpvs](https://pypi.org/project/ktcpvs/). `@MODULE@/__init__.py` is all of it.
 
-Install it into the environment of ktcpvs, test it, and give it to a service. The daemon that runs finds it after `pip install .`;
-after `pip install -e .` it must be started again.
+Install it into the environment of ktcpvs, test it, and give it to a service. A daemon that runs finds it by itself, but
+after `pip install -e` it must be started again.
 
     pip install '.[test]'
     python -m pytest
@@ -179,7 +179,9 @@ def new_scheduler(name: str, folder: str) -> str:
         _write(target, {path: _filled(text, values) for path, text in files.items()})
     except OSError as error:
         raise Refusal(f"cannot write {shorten(folder)}: {error.strerror}") from None
-    return f"{folder}: the package ktcpvs-{name}. Test it: cd {folder} && pip install -e '.[test]' && python -m pytest\n"
+    return (
+        f"{folder}: the package ktcpvs-{name}. Test it: cd {folder} && pip install -e '.[test]' && python -m pytest\n"
+    )
 
 
 def _filled(text: str, values: dict[str, str]) -> str:

@@ -41,8 +41,8 @@ from ktcpvs.model.options import (
     rate,
     read_address,
     read_number,
-    read_seconds,
     read_rate,
+    read_seconds,
     read_word,
 )
 from ktcpvs.model.quorum import CHECK_BY, NODE

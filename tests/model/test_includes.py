@@ -48,8 +48,11 @@ def test_a_pattern_without_files_includes_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("include = d/*.conf", "would delete all services: include = d/*.conf matches no file; to do that"),
-        ("include = d/* include = e/*", "would delete all services: include = d/* and 1 more match no file; to do that"),
+        ("include = d/*.conf", ": include = d/*.conf matches no file; to do that"),
+        (
+            "include = d/* include = e/*",
+            ": include = d/* and 1 more match no file; to do that",
+        ),
         ("include = a", "would delete all services; to do that"),
     ],
 )
