@@ -162,8 +162,8 @@ def blocks(text: str) -> Iterator[list[str]]:
 
 
 def folded(line: str) -> Iterator[str]:
-    """Yield a line of code in pieces of at most CODE_WIDTH columns, cut between words and neither within quotes nor beside
-    a bracket of the grammar. A command goes on behind a backslash, a comment behind a #."""
+    """Yield a line of code in pieces of at most CODE_WIDTH columns. It is cut between words, and neither within quotes
+    nor beside a bracket of the grammar. A command goes on behind a backslash, a comment behind a #."""
     words = re.findall(r'(?:\s*[\[({](?=\s))*\s*(?:[^\s"]|"(?:[^"\\]|\\.)*"|")+(?:\s+[\])}](?!\S))*', line)
     begin = re.match(r"\s*", line)[0]  # type: ignore[index]
     is_command = re.match(r"\s*(?:\$ )?(?:ktcpvs|tcpvsadm) ", line) is not None

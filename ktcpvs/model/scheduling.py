@@ -490,8 +490,8 @@ class IUsesOptions(Interface):
     """A scheduler plugin that says which parts of a service's configuration it uses. Optional, besides
     L{ISchedulerFactory}.
 
-    The switch warns administrators who configure something that the scheduler ignores. It has no such warnings about a
-    plugin that does not provide this interface.
+    The switch warns administrators who configure something that the scheduler ignores. About a plugin that does not
+    provide this interface it warns of rules alone.
     """
 
     uses: frozenset[str] = Attribute(
