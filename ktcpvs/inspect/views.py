@@ -119,7 +119,7 @@ class Views:
     def _unresolved(self, address: Address) -> Unresolved | None:
         """Return why a server's name has no addresses; None: it has some, or the server has no name."""
         name = name_to_look_up(address)
-        return self._director.unresolved.get(name) if name else None
+        return self._director.names.unresolved.get(name) if name else None
 
     def _local_parts(self) -> dict[str, list[str]]:
         """Return the parts of services that differ on this node of a cluster, by ident."""

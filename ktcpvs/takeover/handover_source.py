@@ -133,7 +133,7 @@ class HandoverSource:
             table=table,
             key=director.context.cookie_secret,
             sockets=[record for _, record in found],
-            resolution=dict(director.resolution),
+            resolution=dict(director.names.resolution),
             down=director.checked_servers.down(),
             watchdog=self._watchdog,
             tickets=self._tickets(),
