@@ -7,7 +7,6 @@ from typing import Any
 
 from attrs import fields
 
-from ktcpvs import __version__
 from ktcpvs.control.edit_commands import text_of_edit
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
@@ -30,6 +29,7 @@ from ktcpvs.services.director import Director
 from ktcpvs.services.resolver import Unresolved
 from ktcpvs.services.running import RunningService
 from ktcpvs.system import tls_tickets
+from ktcpvs.version import __version__
 
 COUNTS_OF_SERVICE = (
     "active",
