@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import ktcpvs.dispatch.compiled  # noqa: F401 - replaces the methods of the base class
+from ktcpvs.dispatch import compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.client_connection import HTTPClientConnection

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import ktcpvs.http.compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.dispatch.client_connection import nothing_to_end
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
+from ktcpvs.http import compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.http.exchange import Exchange
 from ktcpvs.http.http2_client_connection import MAX_PARKED, HTTP2ClientConnection
 from ktcpvs.http.http2_response_heads import MAX_HEAD_BYTES, KnownHead, ResponseHeads
