@@ -91,9 +91,10 @@ class BoundPeakEWMA:
         if len(drawn) < 2:
             return drawn[0] if drawn else None
         one, other = drawn
-        first, now, failure_cost = one.destination, one.destination.clock(), self._failure_cost
-        cost = expected_cost(first, now, failure_cost, self.uncertain_latency)
-        return one if cost <= expected_cost(other.destination, now, failure_cost, self.uncertain_latency) else other
+        first, failure_cost, uncertain = one.destination, self._failure_cost, self.uncertain_latency
+        now = first.clock()
+        cost = expected_cost(first, now, failure_cost, uncertain)
+        return one if cost <= expected_cost(other.destination, now, failure_cost, uncertain) else other
 
     def uncertain_latency(self, seconds: float, last: float, active: float) -> float:
         """Return the latency of a server that has not responded yet, or not for some 7 s. seconds: as decayed.
