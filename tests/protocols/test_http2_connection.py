@@ -555,7 +555,7 @@ def test_the_peer_may_not_exceed_the_window_of_the_connection() -> None:
 def test_padding_and_bodies_that_are_dropped_are_given_back() -> None:
     talk = Talk(connection_window=65536, stream_window=65536)
     talk.says(OPEN)
-    before = talk.end.receive_window
+    before = talk.end.flow_control.receive_window
     for _ in range(40):  # of padding
         talk.says(frame(h2.DATA, h2.PADDED, 1, b"\xff" + bytes(255) + b"a"))
         talk.end.acknowledge(1, 1)
@@ -564,7 +564,7 @@ def test_padding_and_bodies_that_are_dropped_are_given_back() -> None:
         talk.says(data(1, bytes(16384)))
     assert not talk.end.is_over
     given = sum(one.number for one in talk.sent() if one.kind == h2.WINDOW_UPDATE and not one.stream_id)
-    assert talk.end.receive_window == before + given - 40 * 257 - 8 * 16384
+    assert talk.end.flow_control.receive_window == before + given - 40 * 257 - 8 * 16384
 
 
 def test_what_a_reset_stream_held_is_given_back() -> None:
