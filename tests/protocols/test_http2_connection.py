@@ -517,6 +517,20 @@ def test_a_window_may_become_negative() -> None:
     assert talk.end.send_data(1, b"a", end_stream=True) == 1
 
 
+def test_an_empty_end_fits_into_a_negative_window() -> None:
+    """RFC 9113, section 6.9.1: a body whose end comes by itself ends, even if the peer has made its windows smaller."""
+    talk = Talk()
+    talk.says(headers(1, GET))
+    talk.end.send_headers(1, HeaderList(((b":status", b"200"),)))
+    assert talk.end.send_data(1, b"0123456789") == 10
+    talk.says(settings((h2.INITIAL_WINDOW_SIZE, 0)))
+    assert talk.end.streams[1].send_window == -10
+    talk.sent()
+    assert talk.end.send_data(1, b"", end_stream=True) == 0
+    assert talk.sent() == [Frame(h2.DATA, h2.END_STREAM, 1, b"")]
+    assert 1 not in talk.end.streams
+
+
 def test_the_window_of_the_connection_is_shared() -> None:
     talk = Talk()
     talk.says(settings((h2.INITIAL_WINDOW_SIZE, 1 << 20)), headers(1, GET), headers(3, GET))

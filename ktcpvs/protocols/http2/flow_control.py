@@ -104,7 +104,7 @@ class FlowControl:
         return _ends_wait(stream)
 
     def change_initial_window(self, change: int, streams: Iterable[StreamState]) -> Iterator[StreamState]:
-        """The peer's SETTINGS_INITIAL_WINDOW_SIZE differs by `change`: change the windows of the open streams, and yield
+        """SETTINGS_INITIAL_WINDOW_SIZE of the peer differs by `change`: change the windows of open streams, and yield
         those that waited and may send now. Raises HTTP2ConnectionError."""
         for stream in streams:
             stream.send_window += change
