@@ -122,30 +122,4 @@ handle_fault(PyObject *object, PyObject *name, PyObject *extra)
     return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) ? -1 : handle_any(object, name, extra);
 }
 
-/* The class of that name in a dict; borrowed. NULL with an exception. */
-MAYBE_UNUSED static PyTypeObject *
-class_of(PyObject *classes, const char *name)
-{
-    PyObject *type = PyDict_GetItemString(classes, name);
-    if (type == NULL || !PyType_Check(type)) {
-        PyErr_Format(PyExc_TypeError, "no class for %s", name);
-        return NULL;
-    }
-    return (PyTypeObject *)type;
-}
-
-/* Makes methods of a class that is written in Python. Returns them by name. */
-MAYBE_UNUSED static PyObject *
-methods_for(PyTypeObject *type, PyMethodDef *methods)
-{
-    PyObject *made = PyDict_New();
-    for (; made != NULL && methods->ml_name != NULL; methods++) {
-        PyObject *method = PyDescr_NewMethod(type, methods);
-        if (method == NULL || PyDict_SetItemString(made, methods->ml_name, method) < 0)
-            Py_CLEAR(made);
-        Py_XDECREF(method);
-    }
-    return made;
-}
-
 #endif

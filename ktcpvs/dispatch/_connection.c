@@ -6,7 +6,7 @@
  * (logged events, a full server, a queue, a failed scheduler) goes to the methods there, before anything has changed.
  */
 
-#include "../_slots.h"
+#include "../_configuration.h"
 
 enum { C_TIMER, C_BEGAN, C_CLIENT, C_CLIENT_NAME, C_CONTEXT, C_DISPATCHER, C_ENDING, C_HANDOVER, C_IS_OVER,
        C_LAST_ACTIVITY, C_LIMITS, C_ON_END, C_RELAY, C_SERVICE, C_STATE };
@@ -649,46 +649,36 @@ static PyMethodDef direction_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* configure(classes, values, levels): see dispatch/compiled.py. */
+/* configure(classes, values): see dispatch/compiled.py. */
 static PyObject *
 configure(PyObject *module, PyObject *args)
 {
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"connection", &connection_layout, connection_names}, {"dispatcher", &dispatcher_layout, dispatcher_names},
-        {"request", &request_layout, request_names},          {"service", &service_layout, service_names},
-        {"selector", &selector_layout, selector_names},       {"choice", &choice_layout, choice_names},
-        {"lease", &lease_layout, lease_names},                {"destination", &destination_layout, destination_names},
-        {"timer", &timer_layout, timer_names},                {"wheel", &wheel_layout, wheel_names},
-        {"relay", &relay_layout, relay_names},                {"relay_choice", &relay_choice_layout, relay_choice_names},
-        {"direction", &direction_layout, direction_names},    {"stream", &stream_layout, stream_names},
+    static const Class all[] = {
+        CLASS(connection), CLASS(dispatcher), CLASS(request), CLASS(service), CLASS(selector), CLASS(choice),
+        CLASS(lease), CLASS(destination), CLASS(timer), CLASS(wheel), CLASS(relay), CLASS(relay_choice),
+        CLASS(direction), CLASS(stream), {NULL, NULL, NULL},
     };
-    PyObject *classes;
+    static const Variable values[] = {
+        {&no_destinations, "none"}, {&on_end_of_none, "nothing_to_end"}, {&closed_state, "closed"},
+        {&copy_relay, "copy"}, {NULL, NULL},
+    };
+    static const Variable of_connections[] = {
+        {&plain_transition, "transition"}, {&plain_join, "join"}, {NULL, NULL},
+    };
+    static const Variable of_dispatchers[] = {
+        {&plain_select, "select"}, {&plain_take, "take"}, {NULL, NULL},
+    };
+    static const Variable of_leases[] = {
+        {&plain_end, "end"}, {NULL, NULL},
+    };
+    PyObject *classes, *given;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!(OOOO)(ll)", &PyDict_Type, &classes, &no_destinations, &on_end_of_none, &closed_state,
-                          &copy_relay, &state_level, &scheduling_level))
-        return NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyTypeObject *type = class_of(classes, all[i].name);
-        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
-            return NULL;
-    }
-    shared_destination_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "shared_destination"));
-    if (shared_destination_type == NULL)
-        return NULL;
-    Py_INCREF(no_destinations);
-    Py_INCREF(on_end_of_none);
-    Py_INCREF(closed_state);
-    Py_INCREF(copy_relay);
-    plain_transition = PyObject_GetAttrString((PyObject *)connection_layout.type, "transition");
-    plain_join = PyObject_GetAttrString((PyObject *)connection_layout.type, "join");
-    plain_select = PyObject_GetAttrString((PyObject *)dispatcher_layout.type, "select");
-    plain_take = PyObject_GetAttrString((PyObject *)dispatcher_layout.type, "take");
-    plain_end = PyObject_GetAttrString((PyObject *)lease_layout.type, "end");
-    if (plain_transition == NULL || plain_join == NULL || plain_select == NULL || plain_take == NULL || plain_end == NULL)
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &classes, &PyDict_Type, &given) || learn_all(classes, all) < 0 ||
+        take_class(classes, "shared_destination", &shared_destination_type) < 0 || take_values(given, values) < 0 ||
+        take_number(given, "state_level", &state_level) < 0 ||
+        take_number(given, "scheduling_level", &scheduling_level) < 0 ||
+        take_methods(connection_layout.type, of_connections) < 0 ||
+        take_methods(dispatcher_layout.type, of_dispatchers) < 0 || take_methods(lease_layout.type, of_leases) < 0)
         return NULL;
     return Py_BuildValue("NNNNN", methods_for(connection_layout.type, connection_methods),
                          methods_for(dispatcher_layout.type, dispatcher_methods),
@@ -698,7 +688,7 @@ configure(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef module_functions[] = {
-    {"configure", configure, METH_VARARGS, "configure(classes, values, levels): return their compiled methods by name"},
+    {"configure", configure, METH_VARARGS, "configure(classes, values): return their compiled methods by name"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -710,10 +700,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__connection(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_after, "after"}, {&s_bulk_detected, "_bulk_detected"}, {&s_cancel, "cancel"}, {&s_detach, "detach"},
         {&s_reports_bulk, "reports_bulk"}, {&s_choice_failed, "_choice_failed"}, {&s_choose, "choose"},
         {&s_context, "context"}, {&s_data_received, "dataReceived"}, {&s_excluded, "excluded"}, {&s_ended, "ended"},
@@ -722,11 +709,10 @@ PyInit__connection(void)
         {&s_log, "log"}, {&s_now, "now"}, {&s_opened, "_opened"}, {&s_outward_ended, "_outward_ended"},
         {&s_received, "received"}, {&s_selector, "selector"}, {&s_serve, "serve"},
         {&s_set_backpressure, "set_backpressure"}, {&s_table, "table"}, {&s_wheel, "wheel"},
-        {&s_write, "write"},
+        {&s_write, "write"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     no_bytes = PyBytes_FromString("");
     no_text = PyUnicode_FromString("");
     no_objects = PyTuple_New(0);

@@ -8,7 +8,7 @@
  */
 
 #define _GNU_SOURCE /* memrchr */
-#include "../_slots.h"
+#include "../_configuration.h"
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -703,16 +703,24 @@ done:
     return result;
 }
 
+/* The argument of a receiver; borrowed. NULL with an exception. */
+static inline PyObject *
+data_of(PyObject *const *args, size_t count, PyObject *names)
+{
+    if (PyVectorcall_NARGS(count) == 1 && names == NULL)
+        return args[0];
+    PyErr_SetString(PyExc_TypeError, "data is the only argument");
+    return NULL;
+}
+
 /* HTTPClientConnection.receive. */
 static PyObject *
 client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObject *names)
 {
     Receiver *self = (Receiver *)callable;
-    if (PyVectorcall_NARGS(count) != 1 || names != NULL) {
-        PyErr_SetString(PyExc_TypeError, "data is the only argument");
+    PyObject *data = data_of(args, count, names), *connection = self->owner;
+    if (data == NULL)
         return NULL;
-    }
-    PyObject *data = args[0], *connection = self->owner;
     if (!is_connection(connection) || !PyBytes_CheckExact(data))
         return unusual(self, data);
     PyObject *http = SLOT(connection, connection, C_HTTP), *exchange = SLOT(connection, connection, C_EXCHANGE);
@@ -1036,11 +1044,9 @@ static PyObject *
 server_receives(PyObject *callable, PyObject *const *args, size_t count, PyObject *names)
 {
     Receiver *self = (Receiver *)callable;
-    if (PyVectorcall_NARGS(count) != 1 || names != NULL) {
-        PyErr_SetString(PyExc_TypeError, "data is the only argument");
+    PyObject *data = data_of(args, count, names), *server = self->owner;
+    if (data == NULL)
         return NULL;
-    }
-    PyObject *data = args[0], *server = self->owner;
     if (!IS_A(server, server) || !PyBytes_CheckExact(data))
         return unusual(self, data);
     PyObject *exchange = SLOT(server, server, V_EXCHANGE);
@@ -1275,37 +1281,26 @@ static PyMethodDef exchange_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* configure_connections(classes, closed, finished, client_gone): see http/compiled.py. */
+/* configure_connections(classes, values): see http/compiled.py. */
 static PyObject *
 configure_connections(PyObject *module, PyObject *args)
 {
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"connection", &connection_layout, connection_names}, {"exchange", &exchange_layout, exchange_names},
-        {"http", &http_layout, http_names},                   {"service", &service_layout, service_names},
+    static const Class all[] = {
+        CLASS(connection), CLASS(exchange), CLASS(http), CLASS(service), {NULL, NULL, NULL},
     };
-    PyObject *classes;
+    static const Variable values[] = {
+        {&closed_state, "closed"}, {&event_finished, "finished"}, {&event_client_gone, "client_gone"}, {NULL, NULL},
+    };
+    static const Variable plain[] = {
+        {&plain_opened, "_opened"}, {&plain_client_lost, "_client_lost"}, {&plain_end_if_over, "end_if_over"},
+        {NULL, NULL},
+    };
+    PyObject *classes, *given;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!OOO", &PyDict_Type, &classes, &closed_state, &event_finished, &event_client_gone))
-        return NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyTypeObject *type = class_of(classes, all[i].name);
-        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
-            return NULL;
-    }
-    base_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "base"));
-    stream_connection_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "stream_connection"));
-    Py_INCREF(closed_state);
-    Py_INCREF(event_finished);
-    Py_INCREF(event_client_gone);
-    PyObject *type = (PyObject *)connection_layout.type;
-    plain_opened = PyObject_GetAttrString(type, "_opened");
-    plain_client_lost = PyObject_GetAttrString(type, "_client_lost");
-    plain_end_if_over = PyObject_GetAttrString(type, "end_if_over");
-    if (base_type == NULL || stream_connection_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &classes, &PyDict_Type, &given) || learn_all(classes, all) < 0 ||
+        take_class(classes, "base", &base_type) < 0 ||
+        take_class(classes, "stream_connection", &stream_connection_type) < 0 || take_values(given, values) < 0 ||
+        take_methods(connection_layout.type, plain) < 0)
         return NULL;
     return Py_BuildValue("NN", methods_for(connection_layout.type, connection_methods),
                          methods_for(exchange_layout.type, exchange_methods));
@@ -1360,37 +1355,15 @@ configure(PyObject *module, PyObject *args)
     }
     for (int i = 0; i < bucket_count; i++)
         buckets[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(bounds, i));
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"dispatcher", &dispatcher_layout, dispatcher_names}, {"request", &request_layout, request_names},
-        {"selector", &selector_layout, selector_names},       {"cache", &cache_layout, cache_names},
-        {"choice", &choice_layout, choice_names},             {"lease", &lease_layout, lease_names},
-        {"destination", &destination_layout, destination_names},
-        {"latencies", &latencies_layout, latencies_names},    {"latency", &latency_layout, latency_names},
-        {"error_rate", &error_rate_layout, error_rate_names}, {"outcome", &outcome_layout, outcome_names},
-        {"response", &response_layout, response_names},
-        {"stream", &stream_layout, stream_names},             {"access_log", &access_log_layout, access_log_names},
-        {"plain", &plain_layout, plain_names},                {"service_edits", &service_edits_layout, service_edits_names},
-        {"modified_choice", &modified_choice_layout, modified_choice_names},
-        {"modifiers", &modifiers_layout, modifiers_names},
-        {"whole_requests", &whole_requests_layout, whole_requests_names},
-        {"request_head", &request_head_layout, request_head_names},
-        {"whole_responses", &whole_responses_layout, whole_responses_names},
+    static const Class all[] = {
+        CLASS(dispatcher), CLASS(request), CLASS(selector), CLASS(cache), CLASS(choice), CLASS(lease),
+        CLASS(destination), CLASS(latencies), CLASS(latency), CLASS(error_rate), CLASS(outcome), CLASS(response),
+        CLASS(stream), CLASS(access_log), CLASS(plain), CLASS(service_edits), CLASS(modified_choice),
+        CLASS(modifiers), CLASS(whole_requests), CLASS(request_head), CLASS(whole_responses), {NULL, NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyObject *type = PyDict_GetItemString(classes, all[i].name);
-        if (type == NULL || !PyType_Check(type)) {
-            PyErr_Format(PyExc_TypeError, "no class for %s", all[i].name);
-            return NULL;
-        }
-        if (learn(all[i].layout, all[i].names, (PyTypeObject *)type) < 0)
-            return NULL;
-    }
-    shared_destination_type = (PyTypeObject *)Py_XNewRef(PyDict_GetItemString(classes, "shared_destination"));
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    if (learn_all(classes, all) < 0 || take_class(classes, "shared_destination", &shared_destination_type) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 /* without_cookie(plain, lines): for tests, which compare it with PlainPath.with_lines; None for NULL. */
@@ -1421,7 +1394,7 @@ static PyMethodDef functions[] = {
     {"chunks_end", test_chunks_end, METH_VARARGS, "chunks_end(data, begin): see protocols/http1/body.py"},
     {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, ok, decay, limits)"},
     {"configure_connections", configure_connections, METH_VARARGS,
-     "configure_connections(classes, closed, finished, client_gone): return their compiled methods by name"},
+     "configure_connections(classes, values): return their compiled methods by name"},
     {"client_receiver", client_receiver, METH_VARARGS, "client_receiver(connection, wheel)"},
     {"server_receiver", server_receiver, METH_VARARGS, "server_receiver(server, wheel)"},
     {NULL, NULL, 0, NULL},
@@ -1434,10 +1407,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__fast_path(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_now, "now"}, {&s_receive, "receive"}, {&s_begin, "begin"}, {&s_start, "start"}, {&s_choose, "choose"},
         {&s_choice_failed, "choice_failed"}, {&s_choice_unusual, "choice_unusual"},
         {&s_with_lines, "with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
@@ -1448,11 +1418,10 @@ PyInit__fast_path(void)
         {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_row, "row"}, {&s_client_ended, "_client_ended"},
         {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},
         {&s_context, "context"}, {&s_init, "__init__"}, {&s_learning_failed, "learning_failed"}, {&s_set_backpressure, "set_backpressure"},
-        {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"},
+        {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     no_bytes = PyBytes_FromString("");
     zero = PyLong_FromLong(0);
     no_time = PyFloat_FromDouble(0);

@@ -7,7 +7,7 @@
  */
 
 #define _GNU_SOURCE /* memmem */
-#include "../_slots.h"
+#include "../_configuration.h"
 #include <string.h>
 
 enum { U_SERVICE, U_CONTEXT, U_PARKED, U_SETTINGS, U_TRANSPORTS, U_COUNT_IN, U_COUNT_OUT, U_IS_FULL, U_IS_OVER, U_PROTOCOL, U_HEADS,
@@ -402,47 +402,36 @@ static PyMethodDef transport_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* configure(classes, values, limits): see http/http2_compiled.py. */
+/* configure(classes, values): see http/http2_compiled.py. */
 static PyObject *
 configure(PyObject *module, PyObject *args)
 {
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"multiplexer", &multiplexer_layout, multiplexer_names}, {"transport", &transport_layout, transport_names},
-        {"sender", &sender_layout, sender_names},                {"connection", &connection_layout, connection_names},
-        {"exchange", &exchange_layout, exchange_names},          {"dispatcher", &dispatcher_layout, dispatcher_names},
-        {"service", &service_layout, service_names},             {"proxies", &proxies_layout, proxies_names},
-        {"stream", &stream_layout, stream_names},                {"heads", &heads_layout, heads_names},
-        {"known", &known_layout, known_names},                   {"event", &event_layout, event_names},
-        {"request", &request_layout, request_names},
+    static const Class all[] = {
+        CLASS(multiplexer), CLASS(transport), CLASS(sender), CLASS(connection), CLASS(exchange), CLASS(dispatcher),
+        CLASS(service), CLASS(proxies), CLASS(stream), CLASS(heads), CLASS(known), CLASS(event), CLASS(request),
+        {NULL, NULL, NULL},
     };
-    PyObject *classes;
+    static const Variable values[] = {
+        {&idle_state, "idle"}, {&client_gone, "client_gone"}, {&nothing_to_end, "nothing_to_end"},
+        {&nothing, "nothing"}, {NULL, NULL},
+    };
+    static const Variable of_multiplexers[] = {{&plain_request_received, "_request_received"}, {NULL, NULL}};
+    static const Variable of_transports[] = {{&plain_write, "_write"}, {NULL, NULL}};
+    PyObject *classes, *given;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!(OOOO)(llll)", &PyDict_Type, &classes, &idle_state, &client_gone, &nothing_to_end,
-                          &nothing, &max_parked, &max_head, &max_joined, &state_level))
-        return NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyTypeObject *type = class_of(classes, all[i].name);
-        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
-            return NULL;
-    }
-    Py_INCREF(idle_state);
-    Py_INCREF(client_gone);
-    Py_INCREF(nothing_to_end);
-    Py_INCREF(nothing);
-    plain_request_received = PyObject_GetAttrString((PyObject *)multiplexer_layout.type, "_request_received");
-    plain_write = PyObject_GetAttrString((PyObject *)transport_layout.type, "_write");
-    if (plain_request_received == NULL || plain_write == NULL)
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &classes, &PyDict_Type, &given) || learn_all(classes, all) < 0 ||
+        take_values(given, values) < 0 || take_number(given, "max_parked", &max_parked) < 0 ||
+        take_number(given, "max_head", &max_head) < 0 || take_number(given, "max_joined", &max_joined) < 0 ||
+        take_number(given, "state_level", &state_level) < 0 ||
+        take_methods(multiplexer_layout.type, of_multiplexers) < 0 ||
+        take_methods(transport_layout.type, of_transports) < 0)
         return NULL;
     return Py_BuildValue("NN", methods_for(multiplexer_layout.type, multiplexer_methods),
                          methods_for(transport_layout.type, transport_methods));
 }
 
 static PyMethodDef functions[] = {
-    {"configure", configure, METH_VARARGS, "configure(classes, values, limits): return their compiled methods by name"},
+    {"configure", configure, METH_VARARGS, "configure(classes, values): return their compiled methods by name"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -454,17 +443,13 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__http2_streams(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_close_if_drained, "_close_if_drained"}, {&s_end_turn, "_end_turn"}, {&s_flush_now, "flush_now"},
         {&s_level, "level"}, {&s_log, "log"}, {&s_now, "now"}, {&s_respond, "respond"},
-        {&s_stream_answered, "_stream_answered"}, {&s_streams, "streams"}, {&s_wheel, "wheel"},
+        {&s_stream_answered, "_stream_answered"}, {&s_streams, "streams"}, {&s_wheel, "wheel"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     zero = PyLong_FromLong(0);
     nothing_moved = Py_BuildValue("(ii)", 0, 0);
     no_text = PyUnicode_FromString("");

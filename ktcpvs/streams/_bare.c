@@ -7,7 +7,7 @@
  */
 
 #define _GNU_SOURCE
-#include "../_slots.h"
+#include "../_configuration.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -1153,10 +1153,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__bare(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_abort, "abort"}, {&s_attempt_ready, "_ready"}, {&s_bulk_detected, "bulk_detected"}, {&s_call_deferred, "_call_deferred"},
         {&s_callback_failed, "_callback_failed"}, {&s_cancel, "cancel"}, {&s_close, "close"},
         {&s_connection_made, "connectionMade"}, {&s_expire_after, "expire_after"}, {&s_start, "start"},
@@ -1167,10 +1164,9 @@ PyInit__bare(void)
         {&s_read_soon, "_read_soon"}, {&s_ready, "ready"}, {&s_resting, "resting"}, {&s_resume, "resume"},
         {&s_stream_failed, "_stream_failed"}, {&s_use_transport, "use_transport"}, {&s_write, "write"}, {&s_send_fin, "_send_fin"},
         {&s_set_backpressure, "set_backpressure"}, {&s_watch, "_watch"}, {&s_write_failed, "_write_failed"},
-        {&s_write_otherwise, "_write_otherwise"},
+        {&s_write_otherwise, "_write_otherwise"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     return PyModule_Create(&definition);
 }

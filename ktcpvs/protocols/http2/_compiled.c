@@ -1131,38 +1131,23 @@ configure(PyObject *module, PyObject *args)
 
 PyDoc_STRVAR(configure_connections_doc, "Tell the classes that the fast path works on, by name.");
 
-#define LEARN(name)                                                                                                    \
-    do {                                                                                                               \
-        PyTypeObject *type = class_of(classes, #name);                                                                 \
-        if (type == NULL || learn(&name##_layout, name##_names, type) < 0)                                             \
-            return NULL;                                                                                               \
-    } while (0)
-
 static PyObject *
 configure_connections(PyObject *module, PyObject *classes)
 {
+    static const Class all[] = {
+        CLASS(connection), CLASS(server), CLASS(client), CLASS(field_block), CLASS(flow_control), CLASS(stream),
+        CLASS(limits), CLASS(settings), CLASS(guard), CLASS(request), CLASS(response), CLASS(request_received),
+        CLASS(response_received), CLASS(data_received), CLASS(trailers_received), CLASS(whole_response),
+        CLASS(stream_reset), {NULL, NULL, NULL},
+    };
+
     (void)module;
     if (!PyDict_Check(classes)) {
         PyErr_SetString(PyExc_TypeError, "configure_connections takes a dict of classes");
         return NULL;
     }
-    LEARN(connection);
-    LEARN(server);
-    LEARN(client);
-    LEARN(field_block);
-    LEARN(flow_control);
-    LEARN(stream);
-    LEARN(limits);
-    LEARN(settings);
-    LEARN(guard);
-    LEARN(request);
-    LEARN(response);
-    LEARN(request_received);
-    LEARN(response_received);
-    LEARN(data_received);
-    LEARN(trailers_received);
-    LEARN(whole_response);
-    LEARN(stream_reset);
+    if (learn_all(classes, all) < 0)
+        return NULL;
     is_configured = 1;
     Py_RETURN_NONE;
 }

@@ -4,7 +4,7 @@
 #ifndef KTCPVS_HPACK_H
 #define KTCPVS_HPACK_H
 
-#include "../../_slots.h"
+#include "../../_configuration.h"
 #include "_huffman.h"
 #include <string.h>
 #include <strings.h>
