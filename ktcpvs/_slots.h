@@ -90,6 +90,25 @@ done(int result)
     return result < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* Calls a method as it is written in Python. argument: NULL for none. */
+static inline PyObject *
+plainly(PyObject *method, PyObject *self, PyObject *argument)
+{
+    return PyObject_CallFunctionObjArgs(method, self, argument, NULL);
+}
+
+static inline int
+is_zero(PyObject *number)
+{
+    return number != NULL && PyLong_CheckExact(number) && !PyObject_IsTrue(number);
+}
+
+static inline int
+is_no_bytes(PyObject *value)
+{
+    return value != NULL && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == 0;
+}
+
 /* Calls a method with the exception that is set, which it handles. Returns -1 if that cannot be. extra: NULL, or another
  * argument. */
 MAYBE_UNUSED static int

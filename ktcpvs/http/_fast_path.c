@@ -8,7 +8,7 @@
  */
 
 #define _GNU_SOURCE /* memrchr */
-#include "../_configuration.h"
+#include "../dispatch/_leases.h"
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -65,22 +65,11 @@ FIELDS(request_head, "plain", "added", "out", "size", "total");
 enum { Z_HEADS, Z_TRAILERS };
 FIELDS(whole_responses, "_heads", "_trailers");
 
-enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED, O_WHY };
-FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed", "why");
-
 enum { O_MODIFIERS };
 FIELDS(modified_choice, "modifiers");
 
 enum { Y_RATE };
 FIELDS(modifiers, "rate");
-
-enum { L_DESTINATION, L_ENDED };
-FIELDS(lease, "destination", "ended");
-
-enum { T_MAXCONN, T_TOTAL, T_REUSED, T_WATCHERS, T_ACTIVE, T_FREED, T_HEARD, T_ERRORS, T_LATENCIES, T_BYTES_IN,
-       T_BYTES_OUT, T_MEASURED_LATENCY, T_MEASURED_ERRORS };
-FIELDS(destination, "maxconn", "total", "reused", "watchers", "active", "freed", "heard", "errors", "latencies",
-       "bytes_in", "bytes_out", "measured_latency", "measured_errors");
 
 enum { U_PEAK, U_STAMP, U_HISTOGRAM, U_LAST };
 FIELDS(latency, "_peak", "_stamp", "histogram", "last");
@@ -108,7 +97,7 @@ enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE, P_BODY
 FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive", "body", "host", "connection", "referer",
        "user_agent");
 
-static PyTypeObject *shared_destination_type, *base_type, *stream_connection_type;
+static PyTypeObject *base_type, *stream_connection_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
     *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
@@ -135,18 +124,6 @@ add(PyObject **place, long long more)
     return put_made(place, PyLong_FromLongLong(value + more));
 }
 
-static inline int
-is_zero(PyObject *number)
-{
-    return number != NULL && PyLong_CheckExact(number) && !PyObject_IsTrue(number);
-}
-
-static inline int
-is_no_bytes(PyObject *value)
-{
-    return value != NULL && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == 0;
-}
-
 static double
 monotonic(void)
 {
@@ -161,12 +138,6 @@ write_to(PyObject *write, PyObject *data)
     PyObject *result = PyObject_CallOneArg(write, data);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
-}
-
-static inline int
-is_destination(PyObject *object)
-{
-    return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
 }
 
 /* True for the choice of a rule with modifiers that the fast path knows: it counts no rates. */
@@ -186,18 +157,10 @@ is_connection(PyObject *object)
     return IS_A(object, connection) || (object != NULL && Py_TYPE(object) == stream_connection_type);
 }
 
-/* True for a choice that is as Selector.judge demands it: it comes from a plugin, which can return anything. */
 static inline int
-is_choice(PyObject *object)
+is_usual_choice(PyObject *object)
 {
-    if (!(IS_A(object, choice) || is_modified(object)) || !is_destination(SLOT(object, choice, O_DESTINATION)))
-        return 0;
-    PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
-    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES), *why = SLOT(object, choice, O_WHY);
-    PyObject *completed = SLOT(object, choice, O_COMPLETED);
-    return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
-           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why) && completed &&
-           (completed == Py_None || PyCallable_Check(completed));
+    return (IS_A(object, choice) || is_modified(object)) && is_proper(object);
 }
 
 /* True unless it is an empty set, as Dispatcher.begin leaves it. A scheduler can have put anything there. */
@@ -205,40 +168,6 @@ static inline int
 is_used_set(PyObject *object)
 {
     return object == NULL || !PyAnySet_Check(object) || PySet_GET_SIZE(object);
-}
-
-/* True for a server whose counters this process alone writes, and which nobody watches. */
-static inline int
-is_counted_here(PyObject *destination)
-{
-    PyObject *watchers = SLOT(destination, destination, T_WATCHERS);
-    return IS_A(destination, destination) && watchers && PyTuple_CheckExact(watchers) && PyTuple_GET_SIZE(watchers) == 0;
-}
-
-static PyObject *
-make_lease(PyObject *destination)
-{
-    if (!is_counted_here(destination))
-        return PyObject_CallOneArg((PyObject *)lease_layout.type, destination);
-    PyObject *lease = lease_layout.type->tp_alloc(lease_layout.type, 0);
-    if (lease == NULL)
-        return NULL;
-    SLOT(lease, lease, L_DESTINATION) = Py_NewRef(destination);
-    SLOT(lease, lease, L_ENDED) = Py_NewRef(Py_False);
-    if (add(&SLOT(destination, destination, T_ACTIVE), 1) < 0)
-        Py_CLEAR(lease);
-    return lease;
-}
-
-static int
-end_lease(PyObject *lease, PyObject *destination)
-{
-    if (!is_counted_here(destination) || SLOT(destination, destination, T_FREED) != Py_None)
-        return call(lease, s_end, NULL);
-    if (SLOT(lease, lease, L_ENDED) == Py_True)
-        return 0;
-    put_new(&SLOT(lease, lease, L_ENDED), Py_True);
-    return add(&SLOT(destination, destination, T_ACTIVE), -1);
 }
 
 /* What receives a client's data, or a server's: a callable for Stream.dataReceived. */
@@ -653,7 +582,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     int result = -1;
     PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
-    if (is_choice(choice) && (!has_body(plain) || goes_on_as_it_came(http, choice))) {
+    if (is_usual_choice(choice) && (!has_body(plain) || goes_on_as_it_came(http, choice))) {
         destination = Py_NewRef(SLOT(choice, choice, O_DESTINATION));
         idle = Py_XNewRef(PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination));
         if (idle == NULL && PyErr_Occurred())
@@ -902,7 +831,8 @@ static int
 count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObject *known)
 {
     PyObject *destination = SLOT(lease, lease, L_DESTINATION);
-    if (end_lease(lease, destination) < 0)
+    int has_ended = end_lease(lease);
+    if (has_ended < 0 || (has_ended == 0 && call(lease, s_end, NULL) < 0))
         return -1;
     put_new(&SLOT(destination, destination, T_HEARD), SLOT(connection, connection, C_LAST_ACTIVITY));
     if (!is_zero(SLOT(destination, destination, T_ERRORS)) &&
@@ -979,7 +909,7 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
 {
     PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER), *choice = SLOT(dispatcher, dispatcher, D_CHOICE);
     int is_last = SLOT(connection, connection, C_IS_LAST) == Py_True;
-    PyObject *added = is_choice(choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
+    PyObject *added = is_usual_choice(choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
     Py_ssize_t body = PyBytes_GET_SIZE(data) - PyBytes_GET_SIZE(SLOT(known, response, W_START));
     PyObject *out = SLOT(exchange, exchange, X_EDITS) == Py_None
                         ? onward(known, added, data, is_last)
@@ -1215,7 +1145,7 @@ connection_opened(PyObject *self, PyObject *unused)
     (void)unused;
     if (!has_stream(self) || !IS_A(http, http) || !IS_A(SLOT(http, http, F_CONTEXT), service) ||
         !IS_A(dispatcher, dispatcher) || !IS_A(SLOT(dispatcher, dispatcher, D_REQUEST), request))
-        return PyObject_CallFunctionObjArgs(plain_opened, self, NULL);
+        return plainly(plain_opened, self, NULL);
     PyObject *wheel = PyObject_GetAttr(SLOT(self, connection, C_CONTEXT), s_wheel);
     PyObject *receiver = wheel == NULL ? NULL : receiver_of(self, wheel, client_receives);
     Py_XDECREF(wheel);
@@ -1243,7 +1173,7 @@ connection_end_if_over(PyObject *self, PyObject *unused)
     if (!has_stream(self) || !IS_A(exchange, exchange) || !IS_A(dispatcher, dispatcher) ||
         SLOT(exchange, exchange, X_SENDER) != Py_None || SLOT(exchange, exchange, X_FORWARDER) != Py_None ||
         SLOT(self, connection, C_RELAY) != Py_None)
-        return PyObject_CallFunctionObjArgs(plain_end_if_over, self, NULL);
+        return plainly(plain_end_if_over, self, NULL);
     if (SLOT(client, stream, M_IS_OPEN) == Py_True || SLOT(self, connection, C_IS_OVER) == Py_True)
         return Py_NewRef(Py_None);
     PyObject *lease = SLOT(dispatcher, dispatcher, D_LEASE);
@@ -1262,7 +1192,7 @@ connection_client_lost(PyObject *self, PyObject *clean)
     if (!IS_A(exchange, exchange) || SLOT(exchange, exchange, X_SERVER) != Py_None ||
         SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_SENDER) != Py_None ||
         !is_zero(SLOT(self, connection, C_HELD)))
-        return PyObject_CallFunctionObjArgs(plain_client_lost, self, clean, NULL);
+        return plainly(plain_client_lost, self, clean);
     if (state != closed_state && call(self, s_transition, event_client_gone) < 0)
         return NULL;
     return connection_end_if_over(self, NULL);

@@ -61,24 +61,6 @@ static PyObject *s_close_if_drained, *s_end_turn, *s_flush_now, *s_level, *s_log
     *s_stream_answered, *s_streams, *s_wheel;
 static long max_parked, max_head, max_joined, state_level;
 
-static PyObject *
-leave(PyObject *plain, PyObject *self, PyObject *argument)
-{
-    return PyObject_CallFunctionObjArgs(plain, self, argument, NULL);
-}
-
-static inline int
-is_empty(PyObject *value)
-{
-    return value != NULL && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == 0;
-}
-
-static inline int
-is_zero(PyObject *number)
-{
-    return number != NULL && PyLong_CheckExact(number) && !PyObject_IsTrue(number);
-}
-
 static inline int
 is_text(PyObject *bytes, const char *text)
 {
@@ -149,7 +131,7 @@ is_plain(PyObject *event)
         return 0;
     PyObject *request = SLOT(event, event, V_REQUEST), *head = SLOT(event, event, V_HEAD);
     if (SLOT(event, event, V_END_STREAM) != Py_True || !IS_A(request, request) || !PyBytes_CheckExact(head) ||
-        is_empty(head) || !is_empty(SLOT(request, request, R_PROTOCOL)))
+        is_no_bytes(head) || !is_no_bytes(SLOT(request, request, R_PROTOCOL)))
         return 0;
     PyObject *lines = SLOT(request, request, R_LINES);
     static const char deadline[] = "grpc-timeout:";
@@ -165,7 +147,7 @@ request_received(PyObject *self, PyObject *event)
     Py_ssize_t count = PyList_GET_SIZE(parked);
     if (!count || !is_plain(event) || !IS_A(service, service) ||
         SLOT(self, multiplexer, U_SETTINGS) != SLOT(service, service, E_SETTINGS) || !is_usual(PyList_GET_ITEM(parked, count - 1)))
-        return leave(plain_request_received, self, event);
+        return plainly(plain_request_received, self, event);
     PyObject *transport = Py_NewRef(PyList_GET_ITEM(parked, count - 1)), *result = NULL;
     PyObject *connection = Py_NewRef(SLOT(transport, transport, T_CONNECTION));
     PyObject *stream_id = SLOT(event, event, V_STREAM_ID), *request = SLOT(event, event, V_REQUEST);
@@ -238,19 +220,19 @@ transport_write(PyObject *self, PyObject *data)
         !IS_A(multiplexer, multiplexer) || SLOT(multiplexer, multiplexer, U_IS_FULL) != Py_False ||
         !IS_A(sender, sender) || PyList_GET_SIZE(SLOT(sender, sender, N_PIECES)) || !PyBytes_CheckExact(method) ||
         is_text(method, "HEAD") || is_text(method, "CONNECT") || !IS_A(SLOT(multiplexer, multiplexer, U_HEADS), heads))
-        return leave(plain_write, self, data);
+        return plainly(plain_write, self, data);
     int whole = is_whole(SLOT(multiplexer, multiplexer, U_HEADS), data);
     if (whole < 0)
         return NULL;
     if (!whole)
-        return leave(plain_write, self, data);
+        return plainly(plain_write, self, data);
     PyObject *sent = PyObject_CallMethodObjArgs(SLOT(multiplexer, multiplexer, U_PROTOCOL), s_respond,
                                                 SLOT(self, transport, T_STREAM_ID), data, method, NULL);
     if (sent == NULL)
         return NULL;
     Py_DECREF(sent);
     if (sent != Py_True)
-        return leave(plain_write, self, data);
+        return plainly(plain_write, self, data);
     put_new(&SLOT(self, transport, T_BODY_LEFT), zero);
     put_new(&SLOT(self, transport, T_IS_COMPLETE), Py_True);
     if (PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || end_turn_later(multiplexer) < 0 ||
@@ -272,7 +254,7 @@ is_reusable(PyObject *transport, PyObject *streams)
     PyObject *exchange = SLOT(connection, connection, C_EXCHANGE), *dispatcher = SLOT(connection, connection, C_DISPATCHER);
     if (SLOT(connection, connection, C_STATE) != idle_state || SLOT(connection, connection, C_IS_LAST) != Py_False ||
         SLOT(connection, connection, C_HAS_ENDED) != Py_False || SLOT(connection, connection, C_IS_FULL) != Py_False ||
-        !is_zero(SLOT(connection, connection, C_HELD)) || !is_empty(SLOT(connection, connection, C_PENDING)) ||
+        !is_zero(SLOT(connection, connection, C_HELD)) || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
         SLOT(connection, connection, C_BODY) != Py_None || SLOT(connection, connection, C_READER) != Py_None ||
         SLOT(connection, connection, C_LIMITS) != Py_None || SLOT(exchange, exchange, X_SERVER) != Py_None ||
         SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_SENDER) != Py_None ||

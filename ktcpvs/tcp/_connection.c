@@ -6,7 +6,7 @@
  * of the client, a side that was reset) goes to the methods there, before anything has changed.
  */
 
-#include "../_configuration.h"
+#include "../dispatch/_leases.h"
 #include <string.h>
 
 enum { C_ALERT, C_BEGINNING, C_CONNECTING, C_FIRST, C_FIRST_BYTE, C_HELLO_READER, C_IS_SETTLED, C_READER, C_SENT_SSL_REQUEST, C_SERVER,
@@ -32,15 +32,6 @@ FIELDS(stream, "dataReceived", "ended", "is_open", "lost", "peer_ended", "tls", 
 enum { K_IS_DIRECT, K_TIMEOUT, K_ADDRESS };
 FIELDS(connector, "_is_direct", "_timeout", "address");
 
-enum { O_DESTINATION };
-FIELDS(choice, "destination");
-
-enum { L_DESTINATION };
-FIELDS(lease, "destination");
-
-enum { T_BYTES_IN, T_BYTES_OUT, T_ERRORS, T_MEASURED_ERRORS, T_TOTAL };
-FIELDS(destination, "bytes_in", "bytes_out", "errors", "measured_errors", "total");
-
 enum { Y_INWARD, Y_OUTWARD };
 FIELDS(relay, "inward", "outward");
 
@@ -53,7 +44,7 @@ FIELDS(attempt, "_address");
 #define C(field) SLOT(self, connection, field)
 
 /* What configure() gets. */
-static PyTypeObject *base_type, *shared_destination_type;
+static PyTypeObject *base_type;
 static PyObject *per_connection, *first_request, *opening, *closed_state, *event_head, *event_chosen, *event_connected,
     *event_finished, *event_client_gone, *handshake_failure, *nothing, *no_preconnection, *match_head, *close_gracefully;
 static PyObject *plain_opened, *plain_first_received, *plain_serve, *plain_connected, *plain_server_lost, *plain_end_if_over;
@@ -63,12 +54,6 @@ static PyObject *s_begin, *s_cancel, *s_check_idle, *s_client_lost, *s_close, *s
     *s_end, *s_ended_early, *s_finished, *s_first_received, *s_is_used, *s_groups, *s_head_lines, *s_head_size, *s_head_timed_out,
     *s_head_timeout, *s_init, *s_join, *s_not_connected, *s_origin, *s_pause, *s_poller, *s_read_timeout, *s_resume,
     *s_select, *s_server_lost, *s_set_timer, *s_settings, *s_start, *s_transition, *s_unit, *s_uri_size, *s_wheel;
-
-static inline PyObject *
-plainly(PyObject *method, PyObject *self, PyObject *argument)
-{
-    return PyObject_CallFunctionObjArgs(method, self, argument, NULL);
-}
 
 static inline int
 transition(PyObject *self, PyObject *event)
@@ -106,12 +91,6 @@ static inline int
 is_stream(PyObject *object)
 {
     return object != NULL && PyObject_TypeCheck(object, stream_layout.type);
-}
-
-static inline int
-is_destination(PyObject *object)
-{
-    return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
 }
 
 static int
