@@ -6,7 +6,7 @@ unusual to the methods that are written in Python, which the classes keep withou
 
 from __future__ import annotations
 
-import ktcpvs.dispatch.compiled  # noqa: F401 - replaces the methods of the base class
+from ktcpvs.dispatch import compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.client_connection import HTTPClientConnection

@@ -6,11 +6,11 @@ is unusual to the methods that are written in Python, which the classes keep wit
 
 from __future__ import annotations
 
-import ktcpvs.http.compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.dispatch.client_connection import nothing_to_end
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
+from ktcpvs.http import compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.http.exchange import Exchange
 from ktcpvs.http.http2_client_connection import MAX_PARKED, HTTP2ClientConnection
 from ktcpvs.http.http2_response_heads import MAX_HEAD_BYTES, KnownHead, ResponseHeads

@@ -6,7 +6,7 @@ leave what is unusual to the methods that are written in Python, which the class
 
 from __future__ import annotations
 
-import ktcpvs.dispatch.compiled  # noqa: F401 - replaces the methods of the base class
+from ktcpvs.dispatch import compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.service_access_log import ServiceAccessLog
