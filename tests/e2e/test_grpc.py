@@ -221,7 +221,7 @@ def test_the_access_log_has_statuses(daemon: Daemon, server: GRPCServer, tmp_pat
 
 def test_a_live_trace_has_statuses_of_calls_and_of_streams(daemon: Daemon, server: GRPCServer) -> None:
     port = start(daemon, f"server = {server.plain} 1 h2")
-    number = daemon.call("begin_trace", TraceQuery("path /test.Echo", None, 4, 60))
+    number = daemon.call("begin_trace", TraceQuery("path /test.Echo/", None, 4, 20))
     with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
         client = Client(channel)
         assert client.unary(b"a", timeout=20) == b"a"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from servers import LOOPBACK, Nginx, dial, echo, free_port, read_head, wait_for
+from servers import LOOPBACK, Nginx, dial, echo, free_port, wait_for
 
 from ktcpvs.errors import Busy
 from ktcpvs.model.live_trace import TraceQuery
@@ -171,7 +171,12 @@ def test_a_program_that_is_stopped_loses_lines_and_not_the_daemon_memory(
 
 
 def respond_always(sock: Any) -> None:
-    while read_head(sock):
+    received = b""
+    while data := sock.recv(65536):
+        received += data
+        if not received.endswith(b"\r\n\r\n"):
+            continue
+        received = b""
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
@@ -182,9 +187,8 @@ def test_more_traces_than_there_may_be(daemon: Daemon, web: list[Nginx]) -> None
     for _ in range(64):
         try:
             begun.append(daemon.call("begin_trace", TraceQuery("", None, 1, 60)))
-        except Busy as busy:
+        except Busy:
             refused += 1
-            assert str(busy) == f"{MAX_TRACES} traces run already: wait until one of them ends"
     assert (len(begun), refused) == (MAX_TRACES, 64 - MAX_TRACES)
     assert ask(port, "/") == [200]
     for number in begun:
