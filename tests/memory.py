@@ -356,6 +356,7 @@ class World:
         assert not self.live.preambles
         assert not self.live.http2_clients
         assert self.context.descriptors.used == 0
+        assert self.context.body_prefixes.used == 0
         assert self.live.server_connections.open == 0
         self.director.end()
         self.director.stop()

@@ -45,6 +45,11 @@ class BodyPrefix:
         return len(self._content) >= self._size or len(self.held) >= max(MAX_FRAMING * self._size, MIN_HELD)
 
     @property
+    def memory(self) -> int:
+        """The bytes that are held here, with the copy without framing."""
+        return len(self.held) + len(self._decoded)
+
+    @property
     def content(self) -> bytes:
         """The bytes that the scheduler sees: the first ones of the body, without its framing."""
         return bytes(self._content[: self._size])

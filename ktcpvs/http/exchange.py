@@ -449,6 +449,8 @@ class Exchange:
         lease = dispatcher.lease
         if dispatcher.request.body_prefix:
             dispatcher.request.body_prefix = b""
+        if self.sender is not None:
+            self.sender.release_prefix()
         if lease is not None and not lease.ended:
             lease.end()
             moved = self.owner.moved()

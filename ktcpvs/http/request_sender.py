@@ -19,6 +19,7 @@ from ktcpvs.model import exchange as life
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.options import OFF
 from ktcpvs.model.scheduling import Choice, ModifiedChoice
+from ktcpvs.model.why import BODY_PREFIX_MEMORY
 from ktcpvs.protocols import http1
 from ktcpvs.protocols.forwarding import certificate_line
 from ktcpvs.protocols.http1 import Frame, Length
@@ -50,6 +51,9 @@ class SentExchange(ServerConnectionUser, Protocol):
     def settle(self, ending: str = "") -> None:
         """End the lease of the current request, and log it."""
 
+    def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
+        """Respond with an error of the switch itself."""
+
 
 class RequestSender:
     """The sending of one request that does not take the fast path.
@@ -57,12 +61,13 @@ class RequestSender:
     body_start: the part of its body that has come before there is a server connection.
     """
 
-    __slots__ = ("_connecting", "_exchange", "_prefix", "body_start")
+    __slots__ = ("_connecting", "_exchange", "_memory", "_prefix", "body_start")
 
     def __init__(self, exchange: SentExchange, body_start: bytes = b"") -> None:
         self._exchange = exchange
         self._connecting: Deferred[ServerConnection] | None = None
         self._prefix: BodyPrefix | None = None  # while the request is held for the scheduler
+        self._memory = 0  # counted for this request in Context.body_prefixes
         self.body_start = body_start
 
     @property
@@ -85,11 +90,30 @@ class RequestSender:
     def _add_to_prefix(self, prefix: BodyPrefix, data: bytes) -> None:
         exchange = self._exchange
         prefix.feed(data)
+        context = exchange.http.context.context
+        if not context.body_prefixes.has_room(prefix.memory - self._memory, context.settings.body_prefix_memory):
+            ident = exchange.http.context.ident
+            context.log.fault("service {ident}: bodies held for schedulers exceed body_prefix_memory", ident)
+            reason = "the bodies of requests that wait for a scheduler exceed body_prefix_memory"
+            exchange.fail(503, reason, why=BODY_PREFIX_MEMORY)
+            return
+        self._count_memory(prefix.memory)
         if exchange.owner.body is None or prefix.is_complete:
             self._prefix = None
             self.body_start = bytes(prefix.held)
-            exchange.dispatcher.request.body_prefix = prefix.content
+            content = exchange.dispatcher.request.body_prefix = prefix.content
+            self._count_memory(len(self.body_start) + len(content))
             exchange.dispatcher.select()
+
+    def _count_memory(self, size: int) -> None:
+        """Count so many bytes for this request, in place of those that were counted before."""
+        self._exchange.http.context.context.body_prefixes.used += size - self._memory
+        self._memory = size
+
+    def release_prefix(self) -> None:
+        """The request has ended, so no scheduler needs the beginning of its body any more. Safe to call twice."""
+        if self._memory:
+            self._count_memory(0)
 
     @property
     def prefix_began(self) -> int | None:
@@ -177,6 +201,8 @@ class RequestSender:
         exchange.bytes_in += len(out)
         server.write(out)
         self.body_start = b""
+        if self._memory:  # the scheduler chooses again if this server fails
+            self._count_memory(len(exchange.dispatcher.request.body_prefix))
         # May it be sent again if this connection dies before any response? A POST must never reach two servers.
         exchange.is_repeatable = message.is_repeatable
         if owner.held:

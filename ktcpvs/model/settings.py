@@ -214,6 +214,10 @@ class Settings:
     body_prefix_timeout: int = _setting(
         10, 1, 3600, "seconds", "the most time for the first bytes of a body to come that the scheduler wants to see"
     )
+    body_prefix_memory: int = _setting(
+        65_536, 64, 999_999_999, "KiB", "the most memory of one process for the bodies of requests that are held for "
+        "schedulers; a request that exceeds it is refused"
+    )  # fmt: skip
     choose_budget: int = _setting(
         0, 0, 60_000, "ms", "the most time for one call of a scheduler that is a plugin; longer ones are counted, and "
         "after choose_overruns of them in a row the fallback chooses for choose_rest; 0: it is not measured"

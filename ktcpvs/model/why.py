@@ -70,6 +70,9 @@ MAX_PENDING = "max_pending"
 QUEUE_TIMEOUT = "queue_timeout"
 """No server had room within `queue_timeout`."""
 
+BODY_PREFIX_MEMORY = "body_prefix_memory"
+"""The bodies that are held for schedulers take as much memory as `body_prefix_memory` allows."""
+
 NO_SERVER = "no_server"
 """No server can serve the request: none matches, or all are down or have failed it."""
 
@@ -100,8 +103,8 @@ MISDIRECTED = "misdirected"
 WORDS = (
     RULE, BALANCE, HASH, SESSION, NEW_SESSION, FULL, LATER_PRIORITY, LAST_RESORT, FALLBACK, QUEUE, RETRY,
     REDIRECT_SERVER, RESPOND, REDIRECT, HTTPS_ONLY, CHALLENGE, DENY, CLIENT_LIMIT, RULE_RATE, MAX_PENDING,
-    QUEUE_TIMEOUT, NO_SERVER, NO_DESCRIPTORS, SERVER_FAILED, SERVER_TIMEOUT, CLIENT_TIMEOUT, DEADLINE, BAD_REQUEST,
-    TOO_LARGE, MISDIRECTED,
+    QUEUE_TIMEOUT, BODY_PREFIX_MEMORY, NO_SERVER, NO_DESCRIPTORS, SERVER_FAILED, SERVER_TIMEOUT, CLIENT_TIMEOUT,
+    DEADLINE, BAD_REQUEST, TOO_LARGE, MISDIRECTED,
 )  # fmt: skip
 """All of them."""
 

@@ -11,6 +11,7 @@ from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.quorum import Quorum
 from ktcpvs.model.settings import Settings
 from ktcpvs.relay.engines import Relays
+from ktcpvs.runtime.body_prefix_memory import BodyPrefixMemory
 from ktcpvs.runtime.challenges import NO_CHALLENGES
 from ktcpvs.runtime.counters import Counters
 from ktcpvs.runtime.descriptors import Descriptors
@@ -39,7 +40,8 @@ class Context:
     switch's own secret. cookie_secret: signs cookies if the settings have no cookie_key: `key`, or a secret that the
     nodes of a cluster share. wall: seconds since 1970, for logs. monotonic: seconds of a clock that is never set and
     that all processes share. counters: live counts. sockets: opens listening sockets. relays: the relay engines.
-    tracer: sends the spans of requests. live_traces: what administrators watch. nameservers: (IP address, port) of the
+    tracer: sends the spans of requests. live_traces: what administrators watch. body_prefixes:
+    the memory of bodies that are held for schedulers. nameservers: (IP address, port) of the
     name servers to ask; none: those of the system. is_accepting: False while another daemon still accepts from the same
     listening sockets. node: the name and the labels of this switch, by which the table says what runs where. quorum:
     the results of checks of all nodes of a cluster; None: this switch is in none, or another process has them.
@@ -74,6 +76,7 @@ class Context:
         self.descriptors = descriptors or Descriptors.of_process()
         self.access_logs = AccessLogs(log)
         self.live_traces = LiveTraces()
+        self.body_prefixes = BodyPrefixMemory()
         self.tracer = Tracer(reactor, log, lambda: self.node.name)
         self.relays = relays or Relays(reactor, self.descriptors.limit)
         self.tracer.configure(self.settings)

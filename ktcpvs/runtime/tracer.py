@@ -55,7 +55,16 @@ class SpanCounts:
 class _Sender:
     """The queue of spans for one collector. One batch is on its way at a time, so batches keep their order."""
 
-    def __init__(self, exporter: OTLPExporter, log: EventLog, counts: SpanCounts, encode: OTLPEncoder) -> None:
+    def __init__(
+        self,
+        exporter: OTLPExporter,
+        log: EventLog,
+        counts: SpanCounts,
+        encode: OTLPEncoder,
+        now: Callable[[], float],
+    ) -> None:
+        """now: returns monotonic seconds."""
+        self._now = now
         self.exporter = exporter
         self.queue: deque[bytes] = deque()
         self.last_sent = 0.0
@@ -77,7 +86,7 @@ class _Sender:
         its way."""
         batch = self._next_batch()
         self.last_sent = now
-        self.in_flight = sent = self.exporter.send(self._encode.batch(batch)).addCallback(self._sent, len(batch), now)
+        self.in_flight = sent = self.exporter.send(self._encode.batch(batch)).addCallback(self._sent, len(batch))
         sent.addErrback(self._failed)
         if sent.called:  # as in tests
             self.in_flight = None
@@ -93,7 +102,7 @@ class _Sender:
             batch.append(span)
         return batch
 
-    def _sent(self, result: SendResult, count: int, now: float) -> None:
+    def _sent(self, result: SendResult, count: int) -> None:
         self.in_flight = None
         counts = self._counts
         if result.is_sent:
@@ -111,7 +120,8 @@ class _Sender:
                 self.queue.popleft()
         else:
             self._delay = min(max(2 * self._delay, FIRST_RETRY_DELAY), MAX_RETRY_DELAY)
-            self._not_before = now + max(result.retry_after, uniform(self._delay / 2, self._delay))
+            # From the response on: a collector that responds late would else be asked again at once.
+            self._not_before = self._now() + max(result.retry_after, uniform(self._delay / 2, self._delay))
 
     def _failed(self, failure: Failure) -> None:
         self.in_flight = None
@@ -165,7 +175,8 @@ class Tracer:
             self._encoder = encoder(tuple(self._resource().items()), __version__)
         sender = self._senders.get(endpoint)
         if sender is None:
-            sender = self._senders[endpoint] = _Sender(self._make(endpoint), self._log, self.counts, self._encoder)
+            parts = self._make(endpoint), self._log, self.counts, self._encoder, self._reactor.seconds
+            sender = self._senders[endpoint] = _Sender(*parts)
         for span in spans:
             if len(sender.queue) >= self._settings.trace_queue:
                 self.counts.queue_full += 1

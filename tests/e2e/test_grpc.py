@@ -18,6 +18,8 @@ from grpc_servers import GRPCServer
 from servers import LOOPBACK, free_port, wait_for
 from tls_peers import authority
 
+from ktcpvs.model.live_trace import TraceBatch, TraceQuery
+
 from .harness import Daemon
 
 pytestmark = pytest.mark.e2e
@@ -215,3 +217,26 @@ def test_the_access_log_has_statuses(daemon: Daemon, server: GRPCServer, tmp_pat
     records = [json.loads(line) for line in log.read_text().splitlines()]
     assert [record["grpc_status"] for record in records] == [0, 9, 15]
     assert {record["status"] for record in records} == {200}
+
+
+def test_a_live_trace_has_statuses_of_calls_and_of_streams(daemon: Daemon, server: GRPCServer) -> None:
+    port = start(daemon, f"server = {server.plain} 1 h2")
+    number = daemon.call("begin_trace", TraceQuery("path /test.Echo/", None, 4, 20))
+    with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
+        client = Client(channel)
+        assert client.unary(b"a", timeout=20) == b"a"
+        assert len(list(client.server_stream(b"abc", timeout=20))) == 3
+        with pytest.raises(grpc.RpcError):
+            client.fail(b"x", timeout=20)
+        with pytest.raises(grpc.RpcError):
+            list(client.fail_late(b"x", timeout=20))
+    entries: dict[str, Any] = {}
+    batch = TraceBatch()
+    while not batch.ended:
+        batch = daemon.call("read_trace", number)
+        entries |= {entry["target"]: entry for entry in map(json.loads, batch.entries.splitlines())}
+    statuses = {target.removeprefix("/test.Echo/"): entry["grpc_status"] for target, entry in entries.items()}
+    assert statuses == {"Unary": 0, "ServerStream": 0, "Fail": 9, "FailLate": 15}
+    assert {entry["status"] for entry in entries.values()} == {200}
+    assert {entry["protocol"] for entry in entries.values()} == {"HTTP/2.0"}
+    assert {entry["server"] for entry in entries.values()} == {server.plain}

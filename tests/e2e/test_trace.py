@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -141,6 +142,58 @@ def test_a_pipe_that_is_closed_ends_it(daemon: Daemon, web: list[Nginx]) -> None
         program.wait(TIMEOUT)
         assert program.returncode == 141
     wait_for(lambda: has_no_trace(daemon), "the trace to end")
+
+
+@with_workers
+def test_a_program_that_is_stopped_loses_lines_and_not_the_daemon_memory(
+    daemon: Daemon, serve: Callable[..., Any], workers: int
+) -> None:
+    """Beyond a MiB of entries, further ones are dropped and counted; requests are served as ever."""
+    server = serve(respond_always)
+    port = free_port()
+    daemon.service("web", port, server.address, scheduler="phttp")
+    count = 400  # entries of 8 KiB each
+    with tracing(daemon, "", "--count", str(count), "--json") as program:
+        program.send_signal(signal.SIGSTOP)
+        client = http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT)
+        for _ in range(count):
+            client.request("GET", "/" + "x" * 8000)
+            response = client.getresponse()
+            response.read()
+            assert response.status == 200
+        client.close()
+        program.send_signal(signal.SIGCONT)
+        printed, said = program.communicate(timeout=TIMEOUT)
+    found = re.fullmatch(rf"{count} requests matched, ([0-9]+) dropped: as many as --count allows\n", said)
+    assert found is not None, said
+    assert int(found[1]) > count / 2
+    assert printed.count("\n") == count - int(found[1])
+
+
+def respond_always(sock: Any) -> None:
+    received = b""
+    while data := sock.recv(65536):
+        received += data
+        if not received.endswith(b"\r\n\r\n"):
+            continue
+        received = b""
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def test_more_traces_than_there_may_be(daemon: Daemon, web: list[Nginx]) -> None:
+    port = free_port()
+    daemon.service("web", port, web[0].address, scheduler="phttp")
+    begun, refused = [], 0
+    for _ in range(64):
+        try:
+            begun.append(daemon.call("begin_trace", TraceQuery("", None, 1, 60)))
+        except Busy:
+            refused += 1
+    assert (len(begun), refused) == (MAX_TRACES, 64 - MAX_TRACES)
+    assert ask(port, "/") == [200]
+    for number in begun:
+        daemon.call("end_trace", number)
+    wait_for(lambda: has_no_trace(daemon), "the traces to end")
 
 
 def test_what_is_refused(daemon: Daemon) -> None:

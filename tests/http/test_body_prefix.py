@@ -284,3 +284,73 @@ def test_much_framing_and_little_content() -> None:
         prefix.feed(b"1;%b\r\na\r\n" % (b"x" * 4000))
     assert len(prefix.held) < 90_000
     assert set(prefix.content) == {ord("a")}
+
+
+def test_memory_over_all_connections_is_limited(make: Make) -> None:
+    """A request that exceeds it is refused, so no scheduler sees less than it has asked for; others are served."""
+    world = make(70_000, settings="body_prefix_memory = 64")
+    memory = world.context.body_prefixes
+    client, server = world.kept()
+    held = world.client()
+    held.says(post(80_000) + bytes(40_000))
+    refused = world.client()
+    refused.says(post(80_000) + bytes(20_000))
+    assert memory.used == 60_000
+    refused.says(bytes(20_000))
+    assert b" 503 " in refused.heard()
+    assert (memory.used, world.seen) == (40_000, [])
+    client.says(get())
+    assert server.heard() == get()  # which has no body
+    server.says(answer())
+    assert client.heard() == answer()
+    held.resets()
+    world.settle()
+    assert memory.used == 0
+    client.says(post(10) + b"0123456789")
+    assert world.seen == [b"", b"0123456789"]
+    assert server.heard() == post(10) + b"0123456789"
+    assert memory.used == 10  # until no scheduler can be asked again
+    server.says(answer())
+    assert client.heard() == answer()
+    assert memory.used == 0
+
+
+@pytest.mark.parametrize("end", ["leaves", "resets", "too late", "no server", "server is lost", "bad chunk"])
+def test_memory_is_given_back(make: Make, end: str) -> None:
+    world = make(settings="body_prefix_timeout = 2")
+    memory = world.context.body_prefixes
+    client = world.client()
+    client.says(chunked() + b"2\r\nab\r\n")
+    assert memory.used == 9
+    if end in ("leaves", "resets"):
+        client.ends() if end == "leaves" else client.resets()
+    elif end == "too late":
+        world.passes(5)
+        assert b" 408 " in client.heard()
+    elif end == "bad chunk":
+        client.says(b"x\r\n")
+        assert b" 400 " in client.heard()
+    else:
+        client.says(b"8\r\n01234567\r\n0\r\n\r\n")
+        assert memory.used == 7 + 18 + SIZE
+        if end == "no server":
+            world.refuses(A)
+            world.refuses(B)
+        else:
+            server = world.accepts(A)
+            assert memory.used == SIZE
+            server.resets()
+        assert client.heard().startswith(b"HTTP/1.1 50")
+    world.settle()
+    assert memory.used == 0
+
+
+def test_a_service_that_ends_gives_its_memory_back(make: Make) -> None:
+    world = make()
+    connection = Connection(world)
+    pairs = ((b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/"), (b":authority", b"h"))
+    connection.says(BEGIN + headers(1, pairs, end_stream=False))
+    connection.says(data(1, b"abc"))
+    assert world.context.body_prefixes.used > 0
+    world.reset_all()
+    assert world.context.body_prefixes.used == 0

@@ -167,6 +167,18 @@ def test_the_delay_between_two_attempts_grows(after: int) -> None:
     assert all(max(after, 30) <= wait <= 61 for wait in waits[-2:])
 
 
+def test_a_collector_that_responds_late_is_not_asked_again_at_once() -> None:
+    traces = Traces(trace_interval=1)
+    traces.record("a")
+    traces.passes(1)
+    traces.passes(9)
+    traces.exporter.responds(SendResult(False, is_retryable=True, reason="status 503", retry_after=5))
+    traces.passes(4)
+    assert len(traces.exporter.batches) == 1
+    traces.passes(1)
+    assert len(traces.exporter.batches) == 2
+
+
 def test_a_batch_that_the_collector_refuses_is_gone() -> None:
     traces = Traces(trace_interval=1)
     traces.record("a", "b")
