@@ -330,7 +330,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         "responses": _responses(traffic.own_responses.counts),
         "handshakes": _handshakes(live.preambles.handshakes),
         "preambles": dict(live.preambles.refusals),
-        "choose_overruns": live.choose_budget.overruns,
+        "choose_overruns": live.scheduler.budget.overruns,
         "handshake_pauses": live.preambles.pauses,
         "http2_glitches": live.http2_clients.glitches,
         "http2_floods": live.http2_clients.floods,
