@@ -70,6 +70,13 @@ class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
         """Return the nodes of the cluster. Raises BadValue without a cluster."""
         return [results.read_node(one) for one in (await self.switch.nodes())["nodes"]]
 
+    async def rebalance(
+        self, ident: str, percent: int, resets: bool = False, all_nodes: bool = False
+    ) -> results.Rebalance:
+        """Move the oldest connections off servers with more than their share. Arguments as for
+        `SwitchBase.rebalance`."""
+        return results.read_rebalance(await self.switch.rebalance(ident, percent, resets, all_nodes))
+
     async def explain(
         self,
         ident: str,
@@ -131,6 +138,11 @@ class BlockingClient(EditMethods[list[str]]):
     def nodes(self) -> list[results.Node]:
         """Return the nodes of the cluster. Raises BadValue without a cluster."""
         return run(self._client.nodes())
+
+    def rebalance(self, ident: str, percent: int, resets: bool = False, all_nodes: bool = False) -> results.Rebalance:
+        """Move the oldest connections off servers with more than their share. Arguments as for
+        `SwitchBase.rebalance`."""
+        return run(self._client.rebalance(ident, percent, resets, all_nodes))
 
     def explain(
         self,

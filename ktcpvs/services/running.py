@@ -38,6 +38,7 @@ from ktcpvs.services.http2_clients import HTTP2Clients
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
+from ktcpvs.services.rebalancing import Rebalancing
 from ktcpvs.services.service_scheduler import ServiceScheduler
 from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS, ServiceTLS
 from ktcpvs.streams.accept import adopt_descriptor, client_name
@@ -75,7 +76,7 @@ class RunningService:
     clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
     connections, whose streams are among the connections. listeners: by address, in the order in which they are
     configured. retired: each fires when a listener is closed that another one has followed on the same port.
-    scheduler: what chooses its servers.
+    scheduler: what chooses its servers. rebalancing: moves connections off servers with more than their share.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -109,6 +110,7 @@ class RunningService:
         self.client_factory = ClientFactory(self._http, https, self.count_in, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
         self._draining = Draining(self.traffic, self.connections, self.preambles, self.http2_clients)
+        self.rebalancing = Rebalancing(self.traffic, self.connections, self.scheduler, self._draining.spread)
         self.health.observe_down(self._draining.close_connections_of)
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
