@@ -31,6 +31,10 @@ REBALANCED = "rebalanced: the client shall connect again"
 HELD = frozenset((SESSION, NEW_SESSION, HASH))
 """Why a client that connects again would come to the same server."""
 
+PLAN_DELAY = 0.5
+"""Seconds from the command to the first move where several processes serve: each of them chooses by the loads of all,
+which must not have changed by the moves of another one."""
+
 CHECK_INTERVAL = 1.0
 """Seconds between two checks which connections have left."""
 
@@ -82,6 +86,7 @@ class Rebalancing:
         self._chooser = chooser
         self._spread = spread
         self._moving: dict[ClientConnection, Destination] = {}
+        self._planned: list[Callable[[], None]] = []  # the moves of a command, until PLAN_DELAY is over
         context = service.context
         self._job = PeriodicJob(context.reactor, self._check, self._check_failed, CHECK_INTERVAL)
 
@@ -106,11 +111,18 @@ class Rebalancing:
             if server is not None and self._chooses(connection, server, moves, over, resets):
                 chosen.append(connection)
                 self._moving[connection] = server
+        self._planned += [self._mover(one, resets) for one in chosen]
+        is_shared = any(server.is_shared for server in servers)
+        if not is_shared:
+            self._make_planned()
         if chosen:
-            self._spread.make("rebalance", [self._mover(one, resets) for one in chosen])
-            if not self._job.is_scheduled:
-                self._job.start(CHECK_INTERVAL)
+            self._job.start(PLAN_DELAY if is_shared else CHECK_INTERVAL)
         return moves
+
+    def _make_planned(self) -> None:
+        planned, self._planned = self._planned, []
+        if planned:
+            self._spread.make("rebalance", planned)
 
     def _usable(self, servers: Collection[Destination]) -> list[Destination]:
         """Return those of the servers that may get new clients."""
@@ -199,7 +211,8 @@ class Rebalancing:
         self._moving = {one: server for one, server in self._moving.items() if not one.is_over}
 
     def _check(self) -> float | None:
-        """Forget the connections that have left, so that their memory is freed."""
+        """Begin the moves of a command, and forget the connections that have left, so that their memory is freed."""
+        self._make_planned()
         self._forget_left()
         return CHECK_INTERVAL if self._moving else None
 
