@@ -76,10 +76,10 @@ async def show_until_done(
         text, is_done = await progress()
         now = time.monotonic()
         if prints and text != printed and (is_terminal or is_done or now - last >= PRINT_INTERVAL):
-            _print(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
+            write_out(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
             printed, last = text, now
         if is_done:
-            _print("\n" if is_terminal and prints else "")
+            write_out("\n" if is_terminal and prints else "")
             return
         await sleep(POLL_INTERVAL)
 
@@ -122,6 +122,7 @@ def _format_duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 7200 else f"{round(seconds / 3600)} h"
 
 
-def _print(text: str) -> None:
+def write_out(text: str) -> None:
+    """Write to standard output at once."""
     if sys.stdout is not None and text:
         os.write(sys.stdout.fileno(), text.encode())

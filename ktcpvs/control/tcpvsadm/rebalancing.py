@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ktcpvs.control.switch_base import SwitchBase
+from ktcpvs.control.tcpvsadm.addresses import with_port_name
 from ktcpvs.control.tcpvsadm.all_nodes import describe_nodes
-from ktcpvs.control.tcpvsadm.draining import show_until_done
+from ktcpvs.control.tcpvsadm.draining import show_until_done, write_out
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.options import Invocation
 from ktcpvs.errors import shorten
@@ -28,8 +29,8 @@ def read_percent(text: str) -> int:
 
 
 async def rebalance(sleep: Callable[[float], Awaitable[object]], switch: SwitchBase, given: Invocation) -> Any:
-    """Carry the command out. Returns the answer to print; with --wait once all that moves has left. sleep: waits for
-    that many seconds."""
+    """Carry the command out. Returns the answer to print; None: with --wait, it and the progress have been printed.
+    sleep: waits for that many seconds."""
     ident, all_nodes = given.values["ident"], "all-nodes" in given.values
     answer = await switch.rebalance(ident, read_percent(given.words[0]), "reset" in given.values, all_nodes)
     if "wait" in given.values and count_moving(answer):
@@ -40,7 +41,11 @@ async def rebalance(sleep: Callable[[float], Awaitable[object]], switch: SwitchB
             left = service["stats"].get("rebalancing", 0)
             return format_progress(left), not left
 
-        await show_until_done(sleep, progress, "json" not in given.values)
+        prints = "json" not in given.values
+        if prints:
+            write_out(format_rebalance(answer, with_port_name))
+        await show_until_done(sleep, progress, prints)
+        return None if prints else answer
     return answer
 
 
