@@ -14,8 +14,8 @@ def check_rebalance(director: Director, ident: str, percent: int) -> None:
     """Check the arguments of `rebalance`. Raises NoSuchService or BadValue."""
     check_percent(percent)
     service = director.effective.service(ident)
-    if ident not in director.effective.running:
-        raise BadValue(f"service {ident} does not run, so no connection can move")
+    if ident not in director.effective.running or not director.is_here(service):
+        raise BadValue(f"service {ident} does not run here, so no connection can move")
     if service.scheduler_name in UNLEVELLED:
         raise BadValue(
             f"service {ident}: scheduler {service.scheduler_name} fills one server before the next, so no server has a "

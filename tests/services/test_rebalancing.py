@@ -255,5 +255,5 @@ def test_refusals(make: Make, ident: str, percent: int, lines: Any, why: str) ->
 def test_a_service_that_does_not_run_is_refused(make: Make) -> None:
     world = make()
     world.director.submit(StopService("s"))
-    with pytest.raises(Refusal, match=r"^service s does not run, so no connection can move$"):
+    with pytest.raises(Refusal, match=r"^service s does not run here, so no connection can move$"):
         Views(world.director).rebalance("s", 20, False)
