@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from ktcpvs.dispatch.choose_budget import ChooseBudget, is_plugin
@@ -10,7 +10,7 @@ from ktcpvs.dispatch.selection import completed_of
 from ktcpvs.errors import BadValue
 from ktcpvs.interfaces import IBindsInSteps, ILearns
 from ktcpvs.model.destination import NO_LABELS
-from ktcpvs.model.scheduling import ServiceView
+from ktcpvs.model.scheduling import ICountsRules, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
@@ -67,6 +67,11 @@ class ServiceScheduler:
         finally:
             for destination, (weight, share, labels) in before.items():
                 destination.weight, destination.share, destination.labels = weight, share, labels
+
+    @property
+    def rule_requests(self) -> Mapping[str, int]:
+        """Return label of a rule -> the requests that it has taken in this process."""
+        return self._bound.rule_requests() if ICountsRules.providedBy(self._bound) else {}
 
     def replaces(self, prepared: Prepared) -> bool:
         """Return whether other schedulers choose by that configuration than now."""
