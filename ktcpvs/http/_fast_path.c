@@ -780,6 +780,16 @@ measure(PyObject *destination, double took, double now, int bucket)
 /* An outcome that no scheduler has kept, to be filled in again; NULL: there is none. */
 static PyObject *spare_outcome;
 
+/* Sets a slot to a number, and makes none where it has that one already. */
+static int
+put_number(PyObject **place, long long number)
+{
+    int overflow = 1;
+    if (*place != NULL && PyLong_CheckExact(*place) && PyLong_AsLongLongAndOverflow(*place, &overflow) == number && !overflow)
+        return 0;
+    return put_made(place, PyLong_FromLongLong(number));
+}
+
 /* The outcome of a plain request, a new reference. */
 static PyObject *
 make_outcome(PyObject *destination, PyObject *client, PyObject *known, double took, long long in, long long out)
@@ -791,8 +801,8 @@ make_outcome(PyObject *destination, PyObject *client, PyObject *known, double to
     }
     spare_outcome = NULL;
     PyObject *seconds = self == NULL ? NULL : PyFloat_FromDouble(took);
-    if (seconds == NULL || put_made(&SLOT(self, outcome, J_BYTES_IN), PyLong_FromLongLong(in)) < 0 ||
-        put_made(&SLOT(self, outcome, J_BYTES_OUT), PyLong_FromLongLong(out)) < 0) {
+    if (seconds == NULL || put_number(&SLOT(self, outcome, J_BYTES_IN), in) < 0 ||
+        put_number(&SLOT(self, outcome, J_BYTES_OUT), out) < 0) {
         Py_XDECREF(seconds);
         Py_XDECREF(self);
         return NULL;

@@ -48,7 +48,11 @@ class Latency:
 
         The algorithm is that of Finagle's load balancer `aperture` and of Linkerd.
         """
-        return self._peak * exp((self._stamp - self.clock()) / DECAY) if self._peak else 0.0
+        return self.at(self.clock()) if self._peak else 0.0
+
+    def at(self, now: float) -> float:
+        """Return the peak EWMA at a time by the clock. `schedulers/_compiled.c` does the same."""
+        return self._peak * exp((self._stamp - now) / DECAY) if self._peak else 0.0
 
     @property
     def count(self) -> int:
@@ -86,9 +90,13 @@ class ErrorRate:
     @property
     def value(self) -> float:
         """0 to 1. While none come, it decays to 0, so that a server is tried again."""
+        return self.at(self.clock()) if self._failures else 0.0
+
+    def at(self, now: float) -> float:
+        """Return the share at a time by the clock. `schedulers/_compiled.c` does the same."""
         if not self._failures:
             return 0.0
-        return self._failures / self._requests * exp((self._stamp - self.clock()) / DECAY)
+        return self._failures / self._requests * exp((self._stamp - now) / DECAY)
 
     def record(self, has_failed: bool, now: float) -> None:
         """Count a request. now: by the clock. `http/_fast_path.c` does the same for those that have not failed."""

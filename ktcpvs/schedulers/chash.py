@@ -30,11 +30,10 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.why import HASH
-from ktcpvs.schedulers.hashing import draws, hash_bytes, pack_seeds
+from ktcpvs.schedulers.choices import choices_of
+from ktcpvs.schedulers.hashing import pack_seeds, pick_bounded
 from ktcpvs.schedulers.keys import KEY_OPTION, Key, key_of
-
-LOAD_FACTOR = 1.25
-"""The option `load_factor` where it is not given."""
+from ktcpvs.schedulers.options import option_of
 
 
 @implementer(IScheduler, IExplains)
@@ -46,54 +45,16 @@ class BoundCHash:
         count = len(service.destinations)
         self._destinations = service.destinations
         self._load_factor = load_factor
-        self._seeds = pack_seeds([hash_bytes(str(one.address).encode()) for one in service.destinations])
+        self._seeds = pack_seeds(service.destinations)
         self._key = key
         self._number = key.number
         hashed = f"{service.why}by the hash of {key.name} among {count}"
-        why = service.why_of(HASH)
-        self._choices = [
-            (
-                destination,
-                Choice(destination, hashed, why=why),
-                Choice(destination, f"{hashed}, those before it have their share", why=why),
-            )
-            for destination in service.destinations
-        ]
+        self._choices = choices_of(service, hashed, HASH)
+        self._others = choices_of(service, f"{hashed}, those before it have their share", HASH)
 
     def choose(self, request: Request) -> Choice | None:
-        number = self._number(request)
-        tried = request.tried
-        best: Choice | None = None
-        least = best_weight = 0.0
-        best_active = total = 0
-        weights = 0.0
-        for (destination, choice, _), draw in zip(self._choices, draws(number, self._seeds), strict=True):
-            weight = destination.weight
-            if weight > 0 and destination not in tried:
-                active = destination.active
-                total += active
-                weights += weight
-                draw /= weight
-                if best is None or draw < least:
-                    best, least, best_weight, best_active = choice, draw, weight, active
-        if best is None or best_active * weights < (total + 1) * self._load_factor * best_weight:
-            return best
-        return self._next(number, (total + 1) * self._load_factor / weights, request) or best
-
-    def _next(self, number: int, share: float, request: Request) -> Choice | None:
-        """Return the first server in the order of a hash that has less than its share. share: for a weight of 1."""
-        order = [
-            (draw / destination.weight, index)
-            for index, (destination, draw) in enumerate(
-                zip(self._destinations, draws(number, self._seeds), strict=True)
-            )
-            if destination.weight > 0 and destination not in request.tried
-        ]
-        for _, index in sorted(order):
-            destination, _, choice = self._choices[index]
-            if destination.active < share * destination.weight:
-                return choice
-        return None
+        number, tried = self._number(request), request.tried
+        return pick_bounded(number, self._seeds, self._choices, tried, self._others, self._load_factor)
 
     def explain(self, request: Request) -> Considered:
         """Say which key is hashed."""
@@ -112,7 +73,7 @@ class CHash:
         {
             "key": KEY_OPTION,
             "load_factor": NumberOption(
-                default=LOAD_FACTOR,
+                default=1.25,
                 minimum=1,
                 maximum=1000,
                 help="how many times its share of the load a server may have",
@@ -121,4 +82,4 @@ class CHash:
     )
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundCHash:
-        return BoundCHash(service, key_of(service, self.name), service.options.get("load_factor", LOAD_FACTOR))
+        return BoundCHash(service, key_of(service, self.name), option_of(service, self.options, "load_factor"))

@@ -19,7 +19,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
-from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.choices import choices_of, usable
 from ktcpvs.schedulers.reasons import reason_among
 
 
@@ -29,17 +29,14 @@ class BoundFirst:
 
     def __init__(self, service: ServiceView) -> None:
         reason = reason_among(service, "the first with room of")
-        why = service.why_of(BALANCE)
-        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
+        self._choices = choices_of(service, reason)
 
     def choose(self, request: Request) -> Choice | None:
         full: Choice | None = None
-        for choice in self._choices:
-            destination = choice.destination
-            if destination.weight > 0 and destination not in request.tried:
-                if not destination.is_full:
-                    return choice
-                full = full or choice
+        for choice in usable(self._choices, request.tried):
+            if not choice.destination.is_full:
+                return choice
+            full = full or choice
         return full  # all are: the client waits
 
 

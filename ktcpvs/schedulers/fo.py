@@ -10,8 +10,6 @@ with the fewest connections for its weight: `maxconn` limits the connections of 
 
 from __future__ import annotations
 
-from math import inf
-
 from zope.interface import implementer
 
 from ktcpvs.interfaces import (
@@ -24,7 +22,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
-from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.choices import choices_of, usable
 from ktcpvs.schedulers.reasons import reason_among
 
 
@@ -34,17 +32,10 @@ class BoundFO:
 
     def __init__(self, service: ServiceView) -> None:
         reason = reason_among(service, "the highest weight of")
-        why = service.why_of(BALANCE)
-        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
+        self._choices = choices_of(service, reason)
 
     def choose(self, request: Request) -> Choice | None:
-        best: Choice | None = None
-        highest: float = 0
-        for choice in self._choices:
-            weight = choice.destination.weight
-            if weight > highest and choice.destination not in request.tried:
-                best, highest = choice, weight
-        return best
+        return max(usable(self._choices, request.tried), key=_weight_of, default=None)
 
 
 @implementer(IScheduler)
@@ -53,36 +44,24 @@ class BoundOVF:
 
     def __init__(self, service: ServiceView) -> None:
         count = len(service.destinations)
-        why = service.why_of(BALANCE)
-        self._choices = [
-            (
-                Choice(
-                    destination, f"{service.why}the highest weight of {count} with fewer connections than that", why=why
-                ),
-                Choice(
-                    destination, f"{service.why}fewest connections for its weight: all {count} have that many", why=why
-                ),
-            )
-            for destination in service.destinations
-        ]
+        highest = f"{service.why}the highest weight of {count} with fewer connections than that"
+        beyond = f"{service.why}fewest connections for its weight: all {count} have that many"
+        self._choices = choices_of(service, highest)
+        self._beyond = choices_of(service, beyond)
 
     def choose(self, request: Request) -> Choice | None:
-        best: Choice | None = None
-        least_loaded: Choice | None = None
-        highest: float = 0
-        least = inf
-        for choice, beyond in self._choices:
-            destination = choice.destination
-            weight = destination.weight
-            if weight <= 0 or destination in request.tried:
-                continue
-            active = destination.active
-            if active < weight:
-                if weight > highest:
-                    best, highest = choice, weight
-            elif active / weight < least:
-                least_loaded, least = beyond, active / weight
-        return best if best is not None else least_loaded
+        below = [one for one in usable(self._choices, request.tried) if one.destination.active < one.destination.weight]
+        if below:
+            return max(below, key=_weight_of)
+        return min(usable(self._beyond, request.tried), key=_load_of, default=None)
+
+
+def _weight_of(choice: Choice) -> float:
+    return choice.destination.weight
+
+
+def _load_of(choice: Choice) -> float:
+    return choice.destination.active / choice.destination.weight
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

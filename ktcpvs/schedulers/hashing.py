@@ -1,4 +1,4 @@
-"""Hashes of keys, and draws of servers by them, for the schedulers that hash."""
+"""Hashes of keys, and servers picked by them, for the schedulers that hash."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import functools
 import hashlib
 import math
 import struct
+from collections.abc import Container, Iterable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
+
+from ktcpvs.interfaces import Choice, Destination
+from ktcpvs.schedulers.choices import is_usable
 
 _MASK = (1 << 64) - 1
 
@@ -44,20 +49,62 @@ def mixed(number: int) -> int:
     return number ^ (number >> 31)
 
 
-def pack_seeds(seeds: list[int]) -> bytes:
-    """Return the hashes of servers as `draws` wants them."""
-    return struct.pack(f"{len(seeds)}Q", *seeds)
+def pack_seeds(destinations: Iterable[Destination]) -> bytes:
+    """Return the hashes of the addresses of servers as `pick` wants them, 8 bytes each."""
+    return b"".join([struct.pack("Q", hash_bytes(str(one.address).encode())) for one in destinations])
 
 
-def plain_draws(number: int, seeds: bytes) -> list[float]:
-    """Return a pseudo-random number for each server, exponentially distributed with the rate 1. number: the hash of a
-    key. seeds: of the servers, from `pack_seeds`."""
+def _draws(
+    number: int, seeds: bytes, choices: Sequence[Choice], tried: Container[Destination]
+) -> list[tuple[float, int, Destination]]:
+    """Return (draw, index, server) of each server that has a weight and has not been tried. The draw is pseudo-random,
+    exponentially distributed with the weight as its rate: a server has the smallest with its share."""
     servers = struct.unpack(f"{len(seeds) // 8}Q", seeds)
-    return [-math.log((float(mixed(number ^ seed)) + 1.0) / 18446744073709551616.0) for seed in servers]
+    usable = [
+        (index, seed, choice.destination)
+        for index, (choice, seed) in enumerate(zip(choices, servers, strict=True))
+        if is_usable(choice.destination, tried)
+    ]
+    return [
+        (-math.log((float(mixed(number ^ seed)) + 1.0) / 18446744073709551616.0) / one.weight, index, one)
+        for index, seed, one in usable
+    ]
 
 
-draws = plain_draws
+def plain_pick(number: int, seeds: bytes, choices: tuple[Choice, ...], tried: Container[Destination]) -> Choice | None:
+    """Return the choice whose server is the first for a key, of those that have a weight and have not been tried; None:
+    there is none. number: the hash of the key. seeds: of the servers of `choices`, from `pack_seeds`."""
+    found = min(_draws(number, seeds, choices, tried), default=None, key=itemgetter(0, 1))
+    return None if found is None else choices[found[1]]
+
+
+def plain_pick_bounded(
+    number: int,
+    seeds: bytes,
+    choices: tuple[Choice, ...],
+    tried: Container[Destination],
+    others: tuple[Choice, ...],
+    load_factor: float,
+) -> Choice | None:
+    """As `plain_pick`, but pass over servers with `load_factor` times their share of the connections and the new one.
+    others: in place of `choices` for a server that is not the first for the key."""
+    drawn = sorted(_draws(number, seeds, choices, tried), key=itemgetter(0, 1))
+    if not drawn:
+        return None
+    total = sum([destination.active for _, _, destination in drawn]) + 1
+    weights = sum([destination.weight for _, _, destination in drawn])
+    _, index, first = drawn[0]
+    if first.active * weights < total * load_factor * first.weight:
+        return choices[index]
+    share = total * load_factor / weights
+    below = (others[index] for _, index, one in drawn if one.active < share * one.weight)
+    return next(below, choices[index])
+
+
+pick = plain_pick
+pick_bounded = plain_pick_bounded
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
-        from ktcpvs.schedulers._hashing import draws as draws
+        from ktcpvs.schedulers._compiled import pick as pick
+        from ktcpvs.schedulers._compiled import pick_bounded as pick_bounded

@@ -10,6 +10,9 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import Choice, Choosing, Destination, IScheduler, IWatches, Outcome, OwnResponse, Request
 
+MAX_KNOWN_CHOICES = 256
+"""The most choices of one rule's scheduler that are known with their `completed`."""
+
 
 @implementer(IScheduler, IWatches)
 class LearningBalance:
@@ -18,10 +21,14 @@ class LearningBalance:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self._completed: Callable[[Outcome], object] = inner.completed
-        self._last: tuple[Choice, Choice] | None = None  # schedulers often return the same choice again
+        self._choose: Callable[[Request], Choosing] = inner.choose
+        self._known: dict[int, tuple[Choice, Choice]] = {}  # by id: schedulers often return one of the same choices
 
     def choose(self, request: Request) -> Choosing:
-        answer: Choosing = self.inner.choose(request)
+        answer = self._choose(request)
+        known = self._known.get(id(answer))
+        if known is not None:
+            return known[1]
         if isinstance(answer, Choice):
             return self._with(answer)
         return answer if answer is None or isinstance(answer, OwnResponse) else self._later(answer)
@@ -31,10 +38,11 @@ class LearningBalance:
         return self._with(answer) if isinstance(answer, Choice) else answer
 
     def _with(self, choice: Choice) -> Choice:
-        last = self._last
-        if last is None or last[0] is not choice:
-            last = self._last = choice, evolve(choice, completed=choice.completed or self._completed)
-        return last[1]
+        if len(self._known) >= MAX_KNOWN_CHOICES:
+            self._known.clear()
+        learned = evolve(choice, completed=choice.completed or self._completed)
+        self._known[id(choice)] = choice, learned  # which keeps the id in use
+        return learned
 
     def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
         return self.inner.watched() if IWatches.providedBy(self.inner) else ()

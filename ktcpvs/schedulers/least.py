@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import Choice, Destination, IScheduler, IWatches, Request, ServiceView
 from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.choices import choices_of
 from ktcpvs.schedulers.order import Load, Order
 from ktcpvs.schedulers.reasons import reason_among
 
@@ -25,8 +26,7 @@ class LeastLoad:
     """Compares the loads of a few servers. place: where the next comparison begins."""
 
     def __init__(self, service: ServiceView, load: Load, reason: str, place: int = 0) -> None:
-        why = service.why_of(BALANCE)
-        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
+        self._choices = choices_of(service, reason)
         self._load = load
         self.place = place
 

@@ -37,6 +37,7 @@ from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.hashing import hash_bytes, mixed
 from ktcpvs.schedulers.keys import KEY_OPTION, Key, key_of
 from ktcpvs.schedulers.maglev_table import MAX_SERVERS, filling, order_of
+from ktcpvs.schedulers.options import option_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 
 TABLE_SIZE = 65_537
@@ -142,7 +143,7 @@ class Maglev(BindsInSteps):
         self._tables: WeakValueDictionary[tuple[int, _Servers], MaglevTable] = WeakValueDictionary()
 
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundMaglev]:
-        size = service.options.get("table_size", TABLE_SIZE)
+        size = option_of(service, self.options, "table_size")
         if not _is_prime(size):
             raise BadValue(f"service {service.ident}: maglev table_size {size} is no prime; {_next_prime(size)} is one")
         hashed = key_of(service, self.name)

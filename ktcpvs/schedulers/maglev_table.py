@@ -67,7 +67,7 @@ filling = plain_filling
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
-        from ktcpvs.schedulers._hashing import begin, take
+        from ktcpvs.schedulers._compiled import begin, take
 
         def filling(servers: tuple[_Server, ...], size: int) -> Generator[None, None, bytes]:
             """Fill a table, in steps, as `plain_filling` does."""

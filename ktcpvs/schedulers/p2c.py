@@ -19,11 +19,9 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
-from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.choices import choices_of
+from ktcpvs.schedulers.drawing import draw_two
 from ktcpvs.schedulers.reasons import reason_among
-
-MAX_DRAWS = 4
-"""The most draws of quiesced or tried servers; after these, p2c draws from a list of the usable servers."""
 
 
 @implementer(IScheduler)
@@ -32,28 +30,16 @@ class BoundP2C:
 
     def __init__(self, service: ServiceView, draw: random.Random) -> None:
         reason = reason_among(service, "the less loaded of two drawn from")
-        why = service.why_of(BALANCE)
-        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
-        self._draw = draw
+        self._choices = choices_of(service, reason)
+        self._random = draw.random
 
     def choose(self, request: Request) -> Choice | None:
-        usable = self._choices
-        one = other = None
-        for _ in range(MAX_DRAWS):
-            if len(usable) < 2:
-                break
-            one, other = self._draw.sample(usable, 2)
-            if all(c.destination.weight > 0 and c.destination not in request.tried for c in (one, other)):
-                return _less_loaded(one, other)
-        usable = [c for c in usable if c.destination.weight > 0 and c.destination not in request.tried]
-        if len(usable) < 2:
-            return usable[0] if usable else None
-        return _less_loaded(*self._draw.sample(usable, 2))
-
-
-def _less_loaded(one: Choice, other: Choice) -> Choice:
-    first, second = one.destination, other.destination
-    return one if first.active * second.weight <= second.active * first.weight else other
+        drawn = draw_two(self._choices, request.tried, self._random)
+        if len(drawn) < 2:
+            return drawn[0] if drawn else None
+        one, other = drawn
+        first, second = one.destination, other.destination
+        return one if first.active * second.weight <= second.active * first.weight else other
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

@@ -12,10 +12,12 @@ not responded yet counts as the median of the others, so that a newcomer is neit
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
@@ -34,14 +36,10 @@ from ktcpvs.interfaces import (
     SchedulerOption,
     ServiceView,
 )
-from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.choices import choices_of
+from ktcpvs.schedulers.drawing import draw_two
+from ktcpvs.schedulers.options import option_of
 from ktcpvs.schedulers.reasons import reason_among
-
-MAX_DRAWS = 4
-"""The most draws of quiesced or tried servers; after these, two are drawn from a list of the usable ones."""
-
-FAILURE_COST = 30.0
-"""The option `failure_cost` where it is not given, in seconds."""
 
 UNKNOWN = 1.0
 """The seconds that each server counts with while none has responded: any number, so that loads alone decide."""
@@ -51,6 +49,30 @@ LEAST_LATENCY = 1e-6
 nevertheless."""
 
 
+def plain_expected_cost(
+    destination: Destination, now: float, failure_cost: float, uncertain: Callable[[float, float, float], float]
+) -> float:
+    """Return the expected cost of one more request at a server. now: by its clock. failure_cost: in seconds. uncertain:
+    returns the latency of a server that has not responded for long, as `BoundPeakEWMA.uncertain_latency` does."""
+    latency = destination.latency
+    seconds, last = latency.at(now), latency.last
+    active = destination.active
+    if seconds <= last / 2:
+        seconds = uncertain(seconds, last, active)
+    errors = destination.measured_errors
+    failures = destination.error_rate if errors is None else errors.at(now)
+    if failures:
+        seconds += failures * failure_cost
+    return seconds * (active + 1) / destination.weight
+
+
+expected_cost = plain_expected_cost
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._compiled import expected_cost as expected_cost
+
+
 @implementer(IScheduler, IExplains)
 class BoundPeakEWMA:
     """peak-ewma over the servers of one service. failure_cost: in seconds."""
@@ -58,47 +80,23 @@ class BoundPeakEWMA:
     def __init__(self, service: ServiceView, draw: random.Random, failure_cost: float) -> None:
         self._destinations = service.destinations
         reason = reason_among(service, "the sooner expected response of two drawn from")
-        why = service.why_of(BALANCE)
-        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
+        self._choices = choices_of(service, reason)
         self._random = draw.random
         self._failure_cost = failure_cost
         self._median = UNKNOWN
         self._uses_left = 0  # of the median, until it is computed again
 
     def choose(self, request: Request) -> Choice | None:
-        choices, tried = self._choices, request.tried
-        for _ in range(MAX_DRAWS):
-            if len(choices) < 2:
-                break
-            one, other = self._two_of(choices)
-            first, second = one.destination, other.destination
-            if first.weight > 0 and second.weight > 0 and first not in tried and second not in tried:
-                return one if self._cost(first) <= self._cost(second) else other
-        usable = [one for one in choices if one.destination.weight > 0 and one.destination not in tried]
-        if len(usable) < 2:
-            return usable[0] if usable else None
-        one, other = self._two_of(usable)
-        return one if self._cost(one.destination) <= self._cost(other.destination) else other
+        drawn = draw_two(self._choices, request.tried, self._random)
+        if len(drawn) < 2:
+            return drawn[0] if drawn else None
+        one, other = drawn
+        first, failure_cost, uncertain = one.destination, self._failure_cost, self.uncertain_latency
+        now = first.clock()
+        cost = expected_cost(first, now, failure_cost, uncertain)
+        return one if cost <= expected_cost(other.destination, now, failure_cost, uncertain) else other
 
-    def _two_of(self, choices: list[Choice]) -> tuple[Choice, Choice]:
-        """Draw two."""
-        count = len(choices)
-        first = int(self._random() * count)
-        second = int(self._random() * (count - 1))
-        return choices[first], choices[second + (second >= first)]
-
-    def _cost(self, destination: Destination) -> float:
-        """Return the expected cost of one more request."""
-        latency = destination.latency
-        seconds, last = latency.ewma, latency.last
-        if seconds <= last / 2:
-            seconds = self._uncertain(seconds, last, destination.active)
-        failures = destination.error_rate
-        if failures:
-            seconds += failures * self._failure_cost
-        return seconds * (destination.active + 1) / destination.weight
-
-    def _uncertain(self, seconds: float, last: float, active: int) -> float:
+    def uncertain_latency(self, seconds: float, last: float, active: float) -> float:
         """Return the latency of a server that has not responded yet, or not for some 7 s. seconds: as decayed.
 
         One that may have become faster is tried again with one request; while that lasts, it counts as the median, or
@@ -144,7 +142,7 @@ class PeakEWMA:
     options: Mapping[str, SchedulerOption] = MappingProxyType(
         {
             "failure_cost": NumberOption(
-                default=FAILURE_COST, minimum=0, maximum=3600, help="seconds that a failed request counts as"
+                default=30, minimum=0, maximum=3600, help="seconds that a failed request counts as"
             )
         }
     )
@@ -154,4 +152,4 @@ class PeakEWMA:
         self._draw = draw or random.Random()
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundPeakEWMA:
-        return BoundPeakEWMA(service, self._draw, service.options.get("failure_cost", FAILURE_COST))
+        return BoundPeakEWMA(service, self._draw, option_of(service, self.options, "failure_cost"))

@@ -6,11 +6,10 @@ key has a fixed order of all servers, and if the first cannot serve, the next on
 
 from __future__ import annotations
 
-import math
-
 from ktcpvs.interfaces import Choice, Request, ServiceView
 from ktcpvs.model.why import HASH
-from ktcpvs.schedulers.hashing import draws, hash_bytes, hash_key, pack_seeds
+from ktcpvs.schedulers.choices import choices_of
+from ktcpvs.schedulers.hashing import hash_key, pack_seeds, pick
 
 
 class Rendezvous:
@@ -21,9 +20,8 @@ class Rendezvous:
     def __init__(self, service: ServiceView, what: str) -> None:
         """what: the key in words, for the reason."""
         reason = f"{service.why}by the hash of {what} among {len(service.destinations)}"
-        why = service.why_of(HASH)
-        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
-        self._seeds = pack_seeds([hash_bytes(str(one.address).encode()) for one in service.destinations])
+        self._choices = choices_of(service, reason, HASH)
+        self._seeds = pack_seeds(service.destinations)
 
     def pick(self, key: bytes, request: Request) -> Choice | None:
         """Return the first server for `key` that is not quiesced and has not been tried, or None."""
@@ -31,14 +29,4 @@ class Rendezvous:
 
     def pick_by(self, number: int, request: Request) -> Choice | None:
         """As `pick`, by the hash of a key."""
-        best: Choice | None = None
-        least = math.inf
-        for choice, draw in zip(self._choices, draws(number, self._seeds), strict=True):
-            destination = choice.destination
-            weight = destination.weight
-            if weight > 0 and destination not in request.tried:
-                # Exponentially distributed with the weight as its rate: a server is smallest with its share.
-                draw /= weight
-                if draw < least:
-                    best, least = choice, draw
-        return best
+        return pick(number, self._seeds, self._choices, request.tried)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, Choice, IScheduler, ISchedulerFactory, IUsesOptions, Request, ServiceView
-from ktcpvs.model.why import BALANCE
+from ktcpvs.schedulers.choices import choices_of
 from ktcpvs.schedulers.reasons import reason_among
 
 
@@ -15,8 +15,7 @@ class BoundRR:
 
     def __init__(self, service: ServiceView, place: int = 0) -> None:
         reason = reason_among(service, "next in turn of")
-        why = service.why_of(BALANCE)
-        self._choices = [Choice(destination, reason, why=why) for destination in service.destinations]
+        self._choices = choices_of(service, reason)
         self.place = place
 
     def choose(self, request: Request) -> Choice | None:

@@ -13,7 +13,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.chash import BoundCHash
-from ktcpvs.schedulers.hashing import draws, hash_bytes, pack_seeds, plain_draws
+from ktcpvs.schedulers.hashing import hash_bytes
 from ktcpvs.schedulers.keys import Key
 from ktcpvs.schedulers.sh import SH
 
@@ -106,13 +106,6 @@ def test_the_reason_tells_of_servers_that_are_full() -> None:
     second = scheduler.choose(Request("192.0.2.7"))
     assert second is not None
     assert second.reason == "by the hash of the client's address among 2, those before it have their share"
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 2**64 - 1), max_size=40))
-def test_the_compiled_form_draws_the_same(number: int, seeds: list[int]) -> None:
-    packed = pack_seeds(seeds)
-    assert draws(number, packed) == plain_draws(number, packed)
 
 
 def test_hashes_are_the_same_on_all_machines_and_in_all_versions() -> None:

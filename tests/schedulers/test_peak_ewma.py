@@ -14,7 +14,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.recent import ErrorRate, Latency
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
-from ktcpvs.schedulers.peak_ewma import BoundPeakEWMA, PeakEWMA
+from ktcpvs.schedulers.peak_ewma import BoundPeakEWMA, PeakEWMA, expected_cost
 
 
 class World:
@@ -139,7 +139,7 @@ def test_a_long_stream_does_not_make_a_server_slow() -> None:
 
 
 def cost(world: World, number: int) -> float:
-    return world.scheduler._cost(world.servers[number])
+    return expected_cost(world.servers[number], world.now, 30.0, world.scheduler.uncertain_latency)
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (1,) * 40])
@@ -178,13 +178,18 @@ def test_after_a_long_time_without_requests_loads_decide() -> None:
 
 def test_failures_cost_what_the_option_says() -> None:
     world = World(1, 1)
-    view = ServiceView(VirtualService("s"), tuple(world.servers), options={"failure_cost": 2.0})
-    scheduler = PeakEWMA().bind(view, None)
-    world.servers[0].latency.record(0.01, world.now)
-    assert scheduler._cost(world.servers[0]) == pytest.approx(0.01)
-    measured(world.servers[0])[1].record(False, world.now)
-    measured(world.servers[0])[1].record(True, world.now)
-    assert scheduler._cost(world.servers[0]) == pytest.approx(0.01 + 2.0 / 2)
+    slow, failing = world.servers
+    slow.latency.record(0.95, world.now)
+    failing.latency.record(0.01, world.now)
+    assert cost(world, 1) == pytest.approx(0.01)
+    measured(failing)[1].record(False, world.now)
+    measured(failing)[1].record(True, world.now)
+    assert cost(world, 1) == pytest.approx(0.01 + 30.0 / 2)
+    for failure_cost, expected in ((2.0, slow), (1.8, failing)):
+        view = ServiceView(VirtualService("s"), tuple(world.servers), options={"failure_cost": failure_cost})
+        choice = PeakEWMA().bind(view, None).choose(Request())
+        assert choice is not None
+        assert choice.destination is expected
 
 
 def test_the_explanation_says_what_is_known_and_measures_nothing() -> None:

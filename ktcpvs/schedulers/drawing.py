@@ -1,0 +1,43 @@
+"""Two servers drawn at random, of which a scheduler takes the better one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING
+
+from ktcpvs.interfaces import Choice, Destination
+from ktcpvs.schedulers.choices import usable
+
+MAX_DRAWS = 4
+"""The most draws of quiesced or tried servers; after these, two are drawn from a list of the usable ones."""
+
+Random = Callable[[], float]
+"""Returns a random number from 0 to 1, without 1."""
+
+
+def plain_draw_two(choices: tuple[Choice, ...], tried: Container[Destination], random: Random) -> tuple[Choice, ...]:
+    """Return two different choices whose servers have a weight and have not been tried, each pair as likely as any; all
+    such choices, if there are fewer."""
+    for _ in range(MAX_DRAWS):
+        if len(choices) < 2:
+            break
+        two = _two_of(choices, random)
+        if len(tuple(usable(two, tried))) == 2:
+            return two
+    left = tuple(usable(choices, tried))
+    return left if len(left) <= 2 else _two_of(left, random)
+
+
+def _two_of(choices: tuple[Choice, ...], random: Random) -> tuple[Choice, Choice]:
+    count = len(choices)
+    first = int(random() * count)
+    second = int(random() * (count - 1))
+    return choices[first], choices[second + (second >= first)]
+
+
+draw_two = plain_draw_two
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._compiled import draw_two as draw_two
