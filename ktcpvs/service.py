@@ -320,7 +320,7 @@ def _administration(
         return None
     from ktcpvs.cluster.administration import ClusterAdministration
 
-    administration = ClusterAdministration(cluster, own.view, reactor, log)
+    administration = ClusterAdministration(cluster, own.view, own.rebalance, reactor, log)
     readiness.require(administration.why_not_ready)
     return administration
 

@@ -9,16 +9,15 @@ from attrs import asdict
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import maybeDeferred as maybe_deferred
 
+from ktcpvs.cluster.all_nodes import GONE, AllNodes, added
 from ktcpvs.cluster.cluster import Cluster
 from ktcpvs.cluster.draining import NodeDrains, describe_state
-from ktcpvs.cluster.requests import UNREADABLE, Requests
-from ktcpvs.errors import BadValue, NoCluster
+from ktcpvs.cluster.requests import Requests
+from ktcpvs.errors import BadValue
 from ktcpvs.model import added_views
 
 STATS, CONNECTIONS = "stats", "connections"
 """The requests that nodes answer each other. The argument `ident` is that of a service; null: all."""
-
-GONE = "gone"
 
 OwnView = Callable[[str, "str | None"], Any]
 """Returns a view of this node's switch, by name, or a Deferred of it."""
@@ -30,7 +29,7 @@ class NodeViews:
     def __init__(self, cluster: Cluster, requests: Requests, drains: NodeDrains, own: OwnView) -> None:
         self._cluster = cluster
         self._drains = drains
-        self._requests = requests
+        self._all = AllNodes(cluster, requests)
         self._own = own
         requests.offer(STATS, self._own_stats)
         requests.offer(CONNECTIONS, self._own_connections)
@@ -97,29 +96,16 @@ class NodeViews:
 
     async def _stats(self, ident: str | None) -> dict[str, Any]:
         own = await maybe_deferred(self._own, STATS, ident)
-        answers, missing = await self._ask_all(STATS, ident, added_views.part_of_node(own))
-        added = _added(lambda known: added_views.stats_of_nodes(own, known), answers, missing)
+        answers, missing = await self._all.ask(STATS, {"ident": ident}, added_views.part_of_node(own))
+        stats = added(lambda known: added_views.stats_of_nodes(own, known), answers, missing)
         nodes = [{"node": node, **answer} for node, answer in answers.items()]
-        return {**added, "nodes": nodes, "missing": missing}
+        return {**stats, "nodes": nodes, "missing": missing}
 
     async def _connections(self, ident: str | None) -> dict[str, Any]:
         own = await maybe_deferred(self._own, CONNECTIONS, ident)
-        answers, missing = await self._ask_all(CONNECTIONS, ident, own)
-        joined = _added(added_views.connections_of_nodes, answers, missing)
+        answers, missing = await self._all.ask(CONNECTIONS, {"ident": ident}, own)
+        joined = added(added_views.connections_of_nodes, answers, missing)
         return {"connections": joined, "nodes": list(answers), "missing": missing}
-
-    async def _ask_all(self, what: str, ident: str | None, own: Any) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the answers by node, and why there is none of the others. own: the answer of this node."""
-        cluster = self._cluster
-        if not cluster.is_connected:
-            raise NoCluster(f"this node does not follow the cluster, so it cannot ask the others: {cluster.problem}")
-        members = cluster.membership
-        others = members.reports.keys() - {members.name}
-        found = await self._requests.ask(what, {"ident": ident}, others)
-        gone = dict.fromkeys(members.members - members.reports.keys() - members.unreadable.keys(), GONE)
-        missing = {**dict.fromkeys(members.unreadable, UNREADABLE), **gone, **found.missing}
-        answers = {members.name: own, **found.values}
-        return dict(sorted(answers.items())), dict(sorted(missing.items()))
 
 
 def _ident_of(arguments: Mapping[str, Any]) -> str | None:
@@ -128,21 +114,3 @@ def _ident_of(arguments: Mapping[str, Any]) -> str | None:
     if ident is None or isinstance(ident, str):
         return ident
     raise BadValue("the ident of the request is not a text")
-
-
-def _added(add: Callable[[dict[str, Any]], Any], answers: dict[str, Any], missing: dict[str, str]) -> Any:
-    """Add the answers up. Those that cannot be read, as of another version, go to `missing`."""
-    try:
-        return add(answers)
-    except _UNREADABLE_ERRORS:
-        pass
-    for node in list(answers):
-        try:
-            add({node: answers[node]})
-        except _UNREADABLE_ERRORS:
-            del answers[node]
-            missing[node] = UNREADABLE
-    return add(answers)
-
-
-_UNREADABLE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError)

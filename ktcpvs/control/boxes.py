@@ -113,6 +113,7 @@ _REQUIRED = {
     "Read": ("page", "pages"),
     "Explain": ("page", "pages"),
     "CloseConnection": ("page", "pages"),
+    "Rebalance": ("page", "pages"),
     "ReadPage": ("page",),
     "BeginTrace": ("number",),
     "ReadTrace": ("entries", "matched", "dropped", "ended"),

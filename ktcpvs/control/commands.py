@@ -117,6 +117,23 @@ class CloseConnection(_Command):
     response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 
 
+class Rebalance(_Command):
+    """Let the oldest connections of a service move off servers that carry more than their share. Returns what moves, as
+    with Read.
+
+    percent: 1 to 100, the most of a server's connections. resets: also reset connections whose protocol has no way to
+    tell the client. nodes: on all nodes of the cluster; False: on this one.
+    """
+
+    arguments = [
+        (b"ident", amp.Unicode()),
+        (b"percent", amp.Integer()),
+        (b"resets", amp.Boolean()),
+        (b"nodes", amp.Boolean()),
+    ]
+    response = [(b"page", amp.String()), (b"pages", amp.Integer())]
+
+
 class BeginTrace(_Command):
     """Begin a live trace of requests. It ends with this connection at the latest.
 
@@ -166,7 +183,7 @@ class ReadPage(_Command):
 
 BY_NAME: dict[str, type[amp.Command]] = {
     **OF_EDIT,
-    **{command.__name__: command for command in (Upload, Scope, Read, ReadPage, Explain, CloseConnection)},
+    **{command.__name__: command for command in (Upload, Scope, Read, ReadPage, Explain, CloseConnection, Rebalance)},
     **{command.__name__: command for command in (BeginTrace, ReadTrace, EndTrace)},
 }
 """The name of a command on the wire -> the command."""

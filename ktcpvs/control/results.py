@@ -231,6 +231,42 @@ class Node:
 
 
 @frozen
+class ServerMoves:
+    """The connections of one server in a rebalancing.
+
+    active: those that it has. over: those above its share. moving: those that move, those of an earlier command that
+    have not left yet included. held: those that would come back, by a cookie or a hash. uncloseable: those that only a
+    reset can move.
+    """
+
+    address: str
+    active: int = 0
+    over: int = 0
+    moving: int = 0
+    held: int = 0
+    uncloseable: int = 0
+    name: str | None = None
+    data: Data = _data()
+
+
+@frozen
+class Rebalance:
+    """Connections that move off servers with more than their share. percent: the most of a server's connections that
+    move. seconds: within which they are closed."""
+
+    service: str
+    percent: int
+    seconds: int
+    servers: tuple[ServerMoves, ...] = ()
+    data: Data = _data()
+
+    @property
+    def moving(self) -> int:
+        """The number of all connections that move."""
+        return sum(server.moving for server in self.servers)
+
+
+@frozen
 class Explanation:
     """Which server would handle a request. outcome: server, redirect, respond, queue or nobody. server: its address;
     None: none. reason: in words. notes: what else has decided."""
@@ -271,6 +307,11 @@ def _read_server(data: Data) -> Server:
 def read_connection(data: Data) -> ClientConnection:
     """Return a connection of the view `connections`."""
     return _made(ClientConnection, data)
+
+
+def read_rebalance(data: Data) -> Rebalance:
+    """Return what a rebalancing moves."""
+    return _made(Rebalance, data, servers=tuple(_made(ServerMoves, row) for row in data["servers"]))
 
 
 def read_certificate(data: Data) -> Certificate:

@@ -56,6 +56,10 @@ class Switch(Protocol):
     def close_connection(self, wanted: str) -> Any:
         """Close the client connection with this ID. Return its description, or a Deferred of it. Raises a Refusal."""
 
+    def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Any:
+        """Let connections of a service move off servers with more than their share. Return what moves, as plain data,
+        or a Deferred of it. Raises a Refusal."""
+
     def explain(
         self,
         ident: str,
@@ -224,6 +228,19 @@ class Administrator(GuardedAMP):
                 **{name: described[name] or "-" for name in ("id", "service", "client", "server")},
             )
         return self._first_page(described)
+
+    @commands.Rebalance.responder
+    def rebalance(self, ident: str, percent: int, resets: bool, nodes: bool) -> Deferred[dict[str, Any]]:
+        return self.respond(self._rebalance(ident, percent, resets, nodes))
+
+    async def _rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> dict[str, Any]:
+        begun = self._switch.rebalance(ident, percent, resets, all_nodes)
+        moves = await begun if isinstance(begun, Deferred) else begun
+        if self.peer_name:
+            count = sum(row["moving"] for row in moves["servers"])
+            form = "{peer} rebalances service {service} by {percent}%: {count} connections move"
+            self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, service=ident, percent=percent, count=count)
+        return self._first_page(moves)
 
     @commands.Explain.responder
     def explain(

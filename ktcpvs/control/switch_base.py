@@ -101,6 +101,19 @@ class SwitchBase(ABC):
         before that. Raises NoSuchConnection."""
         return dict(await self._read_pages(await self.send("CloseConnection", {"connection": connection})))
 
+    async def rebalance(
+        self, ident: str, percent: int, resets: bool = False, all_nodes: bool = False
+    ) -> dict[str, Any]:
+        """Let the oldest connections of a service move off servers that carry more than their share; docs/tcpvsadm.md
+        names the values. Returns what moves; `rebalancing` in `stats` counts those that have not left yet.
+
+        percent: 1 to 100, the most of a server's connections that move. resets: also reset connections whose protocol
+        has no way to tell the client, such as those of TCP. all_nodes: of a cluster. Raises NoSuchService, or BadValue
+        where the service cannot be rebalanced.
+        """
+        asked = {"ident": ident, "percent": percent, "resets": resets, "nodes": all_nodes}
+        return dict(await self._read_pages(await self.send("Rebalance", asked)))
+
     async def schedulers(self) -> dict[str, Any]:
         """Return {"schedulers": [...], "broken": [...]}: the schedulers that were found, each with name, unit, module,
         summary, the number of services that use it, and its options (name, type, default, required, help); and the

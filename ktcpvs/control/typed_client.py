@@ -74,6 +74,13 @@ class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
         """Return the nodes of the cluster. Raises BadValue without a cluster."""
         return [results.read_node(one) for one in (await self.switch.nodes())["nodes"]]
 
+    async def rebalance(
+        self, ident: str, percent: int, resets: bool = False, all_nodes: bool = False
+    ) -> results.Rebalance:
+        """Move the oldest connections off servers with more than their share. Arguments as for
+        `SwitchBase.rebalance`."""
+        return results.read_rebalance(await self.switch.rebalance(ident, percent, resets, all_nodes))
+
     async def explain(
         self,
         ident: str,
@@ -128,6 +135,7 @@ class BlockingClient(EditMethods[list[str]]):
     certificates = _blocking(Client.certificates)
     settings = _blocking(Client.settings)
     nodes = _blocking(Client.nodes)
+    rebalance = _blocking(Client.rebalance)
     explain = _blocking(Client.explain)
 
 

@@ -117,6 +117,17 @@ class ClientConnection(ABC):
         """The connection shall leave its server: end what is relayed in the way of its protocol, where the switch can.
         Requests finish."""
 
+    @property
+    def can_close(self) -> bool:
+        """Whether `end_relayed` tells the client that it shall connect again."""
+        return False
+
+    @property
+    def can_reset(self) -> bool:
+        """Whether it is relayed, and so stays at its server until a side ends it. The switch can only reset it, unless
+        it also `can_close`."""
+        return False
+
     @abstractmethod
     def rearm(self) -> None:
         """A timeout has changed."""

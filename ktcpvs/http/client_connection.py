@@ -106,10 +106,20 @@ class HTTPClientConnection(ClientConnection):
         self.is_last = True
 
     def end_relayed(self) -> None:
-        seconds, relay = self.service.settings.websocket_close_timeout, self.relay
-        if isinstance(relay, WebSocketRelay) and self.state == life.SWITCHED and seconds:
+        relay = self.relay
+        if self.can_close and isinstance(relay, WebSocketRelay):
             self.ending = "the switch has closed the WebSocket"
-            relay.close(seconds)
+            relay.close(self.service.settings.websocket_close_timeout)
+
+    @property
+    def can_close(self) -> bool:
+        is_websocket = isinstance(self.relay, WebSocketRelay) and not self.relay.is_closing
+        return is_websocket and self.state == life.SWITCHED and self.service.settings.websocket_close_timeout > 0
+
+    @property
+    def can_reset(self) -> bool:
+        is_closing = isinstance(self.relay, WebSocketRelay) and self.relay.is_closing
+        return self.state == life.SWITCHED and not is_closing
 
     def rearm(self) -> None:
         self._check_timeouts()

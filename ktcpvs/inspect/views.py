@@ -12,6 +12,7 @@ from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.inspect.certificates import describe_certificates
 from ktcpvs.inspect.client_connections import close_connection, describe_connection, open_connections
+from ktcpvs.inspect.rebalance import check_rebalance, rebalance
 from ktcpvs.model.address import Address, SRVName
 from ktcpvs.model.describe import describe_server, describe_service
 from ktcpvs.model.destination import Destination
@@ -36,6 +37,7 @@ COUNTS_OF_SERVICE = (
     "total",
     "refused",
     "queued",
+    "rebalancing",
     "paused_listeners",
     "denied",
     "limited",
@@ -164,6 +166,14 @@ class Views:
     def close_connection(self, wanted: str) -> dict[str, Any]:
         """Close the connection with this ID. Returns its description. Raises NoSuchConnection."""
         return close_connection(self._director, wanted)
+
+    def check_rebalance(self, ident: str, percent: int) -> None:
+        """See `inspect.rebalance`."""
+        check_rebalance(self._director, ident, percent)
+
+    def rebalance(self, ident: str, percent: int, resets: bool) -> dict[str, Any]:
+        """See `inspect.rebalance`."""
+        return rebalance(self._director, ident, percent, resets)
 
     def schedulers(self, ident: str | None) -> dict[str, Any]:
         found = self._director.schedulers()
@@ -328,15 +338,16 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         "total": counters.total,
         "refused": counters.refused,
         "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},
-        "rules": dict(live.rule_requests),
+        "rules": dict(live.scheduler.rule_requests),
         "responses": _responses(traffic.own_responses.counts),
         "handshakes": _handshakes(live.preambles.handshakes),
         "preambles": dict(live.preambles.refusals),
-        "choose_overruns": live.choose_budget.overruns,
+        "choose_overruns": live.scheduler.budget.overruns,
         "handshake_pauses": live.preambles.pauses,
         "http2_glitches": live.http2_clients.glitches,
         "http2_floods": live.http2_clients.floods,
         "queued": len(traffic.queue),
+        "rebalancing": live.rebalancing.left,
         "paused_listeners": sum(listener.lacks_descriptors for listener in live.listeners.values()),
         "denied": traffic.admission.denied,
         "limited": traffic.admission.limited,

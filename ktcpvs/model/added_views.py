@@ -44,6 +44,27 @@ def _id_in_all(number: int, connection: Data) -> Data:
     return {"id": f"{number}-{connection['id']}"} if "id" in connection else {}
 
 
+def rebalances(answers: Sequence[Data]) -> Data:
+    """The moves that all workers have begun. answers: one of each worker, at least one, each of which counts `active`
+    and `over` of all of them."""
+    return {**answers[0], "servers": _added_moves(answers, ("moving", "held", "uncloseable"))}
+
+
+def rebalances_of_nodes(answers: Mapping[str, Data]) -> Data:
+    """The moves that all nodes have begun."""
+    found = list(answers.values())
+    return {**found[0], "servers": _added_moves(found, ("active", "over", "moving", "held", "uncloseable"))}
+
+
+def _added_moves(answers: Sequence[Data], names: Sequence[str]) -> list[Data]:
+    """Return the rows of all servers, with these counts added up."""
+    rows: dict[str, Data] = {}
+    for row in (row for answer in answers for row in answer["servers"]):
+        known = rows.get(row["address"])
+        rows[row["address"]] = row if known is None else {**known, **{name: known[name] + row[name] for name in names}}
+    return list(rows.values())
+
+
 def stats_of_nodes(own: Data, answers: Mapping[str, Data]) -> Data:
     """The stats of several nodes.
 

@@ -135,6 +135,11 @@ class Destination:
         """The connections of this process alone."""
         return self.active
 
+    def part_of(self, count: int) -> int:
+        """Return the part of `count` of its connections that falls to this process, by how many it has. The parts of
+        all processes add up to `count`."""
+        return count
+
     def take(self) -> None:
         """Count one more connection."""
         self.active += 1
@@ -187,6 +192,13 @@ class SharedDestination(Destination):
     @property
     def own(self) -> int:
         return self.row[self._place]
+
+    def part_of(self, count: int) -> int:
+        counts = list(self.row)
+        total, before = sum(counts), sum(counts[: self._place])
+        if not total:
+            return 0
+        return count * (before + counts[self._place]) // total - count * before // total
 
     def take(self) -> None:
         self.row[self._place] += 1

@@ -65,6 +65,9 @@ class WeighedDestination(Destination):
     def own(self) -> int:
         return self.real.own
 
+    def part_of(self, count: int) -> int:
+        return self.real.part_of(count)
+
     @property
     def latency(self) -> Latency:
         return self.real.latency

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import methodcaller
@@ -13,34 +13,33 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.choose_budget import ChooseBudget, is_plugin
-from ktcpvs.dispatch.client_connection import JOINED_STATES, ClientConnection
+from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
-from ktcpvs.dispatch.selection import Selector, completed_of
+from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_context import ServiceContext
-from ktcpvs.errors import BadValue
 from ktcpvs.health.service_health import ServiceHealth
 from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
-from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IBindsInSteps, ILearns, IWatches
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import Check
 from ktcpvs.model.destination import NO_LABELS, Destination
 from ktcpvs.model.options import OFF
 from ktcpvs.model.real_server import RealServer
-from ktcpvs.model.scheduling import ICountsRules, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols.forwarding import HTTP, HTTPS
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.client_factory import ClientFactory
+from ktcpvs.services.draining import Draining
 from ktcpvs.services.http2_clients import HTTP2Clients
 from ktcpvs.services.listener import Listener
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.spread_calls import SpreadCalls
+from ktcpvs.services.rebalancing import Rebalancing
+from ktcpvs.services.service_scheduler import ServiceScheduler
 from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS, ServiceTLS
 from ktcpvs.streams.accept import adopt_descriptor, client_name
 from ktcpvs.streams.compiled import IS_COMPILED
@@ -52,16 +51,12 @@ from ktcpvs.streams.tls_stage import TLSStage
 from ktcpvs.system import log as levels
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_descriptor_with_reset, keep_alive
-from ktcpvs.system.timer_wheel import Timer
 from ktcpvs.tcp.preconnections import Preconnections
 
 MAX_WATCHERS = 8
 """The most watchers of one server, in a service with many rules that have many servers. Rules beyond that notice a
 changed load only at their next choice."""
 
-
-MAX_RULES_WITHOUT_PAUSE = 1000
-"""With more rules, binding pauses between its steps, since one step then takes a few milliseconds."""
 
 LATE_CLOSE_DELAY = 3.0
 """Seconds for which a socket stays open that another process does not take over: the kernel retransmits a lost SYN-ACK
@@ -81,7 +76,7 @@ class RunningService:
     clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
     connections, whose streams are among the connections. listeners: by address, in the order in which they are
     configured. retired: each fires when a listener is closed that another one has followed on the same port.
-    scheduler_factory: the scheduler's plugin. choose_budget: of its calls.
+    scheduler: what chooses its servers. rebalancing: moves connections off servers with more than their share.
     """
 
     def __init__(self, context: Context, config: VirtualService) -> None:
@@ -90,13 +85,7 @@ class RunningService:
         self.traffic = ServiceContext(context, config, CONNECTION)
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
-        self.scheduler_factory: Any = None
-        self._scheduler_names: tuple[str, ...] = ()
-        self.choose_budget = ChooseBudget(context, config.ident)
-        self._scheduler: Any = None
-        self._make_fallback: Callable[[], Any] | None = None
-        self._has_plugin = False  # whether it, or what chooses among the servers of a rule, is one
-        self._factories: tuple[Any, ...] = ()  # of all its schedulers
+        self.scheduler = ServiceScheduler(context, config.ident)
         self.listeners: dict[Address, Listener] = {}
         self.retired: list[Deferred[None]] = []
         self.connections: set[ClientConnection] = set()
@@ -120,7 +109,9 @@ class RunningService:
         self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(self._http, https, self.count_in, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
-        self.health.observe_down(self._close_connections_of)
+        self._draining = Draining(self.traffic, self.connections, self.preambles, self.http2_clients)
+        self.rebalancing = Rebalancing(self.traffic, self.connections, self.scheduler, self._draining.spread)
+        self.health.observe_down(self._draining.close_connections_of)
         self.traffic.room_needed = self._room_needed
         self._is_deleted = False
         self._is_handed_over = False
@@ -128,11 +119,8 @@ class RunningService:
         self._retiring: list[Listener] = []  # previous listeners, until their handshakes are complete
         self._stages: Mapping[Address, Sequence[Stage]] = {}
         self._foreign_hosts: ForeignHosts | None = None
-        self._view: ServiceView | None = None
         self._checked_at: dict[Address, Address] = {}  # server -> the address that is checked, where configured
         self._check_connectors: dict[Destination, Connector] = {}
-        self._drain: Timer | None = None
-        self._spreads: list[SpreadCalls] = []
 
     def __repr__(self) -> str:
         return f"<RunningService {self.ident}: {len(self.connections)} connections, {len(self.destinations)} servers>"
@@ -235,46 +223,10 @@ class RunningService:
             for server in config.servers
         }
 
-    @property
-    def rule_requests(self) -> Mapping[str, int]:
-        """Return label of a rule -> the requests that it has taken in this process."""
-        return self._scheduler.rule_requests() if ICountsRules.providedBy(self._scheduler) else {}
-
     def _new_destination(self, ident: str, server: RealServer) -> Destination:
         destination = self.context.counters.destination(ident, server)
         destination.clock = self.context.monotonic
         return destination
-
-    def binding(self, prepared: Prepared) -> Generator[None, None, None]:
-        """Bind a scheduler for `prepared`, in steps; meanwhile servers have the weights and the labels of that
-        configuration."""
-        destinations, factory = prepared.destinations, prepared.factory
-        many = len(prepared.config.rules) > MAX_RULES_WITHOUT_PAUSE
-        if many:
-            yield
-        before = {one: (one.weight, one.share, one.labels) for one in destinations.values()}
-        try:
-            for server in prepared.config.servers:
-                destination = destinations[server.address]
-                destination.weight = destination.share = server.share
-                destination.labels = dict(server.labels) if server.labels else NO_LABELS
-            former = self.scheduler_factory  # another object with this name is the same plugin, loaded again
-            previous = self._scheduler if former is not None and former.name == factory.name else None
-            prepared.seen = yield from prepared.viewing(self._view)
-            if many:
-                yield
-            if IBindsInSteps.providedBy(factory):
-                prepared.scheduler = yield from factory.binding(prepared.seen, previous)
-            else:
-                prepared.scheduler = factory.bind(prepared.seen, previous)
-            if ILearns.providedBy(prepared.scheduler) and completed_of(prepared.scheduler) is None:
-                raise BadValue(
-                    f"service {self.ident}: scheduler {factory.name} provides ILearns, but its bound form lacks "
-                    "completed(outcome)"
-                )
-        finally:
-            for destination, (weight, share, labels) in before.items():
-                destination.weight, destination.share, destination.labels = weight, share, labels
 
     def adopt(self, prepared: Prepared) -> None:
         """Put a prepared configuration in force. Connections to servers that are gone drain."""
@@ -285,8 +237,8 @@ class RunningService:
             self.leaving.pop(address, None)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
-        has_other_schedulers = prepared.scheduler_names != self._scheduler_names
-        self._scheduler_names = prepared.scheduler_names
+        has_other_schedulers = self.scheduler.replaces(prepared)
+        self.scheduler.adopt(prepared)
         for server in config.servers:
             destination = destinations[server.address]
             destination.weight = destination.share = server.share
@@ -301,19 +253,15 @@ class RunningService:
         self.config = traffic.config = config
         traffic.started = frozenset([server.address for server in config.servers if server.start is not None])
         self._set_connection_options(prepared.connection_options)
-        self.destinations, self._view = destinations, prepared.seen
-        self.scheduler_factory, traffic.unit = prepared.factory, unit
+        self.destinations, traffic.unit = destinations, unit
         self._stages = prepared.stages
         self.client_factory.stages = prepared.stages.get(config.address, ())
         usable = frozenset(destinations.values())
         self._checked_at = {server.address: server.check for server in config.servers if server.check is not None}
         self._check_connectors = {one: known for one, known in self._check_connectors.items() if one in usable}
-        self._scheduler, self._make_fallback = prepared.scheduler, prepared.bind_fallback()
-        traffic.selector.configure(config, prepared.scheduler, usable, self._make_fallback)
-        self._has_plugin = any(map(is_plugin, (prepared.factory, prepared.balance, *prepared.rule_balances.values())))
-        self.choose_budget.reset()
+        traffic.selector.configure(config, prepared.scheduler, usable, self.scheduler.make_fallback)
         if gone:
-            self.context.wheel.after(self._drain_timeout, lambda: self._end_leaving(gone.values()))
+            self._draining.end_leaving_later(lambda: set(gone.values()).intersection(self.leaving.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("trusted proxies", self._set_proxies, config, unit)
@@ -337,7 +285,8 @@ class RunningService:
                 listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
-        self._step("drained servers", self._end_relayed, in_use.difference(self._in_use))
+        taken_out = in_use.difference(self._in_use)
+        self._step("drained servers", self._draining.end_relayed, {destination for destination, _ in taken_out})
 
     @property
     def _in_use(self) -> frozenset[tuple[Destination, bool]]:
@@ -345,14 +294,6 @@ class RunningService:
         in_maintenance = self.selector.in_maintenance
         kept = [(one, True) for one in self.usable if one not in in_maintenance]
         return frozenset([*kept, *((one, False) for one in self.usable if one.share)])
-
-    def _end_relayed(self, taken_out: Collection[tuple[Destination, bool]]) -> None:
-        """End what is relayed to servers that have just been taken out of use, where its protocol has a way for that.
-        taken_out: what has left `_in_use`."""
-        drained = {destination for destination, _ in taken_out}
-        if drained:
-            found = [one for one in self.connections if one.dispatcher.destination in drained]
-            self._spread("drained servers", [one.end_relayed for one in found])
 
     def _set_proxies(self, config: VirtualService, unit: str) -> None:
         proxies = self.traffic.proxies
@@ -421,9 +362,7 @@ class RunningService:
         ports = {listener.port for listener in new.values()} - {None}
         for listener in leaving:
             self._step("listener before", self._end_listener, listener, ports)
-        if self._drain is not None:
-            self._drain.cancel()
-            self._drain = None
+        self._draining.cancel()
         for at, listener in new.items():
             listener.start()
             self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
@@ -502,33 +441,10 @@ class RunningService:
             listener.close()
 
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
-        """Let no connection begin more than the request that may be on its way, and call `part` with each."""
-        self._end_spreads()  # the calls below are for all connections
-        connections = list(self.connections)
-        for connection in connections:
-            self._step("drain", connection.retire_gently)
-        self._spread("drain", [*self.http2_clients.retiring(), *(partial(part, one) for one in connections)])
+        """Let the connections finish, and close those that no client uses. part: called with each connection."""
+        self._draining.begin(part)
         self._step("idle connections", self.server_connections.close)
         self._step("preconnections", self.preconnections.stop)
-        if (self.connections or self.preambles or self.http2_clients) and self._drain is None:
-            self._drain = self.context.wheel.after(self._drain_timeout, self._end_all)
-
-    def _spread(self, name: str, calls: Sequence[Callable[[], object]]) -> None:
-        """Make calls that close connections of clients, within `drain_spread`."""
-        seconds = self.config.settings_from(self.context.settings).drain_spread
-        spread = SpreadCalls(self.context, f"service {self.ident}: {name}", calls, seconds)
-        spread.start()
-        self._spreads = [one for one in (*self._spreads, spread) if not one.is_over]
-
-    def _end_spreads(self) -> None:
-        spreads, self._spreads = self._spreads, []
-        for spread in spreads:
-            spread.stop()
-
-    @property
-    def _drain_timeout(self) -> int:
-        """Seconds. Read anew, since an edit may stop a service before its settings are applied to it."""
-        return self.config.settings_from(self.context.settings).drain_timeout
 
     def settings_changed(self) -> None:
         """Apply changed settings to the backlog and to all that the service takes from them."""
@@ -542,12 +458,7 @@ class RunningService:
         config, traffic = self.config, self.traffic
         before, traffic.settings = traffic.settings, config.settings_from(self.context.settings)
         settings = traffic.settings
-        has_budget = settings.choose_budget and self._has_plugin
-        self.selector.scheduler = (
-            self.choose_budget.around(self._scheduler, self._make_fallback, config.fallback, settings)
-            if has_budget
-            else self._scheduler
-        )
+        self.selector.scheduler = self.scheduler.within_budget(config, settings)
         is_enabled = self.context.log.level < levels.SCHEDULING
         logs = traffic.access_log.writer is not None
         traffic.challenges = self.context.challenges.responses
@@ -573,36 +484,7 @@ class RunningService:
 
     def end_all(self) -> None:
         """End every connection now."""
-        self.preambles.close()
-        for connection in list(self.connections):
-            self._step("end a connection", connection.expire)
-        self.http2_clients.close()
-
-    def _end_all(self) -> None:
-        self._drain = None
-        if self.connections:
-            self.context.log.event(
-                levels.ANNOUNCE,
-                "service {ident}: {n} connections did not drain and are closed",
-                ident=self.ident,
-                n=len(self.connections),
-            )
-        self.end_all()
-
-    def _end_leaving(self, gone: Iterable[Destination]) -> None:
-        leaving = set(gone).intersection(self.leaving.values())
-        for connection in list(self.connections):
-            if connection.dispatcher.destination in leaving:
-                self._step("end a connection", connection.expire)
-
-    def _close_connections_of(self, down: Destination) -> None:
-        """End the relayed connections of a server that is down, if the service wants that."""
-        if self.config.close_on_down != "on":
-            return
-        for connection in list(self.connections):
-            if connection.dispatcher.destination is down and connection.state in JOINED_STATES:
-                connection.ending = f"the server is down: {down.health.reason}"
-                self._step("end a connection", connection.expire)
+        self._draining.end_all()
 
     # Clients.
 
@@ -789,9 +671,6 @@ class RunningService:
                 if not listener.is_reading:
                     listener.resume()
         elif not self.living:
-            if self._drain is not None:
-                self._drain.cancel()
-                self._drain = None
-            self._end_spreads()
+            self._draining.finish()
             if self._is_deleted:
                 self.delete()

@@ -124,7 +124,7 @@ class SchedulerBinder:
         key = self._context.cookie_key(settings)
         prepared = Prepared(config, service.destinations_for(config), *self.plugins_of(config), key, is_dry_run)
         try:
-            yield from service.binding(prepared)
+            yield from service.scheduler.binding(prepared)
         except (Refusal, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:

@@ -23,6 +23,7 @@ GAUGE, COUNTER = "gauge", "counter"
 _OF_SERVICE = (
     ("active", GAUGE, "active_connections", "Open client connections."),
     ("queued", GAUGE, "queued_connections", "Clients that wait for a server below its maxconn."),
+    ("rebalancing", GAUGE, "rebalancing_connections", "Connections that --rebalance moves and that have not left yet."),
     ("paused_listeners", GAUGE, "paused_listeners", "Listeners that accept nobody for want of file descriptors."),
     ("total", COUNTER, "connections_total", "Client connections accepted."),
     ("denied", COUNTER, "denied_total", "Clients rejected by the allow and deny lists."),

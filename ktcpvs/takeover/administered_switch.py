@@ -54,6 +54,7 @@ class OwnSwitch:
         self._administration = administration
         self.explain = Explainer(director, views).explain
         self.close_connection = views.close_connection
+        self._rebalance = views.rebalance
         workers = views.workers if isinstance(views, MergedViews) else None
         self.trace: Callable[[TraceQuery], TraceSession | Deferred[TraceSession]] = (
             LiveTracing(director).trace if workers is None else MergedTracing(director, workers).trace
@@ -72,6 +73,14 @@ class OwnSwitch:
         if self._administration is None:
             raise BadValue(NO_CLUSTER)
         return self._administration.view(name, ident)
+
+    def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Any:
+        """See control.server.Switch."""
+        if not all_nodes:
+            return self._rebalance(ident, percent, resets)
+        if self._administration is None:
+            raise BadValue(NO_CLUSTER)
+        return self._administration.rebalance(ident, percent, resets)
 
 
 def _submit_alone(director: Director, edit: Edit) -> Deferred[Sequence[str]]:
@@ -122,6 +131,9 @@ class AdministeredSwitch:
 
     def close_connection(self, wanted: str) -> Any:
         return self._target().close_connection(wanted)
+
+    def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Any:
+        return self._target().rebalance(ident, percent, resets, all_nodes)
 
     def explain(
         self,

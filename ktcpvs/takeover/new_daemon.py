@@ -64,6 +64,11 @@ class NewDaemon:
         """Have the new daemon close a connection."""
         return Deferred.fromCoroutine(self._ask(lambda switch: switch.close_connection(wanted)))
 
+    def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Deferred[Any]:
+        """Have the new daemon rebalance a service. Connections that the old one still has are left alone."""
+        ask = self._ask(lambda switch: switch.rebalance(ident, percent, resets, all_nodes))
+        return Deferred.fromCoroutine(ask)
+
     async def explain(
         self,
         ident: str,

@@ -87,6 +87,10 @@ class TCPClientConnection(ClientConnection):
     def end_relayed(self) -> None:
         """Do nothing: the switch does not know the protocol."""
 
+    @property
+    def can_reset(self) -> bool:
+        return self.state == life.RELAYING
+
     def rearm(self) -> None:
         if self.state == life.RELAYING:
             self._check_idle()

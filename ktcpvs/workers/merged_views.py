@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
+from ktcpvs.errors import Busy
 from ktcpvs.inspect.client_connections import no_such_connection
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import added_views
@@ -38,6 +39,20 @@ class MergedViews:
             if str(worker.number) == number:
                 return worker.close_connection(own).addCallback(partial(_closed, wanted))
         raise no_such_connection(wanted)
+
+    def rebalance(self, ident: str, percent: int, resets: bool) -> Deferred[dict[str, Any]]:
+        """Let all workers move their part of a service's connections. Returns a Deferred of what moves. Raises
+        NoSuchService or BadValue."""
+        self._own.check_rebalance(ident, percent)
+        return Deferred.fromCoroutine(self._rebalance(ident, percent, resets))
+
+    async def _rebalance(self, ident: str, percent: int, resets: bool) -> dict[str, Any]:
+        workers = self.workers.ready()
+        answers = await gatherResults([worker.rebalance(ident, percent, resets) for worker in workers])
+        known = [answer for answer in answers if answer is not None]
+        if not known:
+            raise Busy("no worker is ready; try again in a moment")
+        return added_views.rebalances(known)
 
     async def _stats(self, ident: str | None, own: Any) -> Any:
         return added_views.stats(own, [answer for _, answer in await self._of_all("stats", ident)])

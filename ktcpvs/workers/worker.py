@@ -342,6 +342,9 @@ class Worker:
     def close_connection(self, wanted: str) -> Any:
         return Views(self.director).close_connection(wanted)
 
+    def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Any:
+        return Views(self.director).rebalance(ident, percent, resets)
+
     def explain(
         self,
         ident: str,

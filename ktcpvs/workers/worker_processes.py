@@ -168,6 +168,11 @@ class WorkerProcess(ProcessProtocol):
         """Close the connection with this ID of this worker. Fires with its description; None: there is none."""
         return self._ask(lambda switch: switch.close_connection(wanted))
 
+    def rebalance(self, ident: str, percent: int, resets: bool) -> Deferred[Any]:
+        """Let this worker move its part of a service's connections. Fires with what moves; None: it does not know the
+        service, or has just ended."""
+        return self._ask(lambda switch: switch.rebalance(ident, percent, resets))
+
     def begin_trace(self, query: TraceQuery) -> Deferred[int | None]:
         """Begin a live trace in this worker. Fires with its number there; None: the worker refuses, or is gone."""
         return self._ask(lambda switch: switch.begin_trace(query))

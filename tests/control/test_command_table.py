@@ -58,7 +58,7 @@ def test_an_entry_and_its_amp_command(entry: EditCommand) -> None:
     assert command.__doc__ == entry.help
 
 
-def test_responders_are_those_of_the_table_and_nine_more() -> None:
+def test_responders_are_those_of_the_table_and_ten_more() -> None:
     known = {name.decode(): command for name, (command, _) in Administrator._commandDispatch.items()}
     assert known.pop("StartTLS") is amp.StartTLS
     for command in (
@@ -68,6 +68,7 @@ def test_responders_are_those_of_the_table_and_nine_more() -> None:
         commands.ReadPage,
         commands.Explain,
         commands.CloseConnection,
+        commands.Rebalance,
         commands.BeginTrace,
         commands.ReadTrace,
         commands.EndTrace,

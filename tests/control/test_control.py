@@ -575,6 +575,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "total": 0,
         "refused": 0,
         "queued": 0,
+        "rebalancing": 0,
         "paused_listeners": 0,
         "denied": 0,
         "limited": 0,

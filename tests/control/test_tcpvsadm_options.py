@@ -39,56 +39,58 @@ COLUMNS = (
         "numeric",
     ),
     *("views", "json", "delay", "all-nodes", "wide", "filter", "sort", "count", "verbose", "for", "config", "seconds"),
+    "reset",
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o  o  o  o  o  .  .  .  .
-kill             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o  .  .  .  .  .  .  .  .
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .
-explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
-trace            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  o  .  o  .  .
-certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
-reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
-drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .  .  .  .  .  .  .  .  .
-undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-replay           o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  o  o
-new-scheduler    .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  o  .  .  .
-reload-schedulers .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list                o . . . . . . . . . . . . . . . . . . . . o o o . o o o o o . . . . .
+kill                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+top                 o . . . . . . . . . . . . . . . . . . . . o . . . o . . . . . . . . .
+add-service         r o o o o o o . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+edit-service        r o o o o o o . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+delete-service      r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+flush               . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+add-listener        r . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+del-listener        r . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+add-server          r . . . . . . r o o . . . . . . . . . . . . . . . . . . . . . . . . .
+edit-server         r . . . . . . r o o . . . . . . . . . o . . . . . . . . . . . . . . .
+delete-server       r . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . .
+drain               o . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . .
+ready               o . . . . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . .
+maintenance         o . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . .
+rebalance           r . . . . . . . . . . . . . . . . . . o . . . o . o . . . . . . . . o
+add-rule            r . . . . . . o o . o o o . o . . . . . . . . . . . . . . . . . . . .
+edit-rule           r . . . . . . . . . o o o r . . . . . . . . . . . . . . . . . . . . .
+move-rule           r . . . . . . . . . . . . r o . . . . . . . . . . . . . . . . . . . .
+del-rule            r . . . . . . o . . o . . o . . . . . . . . . . . . . . . . . . . . .
+allow               r . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . .
+deny                r . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . .
+del-network         r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+load-configfile     . . . . . . . . . . . . . . . . . o o . . . . . . . . . . . . . . . .
+restore             . . . . . . . . . . . . . . . . . o o . . . . . . . . . . . . . . . .
+confirm             . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+end-local           o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+check               . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . . . .
+diff                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+save                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+start               o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+stop                o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+set                 . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+get                 . . . . . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . .
+explain             r . . o . . . . . . . . . . . o o . . . . . . o . . o . . . . . . . .
+trace               o . . . . . . . . . . . . . . . . . . . . . . o . . . . . o . o . . .
+certificates        o . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . .
+reload-certificates . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+renew-certificate   . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+nodes               . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . .
+drain-node          . . . . . . . . . . . . . . . . . . . o . . . . o . . . . . . . . . .
+undrain-node        . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+forget-node         . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+replay              o o o . . . . . . . . . . . . o . . . . . . . o . . o . . . . . o o .
+new-scheduler       . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+schedulers          . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . o . . . .
+reload-schedulers   . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+help                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+version             . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
@@ -99,6 +101,7 @@ FLAGS = (
     *SCOPES,
     "allow-empty",
     "wait",
+    "reset",
     "wait-nodes",
     "only",
     "numeric",
@@ -127,6 +130,7 @@ WORDS = {
     "del-rule": ["host", "a.example"],
     **{name: ["FILE"] for name in ("load-configfile", "check", "diff")},
     "kill": ["ID"],
+    "rebalance": ["20%"],
     "trace": ["path /a"],
     "replay": ["LOG"],
     "new-scheduler": ["NAME", "DIR"],
@@ -425,8 +429,8 @@ INVALID = [
     (["--li"], "Option '--li' may be --list or --listen"),
     (
         ["--re", "x"],
-        "Option '--re' may be --ready or --restore or --reload-certificates or --renew-certificate or "
-        "--replay or --reload-schedulers or --redirect or --real-server",
+        "Option '--re' may be --ready or --rebalance or --restore or --reload-certificates or "
+        "--renew-certificate or --replay or --reload-schedulers or --redirect or --real-server or --reset",
     ),
     (["-i"], "Option '-i' needs a value"),
     (["--start", "--ident"], "Option '--ident' needs a value"),

@@ -354,6 +354,13 @@ READS: dict[str, tuple[Call, list[bytes]]] = {
             request_box(b"ReadPage", b"2", number=b"1"),
         ],
     ),
+    "Rebalance": (
+        lambda switch: switch.rebalance("web", 20, True),
+        [
+            request_box(b"Rebalance", ident=b"web", percent=b"20", resets=b"True", nodes=b"False"),
+            request_box(b"ReadPage", b"2", number=b"1"),
+        ],
+    ),
 }
 """A call of the client that fetches an answer of two pages, and the boxes that it sends."""
 
@@ -443,7 +450,13 @@ def test_the_client_reads_warnings(run_client: RunClient, name: str) -> None:
 @pytest.mark.parametrize(("call", "boxes"), READS.values(), ids=READS)
 def test_the_client_reads_pages(run_client: RunClient, call: Call, boxes: list[bytes]) -> None:
     first = [(b"page", b'{"a": '), (b"pages", b"2")]
-    replies = {b"Read": first, b"Explain": first, b"CloseConnection": first, b"ReadPage": [(b"page", b"1}")]}
+    replies = {
+        b"Read": first,
+        b"Explain": first,
+        b"CloseConnection": first,
+        b"Rebalance": first,
+        b"ReadPage": [(b"page", b"1}")],
+    }
     assert run_client(call, replies) == (boxes, {"a": 1})
 
 
@@ -502,6 +515,10 @@ class Recorder:
         self.calls.append(wanted)
         return {"id": wanted}
 
+    def rebalance(self, *arguments: Any) -> Any:
+        self.calls.append(arguments)
+        return {"servers": []}
+
     async def explain(self, *arguments: Any) -> Any:
         self.calls.append(arguments)
         return "x" * 70000
@@ -550,6 +567,12 @@ def test_the_server_closes_a_connection() -> None:
     boxes = READS["CloseConnection"][1][:1]
     closed = box((b"_answer", b"1"), (b"page", b'{"id": "2-5f3a9c01"}'), (b"pages", b"1"))
     assert run_server(boxes, []) == (["2-5f3a9c01"], [closed])
+
+
+def test_the_server_rebalances() -> None:
+    boxes = READS["Rebalance"][1][:1]
+    begun = box((b"_answer", b"1"), (b"page", b'{"servers": []}'), (b"pages", b"1"))
+    assert run_server(boxes, []) == ([("web", 20, True, False)], [begun])
 
 
 def test_the_server_reads_a_trace_that_then_is_over() -> None:

@@ -11,6 +11,7 @@ import pytest
 from servers import LOOPBACK, Nginx, SocketServer, Where
 from tls_servers import TLSNginx
 
+from .chat import Chat
 from .harness import ControlThread, Daemon, SharedDaemons
 
 
@@ -123,3 +124,12 @@ def serve() -> Iterator[Callable[..., SocketServer]]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def chats() -> Iterator[tuple[Chat, Chat]]:
+    with contextlib.ExitStack() as stack:
+        made = Chat("a"), Chat("b")
+        for chat in made:
+            stack.callback(chat.stop)
+        yield made

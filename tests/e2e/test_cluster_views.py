@@ -9,14 +9,14 @@ import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import Browser
 from etcd_server import EtcdServer
-from servers import LOOPBACK, Nginx, dial, free_port, wait_for
+from servers import LOOPBACK, Nginx, SocketServer, dial, echo, free_port, wait_for
 
 from ktcpvs.errors import BadValue, Busy
 
@@ -170,6 +170,34 @@ def test_a_node_that_does_not_respond_is_named(nodes: Nodes) -> None:
     nodes.wait_for_state("c", "ok")
 
 
+def test_a_service_is_rebalanced_on_all_nodes(nodes: Nodes, serve: Callable[..., SocketServer]) -> None:
+    """Node c, where the service does not run, says so."""
+    servers, ports = [serve(echo), serve(echo)], {name: free_port() for name in "ab"}
+    listen = "\n".join(f"{LOOPBACK}:{port} on {name}" for name, port in ports.items())
+    nodes["a"].call("add_service", "raw", listen=listen, scheduler="wlc")
+    try:
+        nodes["a"].adm("-a", "-i", "raw", "-r", servers[0].address)
+        nodes["a"].adm("--start", "-i", "raw", "--wait-nodes")
+        with contextlib.ExitStack() as stack:
+            for name in "abab":
+                client = stack.enter_context(dial((LOOPBACK, ports[name])))
+                client.sendall(b"x")
+                assert client.recv(1) == b"x"
+            nodes["a"].adm("-a", "-i", "raw", "-r", servers[1].address, "--wait-nodes")
+            command = ("--rebalance", "50", "-i", "raw", "--all-nodes", "--reset")
+            done = nodes["c"].adm(*command, "--wait").stdout.splitlines()
+            refused = "has refused: service raw does not run here, so no connection can move"
+            assert done[0] == f"raw: 2 connections move now, of nodes a, b; {refused}: c"
+            assert done[1].endswith(": 4 connections, 2 above its share; 2 move")
+            assert done[-1] == "all have moved"
+            assert len(nodes["c"].call("cluster_connections", "raw")["connections"]) == 2
+        own = nodes["c"].adm("--rebalance", "50", "-i", "raw", check=False)
+        assert own.stderr == "tcpvsadm: rebalance raw: service raw does not run here, so no connection can move\n"
+    finally:
+        nodes["a"].adm("--stop", "-i", "raw")
+        nodes["a"].adm("-D", "-i", "raw", "--wait-nodes")
+
+
 def test_an_unknown_service_is_refused(nodes: Nodes) -> None:
     assert (
         "no service wep; did you mean 'web'?"
@@ -301,6 +329,7 @@ def test_a_daemon_in_no_cluster_says_so(new_daemon: Daemon) -> None:
     for arguments in (
         ("--list", "--stats", "--all-nodes"),
         ("--list", "--connections", "--all-nodes"),
+        ("--rebalance", "20%", "-i", "s", "--all-nodes"),
         ("--drain-node", "a"),
         ("--undrain-node", "a"),
         ("--forget-node", "a"),

@@ -183,8 +183,12 @@ def test_websocket(prepare: Cook, echo_by_websocket: Callable[[tuple[str, int], 
             said.add(client.recv(timeout=20))
         assert said == {f"{address} hello" for address in ours}
         recipe.play()
-        recipe.ends()
         assert {client.close_code for client in (one, two)} == {None, 1012}
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(connect(url, proxy=None))
+            recipe.play()
+        recipe.ends()
 
 
 class Member(PostgreSQL):

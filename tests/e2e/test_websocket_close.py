@@ -4,62 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
 
 import pytest
-from servers import LOOPBACK, free_port, wait_for
+from servers import wait_for
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.client import ClientConnection
 
+from .chat import Chat, dial_websocket
 from .harness import Daemon
 from .one_service import ident_of, start, with_workers
 
 pytestmark = pytest.mark.e2e
 
 SECONDS = "websocket_close_timeout = 20"
-
-
-class Chat:
-    """A WebSocket server that says its name, and then echoes. codes: the status codes that its connections ended
-    with."""
-
-    def __init__(self, name: str) -> None:
-        self.codes: list[int | None] = []
-        self.received: list[str | bytes] = []
-        self.name = name
-        self.address = f"{LOOPBACK}:{free_port()}"
-        host, _, port = self.address.rpartition(":")
-        self.server = serve(self._respond, host, int(port))
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    def _respond(self, socket: ServerConnection) -> None:
-        socket.send(self.name)
-        try:
-            while True:
-                message = socket.recv()
-                self.received.append(message)
-                socket.send(message)
-        except ConnectionClosed:
-            self.codes.append(socket.close_code)
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-
-
-@pytest.fixture
-def chats() -> Iterator[tuple[Chat, Chat]]:
-    with contextlib.ExitStack() as stack:
-        made = Chat("a"), Chat("b")
-        for chat in made:
-            stack.callback(chat.stop)
-        yield made
-
-
-def dial_websocket(port: int) -> ClientConnection:
-    return connect(f"ws://{LOOPBACK}:{port}/", open_timeout=20, close_timeout=20, compression=None)
 
 
 def read_all(client: ClientConnection) -> None:

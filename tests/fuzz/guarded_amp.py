@@ -102,6 +102,8 @@ class Daemon:
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain
         self.close_connection = Views(self.director).close_connection
+        rebalance = Views(self.director).rebalance
+        self.rebalance = lambda ident, percent, resets, all_nodes: rebalance(ident, percent, resets)
         self.trace = LiveTracing(self.director).trace
         self.factory = ControlFactory(self, log)
 

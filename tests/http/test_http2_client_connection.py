@@ -466,6 +466,31 @@ def test_a_websocket_by_extended_connect_is_closed_when_its_server_drains(make: 
     assert client.got(1)[2]
 
 
+def test_a_websocket_by_extended_connect_is_rebalanced(make: Make) -> None:
+    """The older one is closed; the newer one and a request on the same connection go on."""
+    settings, one = "websocket_close_timeout = 5", ("scheduler = phttp", f"server = {A}")
+    world = make(*one, settings=settings)
+    client = H2Client(world)
+    for stream in (1, 3):
+        fields = [(":method", "CONNECT"), (":protocol", "websocket"), *request_fields("/a")[1:]]
+        client.h2.send_headers(stream, fields)
+        client.talks()
+        server = world.accepts(A)
+        server.heard()
+        server.says(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        assert client.got(stream) == ("200", b"", False)
+        world.passes(1)
+    client.asks(5, "/b")
+    server = world.accepts(A)
+    world.load(*one, f"server = {B}", settings=settings)
+    moves = world.live.rebalancing.begin(50, resets=True)
+    assert {str(server.address): (row.active, row.moving) for server, row in moves.items()} == {A: (3, 1), B: (0, 0)}
+    assert client.got(1) == ("200", b"\x88\x02\x03\xf4", False)
+    assert client.got(3) == ("200", b"", False)
+    server.says(answer())
+    assert client.got(5) == ("200", b"hello", True)
+
+
 def test_a_connection_error_ends_all_streams(make: Make) -> None:
     world = make()
     client = H2Client(world)

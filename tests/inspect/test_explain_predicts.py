@@ -142,7 +142,7 @@ def test_explain_predicts(
     options = [f"fallback = {fallback}", f"overflow = {overflow}"] + ([f"redirect = {REDIRECT}"] if redirects else [])
     world, leases = make_world(scheduler, states, options, use, priorities)
     try:
-        bind = world.live.scheduler_factory.bind
+        bind = world.live.scheduler.factory.bind
         made = world.live.selector.scheduler
         if kind == "promising":
             made = Promising(made)
@@ -169,7 +169,7 @@ def replace_scheduler(world: World, bind: Any) -> None:
     """Replace `bind` of the service's scheduler plugin, for this world only."""
 
     class Factory:
-        name, unit = world.live.scheduler_factory.name, world.live.scheduler_factory.unit
+        name, unit = world.live.scheduler.factory.name, world.live.scheduler.factory.unit
 
         def bind(self, service: Any, previous: Any) -> Any:
             return bind(service, previous)

@@ -308,7 +308,7 @@ def test_a_takeover_lets_them_finish(make: MakeWorld, lines: tuple[str, ...], la
     slow.resets()
     server.resets()
     assert world.director.count_draining() == 0
-    assert world.live._drain is None
+    assert world.live._draining._timer is None
 
 
 def test_the_drain_timeout_ends_them(make: MakeWorld) -> None:

@@ -1,4 +1,4 @@
-"""Waiting until a server has drained (--wait), with its progress printed."""
+"""Waiting (--wait), with its progress printed: until a server or a node has drained."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def wait_until_drained(
         left = await _find_connections(switch, ident, address)
         return format_progress([connection["age"] for connection in left]), not left
 
-    await _show_until_done(sleep, progress)
+    await show_until_done(sleep, progress)
 
 
 async def wait_until_node_drained(sleep: Callable[[float], Awaitable[object]], switch: SwitchBase, name: str) -> None:
@@ -60,23 +60,26 @@ async def wait_until_node_drained(sleep: Callable[[float], Awaitable[object]], s
             raise Refusal(f"node {name} has been undrained")
         return format_node_progress(one), one["drain"] == "drained"
 
-    await _show_until_done(sleep, progress)
+    await show_until_done(sleep, progress)
 
 
-async def _show_until_done(
-    sleep: Callable[[float], Awaitable[object]], progress: Callable[[], Awaitable[tuple[str, bool]]]
+async def show_until_done(
+    sleep: Callable[[float], Awaitable[object]],
+    progress: Callable[[], Awaitable[tuple[str, bool]]],
+    prints: bool = True,
 ) -> None:
-    """Print progress until it is done. progress: returns it as a text, and whether it is done."""
+    """Print progress until it is done. progress: returns it as a text, and whether it is done. prints: False: only
+    wait."""
     printed, last = "", -PRINT_INTERVAL
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     while True:
         text, is_done = await progress()
         now = time.monotonic()
-        if text != printed and (is_terminal or is_done or now - last >= PRINT_INTERVAL):
-            _print(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
+        if prints and text != printed and (is_terminal or is_done or now - last >= PRINT_INTERVAL):
+            write_out(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
             printed, last = text, now
         if is_done:
-            _print("\n" if is_terminal else "")
+            write_out("\n" if is_terminal and prints else "")
             return
         await sleep(POLL_INTERVAL)
 
@@ -119,6 +122,7 @@ def _format_duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 7200 else f"{round(seconds / 3600)} h"
 
 
-def _print(text: str) -> None:
+def write_out(text: str) -> None:
+    """Write to standard output at once."""
     if sys.stdout is not None and text:
         os.write(sys.stdout.fileno(), text.encode())

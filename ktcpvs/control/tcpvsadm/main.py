@@ -168,6 +168,10 @@ def _format(given: Invocation, answer: Any) -> str:
     }
     if given.command.name in formats:
         return formats[given.command.name](answer)
+    if given.command.name == "rebalance":
+        from ktcpvs.control.tcpvsadm.rebalancing import format_rebalance
+
+        return format_rebalance(answer, addresses.with_port_name)
     show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
     text = _format_view(given, answer, show, width)
     return colours.colour_states(text) if colours.should_colour(sys.stdout, os.environ) else text

@@ -295,6 +295,10 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
         return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
     if name in ("save", "replay"):
         return await _configured(switch)
+    if name == "rebalance":
+        from ktcpvs.control.tcpvsadm.rebalancing import rebalance
+
+        return await rebalance(io.sleep, switch, given)
     if name == "kill":
         return await switch.close_connection(given.words[0])
     if name == "get":

@@ -32,9 +32,9 @@ def help_text() -> str:
 def synopsis(command: Command) -> list[str]:
     """Return a command, its words and its options, in parts: `-a, --add-server`, `-i ID`, `-r ADDR[:PORT]`, ..."""
     parts = [_names(command.short, command.name)]
-    parts += [_describe_option(name) for name in command.required]
-    if command.words:
-        parts.append(command.words)
+    required = [_describe_option(name) for name in command.required]
+    words = [command.words] if command.words else []
+    parts += [*words, *required] if command.first_is_value else [*required, *words]
     views = [name for name in command.optional if name in VIEWS]
     for name in command.optional:
         if name not in views:
