@@ -112,7 +112,10 @@ class HTTPClientConnection(ClientConnection):
             relay.close(seconds)
 
     def rearm(self) -> None:
-        self._check_timeouts()
+        if self.dispatcher.is_waiting:
+            self.dispatcher.rearm()
+        else:
+            self._check_timeouts()
 
     # For the dispatcher.
 

@@ -37,7 +37,7 @@ from ktcpvs.model.edits import (
 from ktcpvs.model.expansion import Resolution, expanded, names_of
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
-from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
+from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, first_program_conflict, is_here
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
@@ -598,10 +598,14 @@ class Director:
             self._response_files(service, is_strict=True)
 
     def _check_addresses(self, old: Table, new: Table) -> None:
-        """Raise CannotListen if two running services would listen on the same address of one node."""
+        """Raise CannotListen if two running services would listen on the same address of one node, and BadValue if two
+        would start different programs for the same server."""
         conflict = first_conflict(old, new, self._nodes())
         if conflict is not None:
             raise CannotListen(str(conflict))
+        programs = first_program_conflict(old, new, self._nodes())
+        if programs is not None:
+            raise BadValue(str(programs))
 
     def _check_relay(self, service: VirtualService) -> None:
         """Raise BadValue if the relay that the service names is not possible."""

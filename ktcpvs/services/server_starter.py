@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ from ktcpvs.model.health import IDLE, STARTING
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
+from ktcpvs.system.files import untrusted_path
 from ktcpvs.system.program import Program
 
 RUNNING, STOPPING = "running", "stopping"
@@ -60,6 +60,17 @@ class Started(Protocol):
     def changed(self) -> None: ...
 
 
+def unfit_program(path: Path) -> str | None:
+    """Return why the program at `path` must not be started, or cannot be; None: it may be."""
+    try:
+        why = untrusted_path(str(path))
+        if why is None and not (path.is_file() and os.access(path, os.X_OK)):
+            why = f"{path} is not a program that may be executed"
+    except OSError as error:
+        why = f"{path}: {error.strerror}"
+    return why
+
+
 class ServerStarter:
     """Starts and stops servers. Provides Starter."""
 
@@ -73,15 +84,9 @@ class ServerStarter:
 
     def check(self, program: str) -> None:
         """Raise BadValue unless the folder has that program, and nobody else can change it."""
-        for path in (self._folder, self._folder / program):
-            try:
-                found = os.stat(path)
-            except OSError as error:
-                raise BadValue(f"start {program}: {path}: {error.strerror}") from None
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise BadValue(f"start {program}: {path} may be written by other users; chmod go-w {path}")
-        if not stat.S_ISREG(found.st_mode) or not os.access(path, os.X_OK):
-            raise BadValue(f"start {program}: {path} is not a program that may be executed")
+        why = unfit_program(self._folder / program)
+        if why is not None:
+            raise BadValue(f"start {program}: {why}")
 
     def begin(self) -> None:
         """The reactor runs: stop idle servers from now on."""
@@ -239,6 +244,9 @@ class _Server:
     def _run(self) -> bool:
         """Start the program. Return whether that is possible."""
         path = self._folder / self.started.program
+        if (why := unfit_program(path)) is not None:  # someone has changed it since it was named
+            self._reason = f"{path} is not started: {why}"
+            return False
         try:
             self._program = Program(self._reactor, [str(path)], self._environment(), self._log, self._ended)
         except OSError as error:

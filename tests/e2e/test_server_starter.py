@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from .one_service import ask, row, start, visitor, with_workers
 pytestmark = pytest.mark.e2e
 
 MakeDaemon = Callable[..., Daemon]
+
+KTCPVS = "from ktcpvs.daemon import run; run()"
 
 WEB = f"""#!{sys.executable}
 import http.server, os, signal, sys, time
@@ -211,6 +214,36 @@ def test_what_may_not_be_started(starter: Daemon, folder: Path) -> None:
     for program, why in REFUSED.items():
         with pytest.raises(Refusal, match=why):
             start(starter, on_demand(program))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_program_that_another_user_owns_is_not_started(starter: Daemon, folder: Path) -> None:
+    """Nor one in a folder of another user, nor one that was given away since it was named."""
+    port = start(starter, on_demand("web"), "start_timeout = 1")
+    for path in (folder / "web", folder):
+        os.chown(path, 65533, 65533)
+        with pytest.raises(Refusal, match=f"{path} belongs to user 65533; expected root or user 0"):
+            start(starter, on_demand("web"))
+        assert get(port)[0] == 503
+        starter.wait_for_log(f"is not started: {path} belongs to user 65533")
+        os.chown(path, 0, 0)
+    (folder / "linked").symlink_to("/etc/alternatives/../../bin/true")
+    start(starter, on_demand("linked"))
+
+
+def test_two_services_name_different_programs_for_one_address(starter: Daemon, tmp_path: Path) -> None:
+    line = on_demand("web")
+    start(starter, line)
+    start(starter, line)
+    with pytest.raises(Refusal, match="starts web at that address: give one of them another address, or both the same"):
+        start(starter, line.replace("web", "silent"))
+    file = tmp_path / "two.conf"
+    file.write_text(f"Virtual a {{ {line} }}\nVirtual b {{ {line.replace('web', 'silent')} }}\n")
+    found = subprocess.run(
+        [sys.executable, "-c", KTCPVS, "--check", file], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert found.returncode == 1
+    assert f"{file}:2:9: service b: server " in found.stderr
 
 
 def test_a_daemon_without_a_folder_starts_nothing(daemon: Daemon) -> None:
