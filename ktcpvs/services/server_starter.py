@@ -10,6 +10,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
 from ktcpvs.system.files import untrusted_path
 from ktcpvs.system.program import Program
+from ktcpvs.system.program_guard import ProgramGuard
 
 RUNNING, STOPPING = "running", "stopping"
 
@@ -78,6 +80,7 @@ class ServerStarter:
         """folder: of the programs."""
         self._context = context
         self._folder = folder
+        self._guard = ProgramGuard()
         self._servers: dict[Address, _Server] = {}
         self._is_stopping = False
         self._is_handed_over = False
@@ -98,7 +101,7 @@ class ServerStarter:
         for address, started in found.items():
             known = self._servers.get(address)
             if known is None:
-                self._servers[address] = _Server(self._context, self._folder, address, started)
+                self._servers[address] = _Server(self._context, self._folder, self._guard, address, started)
             else:
                 known.started, known.is_leaving = started, False
         for address, server in self._servers.items():
@@ -131,6 +134,7 @@ class ServerStarter:
 
         def one_has_ended() -> None:
             if not any(server.is_alive for server in left) and not ended.called:
+                self._guard.close()
                 ended.callback(None)
 
         for server in self._servers.values():
@@ -152,7 +156,7 @@ class _Server:
     """One server. state: IDLE, STARTING, RUNNING or STOPPING. is_alive: its program runs here. is_leaving: it is in the
     table no more. when_ended: called when the program has ended."""
 
-    def __init__(self, context: Context, folder: Path, address: Address, started: Started) -> None:
+    def __init__(self, context: Context, folder: Path, guard: ProgramGuard, address: Address, started: Started) -> None:
         self.address = address
         self.started = started
         self.state = IDLE
@@ -161,6 +165,7 @@ class _Server:
         self._context = context
         self._reactor = context.reactor
         self._folder = folder
+        self._guard = guard
         self._program: Program | None = None
         self._waiting: list[Deferred[None]] = []
         self._probing: Deferred[object] | None = None
@@ -253,6 +258,10 @@ class _Server:
             self._reason = f"{path} cannot be started: {error.strerror}"
             return False
         self._began, self._is_found = self._reactor.seconds(), False
+        try:
+            self._guard.add(self._program.pid, self._context.settings.stop_timeout)
+        except OSError as error:
+            self._log(f"would outlive a daemon that is killed: {error.strerror}")
         self._log(f"is started: {path}, process {self._program.pid}")
         return True
 
@@ -271,6 +280,9 @@ class _Server:
     def _ended(self, how: str) -> None:
         """The program has ended."""
         was = self.state
+        if self._program is not None:
+            with suppress(OSError):
+                self._guard.remove(self._program.pid)
         self._program = None
         self._cancel()
         now = self._reactor.seconds()

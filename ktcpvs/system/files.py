@@ -104,8 +104,8 @@ MAX_LINKS = 40
 def untrusted_path(path: str) -> str | None:
     """Return why users other than root and this user can replace what is at `path`, or change it; None: they cannot.
 
-    All folders on the way are looked at, also those that symbolic links lead through. In a folder such as /tmp, with the
-    sticky bit, others cannot replace what is not theirs. path: absolute. Raises OSError.
+    All folders on the way are looked at, also those that symbolic links lead through. In a folder with the sticky bit,
+    such as /tmp, others cannot replace what is not theirs. path: absolute. Raises OSError.
     """
     allowed = {0, os.geteuid()}
     place, left, links = "/", path.split("/"), 0

@@ -198,6 +198,36 @@ def test_it_ends_with_the_daemon(starter: Daemon) -> None:
         os.kill(pid, 0)
 
 
+def test_its_processes_end_when_the_daemon_is_killed(starter: Daemon, folder: Path) -> None:
+    """With those that the program has started, those that ignore SIGTERM, and the process that sees to it."""
+    (folder / "parent").write_text('#!/bin/sh\ntrap "" TERM\n"$(dirname "$0")/web" &\nwait\nsleep 1000\n')
+    (folder / "parent").chmod(0o755)
+    port = start(starter, on_demand("parent"), settings="stop_timeout = 1")
+    before = children(starter.pid)
+    assert get(port)[0] == 200
+    found = {pid for child in children(starter.pid) - before for pid in (child, *children(child))}
+    assert len(found) == 3  # the program, the server that it has started, and the guard
+    starter.signal(signal.SIGKILL)
+    starter.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in found), f"{found} to end")
+
+
+def children(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def test_a_guard_that_was_killed_is_replaced(starter: Daemon) -> None:
+    line = on_demand("web")
+    port, before = start(starter, line), children(starter.pid)
+    pid = int(get(port)[1][0])
+    (guard,) = children(starter.pid) - before - {pid}
+    os.kill(guard, signal.SIGKILL)
+    second = int(get(start(starter, on_demand("web")))[1][0])
+    starter.signal(signal.SIGKILL)
+    starter.wait()
+    wait_for(lambda: not any(Path(f"/proc/{one}/cwd").exists() for one in (pid, second)), "both to end")
+
+
 REFUSED = {
     "none": "No such file",
     "writable": "may be written by other users",
@@ -224,8 +254,8 @@ def test_a_program_that_another_user_owns_is_not_started(starter: Daemon, folder
         os.chown(path, 65533, 65533)
         with pytest.raises(Refusal, match=f"{path} belongs to user 65533; expected root or user 0"):
             start(starter, on_demand("web"))
-        assert get(port)[0] == 503
-        starter.wait_for_log(f"is not started: {path} belongs to user 65533")
+        said = f"is not started: {path} belongs to user 65533"
+        wait_for(lambda said=said: get(port)[0] == 503 and said in starter.log())  # after the pause
         os.chown(path, 0, 0)
     (folder / "linked").symlink_to("/etc/alternatives/../../bin/true")
     start(starter, on_demand("linked"))
