@@ -79,6 +79,7 @@ $(VENV)/tests-compiled: $(VENV)/ready
 # A warning is an error.
 site: export SITE_URL := $(SITE_URL)
 site: $(VENV)/ready
+	@echo "Building the site of some 40 pages, in one to five minutes ..."
 	@$(BIN)/sphinx-build -q -W --keep-going -c docs/site -b html . build/site
 	@echo "Open build/site/index.html"
 

@@ -18,8 +18,10 @@ enum { D_LOG, D_OWNER, D_PENDING, D_QUEUED_SINCE, D_REFUSED, D_SERVICE, D_SETTIN
 FIELDS(dispatcher, "_log", "_owner", "_pending", "_queued_since", "_refused", "_service", "_settings_of", "choice", "completed", "entry",
        "failed_connections", "is_retry", "is_waiting", "lease", "request", "uses_scheduler");
 
-enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS, R_BODY_PREFIX };
-FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed", "server_name", "protocols", "body_prefix");
+enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS, R_BODY_PREFIX,
+       R_IS_REPEATED };
+FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed", "server_name", "protocols", "body_prefix",
+       "is_repeated");
 
 enum { V_CONTEXT, V_RELAY, V_SELECTOR };
 FIELDS(service, "context", "relay", "selector");
@@ -140,6 +142,7 @@ make_request(PyObject *service, PyObject *client_host)
         SLOT(request, request, R_CLIENT) = Py_NewRef(client_host);
         SLOT(request, request, R_LINES) = Py_NewRef(no_bytes);
         SLOT(request, request, R_BODY_PREFIX) = Py_NewRef(no_bytes);
+        SLOT(request, request, R_IS_REPEATED) = Py_NewRef(Py_False);
         SLOT(request, request, R_FAILED) = Py_NewRef(no_destinations);
         SLOT(request, request, R_PROTOCOLS) = Py_NewRef(no_objects);
         SLOT(request, request, R_TRIED) =

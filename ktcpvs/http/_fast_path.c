@@ -47,8 +47,8 @@ FIELDS(server, "exchange", "cached_response", "destination", "write", "is_reusab
 enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED, D_ENTRY, D_COMPLETED };
 FIELDS(dispatcher, "request", "choice", "lease", "failed_connections", "entry", "completed");
 
-enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION };
-FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection");
+enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION, R_IS_REPEATED };
+FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection", "is_repeated");
 
 enum { S_SCHEDULER, S_USABLE, S_EXCLUDED, S_COMPLETED };
 FIELDS(selector, "scheduler", "usable", "excluded", "completed");
@@ -615,7 +615,8 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     put_new(&SLOT(request, request, R_TARGET), SLOT(plain, plain, P_TARGET));
     put_new(&SLOT(request, request, R_PATH), SLOT(plain, plain, P_TARGET));
     put_new(&SLOT(request, request, R_TRIED), SLOT(selector, selector, S_EXCLUDED));
-    if (is_used_set(SLOT(request, request, R_FAILED)) || PyTuple_GET_SIZE(SLOT(dispatcher, dispatcher, D_FAILED)))
+    if (IS(request, request, R_IS_REPEATED) || is_used_set(SLOT(request, request, R_FAILED)) ||
+        PyTuple_GET_SIZE(SLOT(dispatcher, dispatcher, D_FAILED)))
         if (call(dispatcher, s_begin, NULL) < 0)
             return -1;
     put_new(&SLOT(exchange, exchange, X_MESSAGE), Py_None);

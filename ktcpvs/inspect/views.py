@@ -317,6 +317,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
     if live is None:
         return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {
             "refusals": {},
+            "rules": {},
             "responses": {},
             "handshakes": {},
             "preambles": {},
@@ -327,6 +328,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         "total": counters.total,
         "refused": counters.refused,
         "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},
+        "rules": dict(live.rule_requests),
         "responses": _responses(traffic.own_responses.counts),
         "handshakes": _handshakes(live.preambles.handshakes),
         "preambles": dict(live.preambles.refusals),

@@ -1,5 +1,5 @@
-"""Loads scheduler plugins in a process of its own before a running daemon does: one that loops for ever, takes all memory
-or ends the process is found out there.
+"""Loads scheduler plugins in a process of its own before a running daemon does: one that loops for ever, takes all
+memory or ends the process is found out there.
 
 The process gets the names of the packages that are loaded from their sources as its arguments.
 """
@@ -75,7 +75,7 @@ def _end(why: str) -> None:
 
 
 def main() -> None:
-    """Load the plugins, and end with status 0 if the process can; what is wrong with them otherwise, the daemon finds."""
+    """Load the plugins, and end with status 0 if that is possible; the daemon finds what else is wrong with them."""
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_TRIAL_MEMORY, MAX_TRIAL_MEMORY))
     timer = threading.Timer(TRIAL_TIMEOUT, _give_up)
     timer.daemon = True

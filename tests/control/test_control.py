@@ -591,6 +591,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "responses": {},
         "handshakes": {},
         "preambles": {},
+        "rules": {},
         "relay": None,
     }
     nothing = {"active": 0, "pending": 0, "total": 0, "failures": 0, "retries": 0, "kept": 0, "reused": 0}
