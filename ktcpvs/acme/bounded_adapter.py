@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from typing import Any, ClassVar
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -95,11 +95,11 @@ class _WatchedTLS(_Watched, HTTPSConnection):
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls: ClassVar[Any] = _Watched
+    ConnectionCls: Any = _Watched
 
 
 class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls: ClassVar[Any] = _WatchedTLS
+    ConnectionCls: Any = _WatchedTLS
 
 
 class BoundedAdapter(HTTPAdapter):
