@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class _Sockets:
     def add(self, sock: socket.socket) -> None:
         """A duplicate is kept: `ssl` takes the socket itself away."""
         with self._lock:
-            self._known.append(sock.dup())
+            self._known.append(socket.socket(fileno=os.dup(sock.fileno())))
             if self.are_shut:
                 self._shut_all()
 

@@ -133,6 +133,11 @@ class SchedulerBinder:
         prepared = Prepared(config, service.destinations_for(config), *self.plugins_of(config), key, is_dry_run)
         try:
             yield from service.binding(prepared)
+            if not callable(getattr(prepared.scheduler, "choose", None)):
+                raise BadValue(
+                    f"service {config.ident}: scheduler {config.scheduler_name}: its bind returned "
+                    f"{shorten(type(prepared.scheduler).__name__, 40)}, which has no method choose(request)"
+                )
         except (Refusal, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:

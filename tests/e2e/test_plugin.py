@@ -385,6 +385,11 @@ def test_a_scheduler_takes_options_and_is_loaded_again_in_all_workers(
     line = len(VERSIONED.splitlines()) + 2
     assert f"{file}:{line}: ZeroDivisionError: division by zero; what was loaded before stays in use" in refused.stderr
     assert {served(port) for _ in range(8)} == {b"2"}
+    file.write_text(VERSIONED.replace("def choose", "def chooses"))
+    refused = daemon.adm("--reload-schedulers", check=False)
+    assert "service s: scheduler placed: its bind returned BoundPlaced, which has no method choose(request)" in (
+        refused.stderr
+    )
     file.write_text(VERSIONED.replace('"place":', '"position":'))
     refused = daemon.adm("--reload-schedulers", check=False)
     assert "service s: scheduler = placed place 1: this scheduler has no option 'place'" in refused.stderr
