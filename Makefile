@@ -32,7 +32,7 @@ help:
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
-$(VENV)/ready: setup.cfg setup.py pyproject.toml constraints.txt docs/tools/environment $(wildcard ktcpvs/*.h ktcpvs/*/*.c ktcpvs/*/*/*.[ch])
+$(VENV)/ready: setup.cfg setup.py pyproject.toml constraints.txt docs/tools/environment $(wildcard ktcpvs/*.h ktcpvs/*/*.[ch] ktcpvs/*/*/*.[ch])
 	@docs/tools/environment "$(PYTHON)" "$(VENV)"
 	@touch $@
 

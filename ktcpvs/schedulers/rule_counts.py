@@ -34,18 +34,20 @@ class RuleCounts:
         """rules: in the order in which they are tried. before: of the scheduler that is replaced; counts of rules that
         remain go on."""
         known: Mapping[str, RuleCount] = {} if before is None else before.by_key
-        counted = rules[:MAX_COUNTED_RULES]
+        self._counted = counted = rules[:MAX_COUNTED_RULES]
         self.by_key: dict[str, RuleCount] = {rule.key: known.get(rule.key) or RuleCount() for rule in counted}
-        self._labels = [(shorten(rule.label, MAX_LABEL), self.by_key[rule.key]) for rule in counted]
-        self.by_place = [count for _, count in self._labels]
+        self.by_place = [self.by_key[rule.key] for rule in counted]
         self.others: RuleCount = RuleCount() if before is None else before.others
-        if len(rules) > len(counted):
+        self._has_others = len(rules) > len(counted)
+        if self._has_others:
             self.by_place += [self.others] * (len(rules) - len(counted))
-            self._labels.append((OTHERS, self.others))
 
     def described(self) -> dict[str, int]:
         """Return label -> requests. Rules with the same label add up."""
         found: dict[str, int] = {}
-        for label, count in self._labels:
-            found[label] = found.get(label, 0) + count.requests
+        for rule in self._counted:
+            label = shorten(rule.label, MAX_LABEL)
+            found[label] = found.get(label, 0) + self.by_key[rule.key].requests
+        if self._has_others:
+            found[OTHERS] = found.get(OTHERS, 0) + self.others.requests
         return found
