@@ -302,6 +302,7 @@ class Worker:
             files=self.files,
         )
         self._director.start()
+        context.watch_stalls()
         if self._is_handed_over:
             self._director.hand_over({})
 
