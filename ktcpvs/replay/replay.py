@@ -220,8 +220,8 @@ class Replay:
             self._bytes_at_once += _size(arrival)
             if self._bytes_at_once > MAX_BYTES_AT_ONCE:
                 raise Refusal(
-                    f"{self._log.name}: near line {self._log.lines}: requests of more than {MAX_BYTES_AT_ONCE >> 20} MiB "
-                    "are in progress at once; replay a part of the log, or correct its times"
+                    f"{self._log.name}: near line {self._log.lines}: requests of more than "
+                    f"{MAX_BYTES_AT_ONCE >> 20} MiB are in progress at once; replay a part of the log"
                 )
             service.begin(arrival)
         ended = time.now

@@ -292,7 +292,12 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
         method, target = given.request() or (None, None)
         client = given.values.get("from", "127.0.0.1")
         port = int(given.values["port"]) if "port" in given.values else None
-        return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
+        body = b""
+        if "body" in given.values:
+            from ktcpvs.control.tcpvsadm.input_files import read_body
+
+            body = read_body(given.values["body"])
+        return await switch.explain(given.values["ident"], method, target, given.headers, client, port, body)
     if name in ("save", "replay"):
         return await _configured(switch)
     if name == "kill":
