@@ -38,57 +38,71 @@ COLUMNS = (
         "only",
         "numeric",
     ),
-    *("views", "json", "delay", "all-nodes", "wide", "filter", "sort", "count", "verbose", "for", "config", "seconds"),
+    *(
+        "views",
+        "json",
+        "delay",
+        "all-nodes",
+        "wide",
+        "filter",
+        "sort",
+        "count",
+        "verbose",
+        "for",
+        "config",
+        "seconds",
+        "body",
+    ),
 )
 MATRIX = """
-list             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  o  .  o  o  o  o  o  .  .  .  .
-kill             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-top              o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  o  .  .  .  .  .  .  .  .
-add-service      r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-service     r  o  o  o  o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-service   r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-flush            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-listener     r  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-server       r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-server      r  .  .  .  .  .  .  r  o  o  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-delete-server    r  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-drain            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-ready            o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-maintenance      o  .  .  .  .  .  .  r  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-add-rule         r  .  .  .  .  .  .  o  o  .  o  o  o  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-edit-rule        r  .  .  .  .  .  .  .  .  .  o  o  o  r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-move-rule        r  .  .  .  .  .  .  .  .  .  .  .  .  r  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-rule         r  .  .  .  .  .  .  o  .  .  o  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-allow            r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-deny             r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .
-del-network      r  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-load-configfile  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-restore          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-confirm          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-end-local        o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-check            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-diff             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-save             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-start            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-stop             o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-set              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-get              .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  .  .  .
-explain          r  .  .  o  .  .  .  .  .  .  .  .  .  .  .  o  o  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
-trace            o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  o  .  o  .  .
-certificates     o  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
-reload-certificates .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-renew-certificate .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-nodes            .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  .  .
-drain-node       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  o  .  .  .  .  .  .  .  .  .
-undrain-node     .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-forget-node      .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-replay           o  o  o  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  .  .  .  .  .  o  .  .  o  .  .  .  .  .  o  o
-new-scheduler    .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-schedulers       .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  o  .  .  o  .  .  .  o  .  .  .
-reload-schedulers .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-help             .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
-version          .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .
+list                 o . . . . . . . . . . . . . . . . . . . . o o o . o o o o o . . . . .
+kill                 . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+top                  o . . . . . . . . . . . . . . . . . . . . o . . . o . . . . . . . . .
+add-service          r o o o o o o . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+edit-service         r o o o o o o . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+delete-service       r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+flush                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+add-listener         r . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+del-listener         r . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+add-server           r . . . . . . r o o . . . . . . . . . . . . . . . . . . . . . . . . .
+edit-server          r . . . . . . r o o . . . . . . . . . o . . . . . . . . . . . . . . .
+delete-server        r . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . .
+drain                o . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . .
+ready                o . . . . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . .
+maintenance          o . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . .
+add-rule             r . . . . . . o o . o o o . o . . . . . . . . . . . . . . . . . . . .
+edit-rule            r . . . . . . . . . o o o r . . . . . . . . . . . . . . . . . . . . .
+move-rule            r . . . . . . . . . . . . r o . . . . . . . . . . . . . . . . . . . .
+del-rule             r . . . . . . o . . o . . o . . . . . . . . . . . . . . . . . . . . .
+allow                r . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . .
+deny                 r . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . .
+del-network          r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+load-configfile      . . . . . . . . . . . . . . . . . o o . . . . . . . . . . . . . . . .
+restore              . . . . . . . . . . . . . . . . . o o . . . . . . . . . . . . . . . .
+confirm              . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+end-local            o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+check                . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . . . .
+diff                 . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+save                 . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+start                o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+stop                 o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+set                  . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+get                  . . . . . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . .
+explain              r . . o . . . . . . . . . . . o o . . . . . . o . . o . . . . . . . o
+trace                o . . . . . . . . . . . . . . . . . . . . . . o . . . . . o . o . . .
+certificates         o . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . .
+reload-certificates  . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+renew-certificate    . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+nodes                . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . .
+drain-node           . . . . . . . . . . . . . . . . . . . o . . . . o . . . . . . . . . .
+undrain-node         . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+forget-node          . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+replay               o o o . . . . . . . . . . . . o . . . . . . . o . . o . . . . . o o .
+new-scheduler        . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+schedulers           . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . o . . . .
+reload-schedulers    . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+help                 . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+version              . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
@@ -587,7 +601,7 @@ def test_help_shows_every_command_and_option() -> None:
     for option in OPTIONS.values():
         assert f"--{option.name}" in options
     assert "  -a, --add-server -i ID -r ADDR[:PORT] [WORD...] [-w N] [--maxconn N]\n" in commands
-    assert "      --explain -i ID ['METHOD TARGET'] [-H 'NAME: VALUE']... [--from ADDR]\n" in commands
+    assert "      --explain -i ID ['METHOD TARGET'] [-H 'NAME: VALUE']... [--body FILE]\n" in commands
     assert max(map(len, text.splitlines())) <= 80
 
 
