@@ -32,7 +32,7 @@ help:
 	@echo "make lint            ruff, mypy and import-linter"
 	@echo "make clean           remove the environment and what was built"
 
-$(VENV)/ready: setup.cfg setup.py pyproject.toml constraints.txt docs/tools/environment $(wildcard ktcpvs/*.h ktcpvs/*/*.c ktcpvs/*/*/*.[ch])
+$(VENV)/ready: setup.cfg setup.py pyproject.toml constraints.txt docs/tools/environment $(wildcard ktcpvs/*.h ktcpvs/*/*.[ch] ktcpvs/*/*/*.[ch])
 	@docs/tools/environment "$(PYTHON)" "$(VENV)"
 	@touch $@
 
@@ -79,6 +79,7 @@ $(VENV)/tests-compiled: $(VENV)/ready
 # A warning is an error.
 site: export SITE_URL := $(SITE_URL)
 site: $(VENV)/ready
+	@echo "Building the site of some 40 pages, in one to five minutes ..."
 	@$(BIN)/sphinx-build -q -W --keep-going -c docs/site -b html . build/site
 	@echo "Open build/site/index.html"
 

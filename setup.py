@@ -16,7 +16,7 @@ setup(
         Extension(
             name,
             [f"{name.replace('.', '/')}.c"],
-            depends=["ktcpvs/_slots.h", *glob("ktcpvs/*/*/_*.h")],
+            depends=glob("ktcpvs/**/_*.h", recursive=True),
             extra_compile_args=["-O2"],
             libraries=["m"],
             optional=True,

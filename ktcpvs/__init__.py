@@ -22,18 +22,16 @@ Its packages, from the bottom up; each imports only from those below it (setup.c
   inside another program
 - `daemon`, `tap`, `adm`: the programs
 
-`Switch` and `endpoint` are those of `in_process`, which is imported when one of them is used.
+`Switch` and `endpoint` are those of `in_process`, which is imported when one of them is used. `__init__.pyi` has them
+for type checkers. Modules of ktcpvs import nothing from here: for these checkers, all of them would be one cycle.
 """
 
 from importlib import import_module
 from typing import Any
 
-_IN_PROCESS = {"Switch": "ktcpvs.in_process.switch", "endpoint": "ktcpvs.in_process.shared"}
+from ktcpvs.version import __version__ as __version__
 
-try:
-    from ktcpvs._version import __version__ as __version__
-except ImportError:  # a source tree that was never installed
-    __version__ = "0.1.dev0"
+_IN_PROCESS = {"Switch": "ktcpvs.in_process.switch", "endpoint": "ktcpvs.in_process.shared"}
 
 
 def __getattr__(name: str) -> Any:

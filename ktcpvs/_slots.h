@@ -90,6 +90,25 @@ done(int result)
     return result < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* Calls a method as it is written in Python. argument: NULL for none. */
+static inline PyObject *
+plainly(PyObject *method, PyObject *self, PyObject *argument)
+{
+    return PyObject_CallFunctionObjArgs(method, self, argument, NULL);
+}
+
+static inline int
+is_zero(PyObject *number)
+{
+    return number != NULL && PyLong_CheckExact(number) && !PyObject_IsTrue(number);
+}
+
+static inline int
+is_no_bytes(PyObject *value)
+{
+    return value != NULL && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == 0;
+}
+
 /* Calls a method with the exception that is set, which it handles. Returns -1 if that cannot be. extra: NULL, or another
  * argument. */
 MAYBE_UNUSED static int
@@ -120,32 +139,6 @@ MAYBE_UNUSED static int
 handle_fault(PyObject *object, PyObject *name, PyObject *extra)
 {
     return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) ? -1 : handle_any(object, name, extra);
-}
-
-/* The class of that name in a dict; borrowed. NULL with an exception. */
-MAYBE_UNUSED static PyTypeObject *
-class_of(PyObject *classes, const char *name)
-{
-    PyObject *type = PyDict_GetItemString(classes, name);
-    if (type == NULL || !PyType_Check(type)) {
-        PyErr_Format(PyExc_TypeError, "no class for %s", name);
-        return NULL;
-    }
-    return (PyTypeObject *)type;
-}
-
-/* Makes methods of a class that is written in Python. Returns them by name. */
-MAYBE_UNUSED static PyObject *
-methods_for(PyTypeObject *type, PyMethodDef *methods)
-{
-    PyObject *made = PyDict_New();
-    for (; made != NULL && methods->ml_name != NULL; methods++) {
-        PyObject *method = PyDescr_NewMethod(type, methods);
-        if (method == NULL || PyDict_SetItemString(made, methods->ml_name, method) < 0)
-            Py_CLEAR(made);
-        Py_XDECREF(method);
-    }
-    return made;
 }
 
 #endif

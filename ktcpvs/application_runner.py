@@ -5,6 +5,7 @@ It is twistd's runner with other messages: one line for each error, and a log th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -195,6 +196,7 @@ class _Runner(UnixApplicationRunner):
             os.dup2(nothing, stream)
         if nothing > 2:
             os.close(nothing)
+        os.write(writing, b"%d\n" % os.getpid())
         return writing
 
     def _formatChildException(self, exception: Exception) -> bytes:
@@ -203,11 +205,18 @@ class _Runner(UnixApplicationRunner):
         return f"1 {line}".encode("utf-8", "backslashreplace")[:MAX_STATUS_LENGTH]
 
     def _waitForStart(self, readPipe: int) -> int:
-        """Wait until the process in the background has started. Returns the exit status."""
-        data = os.read(readPipe, MAX_STATUS_LENGTH)
-        if data == b"0":
+        """Wait until the process in the background has started, and say where it is. Returns the exit status."""
+        data = b""
+        while not data.partition(b"\n")[2] and (more := os.read(readPipe, MAX_STATUS_LENGTH)):
+            data += more
+        pid, _, status = data.partition(b"\n")
+        if status == b"0":
+            log = self.config["logfile"] or "syslog"
+            line = f"ktcpvs serves in the background, process {pid.decode('ascii')}; its log is {log}\n"
+            with contextlib.suppress(OSError):  # nobody has to read it
+                os.write(1, line.encode("utf-8", "backslashreplace"))
             return 0
-        why = data[2:].decode("utf-8", "replace").removeprefix("ktcpvs: ")
+        why = status[2:].decode("utf-8", "replace").removeprefix("ktcpvs: ")
         line = f"ktcpvs: {why or 'the process in the background has ended; its log says why'}\n"
         os.write(2, line.encode("utf-8", "backslashreplace"))
         return 1

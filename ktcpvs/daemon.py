@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from ktcpvs import __version__
 from ktcpvs.command_line import Invocation, WrongUsage, help_text, read_arguments
 from ktcpvs.errors import Refusal
+from ktcpvs.version import __version__
 
 ENDED = 0
 NOT_STARTED = 1

@@ -13,7 +13,9 @@ from typing import ClassVar
 
 def shorten(text: str, limit: int = 120) -> str:
     """Return `text` for use in a message: control characters escaped, and cut to about `limit` characters."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
+    shown = text[: limit + 1]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
     return shown if len(text) <= limit else shown[:limit] + "..."
 
 

@@ -1,4 +1,4 @@
-"""The beginning of a scheduler of one's own: a package with its plugin, its tests and a README (tcpvsadm
+"""The beginning of a scheduler of one's own: a package with its entry point, its tests and a README (tcpvsadm
 --new-scheduler)."""
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ dependencies = ["ktcpvs"]
 [project.optional-dependencies]
 test = ["pytest"]
 
+[project.entry-points."ktcpvs.schedulers"]
+@NAME@ = "@MODULE@:@CLASS@"
+
 [tool.setuptools]
-packages = ["@MODULE@", "twisted.plugins"]
+packages = ["@MODULE@"]
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
@@ -46,7 +49,6 @@ _MODULE = '''\
 
 from __future__ import annotations
 
-from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from ktcpvs.interfaces import (
@@ -61,7 +63,7 @@ from ktcpvs.interfaces import (
 )
 
 
-@implementer(IPlugin, ISchedulerFactory, IUsesOptions)
+@implementer(ISchedulerFactory, IUsesOptions)
 class @CLASS@:
     """Per connection: the server with the fewest connections for its weight."""
 
@@ -86,14 +88,6 @@ class Bound@CLASS@:
         if not usable:
             return None
         return Choice(min(usable, key=lambda one: one.active / one.weight), self._reason)
-'''
-
-_PLUGIN = '''\
-"""Registers the scheduler: twisted.plugin finds this instance. There must be no __init__.py in this folder."""
-
-from @MODULE@ import @CLASS@
-
-@INSTANCE@ = @CLASS@()
 '''
 
 _CONFTEST = '''\
@@ -134,10 +128,11 @@ _README = """\
 
 The scheduler `@NAME@` for [ktcpvs](https://pypi.org/project/ktcpvs/). `@MODULE@/__init__.py` is all of it.
 
-Test it, install it beside ktcpvs, and give it to a service:
+Install it into the environment of ktcpvs, test it, and give it to a service. A daemon that runs finds it by itself, but
+after `pip install -e` it must be started again.
 
+    pip install '.[test]'
     python -m pytest
-    pip install .
     tcpvsadm --schedulers
     tcpvsadm -E -i SERVICE -s @NAME@
 
@@ -172,13 +167,11 @@ def new_scheduler(name: str, folder: str) -> str:
         "@NAME@": name,
         "@MODULE@": module,
         "@CLASS@": "".join(word.capitalize() for word in words) + "Scheduler",  # so that it hides no other name
-        "@INSTANCE@": "_".join(words) + "_scheduler",
     }
     files = {
         "pyproject.toml": _PYPROJECT,
         "README.md": _README,
         f"{module}/__init__.py": _MODULE,
-        f"twisted/plugins/{module}_plugin.py": _PLUGIN,
         "tests/conftest.py": _CONFTEST,
         f"tests/test_{module}.py": _TESTS,
     }
@@ -186,7 +179,9 @@ def new_scheduler(name: str, folder: str) -> str:
         _write(target, {path: _filled(text, values) for path, text in files.items()})
     except OSError as error:
         raise Refusal(f"cannot write {shorten(folder)}: {error.strerror}") from None
-    return f"{folder}: the package ktcpvs-{name}. Test it: cd {folder} && python -m pytest\n"
+    return (
+        f"{folder}: the package ktcpvs-{name}. Test it: cd {folder} && pip install -e '.[test]' && python -m pytest\n"
+    )
 
 
 def _filled(text: str, values: dict[str, str]) -> str:

@@ -16,7 +16,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
-from ktcpvs import __version__
 from ktcpvs.acme.access import NO_SECRET, IssuedAccess
 from ktcpvs.acme.start import make_manager
 from ktcpvs.acme.store import SUFFIX, CertificateFolder
@@ -66,6 +65,7 @@ from ktcpvs.takeover.inventory import CONTROL
 from ktcpvs.takeover.pid_file import PidFile
 from ktcpvs.takeover.takeover import Takeover, TakeoverHandover, restore
 from ktcpvs.takeover.upgrade_launcher import UpgradeLauncher
+from ktcpvs.version import __version__
 from ktcpvs.workers.merged_views import MergedViews
 from ktcpvs.workers.shared_counters import SlotAllocator
 from ktcpvs.workers.supervisor import Supervisor

@@ -207,7 +207,7 @@ PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
     "ktcpvs.system.web_client": {"_HTTP11ClientFactory": OF_TWISTED},
     "ktcpvs.simulation.durations": {"others._buckets": SAME_CLASS},
     "ktcpvs.streams.memory": dict.fromkeys(("peer._*", "self.peer._*"), SAME_CLASS),
-    "ktcpvs.streams.tls": {
+    "ktcpvs.streams.tls_handshake": {
         "raw._wrap_bio": "SSLObject, the public wrapper, takes memory for each connection and time for each read"
     },
     "ktcpvs.streams.tls_operations": {"context._wrap_bio": "SSLObject hides what the compiled operations take"},

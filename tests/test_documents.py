@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import evolve, fields
+from attrs import fields
 from e2e.harness import write_tcpvsadm
 from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
@@ -34,7 +34,6 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.language.lexer import unquoted
 from ktcpvs.model.language.parser import KEYWORDS, parse
 from ktcpvs.model.outcome import FAILURES
-from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.settings import SECRETS, TEXTS, Settings
 from ktcpvs.model.table import Table
 from ktcpvs.protocols.forwarding import FIELDS
@@ -282,7 +281,7 @@ def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
     assert {"Random", "Sticky", "Canary"} <= {factory.__name__ for factory in factories}
     for factory in factories:
         verifyObject(ISchedulerFactory, factory())
-        view = evolve(names["service_of"](1, 2), options=read_options(factory, factory.name))
+        view = names["service_of"](2, factory=factory())
         verifyObject(IScheduler, factory().bind(view, None))
 
 

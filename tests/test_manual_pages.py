@@ -12,10 +12,12 @@ import pytest
 from attrs import fields
 
 from ktcpvs.command_line import OPTIONS
+from ktcpvs.control.tcpvsadm.usage import help_text
 from ktcpvs.model.language.parser import KEYWORDS
 from ktcpvs.model.settings import Settings
 
 PROGRAM = Path(__file__).parent.parent / "docs" / "tools" / "manual_pages.py"
+TCPVSADM = Path(__file__).parent.parent / "docs" / "tcpvsadm.8"
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +73,34 @@ def test_text_of_the_document_is_shown_as_it_is(manual: Path) -> None:
         r"say \"hello\"",
     ):
         assert line in shown
+
+
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
+def test_a_terminal_of_80_columns_shows_each_line_as_it_is(manual: Path) -> None:
+    for page in (manual / "ktcpvs.8", manual / "ktcpvs.conf.5", TCPVSADM):
+        done = subprocess.run(["mandoc", "-T", "ascii", page], capture_output=True, text=True)
+        shown = re.sub(".\b", "", done.stdout).splitlines()
+        assert [line for line in shown if len(line) > 80] == []
+
+
+def test_the_synopsis_of_the_daemon_has_every_option(manual: Path) -> None:
+    synopsis = (manual / "ktcpvs.8").read_text().split('.SH "SYNOPSIS"')[1].split(".SH")[0].replace("\\-", "-")
+    assert set(re.findall(r"--([a-z-]+)", synopsis)) == OPTIONS.keys()
+
+
+def test_the_synopsis_of_tcpvsadm_has_every_option_of_each_command() -> None:
+    text = TCPVSADM.read_text().split(".Sh SYNOPSIS")[1].split(".Sh DESCRIPTION")[0]
+    described = {}
+    for block in text.split(".Nm\n")[1:]:
+        first, *others = block.splitlines()
+        command = re.findall(r"Fl -([a-z-]+)", first)[0]
+        described[command] = set(re.findall(r"Fl (-[a-z-]+|\w)", "\n".join(others)))
+    shown: dict[str, set[str]] = {}
+    for line in help_text().split("Commands:\n")[1].split("\nOptions:")[0].splitlines():
+        if found := re.match(r"  (?:-\w, |    )--([a-z-]+)", line):
+            options = shown.setdefault(found[1], set())
+            line = line[found.end() :]
+        elif not line.startswith(" " * 10):
+            continue
+        options |= set(re.findall(r"(?:^|[\[ ])-(-[a-z-]+|\w)\b", line))
+    assert described == shown

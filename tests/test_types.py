@@ -23,11 +23,14 @@ ROOT = Path(__file__).parent.parent
 
 HEAD = """
 from collections.abc import Generator
+from typing import Any, assert_type
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+import ktcpvs
+from ktcpvs.in_process.endpoint import ServiceEndpoint
 from ktcpvs.interfaces import (
     CONNECTION, Choice, IBindsInSteps, IScheduler, ISchedulerFactory, IUsesOptions, Request, ServiceView,
 )
@@ -79,6 +82,15 @@ class InSteps:
 
 
 factories: list[ISchedulerFactory] = [Factory(), InSteps()]
+
+
+async def use_services(reactor: object) -> None:
+    switch = ktcpvs.Switch(reactor, "services.conf")
+    await assert_type(switch.start(), Deferred[None])
+    assert_type(switch.servers("web"), list[dict[str, Any]])
+    assert_type(switch.endpoint("web"), ServiceEndpoint)
+    assert_type(ktcpvs.endpoint(reactor, "vs:web", config="services.conf"), ServiceEndpoint)
+    assert_type(ktcpvs.__version__, str)
 """
 
 BAD = {
@@ -126,6 +138,18 @@ class Factory:
         return Bound()
 """,
         r'Return type "Bound" of .* in "bind" of supertype "ISchedulerFactory"',
+    ),
+    "configuration_is_a_number": (
+        """
+switch = ktcpvs.Switch(object(), 80)  # here
+""",
+        r'Argument 2 to "Switch" has incompatible type "int"',
+    ),
+    "switch_has_no_such_method": (
+        """
+ktcpvs.Switch(object(), "services.conf").begin()  # here
+""",
+        r'"Switch" has no attribute "begin"',
     ),
 }
 

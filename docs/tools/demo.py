@@ -7,75 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
-BIN = Path(sys.executable).parent
+from demonstration import BIN, Demonstration, free_port, run_until_interrupted, running
+
 PATHS = {"/images/cat.txt": "r1", "/html/page.txt": "r2", "/about.txt": "r3"}
 """Path -> the server that the example's rules choose for it."""
 
 
-def free_port(wanted: int = 0) -> int:
-    """Return `wanted` if it is free on loopback, else any free port."""
-    for port in (wanted, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise RuntimeError("no free port on loopback")
-
-
-def wait_until_open(port: int, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on port {port} after {seconds} seconds")
-
-
-@contextlib.contextmanager
-def running(*command: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process while the block lasts."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-class Demo:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.failures = 0
-        self.colour = sys.stdout.isatty()
-
-    def say(self, text: str) -> None:
-        print(f"\n\x1b[1m{text}\x1b[0m" if self.colour else f"\n{text}", flush=True)
+class Demo(Demonstration):
+    """Three web servers, and one switch."""
 
     def adm(self, *arguments: str) -> None:
         """Run one tcpvsadm command and print its output."""
-        shown = " ".join(
-            argument if argument.isascii() and " " not in argument else f"'{argument}'" for argument in arguments
-        )
-        print(f"$ tcpvsadm {shown}", flush=True)
-        done = subprocess.run([BIN / "tcpvsadm", *arguments], capture_output=True, text=True)
-        print(done.stdout + done.stderr, end="", flush=True)
-        self.failures += done.returncode != 0
+        status, _ = self.run_tcpvsadm((), arguments)
+        self.failures += status != 0
 
-    def servers(self, stack: contextlib.ExitStack) -> list[str]:
+    def servers(self) -> list[str]:
         """Start three web servers with the same paths, each with its own name in every response."""
         addresses = []
         for name in ("r1", "r2", "r3"):
@@ -84,12 +37,8 @@ class Demo:
                 file = root / path[1:]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(f"{path} from {name}\n")
-            port = free_port()
-            web = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(root)]
-            stack.enter_context(running(*web, log=self.folder / f"{name}.log"))
-            wait_until_open(port)
-            addresses.append(f"127.0.0.1:{port}")
-            print(f"{name} is 127.0.0.1:{port}")
+            addresses.append(self.start_web_server(name))
+            print(f"{name} is {addresses[-1]}")
         return addresses
 
     def request_all(self, url: str) -> None:
@@ -98,8 +47,8 @@ class Demo:
             with urllib.request.urlopen(url + path, timeout=10) as response:
                 body = response.read().decode()
             right = body == f"{path} from {server}\n"
-            self.failures += not right
-            print(f"$ curl {url}{path}\n{body}", end="" if right else f"WRONG: {server} should have responded\n")
+            print(f"$ curl {url}{path}\n{body}", end="")
+            self.check(right, f"{server} should have responded")
 
     def play(self, addresses: list[str]) -> str:
         """Play the example. Returns the URL of the service."""
@@ -132,8 +81,7 @@ class Demo:
         self.adm("--stop", "-i", "http")
         try:
             urllib.request.urlopen(f"http://{url}/", timeout=5)
-            self.failures += 1
-            print("WRONG: the service still responds")
+            self.check(False, "the service still responds")
         except OSError:
             print("Connection refused, as it must be.")
         return f"http://{url}"
@@ -141,14 +89,13 @@ class Demo:
 
 def main() -> int:
     oneshot = "--oneshot" in sys.argv[1:]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="ktcpvs-demo-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         control = folder / "control.sock"
         os.environ["KTCPVS_CONTROL"] = f"unix:{control}"
-        demo = Demo(folder)
+        demo = Demo(folder, stack)
         demo.say("Three web servers and the switch:")
-        addresses = demo.servers(stack)
+        addresses = demo.servers()
         log = folder / "ktcpvs.log"
         print(f"$ ktcpvs --control unix:{control}")
         daemon = stack.enter_context(running(str(BIN / "ktcpvs"), "--control", f"unix:{control}", log=log))
@@ -176,7 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_until_interrupted(main)

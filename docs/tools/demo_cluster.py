@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from demo import BIN, free_port, running, wait_until_open
+from demonstration import BIN, Demonstration, free_port, run_until_interrupted, running, wait_until_open
 
 NODES = "abc"
 STEP_SECONDS = 20
@@ -42,14 +40,11 @@ class Program:
         self.process.wait()
 
 
-class ClusterDemo:
+class ClusterDemo(Demonstration):
     """Three members of etcd, two web servers and three switches."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.folder = folder
-        self.failures = 0
-        self._stack = stack
-        self._is_terminal = sys.stdout.isatty()
+        super().__init__(folder, stack)
         self.members: dict[str, Program] = {}
         self.switches: dict[str, Program] = {}
         self._clients = [free_port() for _ in range(3)]
@@ -57,24 +52,11 @@ class ClusterDemo:
 
     # Showing.
 
-    def say(self, text: str) -> None:
-        print(f"\n\x1b[1m{text}\x1b[0m" if self._is_terminal else f"\n{text}", flush=True)
-
-    def check(self, is_right: bool, what: str) -> None:
-        if not is_right:
-            self.failures += 1
-            print(f"WRONG: {what}", flush=True)
-
     def adm(self, node: str, *arguments: str, refused: str = "") -> str:
         """Run one tcpvsadm command on a node, and print its output. refused: what a refusal must say; "": it must
         succeed."""
-        shown = " ".join(argument if " " not in argument else f"'{argument}'" for argument in arguments)
-        print(f"{node}$ tcpvsadm {shown}", flush=True)
-        command = [BIN / "tcpvsadm", "--control", f"unix:{self.folder}/{node}.sock", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        output = done.stdout + done.stderr
-        print(output, end="", flush=True)
-        self.check((done.returncode != 0) == bool(refused) and refused in output, f"expected {refused or 'success'}")
+        status, output = self.run_tcpvsadm(("--control", f"unix:{self.folder}/{node}.sock"), arguments, f"{node}$")
+        self.check((status != 0) == bool(refused) and refused in output, f"expected {refused or 'success'}")
         return output
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
@@ -99,7 +81,7 @@ class ClusterDemo:
             command += ["--listen-client-urls", urls[0], "--advertise-client-urls", urls[0]]
             command += ["--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1]]
             command += ["--auto-compaction-retention", "1h", "--logger", "zap"]
-            self.members[name] = Program(self._stack, f"etcd {name}", command, self.folder / f"{name}.log")
+            self.members[name] = Program(self.stack, f"etcd {name}", command, self.folder / f"{name}.log")
             print(f"$ etcd --name {name} --listen-client-urls {urls[0]} --auto-compaction-retention 1h ...")
         for client in self._clients:
             wait_until_open(client)
@@ -111,11 +93,7 @@ class ClusterDemo:
             root = self.folder / name
             root.mkdir()
             (root / "index.html").write_text(f"server {name}\n")
-            port = free_port()
-            command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(root)]
-            self._stack.enter_context(running(*command, log=self.folder / f"{name}.log"))
-            wait_until_open(port)
-            addresses.append(f"127.0.0.1:{port}")
+            addresses.append(self.start_web_server(name))
             print(f"server {name} is {addresses[-1]}")
         return addresses
 
@@ -125,7 +103,7 @@ class ClusterDemo:
             options = ["--cluster", f"etcd:{urls}/demo", "--node", name, "--state", f"{self.folder}/{name}.state"]
             command = [str(BIN / "ktcpvs"), "--control", f"unix:{self.folder}/{name}.sock", *options]
             print(f"$ ktcpvs --cluster etcd:{urls}/demo --node {name} --state {name}.state")
-            self.switches[name] = Program(self._stack, f"node {name}", command, self.folder / f"{name}.log")
+            self.switches[name] = Program(self.stack, f"node {name}", command, self.folder / f"{name}.log")
             self.wait_until_following(name)
 
     def wait_until_following(self, node: str) -> None:
@@ -186,7 +164,6 @@ class ClusterDemo:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ktcpvs-demo-") as name, contextlib.ExitStack() as stack:
         demo = ClusterDemo(Path(name), stack)
@@ -203,7 +180,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_until_interrupted(main)

@@ -18,10 +18,17 @@ SOURCE = Path(__file__).parent.parent / "configuration.md"
 DAEMON_SECTIONS = ("The daemon's options", "One source of truth", "Signals")
 """Sections of the document that describe the program: they are in ktcpvs(8)."""
 
+CODE_WIDTH = 68
+"""The most columns of a line of code, so that a terminal of 80 columns shows it as it is."""
+
 LEFT_OUT = ("Differences from KTCPVS",)
 
 DAEMON = """
 # ktcpvs \\- a layer-7 switch for TCP services
+
+## Synopsis
+
+{synopsis}
 
 ## Description
 
@@ -154,9 +161,27 @@ def blocks(text: str) -> Iterator[list[str]]:
         block = [line] if line.startswith("- ") else []
 
 
+def folded(line: str) -> Iterator[str]:
+    """Yield a line of code in pieces of at most CODE_WIDTH columns. It is cut between words, and neither within quotes
+    nor beside a bracket of the grammar. A command goes on behind a backslash, a comment behind a #."""
+    words = re.findall(r'(?:\s*[\[({](?=\s))*\s*(?:[^\s"]|"(?:[^"\\]|\\.)*"|")+(?:\s+[\])}](?!\S))*', line)
+    begin = re.match(r"\s*", line)[0]  # type: ignore[index]
+    is_command = re.match(r"\s*(?:\$ )?(?:ktcpvs|tcpvsadm) ", line) is not None
+    follows = begin + ("# " if line[len(begin) :].startswith("#") else "        ")
+    piece = ""
+    for word in words:
+        end = 2 if is_command else 0
+        if piece.strip() and len(piece) + len(word) + end > CODE_WIDTH:
+            yield piece + " \\" * is_command
+            piece = follows + word.lstrip()
+        else:
+            piece += word
+    yield piece
+
+
 def code(lines: list[str]) -> Iterator[str]:
     yield from (".PP", ".RS 4", ".nf")
-    yield from (escaped(line) for line in lines)
+    yield from (escaped(piece) for line in lines for piece in folded(line))
     yield from (".fi", ".RE")
 
 
@@ -200,12 +225,13 @@ def pages() -> dict[str, str]:
     """Return file name -> manual page. Raises KeyError if the document has a section of the daemon no more."""
     found = sections(SOURCE.read_text(encoding="utf-8"))
     daemon = [found.pop(name) for name in DAEMON_SECTIONS]
-    daemon[0] = daemon[0].replace(DAEMON_SECTIONS[0], "Options", 1)
+    heading, synopsis, options = daemon[0].split("\n\n", 2)
+    daemon[0] = f"{heading.replace(DAEMON_SECTIONS[0], 'Options', 1)}\n\n{options}"
     for name in LEFT_OUT:
         found.pop(name, None)
     opening = found.pop("").partition("\n")[2]
     return {
-        "ktcpvs.8": page("ktcpvs", 8, DAEMON.format(sections="\n\n".join(daemon))),
+        "ktcpvs.8": page("ktcpvs", 8, DAEMON.format(synopsis=synopsis, sections="\n\n".join(daemon))),
         "ktcpvs.conf.5": page("ktcpvs.conf", 5, CONFIGURATION.format(sections="\n\n".join([opening, *found.values()]))),
     }
 

@@ -27,7 +27,6 @@ from josepy.json_util import field as json_field
 from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
 
-from ktcpvs import __version__
 from ktcpvs.acme.bounded_adapter import BoundedAdapter
 from ktcpvs.acme.problems import ACMEProblem
 from ktcpvs.acme.schedule import Window
@@ -36,6 +35,7 @@ from ktcpvs.acme.store import Account
 from ktcpvs.errors import shorten
 from ktcpvs.model.challenges import Challenge
 from ktcpvs.system.files import read_file
+from ktcpvs.version import __version__
 
 T = TypeVar("T")
 

@@ -18,7 +18,6 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from ktcpvs import __version__
 from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, Unreachable
 from ktcpvs.cluster.follower import Follower
 from ktcpvs.cluster.membership import Membership, NameTaken
@@ -37,6 +36,7 @@ from ktcpvs.system.limits import collector_paused
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.threads import run_beside
+from ktcpvs.version import __version__
 
 REPORT_INTERVAL = 2.0
 """Seconds between two reports of a node."""

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from attrs import evolve
 
 from ktcpvs.cluster.cluster import Cluster
-from ktcpvs.cluster.etcd import EtcdError, Unreachable
+from ktcpvs.cluster.store_errors import store_errors
 from ktcpvs.cluster.table_store import NotInForce, Transaction
 from ktcpvs.cluster.trial import ClusterTrial
-from ktcpvs.errors import BadValue, Busy, CannotSave, ChangedMeanwhile
+from ktcpvs.errors import BadValue, Busy, ChangedMeanwhile
 from ktcpvs.model.difference import table_differences
 from ktcpvs.model.edits import (
     Confirm,
@@ -148,18 +148,12 @@ class ClusterEdits:
         self._node.check_connected()
         is_up_to_date = self._node.applied == store.table_revision
         revisions = []
-        try:
+        with store_errors("the edit is stored"):
             for step in transaction.steps:
                 is_done, revision = await self._node.etcd.transact(step.compares, step.operations)
                 if not is_done:
                     raise _Conflict("the table has changed meanwhile", revision)
                 revisions.append(revision)
-        except Unreachable as error:
-            raise CannotSave(
-                f"etcd did not respond; whether the edit is stored is not known, see --list: {error}"
-            ) from None
-        except EtcdError as error:
-            raise CannotSave(f"etcd refuses it: {error}") from None
         store.committed(transaction, revisions)
         if transaction.trial is not None:
             self.trial.begin(transaction.trial, revisions[-1])

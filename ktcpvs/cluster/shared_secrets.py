@@ -104,7 +104,7 @@ class SharedSecrets:
 
     async def _adopt_cookie_secret(self, secret: bytes) -> None:
         async def adopt() -> None:
-            await self._director.use_cookie_secret(secret)
+            await self._director.cookie_secret.use(secret)
             if self._director.context.cookie_secret == secret:  # it does not, if another daemon has taken over
                 await self._save_key(secret)
 

@@ -17,7 +17,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from ktcpvs.cluster.cluster import Cluster
-from ktcpvs.cluster.etcd import Change, EtcdError, KeyValue, Unreachable, delete, is_unchanged, put
+from ktcpvs.cluster.etcd import Change, EtcdError, KeyValue, delete, is_unchanged, put
 from ktcpvs.cluster.records import (
     TABLE_KEY,
     TRIAL_KEY,
@@ -27,7 +27,8 @@ from ktcpvs.cluster.records import (
     encode_table,
     encode_trial,
 )
-from ktcpvs.errors import Busy, CannotSave, Refusal
+from ktcpvs.cluster.store_errors import store_errors
+from ktcpvs.errors import Busy, CannotSave
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edits import Edit, EndLocal
 from ktcpvs.model.local_edits import Local
@@ -194,14 +195,8 @@ class ClusterTrial:
             raise Busy("the time of the table on trial is over: it is undone")
         generation = self._node.store.generation
         operations = [delete(self._key), *self._node.store.delete_others(generation or record.generation)]
-        try:
+        with store_errors("it is confirmed"):
             is_done, revision = await self._node.etcd.transact([self._is_unchanged()], operations)
-        except Unreachable as error:
-            raise CannotSave(
-                f"etcd did not respond; whether it is confirmed is not known, see --list: {error}"
-            ) from None
-        except EtcdError as error:
-            raise Refusal(f"etcd refuses it: {error}") from None
         if not is_done:
             raise Busy("the table on trial has been undone, or confirmed on another node, at this moment: see --list")
         self._node.received(revision, [Change(self._key, None, 0, revision)])

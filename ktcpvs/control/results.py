@@ -122,8 +122,9 @@ class ServiceCounts:
     """The counts of a service since the switch started, over all processes.
 
     active: open client connections. queued: clients that wait for a server. total: accepted connections. refused:
-    requests and connections that got no server. refusals: status -> number. denied, limited: by lists of networks, and
-    by limits for clients. bytes_in, bytes_out: from clients, and to them.
+    requests and connections that got no server. refusals: status -> number. rules: label -> the requests, or
+    connections, that the rule has taken. denied, limited: by lists of networks, and by limits for
+    clients. bytes_in, bytes_out: from clients, and to them.
     """
 
     active: int = 0
@@ -131,6 +132,7 @@ class ServiceCounts:
     total: int = 0
     refused: int = 0
     refusals: Mapping[str, int] = Factory(dict)
+    rules: Mapping[str, int] = Factory(dict)
     denied: int = 0
     limited: int = 0
     bytes_in: int = 0

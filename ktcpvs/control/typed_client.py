@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import wraps
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ktcpvs.control import results
 from ktcpvs.control.blocking_client import BlockingSwitch, connect, run
 from ktcpvs.control.command_table import EditCommand
 from ktcpvs.control.edit_methods import EditMethods
 from ktcpvs.control.switch_base import SwitchBase, find_address
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
@@ -84,6 +88,19 @@ class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
         return results.read_explanation(await self.switch.explain(ident, method, target, headers, client, port, body))
 
 
+def _blocking(
+    method: Callable[Concatenate[Client, Parameters], Coroutine[Any, Any, Result]],
+) -> Callable[Concatenate[BlockingClient, Parameters], Result]:
+    """Return a method of BlockingClient that does what `method` does, with its arguments and documentation."""
+
+    @wraps(method)
+    def call(self: BlockingClient, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        return run(method(self._client, *args, **kwargs))
+
+    call.__qualname__ = f"BlockingClient.{method.__name__}"
+    return call
+
+
 class BlockingClient(EditMethods[list[str]]):
     """A connection to a running switch whose methods block. They do, return and raise what those of Client do."""
 
@@ -105,46 +122,14 @@ class BlockingClient(EditMethods[list[str]]):
     def submit(self, entry: EditCommand, arguments: Mapping[str, Any]) -> list[str]:
         return run(self._client.submit(entry, arguments))
 
-    def version(self) -> str:
-        """Return the version of the daemon."""
-        return run(self._client.version())
-
-    def services(self) -> list[results.Service]:
-        """Return all services with their servers, their health and their counts."""
-        return run(self._client.services())
-
-    def service(self, ident: str) -> results.Service:
-        """Return one service. Raises NoSuchService."""
-        return run(self._client.service(ident))
-
-    def connections(self, ident: str | None = None) -> list[results.ClientConnection]:
-        """Return the open connections of clients. ident: of this service; None: of all."""
-        return run(self._client.connections(ident))
-
-    def certificates(self, ident: str | None = None) -> list[results.Certificate]:
-        """Return the certificates of running services. ident: of this one; None: of all."""
-        return run(self._client.certificates(ident))
-
-    def settings(self) -> list[results.Setting]:
-        """Return all settings."""
-        return run(self._client.settings())
-
-    def nodes(self) -> list[results.Node]:
-        """Return the nodes of the cluster. Raises BadValue without a cluster."""
-        return run(self._client.nodes())
-
-    def explain(
-        self,
-        ident: str,
-        method: str | None = None,
-        target: str | None = None,
-        headers: Iterable[tuple[str, str]] = (),
-        client: str = "127.0.0.1",
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> results.Explanation:
-        """Explain which server would handle a request. Arguments as for `SwitchBase.explain`."""
-        return run(self._client.explain(ident, method, target, headers, client, port, body))
+    version = _blocking(Client.version)
+    services = _blocking(Client.services)
+    service = _blocking(Client.service)
+    connections = _blocking(Client.connections)
+    certificates = _blocking(Client.certificates)
+    settings = _blocking(Client.settings)
+    nodes = _blocking(Client.nodes)
+    explain = _blocking(Client.explain)
 
 
 def connect_blocking(control: str | None = None, timeout: float = 5.0) -> BlockingClient:

@@ -6,7 +6,7 @@
  * (logged events, a full server, a queue, a failed scheduler) goes to the methods there, before anything has changed.
  */
 
-#include "../_slots.h"
+#include "_leases.h"
 
 enum { C_TIMER, C_BEGAN, C_CLIENT, C_CLIENT_NAME, C_CONTEXT, C_DISPATCHER, C_ENDING, C_HANDOVER, C_IS_OVER,
        C_LAST_ACTIVITY, C_LIMITS, C_ON_END, C_RELAY, C_SERVICE, C_STATE };
@@ -18,8 +18,10 @@ enum { D_LOG, D_OWNER, D_PENDING, D_QUEUED_SINCE, D_REFUSED, D_SERVICE, D_SETTIN
 FIELDS(dispatcher, "_log", "_owner", "_pending", "_queued_since", "_refused", "_service", "_settings_of", "choice", "completed", "entry",
        "failed_connections", "is_retry", "is_waiting", "lease", "request", "uses_scheduler");
 
-enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS, R_BODY_PREFIX };
-FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed", "server_name", "protocols", "body_prefix");
+enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS, R_BODY_PREFIX,
+       R_IS_REPEATED };
+FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed", "server_name", "protocols", "body_prefix",
+       "is_repeated");
 
 enum { V_CONTEXT, V_RELAY, V_SELECTOR };
 FIELDS(service, "context", "relay", "selector");
@@ -29,15 +31,6 @@ FIELDS(relay_choice, "engine", "joined", "waits_for_bulk");
 
 enum { S_SCHEDULER, S_USABLE, S_EXCLUDED, S_COMPLETED };
 FIELDS(selector, "scheduler", "usable", "excluded", "completed");
-
-enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED, O_WHY };
-FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed", "why");
-
-enum { L_DESTINATION, L_ENDED };
-FIELDS(lease, "destination", "ended");
-
-enum { T_MAXCONN, T_WATCHERS, T_ACTIVE, T_FREED, T_MEASURED_ERRORS, T_MEASURED_LATENCY };
-FIELDS(destination, "maxconn", "watchers", "active", "freed", "measured_errors", "measured_latency");
 
 enum { I_CALL };
 FIELDS(timer, "call");
@@ -55,7 +48,6 @@ enum { W_BULK_DETECTED, W_IS_OPEN, W_TRANSPORT };
 FIELDS(stream, "bulk_detected", "is_open", "transport");
 
 /* What configure() gets. */
-static PyTypeObject *shared_destination_type;
 static PyObject *no_destinations, *no_bytes, *no_text, *no_objects, *on_end_of_none, *closed_state, *copy_relay;
 static PyObject *plain_transition, *plain_join, *plain_select, *plain_take, *plain_end, *zero, *one;
 static long state_level, scheduling_level;
@@ -140,6 +132,7 @@ make_request(PyObject *service, PyObject *client_host)
         SLOT(request, request, R_CLIENT) = Py_NewRef(client_host);
         SLOT(request, request, R_LINES) = Py_NewRef(no_bytes);
         SLOT(request, request, R_BODY_PREFIX) = Py_NewRef(no_bytes);
+        SLOT(request, request, R_IS_REPEATED) = Py_NewRef(Py_False);
         SLOT(request, request, R_FAILED) = Py_NewRef(no_destinations);
         SLOT(request, request, R_PROTOCOLS) = Py_NewRef(no_objects);
         SLOT(request, request, R_TRIED) =
@@ -191,68 +184,17 @@ dispatcher_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
     return done(fill_dispatcher(self, args[0], args[1], args[2]));
 }
 
-static inline int
-is_destination(PyObject *object)
-{
-    return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
-}
-
-/* True for a choice that is as Selector.judge demands it: it comes from a plugin, which can return anything. */
-static inline int
-is_choice(PyObject *object)
-{
-    if (!IS_A(object, choice) || !is_destination(SLOT(object, choice, O_DESTINATION)))
-        return 0;
-    PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
-    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES), *why = SLOT(object, choice, O_WHY);
-    PyObject *completed = SLOT(object, choice, O_COMPLETED);
-    return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
-           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why) && completed &&
-           (completed == Py_None || PyCallable_Check(completed));
-}
-
-/* The connections of a server whose counters this process alone writes, and which nobody watches; NULL for others. */
-static PyObject *
-active_of(PyObject *destination)
-{
-    if (!IS_A(destination, destination))
-        return NULL;
-    PyObject *watchers = SLOT(destination, destination, T_WATCHERS), *active = SLOT(destination, destination, T_ACTIVE);
-    return PyTuple_CheckExact(watchers) && PyTuple_GET_SIZE(watchers) == 0 && PyLong_CheckExact(active) ? active : NULL;
-}
-
-/* Destination.lease() */
-static PyObject *
-make_lease(PyObject *destination)
-{
-    PyObject *active = active_of(destination);
-    if (active == NULL)
-        return PyObject_CallOneArg((PyObject *)lease_layout.type, destination);
-    PyObject *lease = make(&lease_layout), *more = lease == NULL ? NULL : PyLong_FromLong(PyLong_AsLong(active) + 1);
-    if (more == NULL) {
-        Py_XDECREF(lease);
-        return NULL;
-    }
-    SLOT(lease, lease, L_DESTINATION) = Py_NewRef(destination);
-    SLOT(lease, lease, L_ENDED) = Py_NewRef(Py_False);
-    put(&SLOT(destination, destination, T_ACTIVE), more);
-    return lease;
-}
-
 static PyObject *
 lease_end(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    PyObject *destination = SLOT(self, lease, L_DESTINATION), *active = active_of(destination);
-    if (count || names || active == NULL || SLOT(destination, destination, T_FREED) != Py_None) {
+    int result = count || names ? 0 : end_lease(self);
+    if (result == 0) {
         PyObject *bound = PyObject_CallMethodOneArg(plain_end, s_get, self);
-        PyObject *result = bound == NULL ? NULL : PyObject_Vectorcall(bound, args, (size_t)count, names);
+        PyObject *made = bound == NULL ? NULL : PyObject_Vectorcall(bound, args, (size_t)count, names);
         Py_XDECREF(bound);
-        return result;
+        return made;
     }
-    if (IS(self, lease, L_ENDED))
-        return Py_NewRef(Py_None);
-    SET(self, lease, L_ENDED, 1);
-    return done(put_made(&SLOT(destination, destination, T_ACTIVE), PyLong_FromLong(PyLong_AsLong(active) - 1)));
+    return done(result);
 }
 
 /* True where a scheduler wants to know the outcome of a choice, or has read what is measured of the server. */
@@ -276,7 +218,7 @@ take(PyObject *self, PyObject *choice)
     if (is_logging || IS(self, dispatcher, D_IS_RETRY) || SLOT(self, dispatcher, D_ENTRY) != Py_None ||
         SLOT(self, dispatcher, D_OWNER) == NULL || !IS_A(choice, choice) ||
         !is_destination(SLOT(choice, choice, O_DESTINATION)) || is_measured(self, choice))
-        return PyObject_CallFunctionObjArgs(plain_take, self, choice, NULL);
+        return plainly(plain_take, self, choice);
     put_new(&SLOT(self, dispatcher, D_CHOICE), choice);
     if (put_made(&SLOT(self, dispatcher, D_LEASE), make_lease(SLOT(choice, choice, O_DESTINATION))) < 0)
         return NULL;
@@ -301,7 +243,7 @@ dispatcher_select(PyObject *self, PyObject *unused)
     (void)unused;
     if (!IS(self, dispatcher, D_USES_SCHEDULER) || !IS_A(selector, selector) || failed == NULL || !PyAnySet_Check(failed) ||
         PySet_GET_SIZE(failed) > 0)
-        return PyObject_CallFunctionObjArgs(plain_select, self, NULL);
+        return plainly(plain_select, self, NULL);
     PyObject *scheduler = Py_NewRef(SLOT(selector, selector, S_SCHEDULER));
     Py_INCREF(self);
     Py_INCREF(request);
@@ -311,7 +253,7 @@ dispatcher_select(PyObject *self, PyObject *unused)
     if (choice == NULL)
         result = handle_fault(self, s_choice_failed, NULL) < 0 ? NULL : Py_NewRef(Py_None);
     else {
-        int is_usual = is_choice(choice);
+        int is_usual = IS_A(choice, choice) && is_proper(choice);
         if (is_usual) {
             PyObject *destination = SLOT(choice, choice, O_DESTINATION);
             PyObject *usable = SLOT(selector, selector, S_USABLE), *tried = SLOT(request, request, R_TRIED);
@@ -379,7 +321,7 @@ connection_transition(PyObject *self, PyObject *event)
     if (is_unusual < 0)
         return NULL;
     if (is_unusual || !IS_A(dispatcher, dispatcher) || IS(dispatcher, dispatcher, D_IS_WAITING))
-        return PyObject_CallFunctionObjArgs(plain_transition, self, event, NULL);
+        return plainly(plain_transition, self, event);
     PyObject *table = PyObject_GetAttr(self, s_table);
     if (table == NULL)
         return NULL;
@@ -450,7 +392,7 @@ connection_join(PyObject *self, PyObject *relay)
     PyObject *service = SLOT(self, connection, C_SERVICE), *state = SLOT(self, connection, C_STATE);
     PyObject *choice = IS_A(service, service) ? SLOT(service, service, V_RELAY) : NULL;
     if (!IS_A(choice, relay_choice) || !IS_A(relay, relay))
-        return PyObject_CallFunctionObjArgs(plain_join, self, relay, NULL);
+        return plainly(plain_join, self, relay);
     PyObject *engine = SLOT(choice, relay_choice, X_ENGINE), *joined = SLOT(choice, relay_choice, X_JOINED);
     int is_copied = engine == copy_relay || state == closed_state;
     if (!is_copied) {
@@ -462,7 +404,7 @@ connection_join(PyObject *self, PyObject *relay)
         if (reports < 0)
             return NULL;
         if (reports == 0)
-            return PyObject_CallFunctionObjArgs(plain_join, self, relay, NULL);
+            return plainly(plain_join, self, relay);
         PyObject *detected = PyObject_GetAttr(self, s_bulk_detected);
         if (detected == NULL)
             return NULL;
@@ -649,46 +591,36 @@ static PyMethodDef direction_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* configure(classes, values, levels): see dispatch/compiled.py. */
+/* configure(classes, values): see dispatch/compiled.py. */
 static PyObject *
 configure(PyObject *module, PyObject *args)
 {
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"connection", &connection_layout, connection_names}, {"dispatcher", &dispatcher_layout, dispatcher_names},
-        {"request", &request_layout, request_names},          {"service", &service_layout, service_names},
-        {"selector", &selector_layout, selector_names},       {"choice", &choice_layout, choice_names},
-        {"lease", &lease_layout, lease_names},                {"destination", &destination_layout, destination_names},
-        {"timer", &timer_layout, timer_names},                {"wheel", &wheel_layout, wheel_names},
-        {"relay", &relay_layout, relay_names},                {"relay_choice", &relay_choice_layout, relay_choice_names},
-        {"direction", &direction_layout, direction_names},    {"stream", &stream_layout, stream_names},
+    static const Class all[] = {
+        CLASS(connection), CLASS(dispatcher), CLASS(request), CLASS(service), CLASS(selector), CLASS(choice),
+        CLASS(lease), CLASS(destination), CLASS(timer), CLASS(wheel), CLASS(relay), CLASS(relay_choice),
+        CLASS(direction), CLASS(stream), {NULL, NULL, NULL},
     };
-    PyObject *classes;
+    static const Variable values[] = {
+        {&no_destinations, "none"}, {&on_end_of_none, "nothing_to_end"}, {&closed_state, "closed"},
+        {&copy_relay, "copy"}, {NULL, NULL},
+    };
+    static const Variable of_connections[] = {
+        {&plain_transition, "transition"}, {&plain_join, "join"}, {NULL, NULL},
+    };
+    static const Variable of_dispatchers[] = {
+        {&plain_select, "select"}, {&plain_take, "take"}, {NULL, NULL},
+    };
+    static const Variable of_leases[] = {
+        {&plain_end, "end"}, {NULL, NULL},
+    };
+    PyObject *classes, *given;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!(OOOO)(ll)", &PyDict_Type, &classes, &no_destinations, &on_end_of_none, &closed_state,
-                          &copy_relay, &state_level, &scheduling_level))
-        return NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyTypeObject *type = class_of(classes, all[i].name);
-        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
-            return NULL;
-    }
-    shared_destination_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "shared_destination"));
-    if (shared_destination_type == NULL)
-        return NULL;
-    Py_INCREF(no_destinations);
-    Py_INCREF(on_end_of_none);
-    Py_INCREF(closed_state);
-    Py_INCREF(copy_relay);
-    plain_transition = PyObject_GetAttrString((PyObject *)connection_layout.type, "transition");
-    plain_join = PyObject_GetAttrString((PyObject *)connection_layout.type, "join");
-    plain_select = PyObject_GetAttrString((PyObject *)dispatcher_layout.type, "select");
-    plain_take = PyObject_GetAttrString((PyObject *)dispatcher_layout.type, "take");
-    plain_end = PyObject_GetAttrString((PyObject *)lease_layout.type, "end");
-    if (plain_transition == NULL || plain_join == NULL || plain_select == NULL || plain_take == NULL || plain_end == NULL)
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &classes, &PyDict_Type, &given) || learn_all(classes, all) < 0 ||
+        take_class(classes, "shared_destination", &shared_destination_type) < 0 || take_values(given, values) < 0 ||
+        take_number(given, "state_level", &state_level) < 0 ||
+        take_number(given, "scheduling_level", &scheduling_level) < 0 ||
+        take_methods(connection_layout.type, of_connections) < 0 ||
+        take_methods(dispatcher_layout.type, of_dispatchers) < 0 || take_methods(lease_layout.type, of_leases) < 0)
         return NULL;
     return Py_BuildValue("NNNNN", methods_for(connection_layout.type, connection_methods),
                          methods_for(dispatcher_layout.type, dispatcher_methods),
@@ -698,7 +630,7 @@ configure(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef module_functions[] = {
-    {"configure", configure, METH_VARARGS, "configure(classes, values, levels): return their compiled methods by name"},
+    {"configure", configure, METH_VARARGS, "configure(classes, values): return their compiled methods by name"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -710,10 +642,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__connection(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_after, "after"}, {&s_bulk_detected, "_bulk_detected"}, {&s_cancel, "cancel"}, {&s_detach, "detach"},
         {&s_reports_bulk, "reports_bulk"}, {&s_choice_failed, "_choice_failed"}, {&s_choose, "choose"},
         {&s_context, "context"}, {&s_data_received, "dataReceived"}, {&s_excluded, "excluded"}, {&s_ended, "ended"},
@@ -722,11 +651,10 @@ PyInit__connection(void)
         {&s_log, "log"}, {&s_now, "now"}, {&s_opened, "_opened"}, {&s_outward_ended, "_outward_ended"},
         {&s_received, "received"}, {&s_selector, "selector"}, {&s_serve, "serve"},
         {&s_set_backpressure, "set_backpressure"}, {&s_table, "table"}, {&s_wheel, "wheel"},
-        {&s_write, "write"},
+        {&s_write, "write"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     no_bytes = PyBytes_FromString("");
     no_text = PyUnicode_FromString("");
     no_objects = PyTuple_New(0);

@@ -56,11 +56,8 @@ class ChooseBudget:
             if not made and make_fallback is not None:
                 made.append(make_fallback())
             answer: Choosing = made[0].choose(request)
-            why = "the scheduler was too slow"
-            if isinstance(answer, OwnResponse):
-                return fallen_back(answer, made[0], fallback, why)
-            if is_choice(answer):
-                return fallen_back(answer, made[0], fallback, why)
+            if isinstance(answer, OwnResponse) or is_choice(answer):
+                return fallen_back(answer, made[0], fallback, "the scheduler was too slow")
             return answer
 
         return _Budgeted(self, scheduler, settings, None if make_fallback is None else choose_instead)

@@ -7,8 +7,6 @@ written in Python, which the classes keep without the extension.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ktcpvs.dispatch.client_connection import CLOSED, ClientConnection, nothing_to_end
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.selection import Selector
@@ -19,40 +17,36 @@ from ktcpvs.model.service import COPY
 from ktcpvs.relay.copy import CopyRelay, Direction
 from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
-from ktcpvs.system.method_forms import MethodForms
+from ktcpvs.system.method_forms import use_extension
 from ktcpvs.system.timer_wheel import Timer, TimerWheel
 
-forms: MethodForms | None = None
+forms = use_extension(
+    "ktcpvs.dispatch._connection",
+    (ClientConnection, Dispatcher, Lease, CopyRelay, Direction),
+    {
+        "connection": ClientConnection,
+        "dispatcher": Dispatcher,
+        "request": Request,
+        "service": ServiceContext,
+        "selector": Selector,
+        "choice": Choice,
+        "lease": Lease,
+        "destination": Destination,
+        "shared_destination": SharedDestination,
+        "timer": Timer,
+        "wheel": TimerWheel,
+        "relay": CopyRelay,
+        "relay_choice": RelayChoice,
+        "direction": Direction,
+        "stream": Stream,
+    },
+    {
+        "none": NONE,
+        "nothing_to_end": nothing_to_end,
+        "closed": CLOSED,
+        "copy": COPY,
+        "state_level": levels.STATE,
+        "scheduling_level": levels.SCHEDULING,
+    },
+)
 """None without the extension."""
-
-if not TYPE_CHECKING:
-    try:
-        from ktcpvs.dispatch._connection import configure
-    except ImportError:  # there was no C compiler when ktcpvs was installed
-        pass
-    else:
-        forms = MethodForms(
-            (ClientConnection, Dispatcher, Lease, CopyRelay, Direction),
-            configure(
-                {
-                    "connection": ClientConnection,
-                    "dispatcher": Dispatcher,
-                    "request": Request,
-                    "service": ServiceContext,
-                    "selector": Selector,
-                    "choice": Choice,
-                    "lease": Lease,
-                    "destination": Destination,
-                    "shared_destination": SharedDestination,
-                    "timer": Timer,
-                    "wheel": TimerWheel,
-                    "relay": CopyRelay,
-                    "relay_choice": RelayChoice,
-                    "direction": Direction,
-                    "stream": Stream,
-                },
-                (NONE, nothing_to_end, CLOSED, COPY),
-                (levels.STATE, levels.SCHEDULING),
-            ),
-        )
-        forms.use_compiled()

@@ -123,6 +123,7 @@ class Dispatcher:
         request = self.request
         request.tried = self._service.selector.excluded
         request.failed = self._refused = NONE
+        request.is_repeated = False
         self.failed_connections = ()
         self.is_retry = False
 
@@ -366,3 +367,4 @@ class Dispatcher:
     def _renew_tried(self) -> None:
         """Exclude the servers that are excluded now, and those that have failed this request, and no others."""
         self.request.tried = self._service.selector.excluded | self.request.failed
+        self.request.is_repeated = True

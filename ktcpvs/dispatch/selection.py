@@ -389,8 +389,8 @@ class Selector:
     def _choose_without(self, request: Request, excluded: set[Destination], chooser: Any = None) -> Choice | None:
         """Return a scheduler's immediate choice among the servers that are not `excluded`. chooser: the scheduler;
         None: that of the service."""
-        tried = request.tried
-        request.tried = excluded
+        tried, is_repeated = request.tried, request.is_repeated
+        request.tried, request.is_repeated = excluded, True
         try:
             other = (self.scheduler if chooser is None else chooser).choose(request)
             is_usable = is_choice(other) and other.destination in self.usable.difference(excluded)
@@ -400,7 +400,7 @@ class Selector:
             self._context.log.failure("scheduler of service {ident} failed", ident=self.config.ident)
             return None
         finally:
-            request.tried = tried
+            request.tried, request.is_repeated = tried, is_repeated
         if is_usable:
             found: Choice = other
             return found

@@ -26,7 +26,8 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import VirtualService
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import NO_CLOSE_NOTIFY, TLS_1_3
+from ktcpvs.streams.tls_handshake import TLS_1_3
+from ktcpvs.streams.tls_transport import NO_CLOSE_NOTIFY
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system import log as levels
 from ktcpvs.system.pending import cancel_pending

@@ -11,7 +11,6 @@ import re2
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from ktcpvs import __version__
 from ktcpvs.errors import shorten
 from ktcpvs.health.check_connection import CheckConnection
 from ktcpvs.model.address import host_field
@@ -22,6 +21,7 @@ from ktcpvs.protocols import grpc, http1, http2
 from ktcpvs.protocols.http2.constants import ALPN, error_name
 from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.stream import Stream
+from ktcpvs.version import __version__
 
 MAX_HEAD = 1 << 16
 """Bytes within which a response's head must end in HTTP/1.1, interim responses included."""

@@ -19,13 +19,13 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from ktcpvs import __version__
 from ktcpvs.errors import shorten
 from ktcpvs.model.address import Address, Inet, host_field
 from ktcpvs.model.check import Check, CheckResponse, NotWell
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.service import HTTPS_PORT
 from ktcpvs.streams.connector import Connector
+from ktcpvs.version import __version__
 
 MAX_HEAD = 1 << 16
 """Bytes within which a response's head must end, interim responses included: an endless head costs time to read."""

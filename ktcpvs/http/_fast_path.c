@@ -8,7 +8,7 @@
  */
 
 #define _GNU_SOURCE /* memrchr */
-#include "../_slots.h"
+#include "../dispatch/_leases.h"
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -47,8 +47,8 @@ FIELDS(server, "exchange", "cached_response", "destination", "write", "is_reusab
 enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED, D_ENTRY, D_COMPLETED };
 FIELDS(dispatcher, "request", "choice", "lease", "failed_connections", "entry", "completed");
 
-enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION };
-FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection");
+enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION, R_IS_REPEATED };
+FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection", "is_repeated");
 
 enum { S_SCHEDULER, S_USABLE, S_EXCLUDED, S_COMPLETED };
 FIELDS(selector, "scheduler", "usable", "excluded", "completed");
@@ -65,22 +65,11 @@ FIELDS(request_head, "plain", "added", "out", "size", "total");
 enum { Z_HEADS, Z_TRAILERS };
 FIELDS(whole_responses, "_heads", "_trailers");
 
-enum { O_DESTINATION, O_REASON, O_LINES, O_ANSWER_LINES, O_COMPLETED, O_WHY };
-FIELDS(choice, "destination", "reason", "lines", "answer_lines", "completed", "why");
-
 enum { O_MODIFIERS };
 FIELDS(modified_choice, "modifiers");
 
 enum { Y_RATE };
 FIELDS(modifiers, "rate");
-
-enum { L_DESTINATION, L_ENDED };
-FIELDS(lease, "destination", "ended");
-
-enum { T_MAXCONN, T_TOTAL, T_REUSED, T_WATCHERS, T_ACTIVE, T_FREED, T_HEARD, T_ERRORS, T_LATENCIES, T_BYTES_IN,
-       T_BYTES_OUT, T_MEASURED_LATENCY, T_MEASURED_ERRORS };
-FIELDS(destination, "maxconn", "total", "reused", "watchers", "active", "freed", "heard", "errors", "latencies",
-       "bytes_in", "bytes_out", "measured_latency", "measured_errors");
 
 enum { U_PEAK, U_STAMP, U_HISTOGRAM, U_LAST };
 FIELDS(latency, "_peak", "_stamp", "histogram", "last");
@@ -108,7 +97,7 @@ enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE, P_BODY
 FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive", "body", "host", "connection", "referer",
        "user_agent");
 
-static PyTypeObject *shared_destination_type, *base_type, *stream_connection_type;
+static PyTypeObject *base_type, *stream_connection_type;
 static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing, *no_bytes, *zero, *no_time, *nothing_moved,
     *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
@@ -135,18 +124,6 @@ add(PyObject **place, long long more)
     return put_made(place, PyLong_FromLongLong(value + more));
 }
 
-static inline int
-is_zero(PyObject *number)
-{
-    return number != NULL && PyLong_CheckExact(number) && !PyObject_IsTrue(number);
-}
-
-static inline int
-is_no_bytes(PyObject *value)
-{
-    return value != NULL && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == 0;
-}
-
 static double
 monotonic(void)
 {
@@ -161,12 +138,6 @@ write_to(PyObject *write, PyObject *data)
     PyObject *result = PyObject_CallOneArg(write, data);
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
-}
-
-static inline int
-is_destination(PyObject *object)
-{
-    return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
 }
 
 /* True for the choice of a rule with modifiers that the fast path knows: it counts no rates. */
@@ -186,18 +157,10 @@ is_connection(PyObject *object)
     return IS_A(object, connection) || (object != NULL && Py_TYPE(object) == stream_connection_type);
 }
 
-/* True for a choice that is as Selector.judge demands it: it comes from a plugin, which can return anything. */
 static inline int
-is_choice(PyObject *object)
+is_usual_choice(PyObject *object)
 {
-    if (!(IS_A(object, choice) || is_modified(object)) || !is_destination(SLOT(object, choice, O_DESTINATION)))
-        return 0;
-    PyObject *reason = SLOT(object, choice, O_REASON), *lines = SLOT(object, choice, O_LINES);
-    PyObject *answer_lines = SLOT(object, choice, O_ANSWER_LINES), *why = SLOT(object, choice, O_WHY);
-    PyObject *completed = SLOT(object, choice, O_COMPLETED);
-    return reason && PyUnicode_Check(reason) && lines && (lines == Py_None || PyBytes_Check(lines)) && answer_lines &&
-           PyBytes_Check(answer_lines) && why && PyUnicode_Check(why) && completed &&
-           (completed == Py_None || PyCallable_Check(completed));
+    return (IS_A(object, choice) || is_modified(object)) && is_proper(object);
 }
 
 /* True unless it is an empty set, as Dispatcher.begin leaves it. A scheduler can have put anything there. */
@@ -205,40 +168,6 @@ static inline int
 is_used_set(PyObject *object)
 {
     return object == NULL || !PyAnySet_Check(object) || PySet_GET_SIZE(object);
-}
-
-/* True for a server whose counters this process alone writes, and which nobody watches. */
-static inline int
-is_counted_here(PyObject *destination)
-{
-    PyObject *watchers = SLOT(destination, destination, T_WATCHERS);
-    return IS_A(destination, destination) && watchers && PyTuple_CheckExact(watchers) && PyTuple_GET_SIZE(watchers) == 0;
-}
-
-static PyObject *
-make_lease(PyObject *destination)
-{
-    if (!is_counted_here(destination))
-        return PyObject_CallOneArg((PyObject *)lease_layout.type, destination);
-    PyObject *lease = lease_layout.type->tp_alloc(lease_layout.type, 0);
-    if (lease == NULL)
-        return NULL;
-    SLOT(lease, lease, L_DESTINATION) = Py_NewRef(destination);
-    SLOT(lease, lease, L_ENDED) = Py_NewRef(Py_False);
-    if (add(&SLOT(destination, destination, T_ACTIVE), 1) < 0)
-        Py_CLEAR(lease);
-    return lease;
-}
-
-static int
-end_lease(PyObject *lease, PyObject *destination)
-{
-    if (!is_counted_here(destination) || SLOT(destination, destination, T_FREED) != Py_None)
-        return call(lease, s_end, NULL);
-    if (SLOT(lease, lease, L_ENDED) == Py_True)
-        return 0;
-    put_new(&SLOT(lease, lease, L_ENDED), Py_True);
-    return add(&SLOT(destination, destination, T_ACTIVE), -1);
 }
 
 /* What receives a client's data, or a server's: a callable for Stream.dataReceived. */
@@ -615,7 +544,8 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     put_new(&SLOT(request, request, R_TARGET), SLOT(plain, plain, P_TARGET));
     put_new(&SLOT(request, request, R_PATH), SLOT(plain, plain, P_TARGET));
     put_new(&SLOT(request, request, R_TRIED), SLOT(selector, selector, S_EXCLUDED));
-    if (is_used_set(SLOT(request, request, R_FAILED)) || PyTuple_GET_SIZE(SLOT(dispatcher, dispatcher, D_FAILED)))
+    if (IS(request, request, R_IS_REPEATED) || is_used_set(SLOT(request, request, R_FAILED)) ||
+        PyTuple_GET_SIZE(SLOT(dispatcher, dispatcher, D_FAILED)))
         if (call(dispatcher, s_begin, NULL) < 0)
             return -1;
     put_new(&SLOT(exchange, exchange, X_MESSAGE), Py_None);
@@ -653,7 +583,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     }
     int result = -1;
     PyObject *server = NULL, *out = NULL, *idle = NULL, *destination = NULL;
-    if (is_choice(choice) && (!has_body(plain) || goes_on_as_it_came(http, choice))) {
+    if (is_usual_choice(choice) && (!has_body(plain) || goes_on_as_it_came(http, choice))) {
         destination = Py_NewRef(SLOT(choice, choice, O_DESTINATION));
         idle = Py_XNewRef(PyDict_GetItemWithError(SLOT(http, http, F_KEPT), destination));
         if (idle == NULL && PyErr_Occurred())
@@ -703,16 +633,24 @@ done:
     return result;
 }
 
+/* The argument of a receiver; borrowed. NULL with an exception. */
+static inline PyObject *
+data_of(PyObject *const *args, size_t count, PyObject *names)
+{
+    if (PyVectorcall_NARGS(count) == 1 && names == NULL)
+        return args[0];
+    PyErr_SetString(PyExc_TypeError, "data is the only argument");
+    return NULL;
+}
+
 /* HTTPClientConnection.receive. */
 static PyObject *
 client_receives(PyObject *callable, PyObject *const *args, size_t count, PyObject *names)
 {
     Receiver *self = (Receiver *)callable;
-    if (PyVectorcall_NARGS(count) != 1 || names != NULL) {
-        PyErr_SetString(PyExc_TypeError, "data is the only argument");
+    PyObject *data = data_of(args, count, names), *connection = self->owner;
+    if (data == NULL)
         return NULL;
-    }
-    PyObject *data = args[0], *connection = self->owner;
     if (!is_connection(connection) || !PyBytes_CheckExact(data))
         return unusual(self, data);
     PyObject *http = SLOT(connection, connection, C_HTTP), *exchange = SLOT(connection, connection, C_EXCHANGE);
@@ -894,7 +832,8 @@ static int
 count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObject *known)
 {
     PyObject *destination = SLOT(lease, lease, L_DESTINATION);
-    if (end_lease(lease, destination) < 0)
+    int has_ended = end_lease(lease);
+    if (has_ended < 0 || (has_ended == 0 && call(lease, s_end, NULL) < 0))
         return -1;
     put_new(&SLOT(destination, destination, T_HEARD), SLOT(connection, connection, C_LAST_ACTIVITY));
     if (!is_zero(SLOT(destination, destination, T_ERRORS)) &&
@@ -971,7 +910,7 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
 {
     PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER), *choice = SLOT(dispatcher, dispatcher, D_CHOICE);
     int is_last = SLOT(connection, connection, C_IS_LAST) == Py_True;
-    PyObject *added = is_choice(choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
+    PyObject *added = is_usual_choice(choice) ? SLOT(choice, choice, O_ANSWER_LINES) : no_bytes;
     Py_ssize_t body = PyBytes_GET_SIZE(data) - PyBytes_GET_SIZE(SLOT(known, response, W_START));
     PyObject *out = SLOT(exchange, exchange, X_EDITS) == Py_None
                         ? onward(known, added, data, is_last)
@@ -1036,11 +975,9 @@ static PyObject *
 server_receives(PyObject *callable, PyObject *const *args, size_t count, PyObject *names)
 {
     Receiver *self = (Receiver *)callable;
-    if (PyVectorcall_NARGS(count) != 1 || names != NULL) {
-        PyErr_SetString(PyExc_TypeError, "data is the only argument");
+    PyObject *data = data_of(args, count, names), *server = self->owner;
+    if (data == NULL)
         return NULL;
-    }
-    PyObject *data = args[0], *server = self->owner;
     if (!IS_A(server, server) || !PyBytes_CheckExact(data))
         return unusual(self, data);
     PyObject *exchange = SLOT(server, server, V_EXCHANGE);
@@ -1209,7 +1146,7 @@ connection_opened(PyObject *self, PyObject *unused)
     (void)unused;
     if (!has_stream(self) || !IS_A(http, http) || !IS_A(SLOT(http, http, F_CONTEXT), service) ||
         !IS_A(dispatcher, dispatcher) || !IS_A(SLOT(dispatcher, dispatcher, D_REQUEST), request))
-        return PyObject_CallFunctionObjArgs(plain_opened, self, NULL);
+        return plainly(plain_opened, self, NULL);
     PyObject *wheel = PyObject_GetAttr(SLOT(self, connection, C_CONTEXT), s_wheel);
     PyObject *receiver = wheel == NULL ? NULL : receiver_of(self, wheel, client_receives);
     Py_XDECREF(wheel);
@@ -1237,7 +1174,7 @@ connection_end_if_over(PyObject *self, PyObject *unused)
     if (!has_stream(self) || !IS_A(exchange, exchange) || !IS_A(dispatcher, dispatcher) ||
         SLOT(exchange, exchange, X_SENDER) != Py_None || SLOT(exchange, exchange, X_FORWARDER) != Py_None ||
         SLOT(self, connection, C_RELAY) != Py_None)
-        return PyObject_CallFunctionObjArgs(plain_end_if_over, self, NULL);
+        return plainly(plain_end_if_over, self, NULL);
     if (SLOT(client, stream, M_IS_OPEN) == Py_True || SLOT(self, connection, C_IS_OVER) == Py_True)
         return Py_NewRef(Py_None);
     PyObject *lease = SLOT(dispatcher, dispatcher, D_LEASE);
@@ -1256,7 +1193,7 @@ connection_client_lost(PyObject *self, PyObject *clean)
     if (!IS_A(exchange, exchange) || SLOT(exchange, exchange, X_SERVER) != Py_None ||
         SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_SENDER) != Py_None ||
         !is_zero(SLOT(self, connection, C_HELD)))
-        return PyObject_CallFunctionObjArgs(plain_client_lost, self, clean, NULL);
+        return plainly(plain_client_lost, self, clean);
     if (state != closed_state && call(self, s_transition, event_client_gone) < 0)
         return NULL;
     return connection_end_if_over(self, NULL);
@@ -1275,37 +1212,26 @@ static PyMethodDef exchange_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* configure_connections(classes, closed, finished, client_gone): see http/compiled.py. */
+/* configure_connections(classes, values): see http/compiled.py. */
 static PyObject *
 configure_connections(PyObject *module, PyObject *args)
 {
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"connection", &connection_layout, connection_names}, {"exchange", &exchange_layout, exchange_names},
-        {"http", &http_layout, http_names},                   {"service", &service_layout, service_names},
+    static const Class all[] = {
+        CLASS(connection), CLASS(exchange), CLASS(http), CLASS(service), {NULL, NULL, NULL},
     };
-    PyObject *classes;
+    static const Variable values[] = {
+        {&closed_state, "closed"}, {&event_finished, "finished"}, {&event_client_gone, "client_gone"}, {NULL, NULL},
+    };
+    static const Variable plain[] = {
+        {&plain_opened, "_opened"}, {&plain_client_lost, "_client_lost"}, {&plain_end_if_over, "end_if_over"},
+        {NULL, NULL},
+    };
+    PyObject *classes, *given;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!OOO", &PyDict_Type, &classes, &closed_state, &event_finished, &event_client_gone))
-        return NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyTypeObject *type = class_of(classes, all[i].name);
-        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
-            return NULL;
-    }
-    base_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "base"));
-    stream_connection_type = (PyTypeObject *)Py_XNewRef(class_of(classes, "stream_connection"));
-    Py_INCREF(closed_state);
-    Py_INCREF(event_finished);
-    Py_INCREF(event_client_gone);
-    PyObject *type = (PyObject *)connection_layout.type;
-    plain_opened = PyObject_GetAttrString(type, "_opened");
-    plain_client_lost = PyObject_GetAttrString(type, "_client_lost");
-    plain_end_if_over = PyObject_GetAttrString(type, "end_if_over");
-    if (base_type == NULL || stream_connection_type == NULL || plain_opened == NULL || plain_client_lost == NULL || plain_end_if_over == NULL)
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &classes, &PyDict_Type, &given) || learn_all(classes, all) < 0 ||
+        take_class(classes, "base", &base_type) < 0 ||
+        take_class(classes, "stream_connection", &stream_connection_type) < 0 || take_values(given, values) < 0 ||
+        take_methods(connection_layout.type, plain) < 0)
         return NULL;
     return Py_BuildValue("NN", methods_for(connection_layout.type, connection_methods),
                          methods_for(exchange_layout.type, exchange_methods));
@@ -1360,37 +1286,15 @@ configure(PyObject *module, PyObject *args)
     }
     for (int i = 0; i < bucket_count; i++)
         buckets[i] = PyFloat_AsDouble(PyTuple_GET_ITEM(bounds, i));
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"dispatcher", &dispatcher_layout, dispatcher_names}, {"request", &request_layout, request_names},
-        {"selector", &selector_layout, selector_names},       {"cache", &cache_layout, cache_names},
-        {"choice", &choice_layout, choice_names},             {"lease", &lease_layout, lease_names},
-        {"destination", &destination_layout, destination_names},
-        {"latencies", &latencies_layout, latencies_names},    {"latency", &latency_layout, latency_names},
-        {"error_rate", &error_rate_layout, error_rate_names}, {"outcome", &outcome_layout, outcome_names},
-        {"response", &response_layout, response_names},
-        {"stream", &stream_layout, stream_names},             {"access_log", &access_log_layout, access_log_names},
-        {"plain", &plain_layout, plain_names},                {"service_edits", &service_edits_layout, service_edits_names},
-        {"modified_choice", &modified_choice_layout, modified_choice_names},
-        {"modifiers", &modifiers_layout, modifiers_names},
-        {"whole_requests", &whole_requests_layout, whole_requests_names},
-        {"request_head", &request_head_layout, request_head_names},
-        {"whole_responses", &whole_responses_layout, whole_responses_names},
+    static const Class all[] = {
+        CLASS(dispatcher), CLASS(request), CLASS(selector), CLASS(cache), CLASS(choice), CLASS(lease),
+        CLASS(destination), CLASS(latencies), CLASS(latency), CLASS(error_rate), CLASS(outcome), CLASS(response),
+        CLASS(stream), CLASS(access_log), CLASS(plain), CLASS(service_edits), CLASS(modified_choice),
+        CLASS(modifiers), CLASS(whole_requests), CLASS(request_head), CLASS(whole_responses), {NULL, NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyObject *type = PyDict_GetItemString(classes, all[i].name);
-        if (type == NULL || !PyType_Check(type)) {
-            PyErr_Format(PyExc_TypeError, "no class for %s", all[i].name);
-            return NULL;
-        }
-        if (learn(all[i].layout, all[i].names, (PyTypeObject *)type) < 0)
-            return NULL;
-    }
-    shared_destination_type = (PyTypeObject *)Py_XNewRef(PyDict_GetItemString(classes, "shared_destination"));
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    if (learn_all(classes, all) < 0 || take_class(classes, "shared_destination", &shared_destination_type) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 /* without_cookie(plain, lines): for tests, which compare it with PlainPath.with_lines; None for NULL. */
@@ -1421,7 +1325,7 @@ static PyMethodDef functions[] = {
     {"chunks_end", test_chunks_end, METH_VARARGS, "chunks_end(data, begin): see protocols/http1/body.py"},
     {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, ok, decay, limits)"},
     {"configure_connections", configure_connections, METH_VARARGS,
-     "configure_connections(classes, closed, finished, client_gone): return their compiled methods by name"},
+     "configure_connections(classes, values): return their compiled methods by name"},
     {"client_receiver", client_receiver, METH_VARARGS, "client_receiver(connection, wheel)"},
     {"server_receiver", server_receiver, METH_VARARGS, "server_receiver(server, wheel)"},
     {NULL, NULL, 0, NULL},
@@ -1434,10 +1338,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__fast_path(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_now, "now"}, {&s_receive, "receive"}, {&s_begin, "begin"}, {&s_start, "start"}, {&s_choose, "choose"},
         {&s_choice_failed, "choice_failed"}, {&s_choice_unusual, "choice_unusual"},
         {&s_with_lines, "with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
@@ -1448,11 +1349,10 @@ PyInit__fast_path(void)
         {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_row, "row"}, {&s_client_ended, "_client_ended"},
         {&s_client_lost, "_client_lost"}, {&s_close, "close"}, {&s_close_gracefully, "_close_gracefully"},
         {&s_context, "context"}, {&s_init, "__init__"}, {&s_learning_failed, "learning_failed"}, {&s_set_backpressure, "set_backpressure"},
-        {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"},
+        {&s_set_timer, "set_timer"}, {&s_settle, "settle"}, {&s_transition, "transition"}, {&s_wheel, "wheel"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     no_bytes = PyBytes_FromString("");
     zero = PyLong_FromLong(0);
     no_time = PyFloat_FromDouble(0);

@@ -7,7 +7,7 @@
  */
 
 #define _GNU_SOURCE /* memmem */
-#include "../_slots.h"
+#include "../_configuration.h"
 #include <string.h>
 
 enum { U_SERVICE, U_CONTEXT, U_PARKED, U_SETTINGS, U_TRANSPORTS, U_COUNT_IN, U_COUNT_OUT, U_IS_FULL, U_IS_OVER, U_PROTOCOL, U_HEADS,
@@ -60,24 +60,6 @@ static PyObject *plain_request_received, *plain_write;
 static PyObject *s_close_if_drained, *s_end_turn, *s_flush_now, *s_level, *s_log, *s_now, *s_respond,
     *s_stream_answered, *s_streams, *s_wheel;
 static long max_parked, max_head, max_joined, state_level;
-
-static PyObject *
-leave(PyObject *plain, PyObject *self, PyObject *argument)
-{
-    return PyObject_CallFunctionObjArgs(plain, self, argument, NULL);
-}
-
-static inline int
-is_empty(PyObject *value)
-{
-    return value != NULL && PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == 0;
-}
-
-static inline int
-is_zero(PyObject *number)
-{
-    return number != NULL && PyLong_CheckExact(number) && !PyObject_IsTrue(number);
-}
 
 static inline int
 is_text(PyObject *bytes, const char *text)
@@ -149,7 +131,7 @@ is_plain(PyObject *event)
         return 0;
     PyObject *request = SLOT(event, event, V_REQUEST), *head = SLOT(event, event, V_HEAD);
     if (SLOT(event, event, V_END_STREAM) != Py_True || !IS_A(request, request) || !PyBytes_CheckExact(head) ||
-        is_empty(head) || !is_empty(SLOT(request, request, R_PROTOCOL)))
+        is_no_bytes(head) || !is_no_bytes(SLOT(request, request, R_PROTOCOL)))
         return 0;
     PyObject *lines = SLOT(request, request, R_LINES);
     static const char deadline[] = "grpc-timeout:";
@@ -165,7 +147,7 @@ request_received(PyObject *self, PyObject *event)
     Py_ssize_t count = PyList_GET_SIZE(parked);
     if (!count || !is_plain(event) || !IS_A(service, service) ||
         SLOT(self, multiplexer, U_SETTINGS) != SLOT(service, service, E_SETTINGS) || !is_usual(PyList_GET_ITEM(parked, count - 1)))
-        return leave(plain_request_received, self, event);
+        return plainly(plain_request_received, self, event);
     PyObject *transport = Py_NewRef(PyList_GET_ITEM(parked, count - 1)), *result = NULL;
     PyObject *connection = Py_NewRef(SLOT(transport, transport, T_CONNECTION));
     PyObject *stream_id = SLOT(event, event, V_STREAM_ID), *request = SLOT(event, event, V_REQUEST);
@@ -238,19 +220,19 @@ transport_write(PyObject *self, PyObject *data)
         !IS_A(multiplexer, multiplexer) || SLOT(multiplexer, multiplexer, U_IS_FULL) != Py_False ||
         !IS_A(sender, sender) || PyList_GET_SIZE(SLOT(sender, sender, N_PIECES)) || !PyBytes_CheckExact(method) ||
         is_text(method, "HEAD") || is_text(method, "CONNECT") || !IS_A(SLOT(multiplexer, multiplexer, U_HEADS), heads))
-        return leave(plain_write, self, data);
+        return plainly(plain_write, self, data);
     int whole = is_whole(SLOT(multiplexer, multiplexer, U_HEADS), data);
     if (whole < 0)
         return NULL;
     if (!whole)
-        return leave(plain_write, self, data);
+        return plainly(plain_write, self, data);
     PyObject *sent = PyObject_CallMethodObjArgs(SLOT(multiplexer, multiplexer, U_PROTOCOL), s_respond,
                                                 SLOT(self, transport, T_STREAM_ID), data, method, NULL);
     if (sent == NULL)
         return NULL;
     Py_DECREF(sent);
     if (sent != Py_True)
-        return leave(plain_write, self, data);
+        return plainly(plain_write, self, data);
     put_new(&SLOT(self, transport, T_BODY_LEFT), zero);
     put_new(&SLOT(self, transport, T_IS_COMPLETE), Py_True);
     if (PyList_Append(SLOT(multiplexer, multiplexer, U_ANSWERED), self) < 0 || end_turn_later(multiplexer) < 0 ||
@@ -272,7 +254,7 @@ is_reusable(PyObject *transport, PyObject *streams)
     PyObject *exchange = SLOT(connection, connection, C_EXCHANGE), *dispatcher = SLOT(connection, connection, C_DISPATCHER);
     if (SLOT(connection, connection, C_STATE) != idle_state || SLOT(connection, connection, C_IS_LAST) != Py_False ||
         SLOT(connection, connection, C_HAS_ENDED) != Py_False || SLOT(connection, connection, C_IS_FULL) != Py_False ||
-        !is_zero(SLOT(connection, connection, C_HELD)) || !is_empty(SLOT(connection, connection, C_PENDING)) ||
+        !is_zero(SLOT(connection, connection, C_HELD)) || !is_no_bytes(SLOT(connection, connection, C_PENDING)) ||
         SLOT(connection, connection, C_BODY) != Py_None || SLOT(connection, connection, C_READER) != Py_None ||
         SLOT(connection, connection, C_LIMITS) != Py_None || SLOT(exchange, exchange, X_SERVER) != Py_None ||
         SLOT(exchange, exchange, X_PLAIN) != Py_None || SLOT(exchange, exchange, X_SENDER) != Py_None ||
@@ -402,47 +384,36 @@ static PyMethodDef transport_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* configure(classes, values, limits): see http/http2_compiled.py. */
+/* configure(classes, values): see http/http2_compiled.py. */
 static PyObject *
 configure(PyObject *module, PyObject *args)
 {
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"multiplexer", &multiplexer_layout, multiplexer_names}, {"transport", &transport_layout, transport_names},
-        {"sender", &sender_layout, sender_names},                {"connection", &connection_layout, connection_names},
-        {"exchange", &exchange_layout, exchange_names},          {"dispatcher", &dispatcher_layout, dispatcher_names},
-        {"service", &service_layout, service_names},             {"proxies", &proxies_layout, proxies_names},
-        {"stream", &stream_layout, stream_names},                {"heads", &heads_layout, heads_names},
-        {"known", &known_layout, known_names},                   {"event", &event_layout, event_names},
-        {"request", &request_layout, request_names},
+    static const Class all[] = {
+        CLASS(multiplexer), CLASS(transport), CLASS(sender), CLASS(connection), CLASS(exchange), CLASS(dispatcher),
+        CLASS(service), CLASS(proxies), CLASS(stream), CLASS(heads), CLASS(known), CLASS(event), CLASS(request),
+        {NULL, NULL, NULL},
     };
-    PyObject *classes;
+    static const Variable values[] = {
+        {&idle_state, "idle"}, {&client_gone, "client_gone"}, {&nothing_to_end, "nothing_to_end"},
+        {&nothing, "nothing"}, {NULL, NULL},
+    };
+    static const Variable of_multiplexers[] = {{&plain_request_received, "_request_received"}, {NULL, NULL}};
+    static const Variable of_transports[] = {{&plain_write, "_write"}, {NULL, NULL}};
+    PyObject *classes, *given;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!(OOOO)(llll)", &PyDict_Type, &classes, &idle_state, &client_gone, &nothing_to_end,
-                          &nothing, &max_parked, &max_head, &max_joined, &state_level))
-        return NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyTypeObject *type = class_of(classes, all[i].name);
-        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
-            return NULL;
-    }
-    Py_INCREF(idle_state);
-    Py_INCREF(client_gone);
-    Py_INCREF(nothing_to_end);
-    Py_INCREF(nothing);
-    plain_request_received = PyObject_GetAttrString((PyObject *)multiplexer_layout.type, "_request_received");
-    plain_write = PyObject_GetAttrString((PyObject *)transport_layout.type, "_write");
-    if (plain_request_received == NULL || plain_write == NULL)
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &classes, &PyDict_Type, &given) || learn_all(classes, all) < 0 ||
+        take_values(given, values) < 0 || take_number(given, "max_parked", &max_parked) < 0 ||
+        take_number(given, "max_head", &max_head) < 0 || take_number(given, "max_joined", &max_joined) < 0 ||
+        take_number(given, "state_level", &state_level) < 0 ||
+        take_methods(multiplexer_layout.type, of_multiplexers) < 0 ||
+        take_methods(transport_layout.type, of_transports) < 0)
         return NULL;
     return Py_BuildValue("NN", methods_for(multiplexer_layout.type, multiplexer_methods),
                          methods_for(transport_layout.type, transport_methods));
 }
 
 static PyMethodDef functions[] = {
-    {"configure", configure, METH_VARARGS, "configure(classes, values, limits): return their compiled methods by name"},
+    {"configure", configure, METH_VARARGS, "configure(classes, values): return their compiled methods by name"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -454,17 +425,13 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__http2_streams(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_close_if_drained, "_close_if_drained"}, {&s_end_turn, "_end_turn"}, {&s_flush_now, "flush_now"},
         {&s_level, "level"}, {&s_log, "log"}, {&s_now, "now"}, {&s_respond, "respond"},
-        {&s_stream_answered, "_stream_answered"}, {&s_streams, "streams"}, {&s_wheel, "wheel"},
+        {&s_stream_answered, "_stream_answered"}, {&s_streams, "streams"}, {&s_wheel, "wheel"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     zero = PyLong_FromLong(0);
     nothing_moved = Py_BuildValue("(ii)", 0, 0);
     no_text = PyUnicode_FromString("");

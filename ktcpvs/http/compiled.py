@@ -6,9 +6,7 @@ unusual to the methods that are written in Python, which the classes keep withou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import ktcpvs.dispatch.compiled  # noqa: F401 - replaces the methods of the base class
+from ktcpvs.dispatch import compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.client_connection import HTTPClientConnection
@@ -16,31 +14,24 @@ from ktcpvs.http.exchange import Exchange
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.service import HTTPService
 from ktcpvs.model import exchange as life
-from ktcpvs.system.method_forms import MethodForms
+from ktcpvs.system.method_forms import use_extension
 
-forms: MethodForms | None = None
+forms = use_extension(
+    "ktcpvs.http._fast_path",
+    (HTTPClientConnection, Exchange),
+    {
+        "connection": HTTPClientConnection,
+        "stream_connection": HTTP2StreamConnection,
+        "base": ClientConnection,
+        "exchange": Exchange,
+        "http": HTTPService,
+        "service": ServiceContext,
+    },
+    {
+        "closed": life.CLOSED,
+        "finished": life.FINISHED,
+        "client_gone": life.CLIENT_GONE,
+    },
+    function="configure_connections",
+)
 """None without the extension."""
-
-if not TYPE_CHECKING:
-    try:
-        from ktcpvs.http._fast_path import configure_connections
-    except ImportError:  # there was no C compiler when ktcpvs was installed
-        pass
-    else:
-        forms = MethodForms(
-            (HTTPClientConnection, Exchange),
-            configure_connections(
-                {
-                    "connection": HTTPClientConnection,
-                    "stream_connection": HTTP2StreamConnection,
-                    "base": ClientConnection,
-                    "exchange": Exchange,
-                    "http": HTTPService,
-                    "service": ServiceContext,
-                },
-                life.CLOSED,
-                life.FINISHED,
-                life.CLIENT_GONE,
-            ),
-        )
-        forms.use_compiled()

@@ -13,7 +13,7 @@ from ktcpvs.model.request_values import normalized_host
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_hosts import ForeignHosts
-from ktcpvs.protocols.forwarding import CERTIFICATE_FIELDS, FIELDS, HTTP, Forwarding
+from ktcpvs.protocols.forwarding import CERTIFICATE_FIELDS, FIELDS, HTTP, NO_FORWARDING, Forwarding
 from ktcpvs.protocols.http1 import plain
 from ktcpvs.protocols.http1.plain import MAX_REPLACED, PlainRequest, RequestScanner
 from ktcpvs.runtime.challenges import CHALLENGE_PATH
@@ -109,7 +109,7 @@ class HeadCache:
         self.is_enabled = False
         self._requests: list[PlainRequest | None] = [None] * MAX_REQUESTS
         self.head_size = 0
-        self.forwarding = Forwarding({})
+        self.forwarding = NO_FORWARDING
         self.forwards = False
         self._added: dict[str | tuple[str, str], bytes] = {}
         self._limits = 0, 0, 0

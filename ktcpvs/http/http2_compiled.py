@@ -6,13 +6,11 @@ is unusual to the methods that are written in Python, which the classes keep wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import ktcpvs.http.compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.dispatch.client_connection import nothing_to_end
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
+from ktcpvs.http import compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.http.exchange import Exchange
 from ktcpvs.http.http2_client_connection import MAX_PARKED, HTTP2ClientConnection
 from ktcpvs.http.http2_response_heads import MAX_HEAD_BYTES, KnownHead, ResponseHeads
@@ -24,37 +22,35 @@ from ktcpvs.protocols.http2 import Request, RequestReceived
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system import log as levels
-from ktcpvs.system.method_forms import MethodForms
+from ktcpvs.system.method_forms import use_extension
 
-forms: MethodForms | None = None
+forms = use_extension(
+    "ktcpvs.http._http2_streams",
+    (HTTP2ClientConnection, HTTP2Transport),
+    {
+        "multiplexer": HTTP2ClientConnection,
+        "transport": HTTP2Transport,
+        "sender": StreamSender,
+        "connection": HTTP2StreamConnection,
+        "exchange": Exchange,
+        "dispatcher": Dispatcher,
+        "service": ServiceContext,
+        "proxies": TrustedProxies,
+        "stream": Stream,
+        "heads": ResponseHeads,
+        "known": KnownHead,
+        "event": RequestReceived,
+        "request": Request,
+    },
+    {
+        "idle": life.IDLE,
+        "client_gone": life.CLIENT_GONE,
+        "nothing_to_end": nothing_to_end,
+        "nothing": nothing,
+        "max_parked": MAX_PARKED,
+        "max_head": MAX_HEAD_BYTES,
+        "max_joined": MAX_JOINED,
+        "state_level": levels.STATE,
+    },
+)
 """None without the extension."""
-
-if not TYPE_CHECKING:
-    try:
-        from ktcpvs.http._http2_streams import configure
-    except ImportError:  # there was no C compiler when ktcpvs was installed
-        pass
-    else:
-        forms = MethodForms(
-            (HTTP2ClientConnection, HTTP2Transport),
-            configure(
-                {
-                    "multiplexer": HTTP2ClientConnection,
-                    "transport": HTTP2Transport,
-                    "sender": StreamSender,
-                    "connection": HTTP2StreamConnection,
-                    "exchange": Exchange,
-                    "dispatcher": Dispatcher,
-                    "service": ServiceContext,
-                    "proxies": TrustedProxies,
-                    "stream": Stream,
-                    "heads": ResponseHeads,
-                    "known": KnownHead,
-                    "event": RequestReceived,
-                    "request": Request,
-                },
-                (life.IDLE, life.CLIENT_GONE, nothing_to_end, nothing),
-                (MAX_PARKED, MAX_HEAD_BYTES, MAX_JOINED, levels.STATE),
-            ),
-        )
-        forms.use_compiled()

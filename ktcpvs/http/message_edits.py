@@ -189,7 +189,9 @@ class ServiceEdits:
         self._config, self._cached = config, {}
         if self._tracing is not None:
             self._tracing.configure(config)
-        self.own = MessageEdits(config, NONE, self._tracing) or None
+        is_traced = self._tracing is not None and self._tracing.is_on
+        has_own = config.request_header or config.response_header or config.why_for or is_traced
+        self.own = MessageEdits(config, NONE, self._tracing) if has_own else None
 
     def of(self, modifiers: Modifiers) -> MessageEdits | None:
         """Return the edits for messages that a rule with these modifiers takes."""

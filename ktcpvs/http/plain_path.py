@@ -113,7 +113,7 @@ class PlainPath:
         request.method, request.lines = plain.method, plain.lines
         request.target = request.path = plain.target
         request.tried = selector.excluded
-        if request.failed or dispatcher.failed_connections:
+        if request.is_repeated or request.failed or dispatcher.failed_connections:
             dispatcher.begin()
         exchange.message, exchange.plain, exchange.edits = None, plain, None
         writer = self._access_log.writer

@@ -115,7 +115,7 @@ class Switch:
         Names of hosts are looked up by each connection as long as nothing is known of them."""
         if self.is_stopped:
             return
-        if any(name.startswith(SRV) and not found.reason for name, found in director.unresolved.items()):
+        if any(name.startswith(SRV) and not found.reason for name, found in director.names.unresolved.items()):
             self._reactor.callLater(NAMES_POLL_INTERVAL, self._await_names, director)
             return
         self._is_running = True

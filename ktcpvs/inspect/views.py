@@ -7,7 +7,6 @@ from typing import Any
 
 from attrs import fields
 
-from ktcpvs import __version__
 from ktcpvs.control.edit_commands import text_of_edit
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
@@ -30,6 +29,7 @@ from ktcpvs.services.director import Director
 from ktcpvs.services.resolver import Unresolved
 from ktcpvs.services.running import RunningService
 from ktcpvs.system import tls_tickets
+from ktcpvs.version import __version__
 
 COUNTS_OF_SERVICE = (
     "active",
@@ -119,7 +119,7 @@ class Views:
     def _unresolved(self, address: Address) -> Unresolved | None:
         """Return why a server's name has no addresses; None: it has some, or the server has no name."""
         name = name_to_look_up(address)
-        return self._director.unresolved.get(name) if name else None
+        return self._director.names.unresolved.get(name) if name else None
 
     def _local_parts(self) -> dict[str, list[str]]:
         """Return the parts of services that differ on this node of a cluster, by ident."""
@@ -317,6 +317,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
     if live is None:
         return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {
             "refusals": {},
+            "rules": {},
             "responses": {},
             "handshakes": {},
             "preambles": {},
@@ -327,6 +328,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         "total": counters.total,
         "refused": counters.refused,
         "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},
+        "rules": dict(live.rule_requests),
         "responses": _responses(traffic.own_responses.counts),
         "handshakes": _handshakes(live.preambles.handshakes),
         "preambles": dict(live.preambles.refusals),

@@ -214,52 +214,47 @@ class DeleteServer(Edit):
 
 
 @frozen
-class Drain(Edit):
+class _SetMode(Edit):
+    """Change the mode of a server. mode: as in the configuration."""
+
+    mode: ClassVar[str]
+    address: Address
+    ident: str | None = None
+
+    def apply(self, table: Table) -> Table:
+        services = list(table) if self.ident is None else [table.service(self.ident)]
+        if not any(service.has_server(self.address) for service in services):
+            where = "no service has a" if self.ident is None else f"service {self.ident} has no"
+            raise NoSuchServer(f"{where} server {self.address}")
+        changed = {service.ident: service.with_mode(self.address, self.mode) for service in services}
+        return evolve(table, services={**table.services, **changed})
+
+
+@frozen
+class Drain(_SetMode):
     """Send no new connections and requests to a server, except those of its sessions.
 
     address: without a port: all servers of that host. ident: None: in all services.
     """
 
     name: ClassVar[str] = "drain"
-    address: Address
-    ident: str | None = None
-
-    def apply(self, table: Table) -> Table:
-        return _with_mode(table, self.address, self.ident, DRAIN)
+    mode: ClassVar[str] = DRAIN
 
 
 @frozen
-class Maintenance(Edit):
+class Maintenance(_SetMode):
     """Send nothing to a server, and check it no more; open connections continue. address, ident: as for Drain."""
 
     name: ClassVar[str] = "maintenance"
-    address: Address
-    ident: str | None = None
-
-    def apply(self, table: Table) -> Table:
-        return _with_mode(table, self.address, self.ident, MAINTENANCE)
+    mode: ClassVar[str] = MAINTENANCE
 
 
 @frozen
-class Ready(Edit):
+class Ready(_SetMode):
     """Use a server again. address, ident: as for Drain."""
 
     name: ClassVar[str] = "ready"
-    address: Address
-    ident: str | None = None
-
-    def apply(self, table: Table) -> Table:
-        return _with_mode(table, self.address, self.ident, READY)
-
-
-def _with_mode(table: Table, address: Address, ident: str | None, mode: str) -> Table:
-    """Return the table with a server's mode changed, in one service or in all. Raises NoSuchServer if none has it."""
-    services = list(table) if ident is None else [table.service(ident)]
-    if not any(service.has_server(address) for service in services):
-        where = "no service has a" if ident is None else f"service {ident} has no"
-        raise NoSuchServer(f"{where} server {address}")
-    changed = {service.ident: service.with_mode(address, mode) for service in services}
-    return evolve(table, services={**table.services, **changed})
+    mode: ClassVar[str] = READY
 
 
 @frozen

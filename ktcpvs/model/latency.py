@@ -16,17 +16,22 @@ OTHER = "other"
 
 
 class Latencies:
-    """The histograms of one server. rows: status // 100 -> count of each bucket. seconds: the sum of all latencies."""
+    """The histograms of one server. rows: status // 100 -> count of each bucket, for digits that the server has sent.
+    seconds: the sum of all latencies."""
 
     __slots__ = ("rows", "seconds")
 
     def __init__(self) -> None:
-        self.rows = tuple([0] * (len(BUCKETS) + 1) for _ in range(10))  # a server may send any status of three digits
+        self.rows: dict[int, list[int]] = {}  # a table with 4,000 servers would have 40,000 lists that nobody fills
         self.seconds = 0.0
 
     def row(self, status: int) -> list[int]:
         """Return the histogram for responses with that status."""
-        return self.rows[status // 100]
+        digit = status // 100  # 0 to 9: a server may send any status of three digits
+        found = self.rows.get(digit)
+        if found is None:
+            found = self.rows[digit] = [0] * (len(BUCKETS) + 1)
+        return found
 
     def count(self, status: int, seconds: float) -> None:
         """Count a response. seconds: since the request's head was complete."""
@@ -37,13 +42,13 @@ class Latencies:
 def described(latencies: Latencies | None) -> dict[str, Any]:
     """Return `answers`: class -> count; `buckets`: counts of the buckets, all classes together; `seconds`: the sum of
     all latencies. latencies: None if nothing was counted yet."""
-    if latencies is None:  # saves the sums for thousands of idle servers in a large table
+    if latencies is None or not latencies.rows:  # saves the sums for thousands of idle servers in a large table
         return {"answers": dict.fromkeys((*CLASSES, OTHER), 0), "buckets": [0] * (len(BUCKETS) + 1), "seconds": 0.0}
-    rows = latencies.rows
+    counts = {digit: sum(row) for digit, row in latencies.rows.items()}
     return {
-        "answers": {name: sum(rows[digit]) for digit, name in enumerate(CLASSES, 1)}
-        | {OTHER: sum(map(sum, rows[len(CLASSES) + 1 :]))},
-        "buckets": [sum(column) for column in zip(*rows, strict=True)],
+        "answers": {name: counts.get(digit, 0) for digit, name in enumerate(CLASSES, 1)}
+        | {OTHER: sum(count for digit, count in counts.items() if digit > len(CLASSES))},
+        "buckets": [sum(column) for column in zip(*latencies.rows.values(), strict=True)],
         "seconds": round(latencies.seconds, 6),
     }
 

@@ -108,6 +108,11 @@ def read_number(name: str, text: str, port_named: PortNamed) -> int:
     return whole_number(name, text)
 
 
+def read_seconds(name: str, text: str, port_named: PortNamed) -> int:
+    """Read a whole number of seconds."""
+    return whole_number(name, text, "seconds")
+
+
 _RATE = re.compile(r"([0-9]{1,8})(?:/([smh]))?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 OFF = "off"

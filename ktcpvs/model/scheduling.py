@@ -85,6 +85,7 @@ class Request:
     change this set. failed: those that have already failed.
     body_prefix: the first bytes of its body, without the framing of a chunked one, for a scheduler whose plugin asks
     for them with an attribute of that name; b"": it has no body, or they are not asked for.
+    is_repeated: a scheduler has been asked about this request before, and its choice cannot serve it.
     server_name, protocols: of the ClientHello, for schedulers with the unit CLIENT_HELLO: the name in lower case, None
     if the client sends none, and the protocols of ALPN that it offers. connection: of the client; None in tests.
 
@@ -102,6 +103,7 @@ class Request:
     protocols: tuple[bytes, ...] = ()
     connection: ClientSide | None = None
     body_prefix: bytes = b""
+    is_repeated: bool = False
 
     @property
     def host(self) -> bytes | None:
@@ -477,12 +479,19 @@ class IExplains(Interface):
         `choose` returns the same as without it."""
 
 
+class ICountsRules(Interface):
+    """A bound scheduler that counts the requests that each rule has taken. Optional, besides L{IScheduler}."""
+
+    def rule_requests() -> Mapping[str, int]:
+        """Return label of a rule -> requests, or connections where the scheduler chooses for these."""
+
+
 class IUsesOptions(Interface):
     """A scheduler plugin that says which parts of a service's configuration it uses. Optional, besides
     L{ISchedulerFactory}.
 
-    The switch warns administrators who configure something that the scheduler ignores. It has no such warnings about a
-    plugin that does not provide this interface.
+    The switch warns administrators who configure something that the scheduler ignores. About a plugin that does not
+    provide this interface it warns of rules alone.
     """
 
     uses: frozenset[str] = Attribute(

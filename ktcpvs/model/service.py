@@ -42,6 +42,7 @@ from ktcpvs.model.options import (
     read_address,
     read_number,
     read_rate,
+    read_seconds,
     read_word,
 )
 from ktcpvs.model.quorum import CHECK_BY, NODE
@@ -289,7 +290,7 @@ class VirtualService:
         check=_cookie_domain,
     )
     cookie_max_age: int = option(
-        read_number,
+        read_seconds,
         0,
         "seconds after which browsers drop the cookie of chttp; 0: when the browser ends",
         check=in_range(0, 400 * DAY),
@@ -386,7 +387,7 @@ class VirtualService:
     uri_size: int | None = _own("uri_size")
     body_size: int | None = _own("body_size")
     tcp_keepalive: int = option(
-        read_number,
+        read_seconds,
         0,
         "seconds of silence after which TCP probes whether clients and servers are still there; 0: never",
         check=in_range(0, 32767),
@@ -421,10 +422,10 @@ class VirtualService:
         is_phrase=True,
     )
     check_interval: int = option(
-        read_number, 5, "seconds between two health checks of a server", check=in_range(1, 86400)
+        read_seconds, 5, "seconds between two health checks of a server", check=in_range(1, 86400)
     )
     check_timeout: int = option(
-        read_number, 2, "the most seconds that a health check may take", check=in_range(1, 3600)
+        read_seconds, 2, "the most seconds that a health check may take", check=in_range(1, 3600)
     )
     check_rise: int = option(
         read_number, 2, "mark a server up after this many consecutive passed checks", check=in_range(1, 100)
@@ -451,7 +452,7 @@ class VirtualService:
         check=in_range(0, 65535),
     )
     eject_time: int = option(
-        read_number, 10, "seconds of a server's first ejection; later ones are longer", check=in_range(1, 86400)
+        read_seconds, 10, "seconds of a server's first ejection; later ones are longer", check=in_range(1, 86400)
     )
     eject_share: int = option(
         read_number, 50, "the most servers, in percent, that may be ejected", check=in_range(0, 100)
@@ -463,7 +464,7 @@ class VirtualService:
         check=in_range(0, 1000),
     )
     slow_start: int = option(
-        read_number, 0, "seconds in which a new server's share grows to its full weight; 0: at once",
+        read_seconds, 0, "seconds in which a new server's share grows to its full weight; 0: at once",
         check=in_range(0, 86400),
     )  # fmt: skip
     overflow: int = option(
@@ -481,7 +482,7 @@ class VirtualService:
         check=in_range(0, 1024),
     )
     preconnect_timeout: int = option(
-        read_number, 10, "seconds after which such a connection is replaced if no client has come for it",
+        read_seconds, 10, "seconds after which such a connection is replaced if no client has come for it",
         check=in_range(1, 86400),
     )  # fmt: skip
     share: str = option(

@@ -356,20 +356,21 @@ DEFAULT_SETTINGS = Settings()
 """The settings of a switch that is given none."""
 
 
-def _explain_unit(name: str, text: str) -> str:
-    """Return what the value of a setting counts, if `text` has a unit as in 5m; "": it has none, or `name` is no
-    setting."""
+def _explain_unit(name: str, text: str, unit: str) -> str:
+    """Return what a value counts, if `text` has a unit as in 5m; "": it has none. unit: of the value; "": that of the
+    setting with this name, if there is one."""
     written = _WITH_UNIT.fullmatch(text)
     attribute = fields_dict(Settings).get(name)
-    if written is None or attribute is None or not attribute.metadata["unit"]:
+    unit = unit or (attribute.metadata["unit"] if attribute is not None else "")
+    if written is None or not unit:
         return ""
-    unit = attribute.metadata["unit"]
     number = int(written[1]) * _SECONDS_OF.get(written[2].lower(), 0)
     return f" of {unit}" + (f" (example: {name} = {number})" if unit == "seconds" and number else "")
 
 
-def whole_number(name: str, text: str) -> int:
-    """Parse a whole number of at most 9 digits. name: for the message of BadValue, which this raises."""
+def whole_number(name: str, text: str, unit: str = "") -> int:
+    """Parse a whole number of at most 9 digits. name, unit: for the message of BadValue, which this raises; "": the
+    unit of the setting with this name, if there is one."""
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise BadValue(f"{name} = {shorten(text, 40)}: expected a whole number{_explain_unit(name, text)}")
+        raise BadValue(f"{name} = {shorten(text, 40)}: expected a whole number{_explain_unit(name, text, unit)}")
     return int(text)

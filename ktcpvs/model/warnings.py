@@ -256,6 +256,12 @@ def _about_scheduler(
     if service.rules and not uses_rules:
         others = _users(installed, USES_RULES, "do")
         yield f"its rules have no effect: {name} uses none; {others}", ("scheduler", RULES)
+    elif service.rules and not IUsesOptions.providedBy(scheduler):
+        others = _users(installed, USES_RULES, "do")
+        yield (
+            f"its rules may have no effect: {name} does not say whether it uses any, in an attribute uses; {others}",
+            ("scheduler", RULES),
+        )
     elif not _uses(scheduler, USES_MATCH) and (hashed := [rule for rule in service.rules if rule.match is not None]):
         rules = f"rule '{shorten(hashed[0].label, 40)}'" + (f" and {len(hashed) - 1} more" if hashed[1:] else "")
         yield (

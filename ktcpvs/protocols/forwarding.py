@@ -56,12 +56,12 @@ class Forwarding:
         """modes: option -> mode; a missing one is off. scheme: HTTP or HTTPS. replaced: canonical names of further
         fields that are dropped from the client's. is_http2: the clients speak HTTP/2."""
         self._is_http2 = is_http2
-        self._added = [name for name in FIELDS if modes.get(name, OFF) != OFF]
-        self._appending = [name for name in self._added if modes[name] == APPEND]
-        self._replacing = [name for name in self._added if modes[name] == REPLACE]
+        self._added = added = [name for name in FIELDS if modes.get(name, OFF) != OFF]
+        self._appending = [name for name in added if modes[name] == APPEND]
+        self._replacing = replacing = [name for name in added if modes[name] == REPLACE]
         self._scheme = scheme
-        self.depends_on_request = not set(self._added) <= _OF_CLIENT
-        self.replaced = replaced | {FIELDS[name].lower() for name in FIELDS if modes.get(name) == REPLACE}
+        self.depends_on_request = not _OF_CLIENT.issuperset(added)
+        self.replaced = replaced.union([FIELDS[name].lower() for name in replacing]) if replacing else replaced
 
     def __bool__(self) -> bool:
         return bool(self._added)
@@ -87,6 +87,10 @@ class Forwarding:
             "via": b"2 ktcpvs" if self._is_http2 else b"1.%d ktcpvs" % minor,
         }
         return b"".join(b"%b: %b\r\n" % (FIELDS[name], values[name]) for name in names if values[name])
+
+
+NO_FORWARDING = Forwarding({})
+"""No fields are added."""
 
 
 def _forwarded(address: bytes, scheme: bytes, host: bytes) -> bytes:

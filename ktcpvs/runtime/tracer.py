@@ -14,12 +14,12 @@ from attrs import asdict, define
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.python.failure import Failure
 
-from ktcpvs import __version__
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.spans import Span, Value
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.otlp_encoder import OTLPEncoder, encoder, unavailable
 from ktcpvs.system.otlp_exporter import OTLPExporter, SendResult
+from ktcpvs.version import __version__
 
 MAX_BATCH_SPANS = 512
 """The most spans of one request to a collector, as in OpenTelemetry's exporters."""

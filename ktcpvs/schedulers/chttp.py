@@ -92,6 +92,7 @@ class BoundCHTTP(BoundRules):
         place = self.rule_set.place(request)
         if place is None:
             return None
+        self.count(place, request)
         if place in self.modifiers:
             return self.modifiers[place].added_to(self._choose_at(place, request), request)
         return self._choose_at(place, request)

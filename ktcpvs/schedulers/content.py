@@ -9,7 +9,7 @@ A service without rules uses all its servers, as one default rule would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Protocol
 
 import re2
@@ -42,13 +42,14 @@ from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.options import OFF
 from ktcpvs.model.pattern import encode_pattern, re2_options
-from ktcpvs.model.scheduling import BoundRule
+from ktcpvs.model.scheduling import BoundRule, ICountsRules
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.learning import LearningBalance
 from ktcpvs.schedulers.notes import notes_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
+from ktcpvs.schedulers.rule_counts import RuleCounts
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
 from ktcpvs.schedulers.sticky import StickyRule
@@ -111,13 +112,13 @@ class WithinRule:
         return self.rule, self.weights, self.balance, self.balance_text
 
 
-@implementer(IScheduler, IExplains, IWatches)
+@implementer(IScheduler, IExplains, IWatches, ICountsRules)
 class BoundRules:
     """The rules of one service.
 
     rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: key of a
     rule -> the scheduler within it, in the order of `rules`. modifiers: place of a rule -> its modifiers, where
-    requests have to do with them.
+    requests have to do with them. counts: of the requests that rules have taken.
     """
 
     def __init__(
@@ -133,6 +134,8 @@ class BoundRules:
         self.sticky = service.config.sticky
         self._destinations = [rule.destinations for rule in rules]
         self._in_order = [known.scheduler for known in within.values()]
+        self.counts = RuleCounts(rules)
+        self._counts = self.counts.by_place
         self.modifiers = {
             place: RuleModifiers(rule) for place, rule in enumerate(rules) if rule.modifiers.concerns_requests
         }
@@ -141,8 +144,24 @@ class BoundRules:
         place = self.rule_set.place(request)
         if place is None:
             return None
+        if not request.is_repeated:
+            self._counts[place].requests += 1
         answer = self._in_order[place].choose(request)
         return self.modifiers[place].added_to(answer, request) if place in self.modifiers else answer
+
+    def continue_counts(self, before: BoundRules) -> None:
+        """Go on with the counts of the scheduler that this one replaces."""
+        self.counts = RuleCounts(self.rules, before.counts)
+        self._counts = self.counts.by_place
+
+    def count(self, place: int, request: Request) -> None:
+        """Count a request that the rule at `place` takes, once."""
+        if not request.is_repeated:
+            self._counts[place].requests += 1
+
+    def rule_requests(self) -> Mapping[str, int]:
+        """Return label of a rule -> the requests that it has taken; nothing for a service without rules."""
+        return {} if self.rules[0].number == NO_RULE else self.counts.described()
 
     def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
         """Return what the schedulers within the rules watch."""
@@ -241,7 +260,10 @@ class RuleScheduler(BindsInSteps):
             bound += 1
             if bound % BOUND_PER_STEP == 0:
                 yield
-        return self.make(service, rules, rule_set, within)
+        bound_rules = self.make(service, rules, rule_set, within)
+        if before is not None and not service.trial:
+            bound_rules.continue_counts(before)
+        return bound_rules
 
     def check_rules(self, service: ServiceView) -> Generator[None, None, None]:
         """Raise BadValue for a condition that this scheduler cannot see, or an action that it cannot take. Yields after

@@ -43,7 +43,7 @@ class NodeChallenges:
         ask for them just now."""
         self._add(challenges, MAX_RESTORED_TIME)
         if self._own:
-            self._director.put_challenges(PendingChallenges.of(self.own))
+            self._director.challenges.put(PendingChallenges.of(self.own))
 
     async def publish(self, challenges: Sequence[Challenge]) -> None:
         """See ChallengePublisher. Raises Busy if this daemon is ending or another one has taken over, and BadValue if
@@ -72,7 +72,7 @@ class NodeChallenges:
             await self._use()
 
     async def _use(self) -> None:
-        await self._director.use_challenges(PendingChallenges.of(dict.fromkeys((*self._shared, *self._own))))
+        await self._director.challenges.use(PendingChallenges.of(dict.fromkeys((*self._shared, *self._own))))
 
     def _add(self, challenges: Iterable[Challenge], seconds: int = MAX_PENDING_TIME) -> None:
         after = self._director.context.wheel.after

@@ -9,11 +9,10 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from zope.interface import implementer
 
-import ktcpvs.dispatch.compiled
-import ktcpvs.http.compiled
-import ktcpvs.tcp.compiled  # noqa: F401 - these replace methods of connections by compiled ones
+from ktcpvs.dispatch import compiled as _connection_methods  # noqa: F401 - replaces methods by compiled ones
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits, ProxiedClientLimits
+from ktcpvs.http import compiled as _http_methods  # noqa: F401 - the same for clients of HTTP
 from ktcpvs.http.client_connection import HTTP2OnlyClientConnection, HTTPClientConnection
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.service import HTTPService
@@ -24,6 +23,7 @@ from ktcpvs.streams.accept import client_name, socket_address
 from ktcpvs.streams.contract import SocketAddress, TLSFacts
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
+from ktcpvs.tcp import compiled as _tcp_methods  # noqa: F401 - the same for whole connections
 from ktcpvs.tcp.connection import TCPClientConnection
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ktcpvs.http.http2_compiled  # noqa: F401 - replaces methods of streams by compiled ones
 from ktcpvs.dispatch.client_limits import ClientLimits
 from ktcpvs.dispatch.service_context import ServiceContext
+from ktcpvs.http import http2_compiled  # noqa: F401 - replaces methods of streams by compiled ones
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection, StreamCounter
 from ktcpvs.http.http2_limits import http2_limits
 from ktcpvs.http.http2_response_heads import ResponseHeads

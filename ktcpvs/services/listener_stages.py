@@ -15,7 +15,7 @@ from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.proxy_stage import NoHeaderStage, ProxyStage
-from ktcpvs.streams.tls import buffers_of
+from ktcpvs.streams.tls_buffers import buffers_of
 from ktcpvs.streams.tls_stage import TLSStage
 from ktcpvs.system.sockets import packed_address
 

@@ -8,6 +8,8 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.actions import Respond
 from ktcpvs.model.error_pages import error_pages
 from ktcpvs.model.service import VirtualService
+from ktcpvs.services.running_table import RunningTable
+from ktcpvs.system.log import EventLog
 from ktcpvs.system.response_files import ResponseFile, read_response_file
 
 Warn = Callable[[str], object]
@@ -47,3 +49,24 @@ def _paths(config: VirtualService) -> Iterator[tuple[str, str]]:
     for rule in config.rules:
         if isinstance(rule.action, Respond) and rule.action.file is not None:
             yield rule.action.file, f"rule '{shorten(rule.label, 60)}': file "
+
+
+class ResponseFiles:
+    """Those of the services that run."""
+
+    def __init__(self, running: RunningTable, log: EventLog) -> None:
+        self._running = running
+        self._log = log
+
+    def of(self, config: VirtualService, *, is_strict: bool) -> Mapping[str, ResponseFile]:
+        """Return the files that a service responds with. is_strict: raise BadValue for one that cannot be used, unless
+        the service has it already."""
+        service = self._running.services.get(config.ident)
+        known = service.traffic.own_responses.files if service is not None else {}
+        return response_files(config, known, lambda text: self._log.warn("{text}", text=text), is_strict=is_strict)
+
+    def read_again(self) -> None:
+        """Read the files of services again that a load has not changed."""
+        for service in self._running.running():
+            if service.traffic.own_responses.files:
+                service.traffic.own_responses.files = self.of(service.config, is_strict=False)

@@ -30,7 +30,7 @@ from ktcpvs.model.check import Check
 from ktcpvs.model.destination import NO_LABELS, Destination
 from ktcpvs.model.options import OFF
 from ktcpvs.model.real_server import RealServer
-from ktcpvs.model.scheduling import ServiceView
+from ktcpvs.model.scheduling import ICountsRules, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols.forwarding import HTTP, HTTPS
@@ -234,6 +234,11 @@ class RunningService:
             server.address: known.get(server.address) or self._new_destination(config.ident, server)
             for server in config.servers
         }
+
+    @property
+    def rule_requests(self) -> Mapping[str, int]:
+        """Return label of a rule -> the requests that it has taken in this process."""
+        return self._scheduler.rule_requests() if ICountsRules.providedBy(self._scheduler) else {}
 
     def _new_destination(self, ident: str, server: RealServer) -> Destination:
         destination = self.context.counters.destination(ident, server)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from ktcpvs.model.edits import ReloadSchedulers
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
+from ktcpvs.services.running_table import RunningTable
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.table_runner import TableRunner
 from ktcpvs.system import log as levels
@@ -19,18 +19,21 @@ class SchedulerReload:
     """Carries out ReloadSchedulers. All services that use a scheduler which was loaded again are bound to it before
     anything changes; if one cannot be bound, or fails its tests, the former modules stay in use."""
 
-    def __init__(self, runner: TableRunner, context: Context, binder: SchedulerBinder, is_strict: bool) -> None:
+    def __init__(
+        self, runner: TableRunner, context: Context, binder: SchedulerBinder, running: RunningTable, is_strict: bool
+    ) -> None:
         """is_strict: run the tests of services, and log the outcome: this is no worker."""
         self._runner = runner
         self._context = context
         self._binder = binder
+        self._running = running
         self._is_strict = is_strict
 
-    async def carry_out(self, edit: ReloadSchedulers, expanded: Callable[[], Table]) -> Sequence[str]:
-        """expanded: returns the table that runs. To be called within `between_edits`. Returns warnings, a line each.
-        Raises a Refusal; then nothing has changed."""
+    async def carry_out(self, edit: ReloadSchedulers) -> Sequence[str]:
+        """To be called within `between_edits`. Returns warnings, a line each. Raises a Refusal; then nothing has
+        changed."""
         reloaded = self._binder.reload(edit.scheduler)
-        table = expanded()
+        table = self._running.table
         users = [service for service in table if not reloaded.names.isdisjoint(scheduler_names(service))]
         running = [service.ident for service in users if service.ident in table.running]
         try:

@@ -18,6 +18,7 @@ class TableRunner(Protocol):
 
     effective: Table
     processes: ServingProcesses
+    is_ending: bool
 
     @property
     def decides(self) -> bool:

@@ -271,6 +271,10 @@ _COUNTS_OF_SERVICE: tuple[tuple[str, tuple[str, ...], str, Callable[[dict[str, A
         "refusals", ("code",), "Requests and connections that the switch refused, by status.",
         lambda stats: _by_key(stats["refusals"]),
     ),
+    (
+        "rule_requests", ("rule",), "Requests (or connections, where these are scheduled) that a rule has taken.",
+        lambda stats: _by_key(stats["rules"]),
+    ),
     ("own_responses", ("rule", "code"), "Responses of rules with an action, by rule and status.", _own_responses),
     (
         "handshakes", ("version", "outcome"),

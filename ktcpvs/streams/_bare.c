@@ -7,7 +7,7 @@
  */
 
 #define _GNU_SOURCE
-#include "../_slots.h"
+#include "../_configuration.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -99,7 +99,7 @@ defer(PyObject *self, PyObject *what)
 {
     PyObject *deferred = SLOT(self, poller, P_DEFERRED);
     if (!IS(self, poller, P_IS_POLLING) && PyList_GET_SIZE(deferred) == 0) {
-        PyObject *result = PyObject_CallFunctionObjArgs(plain_defer, self, what, NULL);
+        PyObject *result = plainly(plain_defer, self, what);
         Py_XDECREF(result);
         return result == NULL ? -1 : 0;
     }
@@ -127,7 +127,7 @@ static PyObject *
 poller_forget(PyObject *self, PyObject *descriptor)
 {
     if (!IS_A(self, poller) || PyDict_GetItem(poller_module, s_has_forked) != Py_False)
-        return PyObject_CallFunctionObjArgs(plain_forget, self, descriptor, NULL);
+        return plainly(plain_forget, self, descriptor);
     return done(forget(self, descriptor));
 }
 
@@ -434,7 +434,7 @@ static PyObject *
 transport_ready(PyObject *self, PyObject *argument)
 {
     if (T(T_UNSENT) != Py_None)
-        return PyObject_CallFunctionObjArgs(plain_ready, self, argument, NULL);
+        return plainly(plain_ready, self, argument);
     unsigned long events = PyLong_AsUnsignedLong(argument);
     if (events == (unsigned long)-1 && PyErr_Occurred())
         return NULL;
@@ -968,7 +968,7 @@ attempt_start(PyObject *self, PyObject *unused)
         }
     }
     if (descriptor < 0)
-        return PyObject_CallFunctionObjArgs(plain_start, self, NULL);
+        return plainly(plain_start, self, NULL);
     PyObject *ready = PyObject_GetAttr(self, s_attempt_ready);
     int result = ready == NULL ? -1 : put_made(&A(A_FD), PyLong_FromLong(descriptor));
     put_new(&A(A_RETRY), Py_None);
@@ -1000,7 +1000,7 @@ attempt_ready(PyObject *self, PyObject *argument)
     if (events == (unsigned long)-1 && PyErr_Occurred())
         return NULL;
     if (events & EPOLLERR || !IS_A(poller, poller))
-        return PyObject_CallFunctionObjArgs(plain_attempt_ready, self, argument, NULL);
+        return plainly(plain_attempt_ready, self, argument);
     SET(self, attempt, A_IS_OVER, 1);
     PyObject *gone = poller_cancel_expiry(poller, self);
     Py_XDECREF(gone);
@@ -1153,10 +1153,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__bare(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_abort, "abort"}, {&s_attempt_ready, "_ready"}, {&s_bulk_detected, "bulk_detected"}, {&s_call_deferred, "_call_deferred"},
         {&s_callback_failed, "_callback_failed"}, {&s_cancel, "cancel"}, {&s_close, "close"},
         {&s_connection_made, "connectionMade"}, {&s_expire_after, "expire_after"}, {&s_start, "start"},
@@ -1167,10 +1164,9 @@ PyInit__bare(void)
         {&s_read_soon, "_read_soon"}, {&s_ready, "ready"}, {&s_resting, "resting"}, {&s_resume, "resume"},
         {&s_stream_failed, "_stream_failed"}, {&s_use_transport, "use_transport"}, {&s_write, "write"}, {&s_send_fin, "_send_fin"},
         {&s_set_backpressure, "set_backpressure"}, {&s_watch, "_watch"}, {&s_write_failed, "_write_failed"},
-        {&s_write_otherwise, "_write_otherwise"},
+        {&s_write_otherwise, "_write_otherwise"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     return PyModule_Create(&definition);
 }

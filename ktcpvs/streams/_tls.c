@@ -89,14 +89,25 @@ take_output(void *bio)
     return output;
 }
 
+/* Reads the arguments (connection, incoming, data), and puts the data into the BIO. Returns the connection; NULL with an
+ * exception. */
+static void *
+take_input(PyObject *const *args, Py_ssize_t count)
+{
+    void *connection, *incoming;
+    if (!has_count(count, 3) || (connection = SSL_OF(args[0])) == NULL || (incoming = BIO_OF(args[1])) == NULL ||
+        put_input(incoming, args[2]) < 0)
+        return NULL;
+    return connection;
+}
+
 /* shake_hands(connection, incoming, data) */
 static PyObject *
 shake_hands(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    void *connection, *incoming;
+    void *connection;
     (void)module;
-    if (!has_count(count, 3) || (connection = SSL_OF(args[0])) == NULL || (incoming = BIO_OF(args[1])) == NULL ||
-        put_input(incoming, args[2]) < 0)
+    if ((connection = take_input(args, count)) == NULL)
         return NULL;
     openssl.clear_errors();
     int result = openssl.do_handshake(connection);
@@ -115,11 +126,10 @@ shake_hands(PyObject *module, PyObject *const *args, Py_ssize_t count)
 static PyObject *
 decrypt(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    void *connection, *incoming;
+    void *connection;
     size_t got = 0;
     (void)module;
-    if (!has_count(count, 3) || (connection = SSL_OF(args[0])) == NULL || (incoming = BIO_OF(args[1])) == NULL ||
-        put_input(incoming, args[2]) < 0)
+    if ((connection = take_input(args, count)) == NULL)
         return NULL;
     openssl.clear_errors();
     int result = openssl.read(connection, buffer, sizeof buffer, &got);

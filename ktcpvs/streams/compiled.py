@@ -25,33 +25,25 @@ from ktcpvs.streams.bare_transport import (
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system import sockets
-from ktcpvs.system.method_forms import MethodForms
+from ktcpvs.system.method_forms import use_extension
+
+classes = BareTransport, Stream, poller.SocketPoller, BareAttempt
+
+forms = use_extension(
+    "ktcpvs.streams._bare",
+    classes,
+    *classes,
+    Inet,
+    (nothing, sockets.accept_descriptor),
+    vars(poller),
+    (READ_SIZE, BULK_READ_SIZE, BULK_SIZE, MAX_UNDIVIDED),
+    (READ_EVENTS, ALL_EVENTS),
+)
+"""None without the extension."""
 
 accept_descriptor: Callable[[Any, int], tuple[int, Any] | None] = sockets.accept_descriptor
 
-IS_COMPILED = False
+IS_COMPILED = forms is not None
 
-forms: MethodForms | None = None
-"""None without the extension."""
-
-if not TYPE_CHECKING:
-    try:
-        from ktcpvs.streams._bare import accept_descriptor as accept_descriptor
-        from ktcpvs.streams._bare import configure
-    except ImportError:  # there was no C compiler when ktcpvs was installed
-        pass
-    else:
-        IS_COMPILED = True
-        classes = BareTransport, Stream, poller.SocketPoller, BareAttempt
-        forms = MethodForms(
-            classes,
-            configure(
-                *classes,
-                Inet,
-                (nothing, sockets.accept_descriptor),
-                vars(poller),
-                (READ_SIZE, BULK_READ_SIZE, BULK_SIZE, MAX_UNDIVIDED),
-                (READ_EVENTS, ALL_EVENTS),
-            ),
-        )
-        forms.use_compiled()
+if not TYPE_CHECKING and IS_COMPILED:
+    from ktcpvs.streams._bare import accept_descriptor as accept_descriptor

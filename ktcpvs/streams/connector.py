@@ -13,10 +13,12 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-import ktcpvs.streams.compiled  # noqa: F401 - replaces methods of bare sockets by compiled ones
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.options import OFF
-from ktcpvs.streams import bare_connect
+from ktcpvs.streams import (
+    bare_connect,
+    compiled,  # noqa: F401 - replaces methods of bare sockets by compiled ones
+)
 from ktcpvs.streams.connect import Connecting, connect
 from ktcpvs.streams.origin import Origin, proxy_header
 from ktcpvs.streams.poller import SocketPoller

@@ -11,7 +11,8 @@ from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import Handshake, HandshakeFailed, buffers_of
+from ktcpvs.streams.tls_buffers import buffers_of
+from ktcpvs.streams.tls_handshake import Handshake, HandshakeFailed
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system.tls_contexts import ClientTLS
 

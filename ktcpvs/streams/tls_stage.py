@@ -25,7 +25,8 @@ from ktcpvs.protocols.client_hello import (
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.preamble import Finish, Proceed, Refuse
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers
+from ktcpvs.streams.tls_buffers import TLSBuffers
+from ktcpvs.streams.tls_handshake import Handshake, HandshakeFailed
 from ktcpvs.system.tls_contexts import ServerContexts
 
 if TYPE_CHECKING:  # importing it takes `cryptography`

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
@@ -50,6 +50,11 @@ class EventLog:
     def warn(self, form: str, **values: Any) -> None:
         """Write a warning, at every level."""
         self._logger.warn(form, **values)
+
+    def repeat(self, priority: str, form: str, **values: Any) -> None:
+        """Write what another process has logged, at every level. priority: the name of its level in Twisted: debug,
+        info, warn, error or critical."""
+        self._logger.emit(LogLevel.levelWithName(priority), form, **values)
 
     def failure(self, form: str, failure: Failure | None = None, **values: Any) -> None:
         """Write a bug, ours or a plugin's, with its traceback; the same one only once in FAILURE_INTERVAL seconds."""

@@ -6,6 +6,7 @@ An extension replaces methods of classes that are written in Python. Tests run b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 
@@ -29,3 +30,20 @@ class MethodForms:
         for kind, methods in form:
             for name, method in methods.items():
                 setattr(kind, name, method)
+
+
+def use_extension(
+    name: str, classes: Sequence[type], *arguments: object, function: str = "configure"
+) -> MethodForms | None:
+    """Replace methods of classes by those of an extension. Return None without it, where there was no C compiler when
+    ktcpvs was installed.
+
+    name: of the extension. function: of the extension; it takes the arguments and returns the methods of each class.
+    """
+    try:
+        extension = import_module(name)
+    except ImportError:
+        return None
+    forms = MethodForms(classes, getattr(extension, function)(*arguments))
+    forms.use_compiled()
+    return forms

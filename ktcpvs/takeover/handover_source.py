@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IUNIXTransport
 from twisted.python.failure import Failure
 
-from ktcpvs import __version__
 from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
@@ -30,6 +29,7 @@ from ktcpvs.system.peer import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, SERVICE, Inventory, SocketRecord
+from ktcpvs.version import __version__
 
 COMMIT_TIMEOUT = 60.0
 """Seconds from TakeOver to Commit; then this daemon closes the new one's connection, and continues."""
@@ -133,7 +133,7 @@ class HandoverSource:
             table=table,
             key=director.context.cookie_secret,
             sockets=[record for _, record in found],
-            resolution=dict(director.resolution),
+            resolution=dict(director.names.resolution),
             down=director.checked_servers.down(),
             watchdog=self._watchdog,
             tickets=self._tickets(),

@@ -18,7 +18,6 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs import __version__
 from ktcpvs.control.client import QuietAMP
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
@@ -30,6 +29,7 @@ from ktcpvs.system.process import process_of
 from ktcpvs.system.sockets import owns_file
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, Inventory, SocketRecord, read_inventory
+from ktcpvs.version import __version__
 
 ANSWER_TIMEOUT = 30.0
 """The most seconds for an answer of the old daemon, which first completes edits in progress."""

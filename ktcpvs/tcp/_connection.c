@@ -6,7 +6,7 @@
  * of the client, a side that was reset) goes to the methods there, before anything has changed.
  */
 
-#include "../_slots.h"
+#include "../dispatch/_leases.h"
 #include <string.h>
 
 enum { C_ALERT, C_BEGINNING, C_CONNECTING, C_FIRST, C_FIRST_BYTE, C_HELLO_READER, C_IS_SETTLED, C_READER, C_SENT_SSL_REQUEST, C_SERVER,
@@ -32,15 +32,6 @@ FIELDS(stream, "dataReceived", "ended", "is_open", "lost", "peer_ended", "tls", 
 enum { K_IS_DIRECT, K_TIMEOUT, K_ADDRESS };
 FIELDS(connector, "_is_direct", "_timeout", "address");
 
-enum { O_DESTINATION };
-FIELDS(choice, "destination");
-
-enum { L_DESTINATION };
-FIELDS(lease, "destination");
-
-enum { T_BYTES_IN, T_BYTES_OUT, T_ERRORS, T_MEASURED_ERRORS, T_TOTAL };
-FIELDS(destination, "bytes_in", "bytes_out", "errors", "measured_errors", "total");
-
 enum { Y_INWARD, Y_OUTWARD };
 FIELDS(relay, "inward", "outward");
 
@@ -53,7 +44,7 @@ FIELDS(attempt, "_address");
 #define C(field) SLOT(self, connection, field)
 
 /* What configure() gets. */
-static PyTypeObject *base_type, *shared_destination_type;
+static PyTypeObject *base_type;
 static PyObject *per_connection, *first_request, *opening, *closed_state, *event_head, *event_chosen, *event_connected,
     *event_finished, *event_client_gone, *handshake_failure, *nothing, *no_preconnection, *match_head, *close_gracefully;
 static PyObject *plain_opened, *plain_first_received, *plain_serve, *plain_connected, *plain_server_lost, *plain_end_if_over;
@@ -63,12 +54,6 @@ static PyObject *s_begin, *s_cancel, *s_check_idle, *s_client_lost, *s_close, *s
     *s_end, *s_ended_early, *s_finished, *s_first_received, *s_is_used, *s_groups, *s_head_lines, *s_head_size, *s_head_timed_out,
     *s_head_timeout, *s_init, *s_join, *s_not_connected, *s_origin, *s_pause, *s_poller, *s_read_timeout, *s_resume,
     *s_select, *s_server_lost, *s_set_timer, *s_settings, *s_start, *s_transition, *s_unit, *s_uri_size, *s_wheel;
-
-static inline PyObject *
-plainly(PyObject *method, PyObject *self, PyObject *argument)
-{
-    return PyObject_CallFunctionObjArgs(method, self, argument, NULL);
-}
 
 static inline int
 transition(PyObject *self, PyObject *event)
@@ -106,12 +91,6 @@ static inline int
 is_stream(PyObject *object)
 {
     return object != NULL && PyObject_TypeCheck(object, stream_layout.type);
-}
-
-static inline int
-is_destination(PyObject *object)
-{
-    return IS_A(object, destination) || (object != NULL && Py_TYPE(object) == shared_destination_type);
 }
 
 static int
@@ -545,60 +524,30 @@ static PyMethodDef connection_methods[] = {
 static PyObject *
 configure(PyObject *module, PyObject *args)
 {
-    static const struct {
-        const char *name;
-        Layout *layout;
-        const char *const *names;
-    } all[] = {
-        {"connection", &connection_layout, connection_names}, {"dispatcher", &dispatcher_layout, dispatcher_names},
-        {"request", &request_layout, request_names},          {"service", &service_layout, service_names},
-        {"access_log", &access_log_layout, access_log_names}, {"stream", &stream_layout, stream_names},
-        {"connector", &connector_layout, connector_names},    {"choice", &choice_layout, choice_names},
-        {"lease", &lease_layout, lease_names},                {"destination", &destination_layout, destination_names},
-        {"relay", &relay_layout, relay_names},                {"direction", &direction_layout, direction_names},
-        {"attempt", &attempt_layout, attempt_names},
+    static const Class all[] = {
+        CLASS(connection), CLASS(dispatcher), CLASS(request), CLASS(service), CLASS(access_log), CLASS(stream),
+        CLASS(connector), CLASS(choice), CLASS(lease), CLASS(destination), CLASS(relay), CLASS(direction),
+        CLASS(attempt), {NULL, NULL, NULL},
     };
-    static const struct {
-        const char *name;
-        PyObject **place;
-    } values[] = {
-        {"per_connection", &per_connection}, {"first_request", &first_request}, {"opening", &opening},
-        {"closed", &closed_state}, {"head", &event_head}, {"chosen", &event_chosen}, {"connected", &event_connected},
-        {"finished", &event_finished}, {"client_gone", &event_client_gone}, {"handshake_failure", &handshake_failure},
-        {"nothing", &nothing}, {"no_preconnection", &no_preconnection}, {"match_head", &match_head},
-        {"close_gracefully", &close_gracefully},
+    static const Variable values[] = {
+        {&per_connection, "per_connection"}, {&first_request, "first_request"}, {&opening, "opening"},
+        {&closed_state, "closed"}, {&event_head, "head"}, {&event_chosen, "chosen"}, {&event_connected, "connected"},
+        {&event_finished, "finished"}, {&event_client_gone, "client_gone"}, {&handshake_failure, "handshake_failure"},
+        {&nothing, "nothing"}, {&no_preconnection, "no_preconnection"}, {&match_head, "match_head"},
+        {&close_gracefully, "close_gracefully"}, {NULL, NULL},
     };
-    static const struct {
-        const char *name;
-        PyObject **place;
-    } plain[] = {
-        {"_opened", &plain_opened}, {"_first_received", &plain_first_received}, {"serve", &plain_serve},
-        {"_connected", &plain_connected}, {"_server_lost", &plain_server_lost}, {"_end_if_over", &plain_end_if_over},
+    static const Variable plain[] = {
+        {&plain_opened, "_opened"}, {&plain_first_received, "_first_received"}, {&plain_serve, "serve"},
+        {&plain_connected, "_connected"}, {&plain_server_lost, "_server_lost"}, {&plain_end_if_over, "_end_if_over"},
+        {NULL, NULL},
     };
     PyObject *classes, *given;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &classes, &PyDict_Type, &given))
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &classes, &PyDict_Type, &given) || learn_all(classes, all) < 0 ||
+        take_class(classes, "base", &base_type) < 0 ||
+        take_class(classes, "shared_destination", &shared_destination_type) < 0 || take_values(given, values) < 0 ||
+        take_methods(connection_layout.type, plain) < 0)
         return NULL;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        PyTypeObject *type = class_of(classes, all[i].name);
-        if (type == NULL || learn(all[i].layout, all[i].names, type) < 0)
-            return NULL;
-    }
-    base_type = class_of(classes, "base");
-    shared_destination_type = class_of(classes, "shared_destination");
-    if (base_type == NULL || shared_destination_type == NULL)
-        return NULL;
-    Py_INCREF(base_type);
-    Py_INCREF(shared_destination_type);
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
-        PyObject *value = PyDict_GetItemString(given, values[i].name);
-        if (value == NULL)
-            return PyErr_Format(PyExc_TypeError, "no value for %s", values[i].name);
-        *values[i].place = Py_NewRef(value);
-    }
-    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
-        if ((*plain[i].place = PyObject_GetAttrString((PyObject *)connection_layout.type, plain[i].name)) == NULL)
-            return NULL;
     return Py_BuildValue("(N)", methods_for(connection_layout.type, connection_methods));
 }
 
@@ -614,10 +563,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__connection(void)
 {
-    static const struct {
-        PyObject **place;
-        const char *text;
-    } strings[] = {
+    static const Variable names[] = {
         {&s_begin, "begin"}, {&s_cancel, "cancel"}, {&s_check_idle, "_check_idle"}, {&s_client_lost, "_client_lost"},
         {&s_close, "close"}, {&s_close_other, "_close_other"}, {&s_connected, "_connected"}, {&s_connector, "connector"},
         {&s_end, "end"}, {&s_ended_early, "_ended_early"}, {&s_finished, "_finished"},
@@ -626,11 +572,10 @@ PyInit__connection(void)
         {&s_init, "__init__"}, {&s_join, "join"}, {&s_not_connected, "_not_connected"}, {&s_origin, "origin"},
         {&s_pause, "pause"}, {&s_poller, "poller"}, {&s_read_timeout, "read_timeout"}, {&s_resume, "resume"},
         {&s_select, "select"}, {&s_server_lost, "_server_lost"}, {&s_set_timer, "set_timer"}, {&s_settings, "settings"}, {&s_start, "start"},
-        {&s_transition, "transition"}, {&s_unit, "unit"}, {&s_uri_size, "uri_size"}, {&s_wheel, "wheel"},
+        {&s_transition, "transition"}, {&s_unit, "unit"}, {&s_uri_size, "uri_size"}, {&s_wheel, "wheel"}, {NULL, NULL},
     };
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        if ((*strings[i].place = PyUnicode_InternFromString(strings[i].text)) == NULL)
-            return NULL;
+    if (make_names(names) < 0)
+        return NULL;
     no_bytes = PyBytes_FromString("");
     zero = PyLong_FromLong(0);
     return no_bytes && zero ? PyModule_Create(&definition) : NULL;

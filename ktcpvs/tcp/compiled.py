@@ -6,9 +6,7 @@ leave what is unusual to the methods that are written in Python, which the class
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import ktcpvs.dispatch.compiled  # noqa: F401 - replaces the methods of the base class
+from ktcpvs.dispatch import compiled  # noqa: F401 - replaces the methods of the base class
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.service_access_log import ServiceAccessLog
@@ -25,54 +23,44 @@ from ktcpvs.streams.connector import Connector
 from ktcpvs.streams.lingering_close import close_gracefully
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
-from ktcpvs.system.method_forms import MethodForms
+from ktcpvs.system.method_forms import use_extension
 from ktcpvs.tcp.connection import TCPClientConnection
 
-forms: MethodForms | None = None
+forms = use_extension(
+    "ktcpvs.tcp._connection",
+    (TCPClientConnection,),
+    {
+        "connection": TCPClientConnection,
+        "base": ClientConnection,
+        "dispatcher": Dispatcher,
+        "request": Request,
+        "service": ServiceContext,
+        "access_log": ServiceAccessLog,
+        "stream": Stream,
+        "connector": Connector,
+        "choice": Choice,
+        "lease": Lease,
+        "destination": Destination,
+        "shared_destination": SharedDestination,
+        "relay": CopyRelay,
+        "direction": Direction,
+        "attempt": BareAttempt,
+    },
+    {
+        "per_connection": CONNECTION,
+        "first_request": FIRST_REQUEST,
+        "opening": life.OPENING,
+        "closed": life.CLOSED,
+        "head": life.HEAD,
+        "chosen": life.CHOSEN,
+        "connected": life.CONNECTED,
+        "finished": life.FINISHED,
+        "client_gone": life.CLIENT_GONE,
+        "handshake_failure": Alert.HANDSHAKE_FAILURE,
+        "nothing": nothing,
+        "no_preconnection": no_preconnection,
+        "match_head": REQUEST_HEAD.match,
+        "close_gracefully": close_gracefully,
+    },
+)
 """None without the extension."""
-
-if not TYPE_CHECKING:
-    try:
-        from ktcpvs.tcp._connection import configure
-    except ImportError:  # there was no C compiler when ktcpvs was installed
-        pass
-    else:
-        forms = MethodForms(
-            (TCPClientConnection,),
-            configure(
-                {
-                    "connection": TCPClientConnection,
-                    "base": ClientConnection,
-                    "dispatcher": Dispatcher,
-                    "request": Request,
-                    "service": ServiceContext,
-                    "access_log": ServiceAccessLog,
-                    "stream": Stream,
-                    "connector": Connector,
-                    "choice": Choice,
-                    "lease": Lease,
-                    "destination": Destination,
-                    "shared_destination": SharedDestination,
-                    "relay": CopyRelay,
-                    "direction": Direction,
-                    "attempt": BareAttempt,
-                },
-                {
-                    "per_connection": CONNECTION,
-                    "first_request": FIRST_REQUEST,
-                    "opening": life.OPENING,
-                    "closed": life.CLOSED,
-                    "head": life.HEAD,
-                    "chosen": life.CHOSEN,
-                    "connected": life.CONNECTED,
-                    "finished": life.FINISHED,
-                    "client_gone": life.CLIENT_GONE,
-                    "handshake_failure": Alert.HANDSHAKE_FAILURE,
-                    "nothing": nothing,
-                    "no_preconnection": no_preconnection,
-                    "match_head": REQUEST_HEAD.match,
-                    "close_gracefully": close_gracefully,
-                },
-            ),
-        )
-        forms.use_compiled()

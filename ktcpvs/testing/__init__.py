@@ -19,6 +19,7 @@ from ktcpvs.simulation.simulation import FakeServer, Report, ServerReport, Simul
 from ktcpvs.simulation.virtual_time import VirtualTime
 from ktcpvs.testing.contract import ContractBroken, check_scheduler, contract_failures
 from ktcpvs.testing.running_switch import NotStarted, RunningSwitch, SwitchResponse
+from ktcpvs.testing.views import service_of
 
 __all__ = [
     "REFUSED",
@@ -44,6 +45,7 @@ __all__ = [
     "lognormal",
     "poisson",
     "refusing",
+    "service_of",
     "slow",
     "steady",
     "with_weight",

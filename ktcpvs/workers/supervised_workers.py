@@ -90,7 +90,7 @@ class SupervisedWorkers:
         return self._context.sockets.open_shared(address, backlog, len(self._workers.all), closing)
 
     def commands_for(self, edit: edits.Edit) -> Sequence[CommandCall] | None:
-        if isinstance(edit, edits.Confirm):
+        if isinstance(edit, edits.Confirm | edits.Unload):  # workers end when their links are closed
             return None
         if isinstance(edit, edits.Load):
             edit = evolve(edit, confirm=0)  # only the supervisor waits for the confirmation

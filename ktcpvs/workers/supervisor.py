@@ -16,7 +16,8 @@ from ktcpvs.inspect.views import Views
 from ktcpvs.model.placement import KnownNodes
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director, StagesOf
+from ktcpvs.services.director import Director
+from ktcpvs.services.preparation import StagesOf
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.tls_file_store import TLSFiles
 from ktcpvs.system import log as levels
@@ -92,7 +93,7 @@ class Supervisor:
             return  # it has ended meanwhile; its replacement has a turn of its own
         director, checked = self.director, self.director.checked_servers
         introduced = self._processes.introduce(
-            worker, director.effective, director.resolution, checked.down(), checked.weighed()
+            worker, director.effective, director.names.resolution, checked.down(), checked.weighed()
         )
         if await introduced and worker.pid == pid:
             worker.mark_ready()

@@ -167,7 +167,7 @@ class SupervisorLink(Administrator):
 
     @commands.SetAddresses.responder
     def set_addresses(self, host: str, addresses: list[str]) -> Deferred[dict[str, Any]]:
-        return self._after_edits(lambda: self._worker.director.resolved({host: tuple(addresses)}))
+        return self._after_edits(lambda: self._worker.director.names.resolved({host: tuple(addresses)}))
 
     @commands.PassFile.responder
     def pass_file(self, use: str, path: str, page: bytes, is_first: bool, is_last: bool) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class SupervisorLink(Administrator):
     @commands.UseCookieSecret.responder
     def use_cookie_secret(self, secret: bytes) -> Deferred[dict[str, Any]]:
         director = self._worker.director
-        return director.between_edits(lambda: director.use_cookie_secret(secret)).addCallback(lambda _: {})
+        return director.between_edits(lambda: director.cookie_secret.use(secret)).addCallback(lambda _: {})
 
     @commands.UseChallenges.responder
     def use_challenges(
@@ -202,7 +202,7 @@ class SupervisorLink(Administrator):
         if not is_last:
             return succeed({})
         pending = PendingChallenges.of(self._challenges)
-        return self._worker.director.use_challenges(pending).addCallback(lambda _: {})
+        return self._worker.director.challenges.use(pending).addCallback(lambda _: {})
 
     @commands.ReopenLogs.responder
     def reopen_logs(self) -> dict[str, Any]:

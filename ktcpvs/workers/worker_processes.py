@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -26,7 +27,6 @@ from ktcpvs.errors import Refusal
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.runtime.starter import NoStarter
-from ktcpvs.system import log as levels
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.workers.commands import LINK_DESCRIPTOR, Ping, WantServer
@@ -55,6 +55,12 @@ OUTPUT_TIMEOUT = 0.1
 MAX_LINE_BYTES = 4096
 """The part of an unfinished line of output that is kept until its end comes."""
 
+PLAIN = "info"
+"""The priority of a line that a worker has not logged, but a plugin has printed."""
+
+_LOGGED = re.compile(r"\[[^\s#\[\]]+#(debug|info|warn|error|critical)\] ")
+"""The beginning of a line that a worker has logged, with its priority."""
+
 START_NOTHING = NoStarter().want
 
 
@@ -74,6 +80,7 @@ class WorkerProcess(ProcessProtocol):
         self._silence = 0.0  # seconds without an answer
         self._starting = PeriodicJob(workers.reactor, self.start, self._start_failed, MAX_RETRY_DELAY)
         self._output = b""
+        self._priority = PLAIN  # of its last line
         self._views: DeferredLock = DeferredLock()
 
     @property
@@ -229,8 +236,12 @@ class WorkerProcess(ProcessProtocol):
 
     def _log_line(self, line: bytes) -> None:
         text = line.decode("utf-8", "backslashreplace").removeprefix("- ")
+        if found := _LOGGED.match(text):
+            self._priority, text = found[1], text[found.end() :]
+        elif not text.startswith("\t"):  # else it goes on with the line before, as a traceback does
+            self._priority = PLAIN
         if not self._workers.repeats(self.number, text):
-            self._workers.log.event(levels.ANNOUNCE, "worker {n}: {line}", n=self.number, line=text)
+            self._workers.log.repeat(self._priority, "worker {n}: {line}", n=self.number, line=text)
 
     def processExited(self, reason: Failure) -> None:
         """Do not wait for programs that the worker has started and that keep its output open."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import fields
+from edit_kinds import edit_kinds
 from twisted.protocols import amp
 
 from ktcpvs.control import commands
@@ -29,7 +30,7 @@ EACH = pytest.mark.parametrize("entry", EDIT_COMMANDS, ids=lambda entry: entry.e
 
 def test_every_edit_has_one_entry() -> None:
     assert sorted(entry.edit for entry in EDIT_COMMANDS) == sorted(
-        kind.__name__ for kind in edits.Edit.__subclasses__() if kind.__module__ == edits.__name__
+        kind.__name__ for kind in edit_kinds() if kind.__module__ == edits.__name__
     )
     for names in (
         [entry.name for entry in EDIT_COMMANDS],

@@ -216,7 +216,7 @@ def test_those_that_are_too_slow(make: Make) -> None:
 def test_a_challenge(make: Make) -> None:
     world = make(*TWO)
     challenge = Challenge(HTTP_01, "shop.example", "token", "key")
-    world.director.use_challenges(PendingChallenges.of([challenge]))
+    world.director.challenges.use(PendingChallenges.of([challenge]))
     assert served(world, get("/.well-known/acme-challenge/token")) == "challenge"
 
 

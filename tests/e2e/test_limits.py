@@ -201,6 +201,7 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "limited": 0,
         "handshakes": {},
         "preambles": {},
+        "rules": {},
         "choose_overruns": 0,
         "handshake_pauses": 0,
         "http2_glitches": 0,

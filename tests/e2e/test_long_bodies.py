@@ -122,9 +122,16 @@ class Ways:
 
     def perform(self, way: str, transfer: Transfer) -> Any:
         """Return all that anybody notices of a transfer."""
+        (noticed,) = self.perform_by((way,), transfer)
+        return noticed
+
+    def perform_by(self, ways: tuple[str, ...], transfer: Transfer) -> list[Any]:
+        """Return all that anybody notices of a transfer that is made in each of these ways."""
         self.origin.transfer = transfer
-        before = self.counts(way)
-        seen = perform(self.ports[way], transfer)
+        begun = [(way, self.counts(way), perform(self.ports[way], transfer)) for way in ways]
+        return [self._noticed(way, transfer, before, seen) for way, before, seen in begun]
+
+    def _noticed(self, way: str, transfer: Transfer, before: dict[str, int], seen: Any) -> Any:
         count = self._read.get(way, 0)
         more = 2 if transfer.ending == WHOLE else 1
         wait_for(lambda: self.logs[way].exists() and self.logs[way].read_text().count("\n") >= count + more)
@@ -169,7 +176,7 @@ transfers = st.builds(Transfer, sizes, sizes, pieces, st.sampled_from((WHOLE, WH
 @example(transfer=Transfer(0, MIN_BODY_SIZE + 1, (), EXTRA))
 @example(transfer=Transfer(0, LONG, (70_000,), SHORT))
 def test_moved_bodies_are_like_copied_ones(ways: Ways, transfer: Transfer) -> None:
-    copied, moved = ways.perform("copy", transfer), ways.perform("splice", transfer)
+    copied, moved = ways.perform_by(("copy", "splice"), transfer)
     (head, body, after), lines, counted = copied
     if transfer.ending == SHORT:  # a reset may overtake bytes that are on their way
         for one in (body, moved[0][1]):

@@ -55,8 +55,9 @@ def test_in_the_background_with_a_pid_file_and_a_log(run: Run, tmp_path: Path, e
     config = write_configuration(tmp_path, free_port())
     control, pid_file, log = f"unix:{tmp_path}/c.sock", tmp_path / "pid", tmp_path / "log"
     done = run("-D", "-c", config, "-w", 0, "--control", control, "--pidfile", "pid", "--logfile", "log")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     first = int(pid_file.read_text())
+    said = f"ktcpvs serves in the background, process {first}; its log is {log}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
     ended.append(first)
     wait_for(lambda: "control at" in log.read_text(), log)
     assert "Virtual web {" in tcpvsadm("--control", control).stdout

@@ -31,6 +31,7 @@ from ktcpvs.protocols.http2 import (
     ResponseReceived,
     Server,
     connection,
+    field_block,
     hpack_decoder,
     hpack_encoder,
     request_list,
@@ -140,7 +141,10 @@ def _in_both_forms(make: Callable[[], Connection]) -> Iterator[Callable[[], Conn
     yield make
 
     def made() -> Connection:
-        with mock.patch.multiple(connection, Decoder=hpack_decoder.Decoder, Encoder=hpack_encoder.Encoder):
+        with (
+            mock.patch.object(field_block, "Decoder", hpack_decoder.Decoder),
+            mock.patch.object(connection, "Encoder", hpack_encoder.Encoder),
+        ):
             return make()
 
     yield made
@@ -159,7 +163,7 @@ def _drive(end: Connection, data: bytes, size: int) -> tuple[object, ...]:
                 requests.append(event.request)
         assert end.held_bytes < 20_000 + 17 * len(data), "what never ends is held"
         assert len(end.streams) <= LIMITS.max_concurrent_streams
-        assert end.receive_window <= LIMITS.connection_window
+        assert end.flow_control.receive_window <= LIMITS.connection_window
     for request in requests:
         _one_reading(request)
     assert any(kind == "ConnectionEnded" for kind, *_ in seen) == end.is_over

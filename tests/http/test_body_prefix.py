@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from http2_frames import data, headers
+from http2_frames import data, headers, number
 from http2_service import BEGIN, Connection
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +16,7 @@ from zope.interface import implementer
 from ktcpvs.http.body_prefix import CONTINUE, BodyPrefix
 from ktcpvs.interfaces import EACH_REQUEST, Choice, IScheduler, Request, ServiceView
 from ktcpvs.protocols.http1 import CHUNKED
+from ktcpvs.protocols.http2 import constants as h2
 
 SIZE = 8
 
@@ -226,6 +227,43 @@ def test_http2(make: Make, size: int) -> None:
     (request,) = connection.requests
     assert request.count(0) == 150_000
     assert connection.got().responses == {1: True}
+
+
+@pytest.mark.parametrize("length", [(), ((b"content-length", b"10"),)], ids=["unknown", "known"])
+def test_an_expectation_over_http2_is_met_by_the_switch(make: Make, length: tuple[tuple[bytes, bytes], ...]) -> None:
+    world = make()
+    connection = Connection(world)
+    pairs = ((b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/"), (b":authority", b"h"), *length)
+    connection.says(BEGIN + headers(1, (*pairs, (b"expect", b"100-continue")), end_stream=False))
+    assert connection.got().statuses == {1: b"100"}
+    assert world.seen == []
+    connection.says(data(1, b"0123456789", end_stream=True))
+    assert world.seen == [b"01234567"]
+    (request,) = connection.requests
+    assert b"xpect" not in request  # it is not asked again
+    assert connection.heard.count(b"hello") == 1
+    assert connection.got().responses == {1: True}
+
+
+def test_expectations_over_http2_that_come_to_nothing(make: Make) -> None:
+    """A body that came with its head, none at all, one that does not come, and a client that resets its stream."""
+    world = make(settings="body_prefix_timeout = 2")
+    connection = Connection(world)
+    pairs = ((b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/"), (b":authority", b"h"))
+    expecting = (*pairs, (b"expect", b"100-continue"))
+    whole = headers(1, expecting, end_stream=False) + data(1, b"0123456789", end_stream=True)
+    connection.says(BEGIN + whole + headers(3, expecting, end_stream=True))
+    assert (world.seen, connection.got().responses) == ([b"01234567", b""], {1: True, 3: True})
+    connection.says(headers(5, expecting, end_stream=False) + headers(7, expecting, end_stream=False))
+    connection.says(number(h2.RST_STREAM, 7, h2.CANCEL))
+    world.passes(6)
+    connection.says(b"")
+    got = connection.got()
+    assert world.seen == []
+    assert (got.responses[5], got.responses[7], got.is_open) == (True, False, True)
+    assert b"did not come within 2 seconds" in connection.heard
+    connection.says(headers(9, pairs, end_stream=True))
+    assert connection.got().responses[9]
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), min_size=1), st.integers(1, 200), st.data())

@@ -11,7 +11,7 @@ from typing import Any
 
 import hpack
 import pytest
-from http2_frames import GET, POST, PREFACE, Pairs, block, data, frame, headers, number, read, settings
+from http2_frames import GET, POST, PREFACE, SETTINGS_ACK, Pairs, block, data, frame, headers, number, read, settings
 from http2_service import BEGIN, LINES, Connection, Got
 from memory import World, answer, worlds
 
@@ -425,3 +425,44 @@ def test_a_response_that_comes_before_the_request_has_ended(make: Callable[..., 
     connection.heard += peer.heard()
     assert connection.got().resets == ({} if has_end else {1: h2.NO_ERROR})
     assert not world.live.connections
+
+
+@pytest.mark.parametrize("size", [5, 1 << 20])
+def test_a_window_that_never_opens(make: Callable[..., World], size: int) -> None:
+    """SETTINGS_INITIAL_WINDOW_SIZE 0 and no WINDOW_UPDATE: the stream ends, with a short response and with one that the
+    switch stops reading, and so does the connection."""
+    world = make(settings="read_timeout = 5 keepalive_timeout = 4")
+    connection = Connection(world)
+    connection.peer.says(PREFACE + settings((h2.INITIAL_WINDOW_SIZE, 0)) + SETTINGS_ACK + REQUEST)
+    world.turns(3)
+    (server,) = world.accepts_all()
+    response = answer(bytes(size))
+    for begin in range(0, len(response), 1 << 16):
+        if server.is_read():
+            server.says(response[begin : begin + (1 << 16)])
+        world.turns(3)
+    assert server.is_read() == (size == 5)
+    world.passes(30)
+    connection.heard += connection.peer.heard()
+    got = connection.got()
+    assert (got.responses, got.sizes, got.ended) == ({1: False}, [], h2.NO_ERROR)
+    assert list(got.resets) == [1]
+    assert not world.live.connections
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_an_end_needs_no_window(make: Callable[..., World], has_data: bool) -> None:
+    """RFC 9113, section 6.9.1: the end of a chunked body comes when the window of its stream is 0, or negative."""
+    world = make()
+    connection = Connection(world)
+    connection.peer.says(BEGIN + REQUEST)
+    world.turns(3)
+    (server,) = world.accepts_all()
+    server.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"5\r\nhello\r\n" * has_data)
+    world.turns(3)
+    connection.peer.says(settings((h2.INITIAL_WINDOW_SIZE, 0)))
+    server.says(b"0\r\n\r\n")
+    world.turns(3)
+    connection.heard += connection.peer.heard()
+    assert connection.got().responses == {1: True}
+    assert sum(connection.got().sizes) == 5 * has_data

@@ -249,7 +249,7 @@ def test_a_full_queue_says_how_many_wait(make: Make) -> None:
 
 def test_a_challenge(make: Make) -> None:
     world = make(*PHTTP)
-    world.director.use_challenges(PendingChallenges.of([Challenge(HTTP_01, "h.example", "token", "key")]))
+    world.director.challenges.use(PendingChallenges.of([Challenge(HTTP_01, "h.example", "token", "key")]))
     told = explain(world, "/.well-known/acme-challenge/token")["answer"]
     assert (told["outcome"], told["status"], told["why"]) == ("respond", 200, "challenge")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 from attrs import evolve, fields, has
 from attrs.exceptions import FrozenInstanceError
+from edit_kinds import edit_kinds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,16 +104,7 @@ TABLE = evolve(IDLE, running=frozenset(("web",)), settings=Settings(debug_level=
 # The contract of all edits.
 
 
-def subclasses(kind):
-    """The classes below `kind` that ktcpvs itself defines."""
-    for below in kind.__subclasses__():
-        yield from subclasses(below)
-        # A slotted class is made twice; the one that its module does not hold is waiting to be collected.
-        if below.__module__.startswith("ktcpvs.") and getattr(sys.modules[below.__module__], below.__name__) is below:
-            yield below
-
-
-KINDS = sorted(set(subclasses(Edit)), key=lambda kind: kind.__name__)
+KINDS = sorted(set(edit_kinds()), key=lambda kind: kind.__name__)
 CHANGED = evolve(WEB, scheduler="hhttp")
 
 SAMPLES = {

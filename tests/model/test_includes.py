@@ -45,6 +45,23 @@ def test_a_pattern_without_files_includes_nothing() -> None:
     assert idents(Folder(), "include = d/*.conf Virtual x { }") == ["x"]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("include = d/*.conf", ": include = d/*.conf matches no file; to do that"),
+        (
+            "include = d/* include = e/*",
+            ": include = d/* and 1 more match no file; to do that",
+        ),
+        ("include = a", "would delete all services; to do that"),
+    ],
+)
+def test_an_empty_configuration_names_the_include_without_files(text: str, said: str) -> None:
+    with pytest.raises(BadConfiguration) as refused:
+        parse(Folder(a="# nothing").expanded(text), "main", allow_empty=False)
+    assert said in str(refused.value)
+
+
 def test_an_include_within_a_block() -> None:
     folder = Folder(servers="server = 10.0.0.1:80\nserver = 10.0.0.2:80 2", timeouts="read_timeout = 7")
     text = 'global { include = timeouts }\nVirtual x {\n  include = "servers"\n  balance = rr }'

@@ -195,12 +195,13 @@ def test_what_has_an_effect_is_not_warned_of(lines: list[str]) -> None:
     assert texts(*lines) == []
 
 
-def test_a_scheduler_that_does_not_say_what_it_uses_is_not_accused() -> None:
+def test_a_scheduler_that_does_not_say_what_it_uses_is_warned_of_rules_alone() -> None:
     class Silent:
         unit = "CONNECTION"
 
     (service,) = parse(f"Virtual s {{ scheduler = silent\nbalance = rr\n{A} 5\n{B}\n{RULE}\n}}").services.values()
-    assert warnings_of(service, Silent(), Silent(), list) == []
+    (warning,) = warnings_of(service, Silent(), Silent(), list)
+    assert warning.text.startswith("its rules may have no effect: scheduler silent does not say whether it uses any")
 
 
 def test_a_warning_names_the_installed_schedulers_that_use_what_is_ignored() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ktcpvs.protocols.http2 import Connection, FieldSection, HeaderList, HPACKError, connection, hpack
+from ktcpvs.protocols.http2 import Connection, FieldSection, HeaderList, HPACKError, connection, field_block, hpack
 from ktcpvs.protocols.http2 import hpack_decoder as plain_decoder
 from ktcpvs.protocols.http2 import hpack_encoder as plain_encoder
 
@@ -16,7 +16,7 @@ ENCODERS = (hpack.Encoder, plain_encoder.Encoder)
 
 def use_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make connections that use no compiled code: the fast path leaves those alone that have other decoders."""
-    monkeypatch.setattr(connection, "Decoder", plain_decoder.Decoder)
+    monkeypatch.setattr(field_block, "Decoder", plain_decoder.Decoder)
     monkeypatch.setattr(connection, "Encoder", plain_encoder.Encoder)
 
 

@@ -517,6 +517,20 @@ def test_a_window_may_become_negative() -> None:
     assert talk.end.send_data(1, b"a", end_stream=True) == 1
 
 
+def test_an_empty_end_fits_into_a_negative_window() -> None:
+    """RFC 9113, section 6.9.1: a body whose end comes by itself ends, even if the peer has made its windows smaller."""
+    talk = Talk()
+    talk.says(headers(1, GET))
+    talk.end.send_headers(1, HeaderList(((b":status", b"200"),)))
+    assert talk.end.send_data(1, b"0123456789") == 10
+    talk.says(settings((h2.INITIAL_WINDOW_SIZE, 0)))
+    assert talk.end.streams[1].send_window == -10
+    talk.sent()
+    assert talk.end.send_data(1, b"", end_stream=True) == 0
+    assert talk.sent() == [Frame(h2.DATA, h2.END_STREAM, 1, b"")]
+    assert 1 not in talk.end.streams
+
+
 def test_the_window_of_the_connection_is_shared() -> None:
     talk = Talk()
     talk.says(settings((h2.INITIAL_WINDOW_SIZE, 1 << 20)), headers(1, GET), headers(3, GET))
@@ -555,7 +569,7 @@ def test_the_peer_may_not_exceed_the_window_of_the_connection() -> None:
 def test_padding_and_bodies_that_are_dropped_are_given_back() -> None:
     talk = Talk(connection_window=65536, stream_window=65536)
     talk.says(OPEN)
-    before = talk.end.receive_window
+    before = talk.end.flow_control.receive_window
     for _ in range(40):  # of padding
         talk.says(frame(h2.DATA, h2.PADDED, 1, b"\xff" + bytes(255) + b"a"))
         talk.end.acknowledge(1, 1)
@@ -564,7 +578,7 @@ def test_padding_and_bodies_that_are_dropped_are_given_back() -> None:
         talk.says(data(1, bytes(16384)))
     assert not talk.end.is_over
     given = sum(one.number for one in talk.sent() if one.kind == h2.WINDOW_UPDATE and not one.stream_id)
-    assert talk.end.receive_window == before + given - 40 * 257 - 8 * 16384
+    assert talk.end.flow_control.receive_window == before + given - 40 * 257 - 8 * 16384
 
 
 def test_what_a_reset_stream_held_is_given_back() -> None:

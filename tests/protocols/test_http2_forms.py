@@ -108,7 +108,14 @@ def _seen(event: Any) -> Any:
 def _state(end: Connection) -> Any:
     """What a connection has come to: the windows, its streams, its counts."""
     streams = [[getattr(stream, name) for name in type(stream).__slots__] for stream in end.streams.values()]
-    return streams, end.send_window, end.receive_window, end.is_over, end.glitches, end.held_bytes
+    return (
+        streams,
+        end.flow_control.send_window,
+        end.flow_control.receive_window,
+        end.is_over,
+        end.glitches,
+        end.held_bytes,
+    )
 
 
 def _said(lists: list[Any], steps: list[Any]) -> list[Any]:

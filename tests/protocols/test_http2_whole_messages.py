@@ -264,7 +264,7 @@ def test_what_whole_messages_held_is_given_back() -> None:
         (event,) = [event for event in pair.to_client() if not isinstance(event, SettingsReceived)]
         assert len(event.data) > 20000
         pair.to_server()
-    assert pair.client.receive_window >= 35_000
+    assert pair.client.flow_control.receive_window >= 35_000
 
 
 @pytest.mark.parametrize("message", [POST, GRPC])
@@ -313,4 +313,4 @@ def test_joined_bodies_are_given_back() -> None:
         assert event.head.endswith(b"\r\n\r\n" + bytes(16000))
         assert pair.server.respond(event.stream_id, OK, b"POST")
         pair.to_client()
-    assert pair.client.send_window >= 70_000 - 2 * 35_000
+    assert pair.client.flow_control.send_window >= 70_000 - 2 * 35_000

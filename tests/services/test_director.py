@@ -336,7 +336,7 @@ def test_services_started_by_a_load_on_trial_stop_when_it_is_undone(switch: Swit
 
 
 def use_cookie_secret(switch: Switch, secret: bytes) -> None:
-    done = switch.director.between_edits(lambda: switch.director.use_cookie_secret(secret))
+    done = switch.director.between_edits(lambda: switch.director.cookie_secret.use(secret))
     switch.reactor.advance(HANDSHAKE_POLL_INTERVAL)
     assert done.called
     failures: list[Any] = []

@@ -25,8 +25,8 @@ from ktcpvs.streams.contract import TLSFacts
 from ktcpvs.streams.origin import Origin, common_name, proxy_header
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import distinguished_name
 from ktcpvs.streams.tls_connect import TLSFailed
+from ktcpvs.streams.tls_handshake import distinguished_name
 from ktcpvs.system.tls_contexts import ClientContexts, ClientTLS
 
 CLIENT = ("192.0.2.7", 4711)

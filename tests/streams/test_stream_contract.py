@@ -27,7 +27,8 @@ from ktcpvs.streams.contract import ByteStream, NotDetachable
 from ktcpvs.streams.detached import DetachedTransport
 from ktcpvs.streams.memory import join_in_memory
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import Handshake, TLSBuffers, buffers_of
+from ktcpvs.streams.tls_buffers import TLSBuffers, buffers_of
+from ktcpvs.streams.tls_handshake import Handshake
 
 BULK = random.Random(3).randbytes(6_000_000)
 """More than all buffers hold."""

@@ -19,7 +19,9 @@ from twisted.internet.task import Clock
 from ktcpvs.streams import tls, tls_operations
 from ktcpvs.streams.memory import join_in_memory
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import Handshake, HandshakeFailed, TLSBuffers, TLSTransport, distinguished_name
+from ktcpvs.streams.tls_buffers import TLSBuffers
+from ktcpvs.streams.tls_handshake import Handshake, HandshakeFailed, distinguished_name
+from ktcpvs.streams.tls_transport import TLSTransport
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 

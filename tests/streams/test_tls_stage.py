@@ -34,7 +34,7 @@ from ktcpvs.streams.accept import adopt_socket
 from ktcpvs.streams.connector import ConnectionOptions, Connector
 from ktcpvs.streams.preamble import Preamble, Stage
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls import buffers_of
+from ktcpvs.streams.tls_buffers import buffers_of
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.streams.tls_stage import ContextChoice, TLSStage
 from ktcpvs.system import tls_contexts, tls_tickets

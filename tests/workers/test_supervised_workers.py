@@ -30,7 +30,7 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import no_stages
+from ktcpvs.services.preparation import no_stages
 from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.tls_files import decode
@@ -238,7 +238,7 @@ def test_a_new_worker_gets_all_files_and_the_secrets_of_tickets(supervised: Supe
     first, _ = supervised.heard()
     assert [(box[b"current"], box[b"previous"]) for box in first] == [(b"1" * 32, b""), (b"2" * 32, b"1" * 32)]
     director = supervised.director
-    supervised.workers.introduce(supervised.worker(1), director.table, director.resolution, [])
+    supervised.workers.introduce(supervised.worker(1), director.table, director.names.resolution, [])
     boxes, others = supervised.heard()
     assert others == []
     assert names(boxes).count("PassFile") > 1, "they do not fit into one page"
@@ -298,11 +298,11 @@ def test_workers_and_new_workers_get_the_secret_for_cookies(supervised: Supervis
     supervised.submit(tls_configuration(free_port(), authority().daemon("passed", "a.example")))
     director = supervised.director
     secret, key = b"s" * 32, director.context.key
-    director.between_edits(lambda: director.use_cookie_secret(secret)).addBoth(supervised.outcomes.append)
+    director.between_edits(lambda: director.cookie_secret.use(secret)).addBoth(supervised.outcomes.append)
     for boxes in supervised.heard():
         assert names(boxes) == ["UseCookieSecret"]
         assert boxes[0][b"secret"] == secret
-    supervised.workers.introduce(supervised.worker(1), director.table, director.resolution, [])
+    supervised.workers.introduce(supervised.worker(1), director.table, director.names.resolution, [])
     boxes = supervised.heard()[0]
     assert names(boxes).index("UseCookieSecret") < names(boxes).index("Load")
     assert [box[b"key"] for box in boxes if box[amp.COMMAND] == b"Begin"] == [key]
@@ -313,7 +313,7 @@ def test_workers_and_new_workers_answer_challenges(supervised: Supervised) -> No
     """The director waits for every worker; one that begins meanwhile gets what is pending."""
     many = [Challenge(HTTP_01, f"{number}.example", f"t{number}", f"t{number}.k") for number in range(33)]
     done: list[Any] = []
-    supervised.director.use_challenges(PendingChallenges.of(many)).addBoth(done.append)
+    supervised.director.challenges.use(PendingChallenges.of(many)).addBoth(done.append)
     assert not done
     first, second = supervised.heard()
     assert names(first) == names(second) == ["UseChallenges"] * 2
@@ -326,10 +326,10 @@ def test_workers_and_new_workers_answer_challenges(supervised: Supervised) -> No
             )
     assert done == [None]
     director = supervised.director
-    supervised.workers.introduce(supervised.worker(1), director.table, director.resolution, [])
+    supervised.workers.introduce(supervised.worker(1), director.table, director.names.resolution, [])
     boxes = supervised.heard()[0]
     assert told(boxes) == many
-    supervised.director.use_challenges(PendingChallenges())
+    supervised.director.challenges.use(PendingChallenges())
     (box,) = supervised.heard()[1]
     assert told([box]) == []
 

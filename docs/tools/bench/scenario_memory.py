@@ -39,7 +39,7 @@ TRUSTING_HTTP2.set_alpn_protocols(["h2"])
 
 
 def _request_http2() -> bytes:
-    """The preface, and the same request as frames: its header block has only literals without indexing."""
+    """The preface, and the same request as frames: its field block has only literals without indexing."""
     fields = (b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"bench"), (b":path", PATH.encode())
     block = b"".join(b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields)
     headers = len(block).to_bytes(3, "big") + b"\1\5\0\0\0\1" + block

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from ktcpvs import __version__
 from ktcpvs.control.tcpvsadm import exit_status
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.input_files import read_configuration, read_networks
 from ktcpvs.control.tcpvsadm.offline_commands import OfflineCommands, ReplayOptions
 from ktcpvs.control.tcpvsadm.options import Invocation, check_details, read_arguments
 from ktcpvs.errors import Refusal, shorten
+from ktcpvs.version import __version__
 
 MIN_WIDTH = 40
 """The least width for which listings are made narrower; a narrower terminal wraps their lines."""

@@ -43,6 +43,9 @@ _HEADINGS = {
 
 NOTHING_PASSED = "Nothing has passed in the second that --rate has measured; --stats shows the sums.\n"
 
+MAX_IDLE_RULES = 20
+"""The most rules of a service of which --stats shows those without a request too."""
+
 NOT_HERE = "not on this node"
 """The state of a service that runs on other nodes of a cluster only."""
 
@@ -294,6 +297,7 @@ def _format_counters(
         if rejected := _format_rejected(service[kind]):
             rows.append((rejected,))
         rows += [(f"  {line}",) for line in _format_stopped(service)]
+        rows += [(line,) for line in _format_rules(service[kind])]
         rows += [(line,) for line in _format_own_responses(service[kind])]
         rows += [(line,) for line in _format_preambles(service[kind])]
         if not service.get("here", True):
@@ -418,6 +422,13 @@ def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def _format_rules(counters: dict[str, Any]) -> list[str]:
+    """Return a line for each rule with the requests that it has taken; of many rules only for those with any."""
+    counts = counters.get("rules", {})
+    is_long = len(counts) > MAX_IDLE_RULES
+    return [f"  rule {escape(label)}: {count}" for label, count in counts.items() if count or not is_long]
 
 
 def _format_own_responses(counters: dict[str, Any]) -> list[str]:

@@ -17,6 +17,9 @@ from ktcpvs.model.lines import split_lines
 MAX_DEPTH = 8
 """The most files that include each other in a row."""
 
+UNMATCHED = "#no file matches include = "
+"""The beginning of the comment that stands in place of an include without files; its pattern follows."""
+
 MAX_FILES = 10_000
 """The most files that one configuration includes."""
 
@@ -30,6 +33,11 @@ ReadFile = Callable[[str], str]
 def expand_includes(text: str, source: str, find: FindFiles, read: ReadFile) -> str:
     """Return `text` with the files that it includes. source: its name. Raises BadConfiguration."""
     return _Expansion(find, read).expand(text, source, 0) if INCLUDE in text.lower() else text
+
+
+def unmatched_includes(text: str) -> list[str]:
+    """Return the patterns of those includes of an expanded text that have matched no file."""
+    return [line.removeprefix(UNMATCHED) for line in split_lines(text) if line.startswith(UNMATCHED)]
 
 
 @define
@@ -50,7 +58,10 @@ class _Expansion:
             if pattern is None:
                 continue
             parts.append(_between(lines, (line, column), (token.place.line - 1, token.place.column - 1)))
-            for name in self._names(pattern, source, depth):
+            names = self._names(pattern, source, depth)
+            if not names:
+                parts.append(f"\n{UNMATCHED}{shorten(pattern.text)}")
+            for name in names:
                 parts.append(f"\n#line 1 {quoted(name)}\n{self._included(name, pattern, depth)}")
             line, column = pattern.place.line - 1, end_of(lines[pattern.place.line - 1], pattern)
             parts.append(f"\n#line {line + 1} {quoted(source)}\n{' ' * column}")

@@ -20,6 +20,7 @@ from ktcpvs.model.conditions import KINDS, NAME, NOT, PATTERN, USE, is_pattern, 
 from ktcpvs.model.edits import Load
 from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
 from ktcpvs.model.language import foreign_words
+from ktcpvs.model.language.includes import unmatched_includes
 from ktcpvs.model.language.lexer import INCLUDE, Place, Token, end_place, quoted, tokens
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import ListenAddress, check_complete, port_of, read_listen_words
@@ -105,12 +106,19 @@ def _parse(
     if not (services or allow_empty):
         what = "has no service" if found else "is empty"
         raise BadConfiguration(
-            f"{source}: the configuration {what}, and would delete all services; "
+            f"{source}: the configuration {what}, and would delete all services{_explain_empty(text)}; "
             "to do that, use 'tcpvsadm -f FILE --allow-empty'"
         )
     if starts_all:
         _check_addresses(services, listeners)
     return Load(services, settings or DEFAULT_SETTINGS)
+
+
+def _explain_empty(text: str) -> str:
+    """Return which include of an expanded text has matched no file, as the end of a sentence; "": none."""
+    patterns = unmatched_includes(text)
+    more = f" and {len(patterns) - 1} more match" if patterns[1:] else " matches"
+    return f": include = {patterns[0]}{more} no file" if patterns else ""
 
 
 def _check_addresses(services: dict[str, VirtualService], listeners: _Places) -> None:

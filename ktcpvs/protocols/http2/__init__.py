@@ -7,7 +7,7 @@ convert them from and to HTTP/1. limits has every limit.
 
 from __future__ import annotations
 
-import ktcpvs.protocols.http2.compiled  # noqa: F401 - the fast path needs the classes
+from ktcpvs.protocols.http2 import compiled  # noqa: F401 - the fast path needs the classes
 from ktcpvs.protocols.http2.client import Client as Client
 from ktcpvs.protocols.http2.connection import Connection as Connection
 from ktcpvs.protocols.http2.errors import HPACKError as HPACKError

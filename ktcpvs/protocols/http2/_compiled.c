@@ -14,10 +14,15 @@ enum { DATA = 0, HEADERS = 1, WINDOW_UPDATE = 8, END_STREAM = 1, END_HEADERS = 4
 
 #define MAX_WINDOW 0x7FFFFFFFLL
 
-enum { C_DECODER, C_ENCODER, C_EVENTS, C_GUARD, C_IS_BLOCKED, C_LIMITS, C_NOW, C_OUT, C_BLOCK, C_CREDIT, C_STREAM_WINDOW,
-       C_RECEIVE_WINDOW, C_SEND_WINDOW, C_SETTINGS, C_STREAMS };
-FIELDS(connection, "_decoder", "_encoder", "_events", "_guard", "_is_blocked", "_limits", "_now", "_out", "_block", "_credit",
-       "_stream_window", "receive_window", "send_window", "settings", "streams");
+enum { C_ENCODER, C_EVENTS, C_FIELD_BLOCK, C_GUARD, C_LIMITS, C_NOW, C_OUT, C_FLOW_CONTROL, C_SETTINGS, C_STREAMS };
+FIELDS(connection, "_encoder", "_events", "_field_block", "_guard", "_limits", "_now", "_out", "flow_control", "settings",
+       "streams");
+
+enum { B_DECODER, B_STREAM };
+FIELDS(field_block, "_decoder", "stream_id");
+
+enum { F_CREDIT, F_IS_BLOCKED, F_RECEIVE_WINDOW, F_SEND_WINDOW, F_STREAM_WINDOW };
+FIELDS(flow_control, "_credit", "is_blocked", "receive_window", "send_window", "stream_window");
 
 enum { V_LAST_STREAM, V_GOAWAY, V_JOINS };
 FIELDS(server, "last_stream_id", "_goaway_id", "_joins_requests");
@@ -81,6 +86,19 @@ bytes_are(PyObject *bytes, const char *text)
     return is_text((Text)PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes), text);
 }
 
+/* The connection's FieldBlock and FlowControl; borrowed. */
+static inline PyObject *
+field_block_of(PyObject *connection)
+{
+    return SLOT(connection, connection, C_FIELD_BLOCK);
+}
+
+static inline PyObject *
+flow_control_of(PyObject *connection)
+{
+    return SLOT(connection, connection, C_FLOW_CONTROL);
+}
+
 /* Adds an event, whose reference it takes. */
 static int
 append_event(PyObject *connection, PyObject *event)
@@ -95,7 +113,7 @@ static int
 is_connection(PyObject *object)
 {
     return is_configured && (IS_A(object, server) || IS_A(object, client)) &&
-           Py_IS_TYPE(SLOT(object, connection, C_DECODER), &decoder_type) &&
+           Py_IS_TYPE(SLOT(field_block_of(object), field_block, B_DECODER), &decoder_type) &&
            Py_IS_TYPE(SLOT(object, connection, C_ENCODER), &encoder_type);
 }
 
@@ -108,7 +126,7 @@ new_stream(PyObject *connection, PyObject *stream_id, PyObject *method)
         return NULL;
     SLOT(stream, stream, M_STREAM_ID) = Py_NewRef(stream_id);
     SLOT(stream, stream, M_SEND_WINDOW) = Py_NewRef(SLOT(SLOT(connection, connection, C_SETTINGS), settings, P_INITIAL_WINDOW));
-    SLOT(stream, stream, M_RECEIVE_WINDOW) = Py_NewRef(SLOT(connection, connection, C_STREAM_WINDOW));
+    SLOT(stream, stream, M_RECEIVE_WINDOW) = Py_NewRef(SLOT(flow_control_of(connection), flow_control, F_STREAM_WINDOW));
     SLOT(stream, stream, M_HAS_ENDED) = Py_NewRef(Py_False);
     SLOT(stream, stream, M_IS_ENDED) = Py_NewRef(Py_False);
     SLOT(stream, stream, M_IS_BLOCKED) = Py_NewRef(Py_False);
@@ -121,18 +139,23 @@ new_stream(PyObject *connection, PyObject *stream_id, PyObject *method)
     return stream;
 }
 
-/* Connection._give_back. */
+/* FlowControl.give_back, whose frames go into the output. */
 static int
 give_back(PyObject *connection, PyObject *size)
 {
-    long long credit = number(SLOT(connection, connection, C_CREDIT)) + number(size);
+    PyObject *windows = flow_control_of(connection), *out = SLOT(connection, connection, C_OUT), *updates;
+    long long credit = number(SLOT(windows, flow_control, F_CREDIT)) + number(size);
     long long window = number(SLOT(SLOT(connection, connection, C_LIMITS), limits, L_CONNECTION_WINDOW));
+    int failed;
 
     if (PyErr_Occurred())
         return -1;
-    if (credit >= window >> 1)
-        return call(connection, s_give_back, size);
-    return put_number(&SLOT(connection, connection, C_CREDIT), credit);
+    if (credit < window >> 1)
+        return put_number(&SLOT(windows, flow_control, F_CREDIT), credit);
+    updates = PyObject_CallMethodOneArg(windows, s_give_back, size);
+    failed = updates == NULL || PyList_SetSlice(out, PyList_GET_SIZE(out), PyList_GET_SIZE(out), updates) < 0;
+    Py_XDECREF(updates);
+    return failed ? -1 : 0;
 }
 
 /* Connection._remove, for a stream that has ended on both sides. */
@@ -242,7 +265,7 @@ static int
 read_section(PyObject *connection, Role role, PyObject *method, Text block, Py_ssize_t length, int end_stream,
              Section *section)
 {
-    Decoder *decoder = (Decoder *)SLOT(connection, connection, C_DECODER);
+    Decoder *decoder = (Decoder *)SLOT(field_block_of(connection), field_block, B_DECODER);
     PyTypeObject *type = role == REQUEST ? request_layout.type : role == RESPONSE ? response_layout.type : &PyBytes_Type;
     Known *known = find_known(decoder, block, length, type, end_stream);
     List list;
@@ -528,7 +551,7 @@ pass_data(PyObject *connection, PyObject *stream, PyObject *data, int end_stream
 static int
 on_data(PyObject *connection, uint32_t stream_number, int flags, Text content, Py_ssize_t length)
 {
-    PyObject *stream = find_stream(connection, stream_number), *expected, *data;
+    PyObject *stream = find_stream(connection, stream_number), *windows, *expected, *data;
     long long window, stream_window, received;
     int end_stream = flags & END_STREAM, result;
 
@@ -537,7 +560,8 @@ on_data(PyObject *connection, uint32_t stream_number, int flags, Text content, P
     if (flags & PADDED || IS(stream, stream, M_HAS_ENDED) || (IS_A(connection, client) && !IS(stream, stream, M_HAS_RESPONSE)) ||
         (!length && !end_stream))
         return UNUSUAL_STEP;
-    window = number(SLOT(connection, connection, C_RECEIVE_WINDOW)) - length;
+    windows = flow_control_of(connection);
+    window = number(SLOT(windows, flow_control, F_RECEIVE_WINDOW)) - length;
     stream_window = number(SLOT(stream, stream, M_RECEIVE_WINDOW)) - length;
     received = number(SLOT(stream, stream, M_RECEIVED)) + length;
     expected = SLOT(stream, stream, M_LENGTH);
@@ -550,7 +574,7 @@ on_data(PyObject *connection, uint32_t stream_number, int flags, Text content, P
         return FAILED;
     if (window < 0 || stream_window < 0)
         return UNUSUAL_STEP;
-    if (put_number(&SLOT(connection, connection, C_RECEIVE_WINDOW), window) < 0 ||
+    if (put_number(&SLOT(windows, flow_control, F_RECEIVE_WINDOW), window) < 0 ||
         put_number(&SLOT(stream, stream, M_RECEIVE_WINDOW), stream_window) < 0 ||
         put_number(&SLOT(stream, stream, M_RECEIVED), received) < 0)
         return FAILED;
@@ -570,7 +594,7 @@ static int
 on_window_update(PyObject *connection, uint32_t stream_number, Text payload, Py_ssize_t length)
 {
     long long increment, window;
-    PyObject **place = &SLOT(connection, connection, C_SEND_WINDOW);
+    PyObject *windows = flow_control_of(connection), **place = &SLOT(windows, flow_control, F_SEND_WINDOW);
     int counted;
 
     if (length != 4)
@@ -584,7 +608,7 @@ on_window_update(PyObject *connection, uint32_t stream_number, Text payload, Py_
             return UNUSUAL_STEP;
         place = &SLOT(stream, stream, M_SEND_WINDOW);
     }
-    else if (IS(connection, connection, C_IS_BLOCKED))
+    else if (IS(windows, flow_control, F_IS_BLOCKED))
         return UNUSUAL_STEP;
     window = number(*place) + increment;
     if (!increment || window > MAX_WINDOW)
@@ -614,7 +638,7 @@ read_frames(PyObject *module, PyObject *const *arguments, Py_ssize_t argument_co
     }
     connection = arguments[0];
     data = arguments[1];
-    if (!is_connection(connection) || !PyBytes_CheckExact(data) || SLOT(connection, connection, C_BLOCK) != Py_None)
+    if (!is_connection(connection) || !PyBytes_CheckExact(data) || SLOT(field_block_of(connection), field_block, B_STREAM) != Py_None)
         return Py_NewRef(arguments[2]);
     position = PyLong_AsSsize_t(arguments[2]);
     largest = number(SLOT(SLOT(connection, connection, C_LIMITS), limits, L_FRAME_SIZE));
@@ -815,13 +839,14 @@ put_frame_header(unsigned char *out, size_t length, int kind, int flags, uint32_
     return out;
 }
 
-/* The window that a body must fit into. */
+/* FlowControl.available: the bytes that a body may have. */
 static long long
 window_for(PyObject *connection, PyObject *stream_window)
 {
-    long long own = number(SLOT(connection, connection, C_SEND_WINDOW)), of_stream = number(stream_window);
+    long long own = number(SLOT(flow_control_of(connection), flow_control, F_SEND_WINDOW)), of_stream = number(stream_window);
+    long long window = own < of_stream ? own : of_stream;
 
-    return own < of_stream ? own : of_stream;
+    return window > 0 ? window : 0;
 }
 
 static unsigned char *
@@ -859,7 +884,7 @@ send_message(PyObject *connection, PyObject **stream_window, uint32_t stream_num
     int trailers = message->line_count - message->trailers_begin;
     unsigned char *head = scratch_of(0, message->room), *out;
     size_t head_size, trailers_size = 0, total;
-    PyObject *frames;
+    PyObject *frames, **window = &SLOT(flow_control_of(connection), flow_control, F_SEND_WINDOW);
     Line te = {(Text) "te", (Text) "trailers", 2, 8};
     Block block;
     int failed;
@@ -896,8 +921,7 @@ send_message(PyObject *connection, PyObject **stream_window, uint32_t stream_num
     if (failed || add_useful(connection, 1 + (message->size > 0) + (trailers > 0)) < 0)
         return FAILED;
     if (message->size && (put_number(stream_window, number(*stream_window) - (long long)message->size) < 0 ||
-                          put_number(&SLOT(connection, connection, C_SEND_WINDOW),
-                                     number(SLOT(connection, connection, C_SEND_WINDOW)) - (long long)message->size) < 0))
+                          put_number(window, number(*window) - (long long)message->size) < 0))
         return FAILED;
     return DONE;
 }
@@ -1107,36 +1131,23 @@ configure(PyObject *module, PyObject *args)
 
 PyDoc_STRVAR(configure_connections_doc, "Tell the classes that the fast path works on, by name.");
 
-#define LEARN(name)                                                                                                    \
-    do {                                                                                                               \
-        PyTypeObject *type = class_of(classes, #name);                                                                 \
-        if (type == NULL || learn(&name##_layout, name##_names, type) < 0)                                             \
-            return NULL;                                                                                               \
-    } while (0)
-
 static PyObject *
 configure_connections(PyObject *module, PyObject *classes)
 {
+    static const Class all[] = {
+        CLASS(connection), CLASS(server), CLASS(client), CLASS(field_block), CLASS(flow_control), CLASS(stream),
+        CLASS(limits), CLASS(settings), CLASS(guard), CLASS(request), CLASS(response), CLASS(request_received),
+        CLASS(response_received), CLASS(data_received), CLASS(trailers_received), CLASS(whole_response),
+        CLASS(stream_reset), {NULL, NULL, NULL},
+    };
+
     (void)module;
     if (!PyDict_Check(classes)) {
         PyErr_SetString(PyExc_TypeError, "configure_connections takes a dict of classes");
         return NULL;
     }
-    LEARN(connection);
-    LEARN(server);
-    LEARN(client);
-    LEARN(stream);
-    LEARN(limits);
-    LEARN(settings);
-    LEARN(guard);
-    LEARN(request);
-    LEARN(response);
-    LEARN(request_received);
-    LEARN(response_received);
-    LEARN(data_received);
-    LEARN(trailers_received);
-    LEARN(whole_response);
-    LEARN(stream_reset);
+    if (learn_all(classes, all) < 0)
+        return NULL;
     is_configured = 1;
     Py_RETURN_NONE;
 }
@@ -1187,7 +1198,7 @@ PyInit__compiled(void)
     s_pairs = PyUnicode_InternFromString("pairs");
     s_sensitive = PyUnicode_InternFromString("sensitive");
     s_section_received = PyUnicode_InternFromString("_section_received");
-    s_give_back = PyUnicode_InternFromString("_give_back");
+    s_give_back = PyUnicode_InternFromString("give_back");
     if (!no_names || !no_bytes || !zero || !s_pairs || !s_sensitive || !s_section_received || !s_give_back ||
         read_tables() < 0 || PyType_Ready(&decoder_type) < 0 || PyType_Ready(&encoder_type) < 0)
         return NULL;

@@ -4,7 +4,7 @@
 #ifndef KTCPVS_HPACK_H
 #define KTCPVS_HPACK_H
 
-#include "../../_slots.h"
+#include "../../_configuration.h"
 #include "_huffman.h"
 #include <string.h>
 #include <strings.h>
@@ -414,7 +414,7 @@ remember(Decoder *self, Text block, Py_ssize_t length, const List *list, PyObjec
 static int
 cut_off(void)
 {
-    PyErr_SetString(hpack_error, "a header block is cut off, or has an index that is in no table");
+    PyErr_SetString(hpack_error, "a field block is cut off, or has an index that is in no table");
     return -1;
 }
 
@@ -473,7 +473,7 @@ read_string(Text *at, Text end, int which, Text *text, size_t *length)
     if (read_integer(at, end, 0x7F, length) < 0)
         return -1;
     if (*length > (size_t)(end - *at)) {
-        PyErr_SetString(hpack_error, "a string is longer than the rest of its header block");
+        PyErr_SetString(hpack_error, "a string is longer than the rest of its field block");
         return -1;
     }
     *text = *at;

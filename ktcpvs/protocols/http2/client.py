@@ -98,7 +98,7 @@ class Client(Connection):
         if head.accept or (is_whole and not body.has_ended):
             return 0
         size = sum(map(len, pieces))
-        if size > min(self.settings.initial_window, self.send_window):
+        if size > min(self.settings.initial_window, self.flow_control.send_window):
             return 0
         stream = self._begin(head.method)
         if is_whole:
@@ -116,7 +116,7 @@ class Client(Connection):
         """Open a stream."""
         stream_id = self._next_id
         self._next_id += 2
-        stream = StreamState(stream_id, self.settings.initial_window, self._stream_window)
+        stream = StreamState(stream_id, self.settings.initial_window, self.flow_control.stream_window)
         stream.method = method
         self.streams[stream_id] = stream
         return stream

@@ -14,7 +14,9 @@ from ktcpvs.protocols.http2.events import (
     TrailersReceived,
     WholeResponse,
 )
+from ktcpvs.protocols.http2.field_block import FieldBlock
 from ktcpvs.protocols.http2.flood_guard import FloodGuard
+from ktcpvs.protocols.http2.flow_control import FlowControl
 from ktcpvs.protocols.http2.limits import Limits
 from ktcpvs.protocols.http2.peer_settings import PeerSettings
 from ktcpvs.protocols.http2.request import Request
@@ -26,6 +28,8 @@ CLASSES: dict[str, type] = {
     "connection": Connection,
     "server": Server,
     "client": Client,
+    "field_block": FieldBlock,
+    "flow_control": FlowControl,
     "stream": StreamState,
     "limits": Limits,
     "settings": PeerSettings,

@@ -1,4 +1,4 @@
-"""An HTTP/2 connection (RFC 9113): frames and flow control, which clients and servers have in common.
+"""An HTTP/2 connection (RFC 9113): its frames in and out, which clients and servers have in common.
 
 It is sans-IO. The owner gives it the bytes that come and gets events, calls methods to send, and takes the output.
 
@@ -22,15 +22,12 @@ from ktcpvs.protocols.http2.constants import (
     ACK,
     COMPRESSION_ERROR,
     CONTINUATION,
-    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
-    ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
     FRAME_HEADER_BYTES,
     FRAME_SIZE_ERROR,
     HAS_PRIORITY,
-    MAX_WINDOW,
     NO_ERROR,
     PADDED,
     PRIORITY_UPDATE,
@@ -49,6 +46,7 @@ from ktcpvs.protocols.http2.events import (
     TrailersReceived,
     WindowOpened,
 )
+from ktcpvs.protocols.http2.field_block import FieldBlock
 from ktcpvs.protocols.http2.flood_guard import (
     EMPTY_FRAMES,
     PINGS,
@@ -61,6 +59,7 @@ from ktcpvs.protocols.http2.flood_guard import (
     WINDOW_UPDATES,
     FloodGuard,
 )
+from ktcpvs.protocols.http2.flow_control import FlowControl
 from ktcpvs.protocols.http2.frames import (
     SETTINGS_ACK,
     data_header,
@@ -72,10 +71,9 @@ from ktcpvs.protocols.http2.frames import (
     reset_frame,
     settings_frame,
     unpack_header,
-    window_update_frame,
 )
 from ktcpvs.protocols.http2.header_list import HeaderList
-from ktcpvs.protocols.http2.hpack import Decoder, Encoder
+from ktcpvs.protocols.http2.hpack import Encoder
 from ktcpvs.protocols.http2.limits import Limits
 from ktcpvs.protocols.http2.peer_settings import PeerSettings
 from ktcpvs.protocols.http2.request import read_trailers
@@ -101,53 +99,41 @@ MAX_DEBUG_BYTES = 256
 class Connection(ABC):
     """One end of a connection, without what only a server or only a client does: see `Server` and `Client`.
 
-    streams: the open ones, by number. settings: of the peer. send_window: bytes of DATA that the peer accepts on all
-    streams together; receive_window: those that it may still send. is_over: a connection error has ended it; nothing is
-    received or sent any more. has_received_goaway: the peer accepts no more streams.
+    streams: the open ones, by number. settings: of the peer. flow_control: the windows. is_over: a connection error has
+    ended it; nothing is received or sent any more. has_received_goaway: the peer accepts no more streams.
     """
 
     __slots__ = (
-        "_block", "_block_pieces", "_closed_by_us", "_credit", "_decoder", "_encoder", "_events", "_guard",
-        "_is_blocked", "_is_settled", "_limits", "_now", "_out", "_received", "_stream_window", "has_received_goaway",
-        "is_over", "receive_window", "send_window", "settings", "streams",
+        "_closed_by_us", "_encoder", "_events", "_field_block", "_guard", "_limits", "_now", "_out", "_received",
+        "flow_control", "has_received_goaway", "is_over", "settings", "streams",
     )  # fmt: skip
 
     _is_server = False
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._decoder = Decoder(limits.max_list_size, limits.max_fields)
         self._encoder = Encoder()
         self._guard = FloodGuard(limits)
+        self._field_block = FieldBlock(limits, self._guard)
         self._received = b""  # the beginning of a frame
         self._events: list[Event] = []
         self._out: list[bytes] = []
         self._now = 0
-        # Of a header block that is not complete: stream, flags, and whether the stream depends on itself.
-        self._block: tuple[int, int, bool] | None = None
-        self._block_pieces: list[bytes] = []
         self._closed_by_us: dict[int, None] = {}  # streams that we have reset, oldest first
-        self._credit = 0  # bytes that were passed on, and the peer was not told about
-        self._is_blocked = False  # a stream waits for the connection's window
-        self._is_settled = False  # the peer has acknowledged our settings
-        self._stream_window = DEFAULT_WINDOW  # of new streams, until then
         self.streams: dict[int, StreamState] = {}
         self.settings = PeerSettings()
-        self.send_window = DEFAULT_WINDOW
-        self.receive_window = DEFAULT_WINDOW
+        self.flow_control = FlowControl(limits)
         self.is_over = self.has_received_goaway = False
 
     def _open(self, settings: list[tuple[int, int]]) -> None:
         """Send our settings, and open the connection's window."""
         self._out.append(settings_frame(settings))
-        more = self._limits.connection_window - DEFAULT_WINDOW
-        if more > 0:
-            self.receive_window += more
-            self._out.append(window_update_frame(0, more))
+        self._out += self.flow_control.open()
 
     def __repr__(self) -> str:
         state = "over" if self.is_over else f"{len(self.streams)} streams"
-        return f"<{type(self).__name__} {state}, may send {self.send_window}, may receive {self.receive_window}>"
+        windows = self.flow_control
+        return f"<{type(self).__name__} {state}, may send {windows.send_window}, may receive {windows.receive_window}>"
 
     @property
     def glitches(self) -> int:
@@ -156,8 +142,8 @@ class Connection(ABC):
 
     @property
     def held_bytes(self) -> int:
-        """The bytes that wait here: of a frame or a header block that is not complete, and of the output."""
-        return len(self._received) + sum(map(len, self._block_pieces)) + sum(map(len, self._out))
+        """The bytes that wait here: of a frame or a field block that is not complete, and of the output."""
+        return len(self._received) + self._field_block.held_bytes + sum(map(len, self._out))
 
     # Receiving.
 
@@ -210,8 +196,10 @@ class Connection(ABC):
             if position_after > end:
                 break
             stream_id &= 0x7FFFFFFF
-            if self._block is not None and (kind != CONTINUATION or stream_id != self._block[0]):
-                raise HTTP2ConnectionError(PROTOCOL_ERROR, "another frame is between those of a header block")
+            if self._field_block.stream_id is not None and (
+                kind != CONTINUATION or stream_id != self._field_block.stream_id
+            ):
+                raise HTTP2ConnectionError(PROTOCOL_ERROR, "another frame is between those of a field block")
             payload = data[begin:position_after]
             position = position_after
             try:
@@ -232,7 +220,8 @@ class Connection(ABC):
         self.goaway(error.code, error.reason)
         self.is_over = True
         self.streams.clear()
-        self._received, self._block, self._block_pieces = b"", None, []
+        self._received = b""
+        self._field_block.clear()
         self._events.append(ConnectionEnded(error.code, error.reason))
 
     def _reset_failed(self, stream_id: int, error: HTTP2StreamError) -> None:
@@ -249,14 +238,12 @@ class Connection(ABC):
 
     def _on_data(self, stream_id: int, flags: int, payload: bytes) -> None:
         size = len(payload)
-        self.receive_window -= size
-        if self.receive_window < 0:
-            raise HTTP2ConnectionError(FLOW_CONTROL_ERROR, "DATA exceeds the window of the connection")
+        self.flow_control.receive(size)
         stream = self.streams.get(stream_id)
         if flags & PADDED:
             payload = _without_padding(payload)
         if stream is None or stream.has_ended:
-            self._give_back(size)
+            self._out += self.flow_control.give_back(size)
             self._on_closed(stream_id, "DATA")
             return
         stream.receive_window -= size
@@ -266,7 +253,7 @@ class Connection(ABC):
         self._check_body(stream, size, end_stream)
         stream.held += content
         if size > content:
-            self._credit_stream(stream, size - content)
+            self._out += self.flow_control.give_back_on(stream, size - content)
         if not content and not end_stream:
             self._guard.count(EMPTY_FRAMES, self._now)
             return
@@ -290,7 +277,7 @@ class Connection(ABC):
         ):
             code, why = PROTOCOL_ERROR, "the body is not as long as Content-Length says"
         if why:
-            self._give_back(size)
+            self._out += self.flow_control.give_back(size)
             raise HTTP2StreamError(code, why)
 
     def _may_have_body(self, stream: StreamState) -> bool:
@@ -305,30 +292,9 @@ class Connection(ABC):
         size = min(size, stream.held)
         if size:
             stream.held -= size
-            self._credit_stream(stream, size)
+            self._out += self.flow_control.give_back_on(stream, size)
 
-    def _credit_stream(self, stream: StreamState, size: int) -> None:
-        self._give_back(size)
-        if not stream.has_ended:
-            stream.credit += size
-            if stream.credit >= self._stream_window >> 1:
-                self._announce(stream)
-
-    def _announce(self, stream: StreamState) -> None:
-        """Tell the peer that the window of a stream is open again."""
-        stream.receive_window += stream.credit
-        self._out.append(window_update_frame(stream.stream_id, stream.credit))
-        stream.credit = 0
-
-    def _give_back(self, size: int) -> None:
-        """The connection's window may grow by `size`, which the peer is told when there is enough of it."""
-        self._credit += size
-        if self._credit and self._credit >= self._limits.connection_window >> 1:
-            self.receive_window += self._credit
-            self._out.append(window_update_frame(0, self._credit))
-            self._credit = 0
-
-    # Header blocks.
+    # Field blocks.
 
     def _on_headers(self, stream_id: int, flags: int, payload: bytes) -> None:
         if not stream_id:
@@ -341,46 +307,21 @@ class Connection(ABC):
                 raise HTTP2ConnectionError(FRAME_SIZE_ERROR, "HEADERS are too short for their priority")
             depends_on_itself = number_of(payload)[0] & 0x7FFFFFFF == stream_id
             payload = payload[5:]
-        if flags & END_HEADERS:
-            self._block_complete(stream_id, flags, payload, depends_on_itself)
-        else:
-            self._block, self._block_pieces = (stream_id, flags, depends_on_itself), []
-            self._append_block(payload)
+        self._field_block.begin(stream_id, bool(flags & END_STREAM), depends_on_itself)
+        self._on_fragment(stream_id, flags, payload)
 
     def _on_continuation(self, stream_id: int, flags: int, payload: bytes) -> None:
-        if self._block is None:
+        if self._field_block.stream_id is None:
             raise HTTP2ConnectionError(PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        self._append_block(payload)
-        if flags & END_HEADERS:
-            _, begun, depends_on_itself = self._block
-            block, self._block, self._block_pieces = b"".join(self._block_pieces), None, []
-            self._block_complete(stream_id, begun, block, depends_on_itself)
+        self._on_fragment(stream_id, flags, payload)
 
-    def _append_block(self, payload: bytes) -> None:
-        if not payload:
-            self._guard.count(EMPTY_FRAMES, self._now)
-        self._block_pieces.append(payload)
-        limits = self._limits
-        if len(self._block_pieces) > 1 + limits.max_continuations:
-            raise HTTP2ConnectionError(
-                ENHANCE_YOUR_CALM, f"a header block has more than {limits.max_continuations} CONTINUATION frames"
-            )
-        self._check_block_size(sum(map(len, self._block_pieces)))
-
-    def _check_block_size(self, size: int) -> None:
-        most = self._limits.max_block_size
-        if size > most:
-            raise HTTP2ConnectionError(ENHANCE_YOUR_CALM, f"a header block is longer than {most} bytes")
-
-    def _block_complete(self, stream_id: int, flags: int, block: bytes, depends_on_itself: bool) -> None:
-        if len(block) > self._limits.max_block_size:
-            self._check_block_size(len(block))
-        try:
-            section = self._decoder.decode(block)
-        except HPACKError as error:
-            raise HTTP2ConnectionError(COMPRESSION_ERROR, str(error)) from None
-        self._take_section(stream_id, section, bool(flags & END_STREAM))
-        if depends_on_itself:
+    def _on_fragment(self, stream_id: int, flags: int, fragment: bytes) -> None:
+        block = self._field_block
+        if not flags & END_HEADERS:
+            block.append(fragment, self._now)
+            return
+        self._take_section(stream_id, block.finish(fragment), block.end_stream)
+        if block.depends_on_itself:
             raise HTTP2StreamError(PROTOCOL_ERROR, "the stream depends on itself")
 
     def _take_section(self, stream_id: int, section: FieldSection, end_stream: bool) -> None:
@@ -451,7 +392,7 @@ class Connection(ABC):
             raise HTTP2ConnectionError(FRAME_SIZE_ERROR, "SETTINGS must have 6 bytes for each setting, their ACK none")
         self._guard.count(SETTINGS_FRAMES, self._now)
         if flags & ACK:
-            self._our_settings_acknowledged()
+            self._out += self.flow_control.settle(self.streams.values())
             return
         settings = self.settings
         before = settings.initial_window
@@ -460,25 +401,10 @@ class Connection(ABC):
         self._encoder.set_table_size(settings.table_size)
         self._out.append(SETTINGS_ACK)
         if settings.initial_window != before:
-            self._change_send_windows(settings.initial_window - before)
+            change = settings.initial_window - before
+            for stream in self.flow_control.change_initial_window(change, self.streams.values()):
+                self._window_opened(stream.stream_id, stream.send_window)
         self._events.append(SettingsReceived())
-
-    def _change_send_windows(self, change: int) -> None:
-        for stream in self.streams.values():
-            stream.send_window += change
-            if stream.send_window > MAX_WINDOW:
-                raise HTTP2ConnectionError(FLOW_CONTROL_ERROR, f"the window of a stream exceeds {MAX_WINDOW}")
-            self._window_opened(stream)
-
-    def _our_settings_acknowledged(self) -> None:
-        if not self._is_settled:
-            self._is_settled = True
-            change = self._limits.stream_window - self._stream_window
-            self._stream_window = self._limits.stream_window
-            for stream in self.streams.values():
-                stream.receive_window += change
-                if stream.credit and not stream.has_ended:
-                    self._announce(stream)  # or a smaller window could stay closed: it was not half of the larger one
 
     def _on_push(self, stream_id: int, flags: int, payload: bytes) -> None:
         raise HTTP2ConnectionError(PROTOCOL_ERROR, "PUSH_PROMISE, which is not allowed here")
@@ -517,41 +443,23 @@ class Connection(ABC):
             raise HTTP2ConnectionError(FRAME_SIZE_ERROR, "WINDOW_UPDATE must have 4 bytes")
         self._guard.count(WINDOW_UPDATES, self._now)
         increment = number_of(payload)[0] & 0x7FFFFFFF
+        windows = self.flow_control
         if not stream_id:
-            self._update_own_window(increment)
+            if windows.update(increment):
+                self._window_opened(0, windows.send_window)
             return
         stream = self.streams.get(stream_id)
         if stream is None:
             if self._is_idle(stream_id):
                 raise HTTP2ConnectionError(PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was never open")
-        elif not increment:
-            raise HTTP2StreamError(PROTOCOL_ERROR, "a window is opened by 0 bytes")
-        else:
-            stream.send_window += increment
-            if stream.send_window > MAX_WINDOW:
-                raise HTTP2StreamError(FLOW_CONTROL_ERROR, f"the window of the stream exceeds {MAX_WINDOW}")
-            self._window_opened(stream)
+        elif windows.update_stream(stream, increment):
+            self._window_opened(stream_id, stream.send_window)
 
-    def _update_own_window(self, increment: int) -> None:
-        if not increment:
-            raise HTTP2ConnectionError(PROTOCOL_ERROR, "the window of the connection is opened by 0 bytes")
-        self.send_window += increment
-        if self.send_window > MAX_WINDOW:
-            raise HTTP2ConnectionError(FLOW_CONTROL_ERROR, f"the window of the connection exceeds {MAX_WINDOW}")
-        if self._is_blocked:
-            self._is_blocked = False
-            self._count_small(self.send_window)
-            self._events.append(WindowOpened(0))
-
-    def _window_opened(self, stream: StreamState) -> None:
-        if stream.is_blocked and stream.send_window > 0:
-            stream.is_blocked = False
-            self._count_small(stream.send_window)
-            self._events.append(WindowOpened(stream.stream_id))
-
-    def _count_small(self, window: int) -> None:
+    def _window_opened(self, stream_id: int, window: int) -> None:
+        """A window has opened for which the owner waits. stream_id: 0 for that of the connection."""
         if window < MIN_WINDOWED_PIECE:
             self._guard.count(SMALL_WINDOWS, self._now)
+        self._events.append(WindowOpened(stream_id))
 
     def _on_priority_update(self, stream_id: int, payload: bytes) -> None:
         raise HTTP2ConnectionError(PROTOCOL_ERROR, "PRIORITY_UPDATE, which only clients send")
@@ -585,7 +493,7 @@ class Connection(ABC):
         """Forget a stream that is over, and give back what the owner has not acknowledged."""
         del self.streams[stream.stream_id]
         if stream.held:
-            self._give_back(stream.held)
+            self._out += self.flow_control.give_back(stream.held)
 
     def _close_with_reset(self, stream_id: int, code: int) -> None:
         self._out.append(reset_frame(stream_id, code))
@@ -628,15 +536,8 @@ class Connection(ABC):
         stream = self.streams.get(stream_id)
         if stream is None or stream.is_ended:
             return len(data)
-        size = len(data)
-        window = min(stream.send_window, self.send_window)
-        if size > window:
-            if stream.send_window <= self.send_window:
-                stream.is_blocked = True
-            else:
-                self._is_blocked = True
-            size = max(window, 0)
-            end_stream = False
+        size = self.flow_control.allow(stream, len(data))
+        end_stream = end_stream and size == len(data)
         if size or end_stream:
             self._write_data(stream, data, size, end_stream)
         return size
@@ -644,7 +545,7 @@ class Connection(ABC):
     def _send_whole(self, stream: StreamState, pieces: Sequence[HeaderList | bytes]) -> bool:
         """Send a whole message, unless the windows do not allow its body now; return whether it was sent."""
         size = sum([len(piece) for piece in pieces if isinstance(piece, bytes)])
-        if size > min(stream.send_window, self.send_window):
+        if size > self.flow_control.available(stream):
             return False
         last = len(pieces) - 1
         for number, piece in enumerate(pieces):
@@ -656,8 +557,7 @@ class Connection(ABC):
 
     def _write_data(self, stream: StreamState, data: bytes, size: int, end_stream: bool) -> None:
         out, stream_id, most = self._out, stream.stream_id, self.settings.max_frame_size
-        stream.send_window -= size
-        self.send_window -= size
+        self.flow_control.send(stream, size)
         self._guard.useful += 1
         if size <= MAX_JOINED_DATA:
             piece = data if size == len(data) else data[:size]

@@ -1,4 +1,4 @@
-"""Errors of HTTP/2: what ends a connection, what ends a stream, and what a header block may not contain."""
+"""Errors of HTTP/2: what ends a connection, what ends a stream, and what a field block may not contain."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ class MalformedMessage(Exception):
 
 
 class HPACKError(Exception):
-    """A header block that cannot be decoded (RFC 7541): a connection error of type COMPRESSION_ERROR."""
+    """A field block that cannot be decoded (RFC 7541): a connection error of type COMPRESSION_ERROR."""

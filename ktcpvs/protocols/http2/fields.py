@@ -66,7 +66,7 @@ _match_path = re.compile(rb"/(?:%b)?|\*" % TARGET).fullmatch
 
 
 def make_field(name: bytes, value: bytes) -> Field:
-    """Check one field. A malformed one is returned as such, since the header block that it is in must be read on."""
+    """Check one field. A malformed one is returned as such, since the field block that it is in must be read on."""
     size = len(name) + len(value) + ENTRY_OVERHEAD
     kind = _KINDS.get(name, ORDINARY)
     why = _why_malformed(kind, name, value)

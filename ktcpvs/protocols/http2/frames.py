@@ -43,7 +43,7 @@ def data_header(length: int, stream_id: int, end_stream: bool) -> bytes:
 
 
 def header_frames(block: bytes, stream_id: int, end_stream: bool, max_size: int) -> bytes:
-    """A header block as HEADERS and as many CONTINUATION frames as it needs. max_size: of a payload, in bytes."""
+    """A field block as HEADERS and as many CONTINUATION frames as it needs. max_size: of a payload, in bytes."""
     flags = END_STREAM if end_stream else 0
     size = len(block)
     if size <= max_size:

@@ -1,4 +1,4 @@
-"""Decodes header blocks (RFC 7541), within limits, and remembers blocks that the dynamic table lets it remember."""
+"""Decodes field blocks (RFC 7541), within limits, and remembers blocks that the dynamic table lets it remember."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Decoder:
         try:
             section, size, is_changed = self._decode(block)
         except IndexError:
-            raise HPACKError("a header block is cut off, or has an index that is in no table") from None
+            raise HPACKError("a field block is cut off, or has an index that is in no table") from None
         if is_changed:
             self._known.clear()
         elif len(block) <= MAX_REMEMBERED_BYTES and size <= MAX_REMEMBERED_LIST and not section.is_too_large:
@@ -174,7 +174,7 @@ def _string(block: bytes, position: int) -> tuple[bytes, int]:
         position += 1
     end = position + length
     if end > len(block):
-        raise HPACKError("a string is longer than the rest of its header block")
+        raise HPACKError("a string is longer than the rest of its field block")
     text = block[position:end]
     if byte < 0x80:
         return text, end

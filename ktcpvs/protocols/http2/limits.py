@@ -15,7 +15,7 @@ class Limits:
 
     max_concurrent_streams: streams that the peer may have open; one more is refused (REFUSED_STREAM).
     stream_window, connection_window: bytes of DATA that the peer may send before the owner has passed them on, on one
-    stream and in all. max_frame_size: bytes of a frame's payload. max_block_size: bytes of a compressed header block,
+    stream and in all. max_frame_size: bytes of a frame's payload. max_block_size: bytes of a compressed field block,
     over all its frames. max_continuations: CONTINUATION frames of one block. max_list_size: bytes of a header list,
     32 added for each field (RFC 9113, section 6.5.2). max_fields: fields of a header list. max_crumbs: Cookie fields
     of a message. A request that exceeds one of the last three gets 431.

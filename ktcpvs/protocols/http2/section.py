@@ -9,7 +9,7 @@ from ktcpvs.protocols.http2.response import Response
 
 
 class FieldSection:
-    """The fields of one header block.
+    """The fields of one field block.
 
     fields: in their order; none if they are more than the limits allow (`is_too_large`). sensitive: names of the fields
     that must never be put into a table (RFC 7541, section 7.1.3).

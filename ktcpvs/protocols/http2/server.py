@@ -97,7 +97,7 @@ class Server(Connection):
             request.head += RequestWriter(request.request, False).data(data, True)
             request.end_stream = True
             stream.held -= len(data)
-            self._give_back(len(data))
+            self._out += self.flow_control.give_back(len(data))
         else:
             super()._data_received(stream, data, end_stream)
 
@@ -125,7 +125,7 @@ class Server(Connection):
             most = self._limits.max_concurrent_streams
             raise HTTP2StreamError(REFUSED_STREAM, f"more than {most} streams at a time")
         self._guard.useful += 1
-        stream = StreamState(stream_id, self.settings.initial_window, self._stream_window)
+        stream = StreamState(stream_id, self.settings.initial_window, self.flow_control.stream_window)
         self.streams[stream_id] = stream
         self._on_request(stream, section, end_stream)
         if end_stream:

@@ -4,15 +4,16 @@ import random
 
 from zope.interface import implementer
 
-from ktcpvs.interfaces import CONNECTION, Choice, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, Choice, IScheduler, ISchedulerFactory, IUsesOptions
 
 
-@implementer(ISchedulerFactory)
+@implementer(ISchedulerFactory, IUsesOptions)
 class Random:
     """Per connection: any server, the heavier the more often."""
 
     name = "random"
     unit = CONNECTION
+    uses = frozenset((USES_WEIGHT,))  # and neither rules nor a balance scheduler
 
     def bind(self, service, previous):
         return BoundRandom(service.destinations)

@@ -7,19 +7,20 @@ from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from ktcpvs.interfaces import EACH_REQUEST, Choice, IScheduler, ISchedulerFactory
+from ktcpvs.interfaces import EACH_REQUEST, USES_WEIGHT, Choice, IScheduler, ISchedulerFactory, IUsesOptions
 
 ADDRESS = os.environ.get("KTCPVS_REDIS", "127.0.0.1:6379")
 HEADER = b"x-tenant"
 TIMEOUT = 5  # seconds after which an unresponsive Redis is connected again
 
 
-@implementer(IPlugin, ISchedulerFactory)
+@implementer(IPlugin, ISchedulerFactory, IUsesOptions)
 class Redis:
     """Per request: the server that Redis has for the header X-Tenant; without one, by weight."""
 
     name = "redis"
     unit = EACH_REQUEST
+    uses = frozenset((USES_WEIGHT,))
 
     def __init__(self):
         self._redis = None  # one connection for all services, opened when the first of them is bound

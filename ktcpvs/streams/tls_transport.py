@@ -1,30 +1,20 @@
-"""TLS over any stream: the handshake, and the transport that encrypts what its stream writes and decrypts what comes.
-
-All TLS connections of one reactor use one pair of memory BIOs in turn: OpenSSL takes whatever is in the incoming one
-before it asks for more, and what it has written is sent at once. So a connection has no buffers but those of OpenSSL
-itself, which frees them while the connection is idle.
-"""
+"""The transport of TLS over any stream: it encrypts what its stream writes and decrypts what comes."""
 
 from __future__ import annotations
 
-import functools
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from attrs import evolve
 from twisted.logger import Logger
 
-from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress, TLSFacts
+from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.tls_operations import MAX_RECORD_SIZE, close_notify, decrypt, encrypt, shake_hands
+from ktcpvs.streams.tls_buffers import TLSBuffers, failure_reason
+from ktcpvs.streams.tls_operations import MAX_RECORD_SIZE, close_notify, decrypt, encrypt
 from ktcpvs.streams.transport import StreamTransport, nothing
 
 _log = Logger(namespace="ktcpvs")
-
-TLS_1_3 = "TLSv1.3"
-"""Its name in `TLSFacts.version`."""
 
 NO_CLOSE_NOTIFY = "the peer has ended the connection without close_notify"
 """Why TLS has broken a connection that may have been cut off by anybody on the way."""
@@ -34,192 +24,6 @@ MAX_CIPHERTEXT_SIZE = MAX_RECORD_SIZE + 2048 + 5
 
 MAX_WRITE_SIZE = 64 << 10
 """Bytes that are encrypted before they are given to the transport below, so that the shared BIO stays small."""
-
-MAX_KNOWN_FACTS = 256
-"""The most facts that are kept for connections that differ in nothing."""
-
-_ALERT = "_ALERT_"
-
-
-class TLSBuffers:
-    """The memory BIOs that all TLS connections of one reactor use in turn, never from two threads.
-
-    Both are empty between two operations. call_soon: calls its argument in the reactor's next turn.
-    """
-
-    __slots__ = ("__weakref__", "call_soon", "incoming", "outgoing")
-
-    def __init__(self, call_soon: Callable[[Callable[[], object]], object]) -> None:
-        self.incoming = ssl.MemoryBIO()
-        self.outgoing = ssl.MemoryBIO()
-        self.call_soon = call_soon
-
-
-_buffers: WeakKeyDictionary[Any, TLSBuffers] = WeakKeyDictionary()
-
-
-def buffers_of(reactor: Any) -> TLSBuffers:
-    """The buffers of this reactor, for which it needs an IReactorTime or a uvloop (`reactor.uv`)."""
-    found = _buffers.get(reactor)
-    if found is None:
-        loop = getattr(reactor, "uv", None)
-        # A lambda that holds the reactor would keep it in the dictionary for ever.
-        soon = loop.call_soon if loop is not None else _Soon(reactor)
-        found = _buffers[reactor] = TLSBuffers(soon)
-    return found
-
-
-class _Soon:
-    """Calls a function in the next turn of a reactor of Twisted's."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._later = reactor.callLater
-
-    def __call__(self, call: Callable[[], object]) -> None:
-        self._later(0, call)
-
-
-class HandshakeFailed(Exception):
-    """The peers do not agree. str(): why, in words that are the same for all peers that fail in the same way.
-
-    alert: the bytes that tell the peer; they have not been sent. is_untrusted: the peer's certificate was not accepted.
-    """
-
-    def __init__(self, reason: str, alert: bytes = b"", is_untrusted: bool = False) -> None:
-        super().__init__(reason)
-        self.alert = alert
-        self.is_untrusted = is_untrusted
-
-
-def failure_reason(error: ssl.SSLError) -> str:
-    """Explain an error of OpenSSL's: `certificate has expired`, `the peer sent an alert: unknown ca`."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        message = str(error.verify_message).rstrip(".")
-        return message if message[1:2].isupper() else message[:1].lower() + message[1:]  # not of `IP address mismatch`
-    reason = error.reason or str(error)
-    _, is_alert, alert = reason.partition(_ALERT)
-    words = (alert if is_alert else reason).replace("_", " ").lower()
-    return f"the peer sent an alert: {words}" if is_alert else words
-
-
-class Handshake:
-    """The handshake of one connection over the stream `below`, whose callbacks belong to whoever feeds it.
-
-    session_kept: called once with the session, which another connection to this server may begin with.
-    """
-
-    __slots__ = ("_below", "_buffers", "_name", "_output", "_server_side", "_ssl", "session_kept")
-
-    def __init__(
-        self,
-        below: Stream,
-        buffers: TLSBuffers,
-        context: ssl.SSLContext,
-        *,
-        server_side: bool,
-        server_name: str | None = None,
-        session: ssl.SSLSession | None = None,
-        session_kept: Callable[[ssl.SSLSession], object] = nothing,
-    ) -> None:
-        """server_name: that the client has sent, on the server's side; else the one to send and to verify. session: to
-        resume, of the same context; for clients. Raises ValueError for a name that cannot be one."""
-        self._below = below
-        self._buffers = buffers
-        self._name = server_name
-        self._output = b""  # records that go with the first ones of the connection
-        self._server_side = server_side
-        self.session_kept = session_kept
-        # The wrapper `ssl.SSLObject` would cost memory and, for each operation, time. It checks that a name is given
-        # where one is to be verified.
-        if not server_side and not server_name and context.check_hostname:
-            raise ValueError("the context verifies a name, and none is given")
-        raw: Any = context
-        name = None if server_side else server_name
-        self._ssl = raw._wrap_bio(buffers.incoming, buffers.outgoing, server_side, name, session=session)
-
-    def feed(self, data: bytes) -> bytes | None:
-        """Take what the peer has sent, b"" to begin. Returns None while the handshake goes on, and what came behind it,
-        still encrypted, when it is complete. Raises HandshakeFailed."""
-        buffers = self._buffers
-        try:
-            is_complete = shake_hands(self._ssl, buffers.incoming, data)
-        except ssl.SSLError as error:
-            buffers.incoming.read()
-            is_untrusted = isinstance(error, ssl.SSLCertVerificationError)
-            raise HandshakeFailed(failure_reason(error), buffers.outgoing.read(), is_untrusted) from None
-        except BaseException:
-            buffers.incoming.read()
-            buffers.outgoing.read()
-            raise
-        rest = buffers.incoming.read()
-        output = buffers.outgoing.read()
-        if is_complete and rest and self._server_side and self._ssl.version() == TLS_1_3:
-            self._output = output  # tickets: the response to what has come brings them, in the same packet
-        elif output:
-            self._below.write(output)
-        return rest if is_complete else None
-
-    def facts(self) -> TLSFacts:
-        """The results of a complete handshake."""
-        session = self._ssl
-        facts = _shared_facts(
-            session.version(),
-            self._name,
-            session.selected_alpn_protocol(),
-            session.cipher()[0],
-            session.session_reused,
-        )
-        # On a client's side nobody asks, and each connection would keep it.
-        certificate = session.getpeercert(True) if self._server_side else None
-        if certificate is None:
-            return facts
-        subject = distinguished_name(session.getpeercert().get("subject", ()))
-        return evolve(facts, certificate=certificate, certificate_subject=subject)
-
-    def open(self, stream: Stream, rest: bytes) -> TLSTransport:
-        """Let `stream` speak over the connection. rest: what `feed` has returned; it is delivered in the next turn.
-        `stream.made` has been called when this returns the stream's transport."""
-        stream.tls = self.facts()
-        transport = TLSTransport(self._below, self._buffers, self._ssl, self.session_kept, self._output)
-        transport.begin(stream, rest)
-        return transport
-
-
-@functools.lru_cache(MAX_KNOWN_FACTS)
-def _shared_facts(version: str, sni: str | None, alpn: str | None, cipher: str, is_resumed: bool) -> TLSFacts:
-    return TLSFacts(version, sni, alpn, cipher, is_resumed)
-
-
-def distinguished_name(subject: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """A subject, as `ssl` has it, in the form of RFC 4514: `CN=alice,O=Example`."""
-    words = [
-        "+".join(f"{_SHORT.get(kind, kind)}={_escaped(value)}" for kind, value in names) for names in reversed(subject)
-    ]
-    return ",".join(words)
-
-
-_SHORT = {
-    "commonName": "CN",
-    "countryName": "C",
-    "domainComponent": "DC",
-    "localityName": "L",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "stateOrProvinceName": "ST",
-    "streetAddress": "STREET",
-    "userId": "UID",
-}
-"""The names of RFC 4514, section 3."""
-
-
-def _escaped(value: str) -> str:
-    escaped = "".join(
-        f"\\{c}" if c in '"+,;<>\\' else c if c.isprintable() else "".join(f"\\{b:02X}" for b in c.encode())
-        for c in value
-    )
-    if escaped[:1] in (" ", "#"):
-        escaped = "\\" + escaped
-    return escaped[:-1] + "\\ " if escaped.endswith(" ") and len(value) > 1 else escaped
 
 
 class _Held:
