@@ -354,8 +354,9 @@ class Worker:
         headers: Sequence[tuple[str, str]],
         client: str,
         port: int | None = None,
+        body: bytes = b"",
     ) -> Awaitable[Any]:
-        return Explainer(self.director).explain(ident, method, target, headers, client, port)
+        return Explainer(self.director).explain(ident, method, target, headers, client, port, body)
 
     def trace(self, query: TraceQuery) -> TraceSession:
         return LiveTracing(self.director).trace(query)
