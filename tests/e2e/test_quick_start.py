@@ -78,7 +78,7 @@ def test_it_has_five_lines() -> None:
 
 def test_the_quick_start(tmp_path: Path) -> None:
     said = play(tmp_path, quick_start().text.splitlines()[1:], 150, "--workers 0")
-    assert said == "hello from ktcpvs"
+    assert said == "hello from ktcpvs\n"
 
 
 @pytest.mark.slow
