@@ -126,10 +126,11 @@ def test_a_real_switch_serves_with_it(ktcpvs_switch):
 _README = """\
 # ktcpvs-@NAME@
 
-The scheduler `@NAME@` for [ktcpvs](https://pypi.org/project/ktcpvs/). `@MODULE@/__init__.py` is all of it.
+The scheduler `@NAME@` for ktcpvs. `@MODULE@/__init__.py` is all of it.
 
 Install it into the environment of ktcpvs, test it, and give it to a service. A daemon that runs finds it by itself, but
-after `pip install -e` it must be started again.
+after `pip install -e` it must be started again. In another environment install ktcpvs first, from its repository: there
+is no release yet that pip could find.
 
     pip install '.[test]'
     python -m pytest

@@ -59,7 +59,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
             await director.run_tests(service, table.settings)
             warnings += _check_response_files(service)
             warnings += await _check_tls(director, service, prepared.factory.unit)
-        return [*director.warnings(edit, table), *warnings]
+        return [*director.warnings(edit, Table(), table), *warnings]
 
     def begin() -> None:
         Deferred.fromCoroutine(check()).addBoth(results.append).addBoth(lambda _: reactor.stop())

@@ -223,7 +223,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         control.open()
         status.open()
         load_table(director, saved, options)
-        log_warnings(log, director.warnings(edits.StartService(), director.table))
+        log_warnings(log, director.warnings(edits.StartService(), director.table, director.table))
     if options.state is not None and saved is None:
         result_of(Deferred.fromCoroutine(state.save(director.table)))
 

@@ -149,6 +149,38 @@ def test_the_unit_confines_the_daemon_as_the_example_does() -> None:
     assert len(confinement(packaged)) > 20
 
 
+def test_the_version_names_the_commit(package: Path) -> None:
+    """Whatever letters of a version of a beta the commit has in it."""
+    version = field(package, "Version")
+    for text, expected in (
+        ("1.2", "1.2"),
+        ("1.2rc1", "1.2~rc1"),
+        ("0.1.dev1341+gedbdc04b1", "0.1~dev1341+gedbdc04b1"),
+        ("1.2b1.dev3+g1a2b3c4.d20261127", "1.2~b1~dev3+g1a2b3c4.d20261127"),
+        (version.replace("~dev", ".dev").replace("~", ""), version),
+    ):
+        done = subprocess.run([ROOT / "docs/tools/debian_version", text], capture_output=True, text=True, check=True)
+        assert done.stdout == f"{expected}\n"
+
+
+def test_every_document_that_a_document_links_to_is_in_the_package(package: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "-x", package, tmp_path], check=True)
+    folder = tmp_path / "usr/share/doc/ktcpvs"
+    links = [
+        (path, target)
+        for path in folder.rglob("*.md")
+        for target in re.findall(
+            r"\]\(([^)#\s]+)[^)]*\)", re.sub("^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
+        )
+        if not target.startswith("https://")
+    ]
+    assert len({path for path, _ in links}) > 20
+    missing = [f"{path.relative_to(folder)}: {target}" for path, target in links if not (path.parent / target).exists()]
+    assert missing == []
+    for name in ("monitoring/alerts.yml", "ktcpvs-random/setup.cfg", "cookbook/canary.conf", "systemd/ktcpvs.socket"):
+        assert (folder / "examples" / name).exists()
+
+
 def test_commands_and_pages_are_where_people_look(machine: Machine, package: Path) -> None:
     version = (
         field(package, "Version").replace("~", ".", 1)

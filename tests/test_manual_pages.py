@@ -76,6 +76,16 @@ def test_text_of_the_document_is_shown_as_it_is(manual: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
+def test_a_table_that_compares_has_a_list_for_each_of_its_columns(manual: Path) -> None:
+    done = subprocess.run(["mandoc", "-T", "ascii", manual / "ktcpvs.8"], capture_output=True, text=True)
+    words = " ".join(re.sub(".\b", "", done.stdout).partition("One source of truth")[2].split())
+    first, second = re.split(r"ktcpvs --config FILE(?: --state STATE)? purpose: ", words)[1:]
+    assert first.startswith("a file that people or tools maintain first start: loads FILE, starts all its services ")
+    assert first.endswith("changes by tcpvsadm: last until the next start or SIGHUP ")
+    assert second.startswith("a switch that is administered with tcpvsadm first start: ")
+
+
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
 def test_a_terminal_of_80_columns_shows_each_line_as_it_is(manual: Path) -> None:
     for page in (manual / "ktcpvs.8", manual / "ktcpvs.conf.5", TCPVSADM):
         done = subprocess.run(["mandoc", "-T", "ascii", page], capture_output=True, text=True)

@@ -122,8 +122,22 @@ def cells(row: str) -> list[str]:
 
 
 def table(rows: list[str]) -> Iterator[str]:
-    """Yield a table as a tagged list: the first column is the tag, the others follow with their headings."""
+    """Yield a table as a tagged list: the first column is the tag, the others follow with their headings.
+
+    A table that compares things, in columns below their names and beside a column without one, has a tag for each of
+    them.
+    """
     headings = cells(rows[0])
+    if not headings[0] and headings[2:]:
+        for heading, *values in zip(*map(cells, (rows[0], *rows[2:])), strict=True):
+            if heading:
+                yield from (".TP", inline(heading))
+                lines = [
+                    f"{inline(cells(row)[0])}: {inline(value)}" for row, value in zip(rows[2:], values, strict=True)
+                ]
+                yield "\n.br\n".join(lines)
+        yield ".PP"
+        return
     for row in rows[2:]:
         first, *others = cells(row)
         yield ".TP"

@@ -223,7 +223,7 @@ EDIT_COMMANDS: tuple[EditCommand, ...] = (
         ),
     ),
     EditCommand(
-        "EditRule", "edit-rule", "edit_rule", "change conditions, name, servers or action of a rule in its place",
+        "EditRule", "edit-rule", "edit_rule", "change a rule in its place; given conditions take the place of all",
         (
             _IDENT,
             _RULE,

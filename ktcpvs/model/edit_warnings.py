@@ -1,25 +1,30 @@
-"""Warnings about what an edit leaves out: the port of a server, and services that stay stopped."""
+"""Warnings about what an edit leaves out: the port of a server, conditions of a rule, services that stay stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ktcpvs.errors import shorten
 from ktcpvs.model.address import Inet
-from ktcpvs.model.edits import START_NEW, AddServer, Edit, Load
+from ktcpvs.model.conditions import conditions_of
+from ktcpvs.model.edits import START_NEW, AddServer, Edit, EditRule, Load
+from ktcpvs.model.rule_list import find_rule
 from ktcpvs.model.table import Table
 
 MAX_NAMES = 10
 """The most services that a warning names."""
 
 
-def warnings_about_edit(edit: Edit, table: Table) -> Iterator[str]:
-    """Yield the warnings about an edit alone. table: after it."""
+def warnings_about_edit(edit: Edit, before: Table, table: Table) -> Iterator[str]:
+    """Yield the warnings about an edit alone. before, table: before and after it."""
     if isinstance(edit, AddServer) and isinstance(edit.address, Inet) and edit.address.port is None:
         port = table.service(edit.ident).port
         yield (
             f"service {edit.ident}: server {edit.address} gets port {port}, that of the service, since it names "
             f"none (example with a port: {edit.address}:80)"
         )
+    if isinstance(edit, EditRule) and edit.pattern is not None:
+        yield from _about_conditions(edit.ident, edit.rule, edit.pattern, before)
     if isinstance(edit, Load) and edit.start == START_NEW:
         stopped = [ident for ident in table.services if ident not in table.running]
         if stopped:
@@ -27,3 +32,19 @@ def warnings_about_edit(edit: Edit, table: Table) -> Iterator[str]:
             which = f"{'services' if stopped[1:] else 'service'} {', '.join(stopped[:MAX_NAMES])}{more}"
             verb, start = ("stay", "each is started by") if stopped[1:] else ("stays", "to start it:")
             yield f"{which} {verb} stopped, as before the load; {start} 'tcpvsadm --start -i {stopped[0]}'"
+
+
+def _about_conditions(ident: str, reference: str, text: str, before: Table) -> Iterator[str]:
+    """Yield a warning if new conditions of a rule change some of the old ones and leave out others.
+
+    Where they have nothing in common with the old ones, all were to go.
+    """
+    rule = find_rule(before.service(ident), reference)
+    given = {(one.kind, one.name, one.is_negated) for one in conditions_of(text)}
+    gone = [one for one in rule.conditions if (one.kind, one.name, one.is_negated) not in given]
+    if 0 < len(gone) < len(rule.conditions):
+        lost = shorten(" ".join(map(str, gone)))
+        yield (
+            f"service {ident}: rule '{shorten(rule.label)}' no longer has: {lost}; the conditions that are given take "
+            "the place of all"
+        )

@@ -265,7 +265,7 @@ class Director:
         after = edit.apply(before)
         await self._edit_checks.check_services(before, after, self._is_strict)
         self._edit_checks.check_table(before, after)
-        return after, self.warnings(edit, after)
+        return after, self.warnings(edit, before, after)
 
     async def adopt(self, edit: Adopt) -> None:
         """Put in force what another node of a cluster has changed. To be called within `between_edits`. Raises a
@@ -295,7 +295,9 @@ class Director:
         await self._edit_checks.check_services(self.effective, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
             self._edit_checks.check_table(old, new)  # a local edit meets others only here, where it listens
-        warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, effective) if is_strict else ()
+        warnings: Sequence[str] = ()
+        if is_strict:
+            warnings = self.warnings(edit.edit if isinstance(edit, Local) else edit, self.effective, effective)
         preparation = await self._preparer.prepare(self._table_to_run(effective), is_strict=is_strict)
         try:
             preparation.commands = self._commands_for(edit, old, new, effective)
@@ -339,9 +341,9 @@ class Director:
         adopt = Adopt.between(self.effective, effective)
         return None if adopt is None else self.processes.commands_for(adopt)
 
-    def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
+    def warnings(self, edit: Edit, before: Table, new: Table) -> Sequence[str]:
         """See EditChecks.warnings."""
-        return self._edit_checks.warnings(edit, new)
+        return self._edit_checks.warnings(edit, before, new)
 
     def is_here(self, service: VirtualService) -> bool:
         """Whether a service is for this node."""

@@ -74,13 +74,13 @@ class EditChecks:
         if programs is not None:
             raise BadValue(str(programs))
 
-    def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
-        """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never
-        raises."""
+    def warnings(self, edit: Edit, before: Table, new: Table) -> Sequence[str]:
+        """Return warnings about what `edit` leaves out, and about options in it without effect, a line each. before,
+        new: the table before and after it. Never raises."""
         try:
             alone = warnings_without_cluster(edit, new.services) if self._context.quorum is None else []
             found = warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
-            return [*warnings_about_edit(edit, new), *found, *alone]
+            return [*warnings_about_edit(edit, before, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
         except KeyboardInterrupt:

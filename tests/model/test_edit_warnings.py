@@ -6,16 +6,16 @@ from attrs import evolve
 
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.edit_warnings import MAX_NAMES, warnings_about_edit
-from ktcpvs.model.edits import START_ALL, START_NEW, START_NOTHING, AddServer, Edit, Load, StopService
+from ktcpvs.model.edits import START_ALL, START_NEW, START_NOTHING, AddServer, Edit, EditRule, Load, StopService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
 
 
 def warned(table: Table, *edits: Edit) -> list[str]:
     """Carry the edits out; return the warnings about the last one."""
-    for edit in edits:
+    for edit in edits[:-1]:
         table = edit.apply(table)
-    return list(warnings_about_edit(edits[-1], table))
+    return list(warnings_about_edit(edits[-1], table, edits[-1].apply(table)))
 
 
 def services(*names: str) -> Load:
@@ -30,6 +30,39 @@ def test_a_server_without_a_port_gets_that_of_the_service() -> None:
     ]
     for server in ("10.0.0.1:80", "unix:/run/web.sock", "srv:_http._tcp.api.example"):
         assert warned(table, AddServer("web", parse_address(server))) == []
+
+
+RULES = """
+Virtual shop {
+    listen = 127.0.0.1:8000
+    scheduler = phttp
+    server = 10.0.0.1:80
+    rule = name canary share 5% not path /pay/ header X-A "1" use server 10.0.0.1:80
+    rule = path /a/ use server 10.0.0.1:80
+}
+"""
+
+
+def about_rule(rule: str, conditions: str | None, name: str | None = None) -> list[str]:
+    return warned(Table(), parse(RULES), EditRule("shop", rule, conditions, new_name=name))
+
+
+def test_conditions_that_an_edit_of_others_leaves_out_are_named() -> None:
+    (line,) = about_rule("canary", "share 20%")
+    assert line.startswith("service shop: rule 'canary' no longer has: ")
+    assert line.endswith('not path /pay/ header X-A "1"; the conditions that are given take the place of all')
+    (line,) = about_rule("canary", 'share 20% path /pay/ header X-A "2"')
+    assert " no longer has: not path /pay/; " in line
+    (line,) = about_rule("1", 'share 20% not path /b/ header X-B "1"', "new")
+    assert line.startswith("service shop: rule 'canary' no longer has: header X-A")
+
+
+def test_conditions_that_change_or_are_all_exchanged_have_no_warning() -> None:
+    assert about_rule("canary", 'share 20% not path /pay/ /checkout/ header X-A "2" method GET') == []
+    assert about_rule("canary", "method GET") == []
+    assert about_rule("canary", None, "new") == []
+    assert about_rule("path /a/", "path /b/") == []
+    assert about_rule("path /a/", "^/images/") == []
 
 
 def test_services_that_a_load_leaves_stopped_are_named() -> None:
