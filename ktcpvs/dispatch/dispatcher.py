@@ -214,7 +214,8 @@ class Dispatcher:
         measured of the server. began: the monotonic time of the choice. moved: bytes from the client and to it before.
         connections: how many to this server the request has been sent on.
         """
-        completed, destination, entry = self._service.selector.completed_by(choice), choice.destination, self.entry
+        destination, entry = choice.destination, self.entry
+        completed = self._service.selector.completed_by(choice, self.request)
         if completed is None and not destination.is_measured:
             return
         if not isinstance(entry, MeasuredRequest):
