@@ -5,7 +5,7 @@
  * and the choices are in tuples, which nobody changes meanwhile.
  */
 
-#include "../_slots.h"
+#include "../_configuration.h"
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -508,43 +508,28 @@ static struct PyModuleDef definition = {
     NULL,
 };
 
-static const struct {
-    PyObject **variable;
-    const char *text;
-} names[] = {
-    {&s_active, "active"}, {&s_at, "at"}, {&s_destination, "destination"}, {&s_error_rate, "error_rate"}, {&s_last, "last"},
-    {&s_latency, "latency"}, {&s_measured_errors, "measured_errors"}, {&s_measured_latency, "measured_latency"},
-    {&s_weight, "weight"},
-};
-
 /* Finds where the measurements of a server are. */
 static int
 learn_measurements(void)
 {
+    static const Class all[] = {
+        {"Latency", &latency_layout, latency_names}, {"ErrorRate", &error_rate_layout, error_rate_names}, {NULL, NULL, NULL},
+    };
     PyObject *recent = PyImport_ImportModule("ktcpvs.model.recent");
-    PyObject *classes = recent == NULL ? NULL : PyModule_GetDict(recent);
-    PyTypeObject *latency = classes == NULL ? NULL : class_of(classes, "Latency");
-    PyTypeObject *error_rate = latency == NULL ? NULL : class_of(classes, "ErrorRate");
-    PyObject *seconds = error_rate == NULL ? NULL : PyDict_GetItemString(classes, "DECAY");
-    int result = -1;
-    if (seconds != NULL) {
+    PyObject *known = recent == NULL ? NULL : PyModule_GetDict(recent), *seconds = NULL;
+    if (known != NULL && learn_all(known, all) == 0 && (seconds = value_named(known, "DECAY")) != NULL)
         decay = PyFloat_AsDouble(seconds);
-        if (!PyErr_Occurred() && learn(&latency_layout, latency_names, latency) == 0)
-            result = learn(&error_rate_layout, error_rate_names, error_rate);
-    }
-    else if (!PyErr_Occurred())
-        PyErr_SetString(PyExc_ImportError, "ktcpvs.model.recent has no DECAY");
     Py_XDECREF(recent);
-    return result;
+    return seconds == NULL || PyErr_Occurred() ? -1 : 0;
 }
 
 PyMODINIT_FUNC
 PyInit__compiled(void)
 {
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        *names[i].variable = PyUnicode_InternFromString(names[i].text);
-        if (*names[i].variable == NULL)
-            return NULL;
-    }
-    return learn_measurements() < 0 ? NULL : PyModule_Create(&definition);
+    static const Variable names[] = {
+        {&s_active, "active"}, {&s_at, "at"}, {&s_destination, "destination"}, {&s_error_rate, "error_rate"},
+        {&s_last, "last"}, {&s_latency, "latency"}, {&s_measured_errors, "measured_errors"},
+        {&s_measured_latency, "measured_latency"}, {&s_weight, "weight"}, {NULL, NULL},
+    };
+    return make_names(names) < 0 || learn_measurements() < 0 ? NULL : PyModule_Create(&definition);
 }
