@@ -267,7 +267,7 @@ draw_two(PyObject *module, PyObject *const *args, Py_ssize_t count)
             return NULL;
     }
     PyObject *usable = usable_of(choices, tried);
-    if (usable == NULL || PyTuple_GET_SIZE(usable) <= 2)
+    if (usable == NULL || PyTuple_GET_SIZE(usable) < 2)
         return usable;
     PyObject *two = two_of(usable, random);
     Py_DECREF(usable);
