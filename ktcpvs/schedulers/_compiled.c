@@ -274,16 +274,15 @@ draw_two(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return two;
 }
 
-/* What is measured of a server, a new reference. measured: its attribute. read: the one that begins to measure; what it
- * returns is returned where nothing has been measured. */
-static PyObject *
-measured_of(PyObject *destination, PyObject *measured, PyObject *read)
+/* The latency of a server, a new reference. */
+static inline PyObject *
+latency_of(PyObject *destination)
 {
-    PyObject *value = PyObject_GetAttr(destination, measured);
-    if (value != Py_None)
-        return value;
-    Py_DECREF(value);
-    return PyObject_GetAttr(destination, read);
+    PyObject *measured = PyObject_GetAttr(destination, s_measured_latency);
+    if (measured != Py_None)
+        return measured;
+    Py_DECREF(measured);
+    return PyObject_GetAttr(destination, s_latency); /* which begins to measure */
 }
 
 /* The result of at(now). */
@@ -309,7 +308,7 @@ left_of(PyObject *stamp, PyObject *now)
 static int
 read_latency(PyObject *destination, PyObject *now, double *seconds, double *last)
 {
-    PyObject *measured = measured_of(destination, s_measured_latency, s_latency);
+    PyObject *measured = latency_of(destination);
     if (measured == NULL)
         return -1;
     int result = 0;
@@ -329,11 +328,13 @@ read_latency(PyObject *destination, PyObject *now, double *seconds, double *last
 static int
 read_errors(PyObject *destination, PyObject *now, double *share)
 {
-    PyObject *measured = measured_of(destination, s_measured_errors, s_error_rate);
+    PyObject *measured = PyObject_GetAttr(destination, s_measured_errors);
     if (measured == NULL)
         return -1;
     int result = 0;
-    if (IS_A(measured, error_rate)) {
+    if (measured == Py_None)
+        result = number_of(destination, s_error_rate, share); /* which begins to measure */
+    else if (IS_A(measured, error_rate)) {
         double failures = PyFloat_AsDouble(SLOT(measured, error_rate, Q_FAILURES));
         *share = 0;
         if (failures != 0)
@@ -341,8 +342,6 @@ read_errors(PyObject *destination, PyObject *now, double *share)
                      left_of(SLOT(measured, error_rate, Q_STAMP), now);
         result = PyErr_Occurred() ? -1 : 0;
     }
-    else if (PyFloat_Check(measured))
-        *share = PyFloat_AS_DOUBLE(measured);
     else
         result = value_at(measured, now, share);
     Py_DECREF(measured);
