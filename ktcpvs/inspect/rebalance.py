@@ -13,8 +13,8 @@ from ktcpvs.services.rebalancing import UNLEVELLED
 def check_rebalance(director: Director, ident: str, percent: int) -> None:
     """Check the arguments of `rebalance`. Raises NoSuchService or BadValue."""
     check_percent(percent)
-    service = director.effective.service(ident)
-    if ident not in director.effective.running or not director.is_here(service):
+    service = director.expanded.service(ident)
+    if ident not in director.expanded.running:
         raise BadValue(f"service {ident} does not run here, so no connection can move")
     if service.scheduler_name in UNLEVELLED:
         raise BadValue(
