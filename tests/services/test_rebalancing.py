@@ -244,8 +244,15 @@ def test_a_full_server_takes_no_more_than_its_maxconn(make: Make) -> None:
         ("s", 101, ONE, "101%: expected 1% to 100% of a server's connections"),
         ("x", 20, ONE, "^no service x$"),
         ("s", 20, ("scheduler = fo", f"server = {A}"), "scheduler fo fills one server before the next"),
+        ("s", 20, (*ONE, "balance = first"), "scheduler first fills one server before the next"),
+        (
+            "s",
+            20,
+            (*ONE, "balance = fo", f"rule = path /a balance ovf use server {A}", f"rule = path / use server {A}"),
+            "scheduler fo fills one server before the next",
+        ),
     ],
-    ids=["0%", "101%", "no service", "fo"],
+    ids=["0%", "101%", "no service", "fo", "balance", "balance of rules"],
 )
 def test_refusals(make: Make, ident: str, percent: int, lines: Any, why: str) -> None:
     with pytest.raises(Refusal, match=why):
