@@ -32,6 +32,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.errors import shorten
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.web_client import BytesBody, QuietPool
 
 REQUEST_TIMEOUT = 2.5
@@ -531,4 +532,4 @@ def _why(error: Exception) -> str:
         error = error.reasons[0].value
     if isinstance(error, TimeoutError | CancelledError):
         return f"no response within {REQUEST_TIMEOUT:g} seconds"
-    return str(error).rstrip(".") or type(error).__name__
+    return network_reason(error)

@@ -24,6 +24,7 @@ from ktcpvs.model.health import IDLE, STARTING
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.program import Program
 
 RUNNING, STOPPING = "running", "stopping"
@@ -228,7 +229,7 @@ class _Server:
         if self.state != STARTING:
             return
         if now >= self._deadline:
-            what = self._reason or f"it accepts no connections: {why.getErrorMessage()}"
+            what = self._reason or f"it accepts no connections: {network_reason(why.value)}"
             self._give_up(f"{what}, {self.started.settings.start_timeout} s after the start")
             return
         if not self.is_alive and now >= self._not_before and not self._run():

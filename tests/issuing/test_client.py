@@ -85,22 +85,6 @@ def test_a_directory_that_cannot_be_used_is_named(pebble: Pebble, tmp_path: Path
     assert lost == "acme_ca: /nowhere/ca.pem: No such file or directory"
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        (None, None),
-        ("120", 120),
-        (" 7 ", 7),
-        ("Thu, 01 Jan 1970 00:20:00 GMT", 200),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
-        ("soon", None),
-        ("-5", None),
-    ],
-)
-def test_the_forms_of_retry_after(text: str | None, seconds: float | None) -> None:
-    assert parse_retry_after(text, 1000) == seconds
-
-
 def test_the_identifier_of_a_certificate(tmp_path: Path) -> None:
     """The parts are the key identifier of the CA and the serial number, as DER has them (RFC 9773 section 4.1)."""
     import base64
