@@ -199,7 +199,7 @@ class Etcd:
         self._credentials = credentials = credentials or Credentials()
         self._token: str | None = None
         self.counts = RequestCounts()
-        self._pool = QuietPool(reactor)  # type: ignore[no-untyped-call]
+        self._pool = QuietPool(reactor)
         policy = credentials.policy or BrowserLikePolicyForHTTPS()
         agent = Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
         self._http = treq.client.HTTPClient(agent)

@@ -331,10 +331,10 @@ class Dispatcher:
         if getattr(why.value, "osError", None) in EXHAUSTED:  # an error of this system, not of the server
             lease.end()
             owner.transition(CONNECT_FAILED)
-            reason = f"no connection to a server can be made: {network_reason(why.value)}"
+            reason = f"no connection to a server can be made: {network_reason(why)}"
             owner.fail(503, reason, why=words.NO_DESCRIPTORS)
             return
-        destination, reason = lease.destination, network_reason(why.value)
+        destination, reason = lease.destination, network_reason(why)
         if self._refused is not None:
             self._refused |= {destination}
         lease.end(failed=True)

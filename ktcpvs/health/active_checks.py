@@ -376,8 +376,8 @@ def _in_words(why: Failure, hint: str = "") -> str:
     if why.check(LateError):
         return "check: connecting took too long"
     if why.check(ConnectError):
-        return f"check: {shorten(network_reason(why.value), MAX_REASON)}"
-    return f"check: {shorten(network_reason(why.value), MAX_REASON)}{hint}"
+        return f"check: {shorten(network_reason(why), MAX_REASON)}"
+    return f"check: {shorten(network_reason(why), MAX_REASON)}{hint}"
 
 
 class NoChecks:

@@ -224,5 +224,5 @@ def _no_response(why: Failure) -> Failure:
     value: Any = why.value
     if any(one.check(ConnectionAborted) for one in value.reasons):
         return Failure(NotWell(f"no answer: a head without an end, {MAX_HEAD} bytes of it"))
-    reasons = [network_reason(one.value) for one in value.reasons]
+    reasons = [network_reason(one) for one in value.reasons]
     return Failure(NotWell(f"no answer: {reasons[-1] if reasons else 'the connection was closed'}"))

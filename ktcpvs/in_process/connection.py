@@ -148,7 +148,7 @@ class ProtocolConnection(ClientConnection):
         if CONNECT_FAILED in self.table[self.state]:
             lease = self.dispatcher.lease
             assert lease is not None  # nothing is connected without one
-            self._failures.append(f"{lease.destination.address}: {network_reason(why.value)}")
+            self._failures.append(f"{lease.destination.address}: {network_reason(why)}")
             self.dispatcher.connect_failed(why)
         elif self.dispatcher.lease is not None:  # the attempt was cancelled here
             self.dispatcher.lease.end()

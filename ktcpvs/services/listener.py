@@ -220,7 +220,7 @@ class Listener:
 
     def connectionLost(self, reason: Failure) -> None:
         self._context.log.event(
-            levels.NON_FATAL, "listener of {ident} lost: {why}", ident=self._name, why=network_reason(reason.value)
+            levels.NON_FATAL, "listener of {ident} lost: {why}", ident=self._name, why=network_reason(reason)
         )
         self.is_reading = False
 

@@ -6,19 +6,22 @@ Twisted's own texts say the same twice: "Connection was refused by other side: 1
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from twisted.internet.error import ConnectError, ConnectionLost
+from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 
 
-def network_reason(error: BaseException) -> str:
+def network_reason(why: Failure | BaseException) -> str:
     """Return an error in words, without a period at its end: in those of the operating system if it has given a number,
     else in those of whoever has raised it."""
+    error: Any = why.value if isinstance(why, Failure) else why
     number = getattr(error, "osError", None)
     if isinstance(number, int) and number > 0:  # a name that is not found has a negative one, of the resolver
         return os.strerror(number)
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return str(error.strerror)
     if error.args and (type(error) is ConnectError or isinstance(error, ConnectionLost)):
         own = " ".join(safe_str(one) for one in error.args).strip()
         if own:

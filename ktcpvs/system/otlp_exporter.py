@@ -70,7 +70,7 @@ class _Reader(Protocol):
     """Reads the body of a response, MAX_RESPONSE bytes of it at most. done: fires with it; with b"" if it was cut.
     Cancelling it closes the connection."""
 
-    def __init__(self, abort: Callable[[], object]) -> None:
+    def __init__(self, abort: Callable[[], None]) -> None:
         """abort: closes the connection at once."""
         self._abort = abort
         self._received = b""

@@ -45,18 +45,18 @@ class QuietPool(HTTPConnectionPool):
 
     def __init__(self, reactor: Any) -> None:
         super().__init__(reactor)  # type: ignore[no-untyped-call]
-        self._connections: WeakSet[Any] = WeakSet()
+        self._open: WeakSet[Any] = WeakSet()
 
     def _newConnection(self, key: Any, endpoint: Any) -> Any:
-        connected = super()._newConnection(key, endpoint)  # type: ignore[no-untyped-call]
+        connected = super()._newConnection(key, endpoint)
         return connected.addCallback(self._connected)
 
     def _connected(self, connection: Any) -> Any:
-        self._connections.add(connection)
+        self._open.add(connection)
         return connection
 
     def abort(self) -> None:
         """Close all connections at once. The transport that Twisted gives to the reader of a body can only close them
         once all is sent, which never happens if the server does not read."""
-        for connection in list(self._connections):
+        for connection in list(self._open):
             connection.transport.abortConnection()

@@ -167,7 +167,7 @@ class HandoverTarget:
             )
         if isinstance(why, Refusal):
             raise why
-        raise CannotTakeOver(f"the daemon at {self.where} does not hand over: {network_reason(answer.value)}")
+        raise CannotTakeOver(f"the daemon at {self.where} does not hand over: {network_reason(answer)}")
 
     async def commit(self, reactor: Any, processes: int, pid_file: str) -> None:
         """Tell the old daemon that this one is ready; from then on the old one accepts no clients.

@@ -271,7 +271,7 @@ class Preconnections:
             return
         self._failing.add(destination)
         form = "service {ident}: server {server} not connected ahead of clients: {why}"
-        values = {"ident": self._service.ident, "server": destination.address, "why": network_reason(why.value)}
+        values = {"ident": self._service.ident, "server": destination.address, "why": network_reason(why)}
         self._context.log.event(levels.NON_FATAL, form, **values)
 
     def discard(self, connection: Preconnection) -> None:

@@ -235,7 +235,7 @@ class _SupervisorStarts:
             raise ConnectError(string=answer["why"])
 
     def _lost(self, failure: Failure) -> None:
-        raise ConnectError(string=f"the supervisor does not answer: {network_reason(failure.value)}")
+        raise ConnectError(string=f"the supervisor does not answer: {network_reason(failure)}")
 
     def state(self, address: Address) -> str | None:
         return None  # the supervisor knows

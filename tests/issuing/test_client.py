@@ -12,7 +12,7 @@ from authority import Authority
 from pebble import EAB_KEY, EAB_KID, NameServer, Pebble
 from servers import LOOPBACK, free_port
 
-from ktcpvs.acme.client import CA, Accounts, ACMEClient, parse_retry_after, renewal_identifier
+from ktcpvs.acme.client import CA, Accounts, ACMEClient, renewal_identifier
 from ktcpvs.acme.problems import ACMEProblem
 from ktcpvs.acme.store import CertificateFolder
 
