@@ -540,6 +540,8 @@ def _check_options(command: Command, words: Sequence[str], values: Mapping[str, 
         is_scope = name in SCOPES and (command.name in COMMAND_OF_NAME or command.name == "restore")
         if not is_scope and name not in (*command.required, *command.optional, *GLOBAL):
             hint = "; to list numeric addresses, use -L -n" if (name, values[name]) == ("listen", "n") else ""
+            if name == "verbose":
+                hint = "; it belongs to --schedulers, and the version is --version"
             raise UsageError(f"Illegal '{name}' option with the '{command.name}' command{hint}")
     for name in command.required:
         if name not in values:
