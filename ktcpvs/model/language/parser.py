@@ -99,6 +99,8 @@ def _parse(
                 raise token.error("a second global block")
             settings = _settings(reader)
         elif token.is_word(INCLUDE):
+            if reader.following("=") is None:
+                raise token.error("include: expected '=' behind it (example: include = conf.d/*.conf)")
             raise _cannot_include(token)
         else:
             hint = foreign_words.hint(foreign_words.AT_TOP, token.text) or did_you_mean(token.text, TOP_KEYWORDS)
@@ -263,10 +265,7 @@ def _describe_bare(keyword: Token) -> str:
 
 
 def _cannot_include(keyword: Token) -> BadConfiguration:
-    return keyword.error(
-        "include: expected '=' behind it (example: include = conf.d/*.conf), and only files that ktcpvs and tcpvsadm "
-        "read may include others"
-    )
+    return keyword.error("include: only files that ktcpvs and tcpvsadm read may include others")
 
 
 class _at:
