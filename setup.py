@@ -17,7 +17,7 @@ setup(
             name,
             [f"{name.replace('.', '/')}.c"],
             depends=glob("ktcpvs/**/_*.h", recursive=True),
-            extra_compile_args=["-O2"],
+            extra_compile_args=["-O2", "-Werror=implicit-function-declaration"],
             libraries=["m"],
             optional=True,
         )

@@ -270,6 +270,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         Deferred.fromCoroutine(begin_to_serve()).addErrback(failed)
 
     reactor.callWhenRunning(director.start)
+    reactor.callWhenRunning(director.context.watch_stalls)
     reactor.callWhenRunning(built.tickets.start)
     reactor.callWhenRunning(calm_collector)
     reactor.callWhenRunning(SignalHandlers(director, reload, upgrade, shutdown).install)

@@ -204,6 +204,7 @@ PRIVATE_OF_OTHERS: dict[str, dict[str, str]] = {
         ("_HTTP11ClientFactory", "self._pool._factory", "self._parser._log"), OF_TWISTED
     ),
     "ktcpvs.system.sockets": {"listener._accept": "socket.accept() makes a second object and costs 2 us more"},
+    "ktcpvs.system.stall_watch": {"sys._current_frames": "documented, and the only way to see another thread's stack"},
     "ktcpvs.system.web_client": {"_HTTP11ClientFactory": OF_TWISTED},
     "ktcpvs.simulation.durations": {"others._buckets": SAME_CLASS},
     "ktcpvs.streams.memory": dict.fromkeys(("peer._*", "self.peer._*"), SAME_CLASS),

@@ -32,7 +32,7 @@ from ktcpvs.acme.store import CertificateFolder, account_key, decode_account
 from ktcpvs.errors import BadValue, Busy, NoTLS, Refusal
 from ktcpvs.interfaces import EACH_REQUEST, FIRST_REQUEST
 from ktcpvs.model.acme import AUTO, directory_url, names_of
-from ktcpvs.model.acme_sharing import Leadership, SharedValues
+from ktcpvs.model.acme_sharing import Leadership, SharedValue, SharedValues
 from ktcpvs.model.address import Inet
 from ktcpvs.model.challenges import HTTP_01, KINDS, TLS_ALPN_01, ChallengePublisher
 from ktcpvs.model.settings import Settings
@@ -478,20 +478,30 @@ class CertificateManager:
         """Take what other nodes have stored."""
         if not shared.is_complete:
             return
-        for managed in [one for one in self._managed.values() if one.is_loaded]:
+        for managed in list(self._managed.values()):
             stored = shared.get(_shared_name(managed.record.names))
-            if stored is None or stored.revision == managed.revision:
-                managed.revision = stored.revision if stored is not None else 0
-                if stored is None and managed.record.pem and self._may_order():
+            if stored is None:
+                managed.revision = 0
+                if managed.is_loaded and managed.record.pem and self._may_order():
                     await self._keep(managed, managed.record)  # it had the certificate before it was in the cluster
-                continue
-            managed.revision = stored.revision
-            record = decode(stored.value, managed.record.names)
-            if record is None or record == managed.record:
-                continue
-            is_new = record.pem != managed.record.pem
-            managed.record = record
-            await self._in_thread(self._folder.save, record)
+            elif stored.revision != managed.revision or not managed.is_loaded:
+                await self._take_shared(managed, stored)
+
+    async def _take_shared(self, managed: _Managed, stored: SharedValue) -> None:
+        """Take what another node has stored of a certificate, also in place of what this one cannot read. What cannot
+        be saved is tried again at the next look."""
+        record = decode(stored.value, managed.record.names)
+        if record is not None and not (managed.is_loaded and record == managed.record):
+            try:
+                await self._in_thread(self._folder.save, record)
+            except Refusal as refusal:
+                if managed.logged != str(refusal):
+                    managed.logged = str(refusal)
+                    form = "certificate for {names} of another node: {why}"
+                    self._log.warn(form, names=_listed(record.names), why=refusal)
+                return
+            is_new = not managed.is_loaded or record.pem != managed.record.pem
+            managed.record, managed.is_loaded, managed.logged = record, True, ""
             if is_new and record.pem:
                 self._log.event(
                     ANNOUNCE, "certificate for {names}: another node has obtained it, valid until {until}",
@@ -499,6 +509,7 @@ class CertificateManager:
                 )  # fmt: skip
                 if any(file == managed.file for file, _ in self._director.files):
                     await self._director.files.changed([managed.file])
+        managed.revision = stored.revision
 
     async def _fetch_account(self) -> None:
         """Use the account that nodes share, if there is one; or share that of this node."""

@@ -117,8 +117,11 @@ class CertificateFolder:
         return "" if data is None else data.decode("ascii", "replace")
 
     def save(self, record: Record) -> None:
-        """Keep a record, with its certificate."""
-        if record.pem and record.pem != self.load_pem(record.names):
+        """Keep a record, with its certificate, in place of what is there, even if that cannot be read."""
+        known = ""
+        with contextlib.suppress(CannotSave):
+            known = self.load_pem(record.names)
+        if record.pem and record.pem != known:
             self._write(self._certificate_path(record.key, PEM_FILE), record.pem.encode("ascii"))
         self._write(self._certificate_path(record.key, STATE_FILE), record.encode(with_certificate=False))
         with self._lock:

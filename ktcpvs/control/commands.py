@@ -66,8 +66,8 @@ OF_EDIT: dict[str, type[amp.Command]] = {entry.edit: _amp_command(entry) for ent
 
 
 class Upload(_Command):
-    """One page of a text in UTF-8 for the command that follows: a configuration for Load, or networks for Allow, Deny
-    and DeleteNetwork. first: drop what was uploaded before."""
+    """One page for the command that follows: of a text in UTF-8, a configuration for Load, or networks for Allow, Deny
+    and DeleteNetwork; or of a body for Explain. first: drop what was uploaded before."""
 
     arguments = [(b"page", amp.String()), (b"first", amp.Boolean())]
 
@@ -95,7 +95,8 @@ class Explain(_Command):
     """Explain which server would handle a request, and return the first page, as with Read. No server is contacted.
 
     method, target: of the request; without them, a client that has only connected. headers: its header fields. client:
-    the IP address of the client. port: to which it connects; left out: the first of the service.
+    the IP address of the client. port: to which it connects; left out: the first of the service. has_body: what was
+    uploaded before is the beginning of its body; left out: it has none.
     """
 
     arguments = [
@@ -105,6 +106,7 @@ class Explain(_Command):
         (b"headers", NAMED_VALUES),
         (b"client", amp.Unicode()),
         (b"port", amp.Integer(optional=True)),
+        (b"has_body", amp.Boolean(optional=True)),
     ]
     response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 

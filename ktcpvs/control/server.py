@@ -68,6 +68,7 @@ class Switch(Protocol):
         headers: Sequence[tuple[str, str]],
         client: str,
         port: int | None = None,
+        body: bytes = b"",
     ) -> Awaitable[Any]:
         """Explain which server would handle a request, as plain data. Raises a Refusal."""
 
@@ -251,9 +252,11 @@ class Administrator(GuardedAMP):
         method: str | None = None,
         target: str | None = None,
         port: int | None = None,
+        has_body: bool | None = None,
     ) -> Deferred[dict[str, Any]]:
         fields = [(header["name"], header["value"]) for header in headers]
-        return self.respond(self._explain(ident, method, target, fields, client, port))
+        body = bytes(self.take_upload() or b"") if has_body else b""
+        return self.respond(self._explain(ident, method, target, fields, client, port, body))
 
     async def _explain(self, *request: Any) -> dict[str, Any]:
         return self._first_page(await self._switch.explain(*request))

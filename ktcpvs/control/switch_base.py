@@ -147,14 +147,20 @@ class SwitchBase(ABC):
         headers: Iterable[tuple[str, str]] = (),
         client: str = "127.0.0.1",
         port: int | None = None,
+        body: bytes = b"",
     ) -> dict[str, Any]:
         """Explain which server would handle a request; docs/tcpvsadm.md describes the result. No server is contacted.
 
         headers: (name, value) of header fields; a name may be repeated. client: the client's IP address. port: to which
-        it connects; None: the first port of the service.
+        it connects; None: the first port of the service. body: of the request, at least as much of it as a scheduler
+        reads, and at most 1 MiB.
         """
         fields = [{"name": name, "value": value} for name, value in headers]
         request = {"method": method, "target": target, "headers": fields, "client": client, "port": port}
+        if body:
+            for number, page in enumerate(split_pages(body)):
+                await self.send("Upload", {"page": page, "first": number == 0})
+            request["has_body"] = True
         first = await self.send("Explain", {"ident": ident, **request})
         return dict(await self._read_pages(first))
 

@@ -89,9 +89,10 @@ class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
         headers: Iterable[tuple[str, str]] = (),
         client: str = "127.0.0.1",
         port: int | None = None,
+        body: bytes = b"",
     ) -> results.Explanation:
         """Explain which server would handle a request; none is contacted. Arguments as for `SwitchBase.explain`."""
-        return results.read_explanation(await self.switch.explain(ident, method, target, headers, client, port))
+        return results.read_explanation(await self.switch.explain(ident, method, target, headers, client, port, body))
 
 
 def _blocking(

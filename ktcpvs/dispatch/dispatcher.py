@@ -269,17 +269,24 @@ class Dispatcher:
     # The queue.
 
     def _wait_for_room(self, chosen: Destination) -> None:
-        owner, context = self._owner, self._settings_of
-        owner.transition(SERVERS_FULL)
-        now = context.wheel.now
+        self._owner.transition(SERVERS_FULL)
         if not self._queued_since:
-            self._queued_since = now + 1
+            self._queued_since = self._settings_of.wheel.now + 1
         self.is_waiting = True
         if self.entry is not None:
             self.entry.queued()
         self._service.wait_for_room(self, chosen)
-        left = self._service.settings.queue_timeout + self._queued_since - 1 - now
-        owner.set_timer(max(left, 0), self._queue_timed_out)
+        self._start_queue_timer()
+
+    def _start_queue_timer(self) -> None:
+        left = self._service.settings.queue_timeout + self._queued_since - 1 - self._settings_of.wheel.now
+        self._owner.set_timer(max(left, 0), self._queue_timed_out)
+
+    def rearm(self) -> None:
+        """A timeout has changed while the client waits: for room, it waits by the new one since it came. What a
+        scheduler has been asked before keeps its time."""
+        if self._pending is None:
+            self._start_queue_timer()
 
     def _queue_timed_out(self) -> None:
         reason = f"no server had room within {self._service.settings.queue_timeout} seconds"

@@ -122,7 +122,10 @@ class HTTPClientConnection(ClientConnection):
         return self.state == life.SWITCHED and not is_closing
 
     def rearm(self) -> None:
-        self._check_timeouts()
+        if self.dispatcher.is_waiting:
+            self.dispatcher.rearm()
+        else:
+            self._check_timeouts()
 
     # For the dispatcher.
 

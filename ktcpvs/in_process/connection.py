@@ -89,7 +89,9 @@ class ProtocolConnection(ClientConnection):
         """Do nothing: how the protocol ends its connection is up to the program."""
 
     def rearm(self) -> None:
-        """Do nothing: how long it may be idle is up to the protocol."""
+        """How long it may be idle is up to the protocol; the queue has a timeout."""
+        if self.dispatcher.is_waiting:
+            self.dispatcher.rearm()
 
     def is_client_gone(self) -> bool:
         return False

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import maybeDeferred
 
 from ktcpvs.dispatch.selection import Decision
+from ktcpvs.errors import BadValue
 from ktcpvs.http.exchange import MISDIRECTED
 from ktcpvs.inspect.message_notes import message_notes
 from ktcpvs.inspect.views import Views
@@ -23,7 +24,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import name_to_look_up
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, UP
-from ktcpvs.model.scheduling import Considered, ModifiedChoice, OwnResponse, Request
+from ktcpvs.model.scheduling import MAX_BODY_PREFIX, Considered, ModifiedChoice, OwnResponse, Request
 from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
@@ -67,14 +68,18 @@ class Explainer:
         headers: Sequence[tuple[str, str]],
         client: str,
         port: int | None = None,
+        body: bytes = b"",
     ) -> dict[str, Any]:
         """Explain what service `ident` would do with this request, as plain data for JSON, described in
         docs/tcpvsadm.md.
 
         method, target: None for a client that has only connected. headers: (name, value) of header lines. client: its
-        IP address. port: to which it connects; None: the first of the service. Raises NoSuchService, BadValue for what
+        IP address. port: to which it connects; None: the first of the service. body: of the request, or its beginning;
+        b"": it has none. Raises NoSuchService, BadValue for what
         cannot be a request, or the Refusal of a scheduler.
         """
+        if len(body) > MAX_BODY_PREFIX:
+            raise BadValue(f"body: expected at most {MAX_BODY_PREFIX} bytes, which is the most that a scheduler reads")
         director = self._director
         table, context = director.expanded, director.context
         config = table.service(ident)
@@ -97,7 +102,7 @@ class Explainer:
         try:
             _check_admission(request.client, config, live, notes)
             peer = request.client
-            read_request(request, prepared, context, method, target, headers, notes, port)
+            read_request(request, prepared, context, method, target, headers, notes, port, body)
             notes += _describe_client(request, peer, live)
         except _Denied as why:
             reason = f"{why}: the connection is reset"

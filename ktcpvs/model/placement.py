@@ -167,6 +167,51 @@ def first_conflict(former: Table, table: Table, nodes: KnownNodes) -> Conflict |
     return None
 
 
+@frozen
+class ProgramConflict:
+    """Two services have a server on demand with one address, and start different programs there. service: the later one
+    of the table. program, other_program: their words behind `start`."""
+
+    service: str
+    program: str
+    other: str
+    other_program: str
+    address: Address
+
+    def __str__(self) -> str:
+        return (
+            f"service {self.service}: server {self.address} start {self.program}: service {self.other} starts "
+            f"{self.other_program} at that address: give one of them another address, or both the same program"
+        )
+
+
+def first_program_conflict(former: Table, table: Table, nodes: KnownNodes) -> ProgramConflict | None:
+    """Return the first two services with different programs for one address of one node; None: there are none.
+
+    former: the table before, whose services are not compared with each other again.
+    """
+    changed = {
+        server.address
+        for service in table
+        if (before := former.services.get(service.ident)) is not service
+        and (before is None or before.servers != service.servers or before.on != service.on)
+        for server in service.servers
+        if server.start is not None
+    }
+    if not changed:
+        return None
+    known: dict[Address, list[tuple[str, VirtualService]]] = {address: [] for address in changed}
+    for service in table:
+        for server in service.servers:
+            if server.start is not None and server.address in known:
+                for program, other in known[server.address]:
+                    if program != server.start and _meet((service.on, other.on), nodes) is not None:
+                        return ProgramConflict(service.ident, server.start, other.ident, program, server.address)
+                if server.start not in [program for program, _ in known[server.address]] or service.on is not None:
+                    known[server.address].append((server.start, service))
+    return None
+
+
 def _is_unchanged(service: VirtualService, former: Table) -> bool:
     """Whether a running service has run until now, on the same addresses and for the same nodes."""
     before = former.services.get(service.ident)

@@ -16,6 +16,17 @@ from attrs import define
 MAX_SECONDS = 1e7
 """The longest duration that a line may have: 115 days."""
 
+MAX_NAME_LENGTH = 256
+"""The most characters of a client, of a server and of a service: a replay keeps counts for each of them."""
+
+MAX_CACHED_LINES = 4096
+"""For how many sets of header fields their lines are cached."""
+
+MAX_CACHED_BYTES = 1024
+"""The longest header fields whose lines are cached."""
+
+_UNEXPECTED = "a value is not what the log has there"
+
 
 class BadLine(ValueError):
     """A line that is no line of an access log; the text says why."""
@@ -78,17 +89,23 @@ def _read_combined(line: bytes) -> LoggedRequest:
     if found is None:
         raise BadLine("neither the combined format nor a JSON object")
     client, time, request, status, _, referer, agent = found.groups()
-    lines = _combined_lines(referer or b"-", agent or b"-")
+    if len(client) > MAX_NAME_LENGTH:
+        raise BadLine(_UNEXPECTED)
+    referer, agent = referer or b"-", agent or b"-"
+    is_short = len(referer) + len(agent) <= MAX_CACHED_BYTES
+    lines = _cached_combined_lines(referer, agent) if is_short else _combined_lines(referer, agent)
     words = _REQUEST.fullmatch(_plain(request))
     method, target = (None, None) if words is None else words.groups()
     address = "" if client == b"-" else client.decode("ascii", "replace")
     return LoggedRequest(_clf_time(time), address, method, target, lines, int(status))
 
 
-@lru_cache(maxsize=4096)
 def _combined_lines(referer: bytes, agent: bytes) -> bytes:
     lines = b"" if referer in _NO_VALUE else _header(b"Referer", _plain(referer))
     return lines if agent in _NO_VALUE else lines + _header(b"User-Agent", _plain(agent))
+
+
+_cached_combined_lines = lru_cache(maxsize=MAX_CACHED_LINES)(_combined_lines)
 
 
 def _plain(value: bytes) -> bytes:
@@ -119,61 +136,16 @@ def _clf_time(text: bytes) -> float:
 
 # json
 
-_TEXT = rb'"([^"\\]*)"'
-_SECONDS = rb"([0-9]{1,7}\.[0-9]{6})"
-_USUAL = re.compile(
-    rb'\{"time": TEXT, "service": TEXT, "scheduler": "[^"\\]*", "client": TEXT, "tls": (null|\{[^{}\\]*\}), '
-    rb'"method": TEXT, "target": TEXT, "protocol": "[^"\\]*", "host": (?:null|TEXT), "referer": (?:null|TEXT), '
-    rb'"user_agent": (?:null|TEXT), "status": ([1-9][0-9]{2}), "server": TEXT, "reason": "[^"\\]*", '
-    rb'(?:"why": (?:null|"[^"\\]*"), )?'
-    rb'"connect": SECONDS, "first": [^,]*, "total": SECONDS, "bytes_in": [^"]*"bytes_out": [^"]*"body_out": [^"]*'
-    rb'"retries": [^"]*"reused": [^"]*"ending": "[^"\\]*", "error": null[,}]'.replace(b"TEXT", _TEXT).replace(
-        b"SECONDS", _SECONDS
-    )
-)
-"""The line of a request that a server has responded to, without an escape in it: nearly all lines. Those of
-earlier versions have no "why"."""
+_decode = json.JSONDecoder().raw_decode
+_THOUSANDTHS = {f".{number:03}Z": number / 1000 for number in range(1000)}
 
 
 def _read_json(line: bytes) -> LoggedRequest:
-    found = _USUAL.match(line)
-    return _read_any_json(line) if found is None or not line.endswith(b"}\n") else _read_usual(found)
-
-
-def _read_usual(found: re.Match[bytes]) -> LoggedRequest:
-    time, service, client, tls, method, target, host, referer, agent, status, server, connect, total = found.groups()
-    return LoggedRequest(
-        _iso_time(time.decode("ascii", "replace")),
-        client.decode("ascii", "replace"),
-        method,
-        target,
-        _usual_lines(host, referer, agent),
-        int(status),
-        True,
-        float(total),
-        float(connect),
-        _name(server),
-        None,
-        _name(service),
-        True,
-        tls != b"null",
-    )
-
-
-@lru_cache(maxsize=4096)
-def _usual_lines(host: bytes | None, referer: bytes | None, agent: bytes | None) -> bytes:
-    values = (b"Host", host), (b"Referer", referer), (b"User-Agent", agent)
-    return b"".join([_header(name, value) for name, value in values if value is not None])
-
-
-@lru_cache(maxsize=1024)
-def _name(text: bytes) -> str:
-    return text.decode("ascii", "replace")
-
-
-def _read_any_json(line: bytes) -> LoggedRequest:
     try:
-        fields = json.loads(line.decode("utf-8"))
+        text = line.decode("utf-8")
+        fields, end = _decode(text)
+        if end < len(text) - 1 and text[end:].strip():  # nearly all end with one line feed
+            raise ValueError("more follows")
     except (ValueError, RecursionError):
         raise BadLine("not valid JSON") from None
     try:
@@ -181,19 +153,22 @@ def _read_any_json(line: bytes) -> LoggedRequest:
     except KeyError as missing:
         raise BadLine(f"the key {missing} is missing") from None
     except (TypeError, ValueError, AttributeError, UnicodeError) as error:
-        raise error if isinstance(error, BadLine) else BadLine("a value is not what the log has there") from None
+        raise error if isinstance(error, BadLine) else BadLine(_UNEXPECTED) from None
 
 
 def _of_fields(fields: Any) -> LoggedRequest:
     method, target, client, error = fields["method"], fields["target"], fields["client"], fields["error"]
-    lines = _json_lines(fields["host"], fields["referer"], fields["user_agent"])
-    status, server, service = fields["status"], fields["server"], fields["service"]
-    if (
-        type(service) is not str
-        or not (server is None or type(server) is str)
-        or not (client is None or type(client) is str)
-    ):
-        raise BadLine("a value is not what the log has there")
+    host, referer, agent = fields["host"], fields["referer"], fields["user_agent"]
+    status, total, connect = fields["status"], fields["total"], fields["connect"]
+    if len(host or "") + len(referer or "") + len(agent or "") <= MAX_CACHED_BYTES:
+        lines = _cached_json_lines(host, referer, agent)
+    else:
+        lines = _json_lines(host, referer, agent)
+    if client is not None and (type(client) is not str or len(client) > MAX_NAME_LENGTH):
+        raise BadLine(_UNEXPECTED)
+    service = _name(fields["service"])
+    if service is None:
+        raise BadLine(_UNEXPECTED)
     if status is not None and (type(status) is not int or not 100 <= status <= 999):
         raise BadLine("the status is none")
     return LoggedRequest(
@@ -204,27 +179,39 @@ def _of_fields(fields: Any) -> LoggedRequest:
         lines,
         status or 0,
         True,
-        _seconds(fields["total"]),
-        _seconds(fields["connect"]),
-        server,
-        None if error is None else error.partition(": ")[0],
+        total if type(total) is float and 0 <= total <= MAX_SECONDS else _seconds(total),
+        connect if type(connect) is float and 0 <= connect <= MAX_SECONDS else _seconds(connect),
+        _name(fields["server"]),
+        None if error is None else _name(error.partition(": ")[0]),
         service,
         fields["reason"] is not None,
         fields["tls"] is not None,
     )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
+def _name(value: str | None) -> str | None:
+    """Return the name of a service or the address of a server. Equal ones become one object, of which many requests
+    are held at once."""
+    if value is not None and (type(value) is not str or len(value) > MAX_NAME_LENGTH):
+        raise BadLine(_UNEXPECTED)
+    return value
+
+
 def _json_lines(host: str | None, referer: str | None, agent: str | None) -> bytes:
     values = (b"Host", host), (b"Referer", referer), (b"User-Agent", agent)
     return b"".join([_header(name, value.encode("latin-1")) for name, value in values if value is not None])
 
 
+_cached_json_lines = lru_cache(maxsize=MAX_CACHED_LINES)(_json_lines)
+
+
 def _iso_time(text: str) -> float:
     """As in 2026-11-23T03:31:34.123Z."""
-    if len(text) != 24 or text[19] != "." or text[23] != "Z" or not text[20:23].isdigit():
+    thousandths = _THOUSANDTHS.get(text[19:])
+    if thousandths is None:
         raise BadLine("the time is none (example: 2026-11-23T03:31:34.123Z)")
-    return _iso_second(text[:19]) + int(text[20:23]) / 1000
+    return _iso_second(text[:19]) + thousandths
 
 
 @lru_cache(maxsize=256)

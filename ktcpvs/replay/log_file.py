@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from heapq import heappop, heappush, heappushpop
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
@@ -19,6 +20,12 @@ MAX_LINE_BYTES = 1 << 18
 
 MAX_REORDERED = 10_000
 """The lines that are held to be put into the order in which their requests began: a log is in that of their ends."""
+
+MAX_REORDERED_BYTES = 32 << 20
+"""The most bytes of these lines. Fewer lines are held where they are long."""
+
+BLOCK_BYTES = 1 << 17
+"""The bytes that are unpacked at once."""
 
 PROGRESS_LINES = 10_000
 """The lines between two reports of progress."""
@@ -48,23 +55,9 @@ class LogFile:
     def requests(self) -> Iterator[LoggedRequest]:
         """Yield the requests in the order in which they began. Those of a log whose times are whole seconds are spread
         over their second. Raises Refusal for a file that cannot be read."""
-        held: list[tuple[float, int, LoggedRequest]] = []
+        held: list[tuple[float, int, LoggedRequest, int]] = []
+        held_bytes = 0
         latest = float("-inf")
-        for request in self._in_file():
-            item = (request.began, self.lines, request)
-            if len(held) < MAX_REORDERED:
-                heappush(held, item)
-                continue
-            first = heappushpop(held, item)
-            if first[0] < latest:
-                self.late += 1
-            else:
-                latest = first[0]
-            yield first[2]
-        while held:
-            yield heappop(held)[2]
-
-    def _in_file(self) -> Iterator[LoggedRequest]:
         for line in self._all_lines():
             self.lines += 1
             try:
@@ -75,7 +68,19 @@ class LogFile:
                 continue
             if not request.is_exact:
                 request.began += self._chance.random()
-            yield request
+            size = len(line)
+            heappush(held, (request.began, self.lines, request, size))
+            held_bytes += size
+            while len(held) > MAX_REORDERED or held_bytes > MAX_REORDERED_BYTES:
+                began, _, first, size = heappop(held)
+                held_bytes -= size
+                if began < latest:
+                    self.late += 1
+                else:
+                    latest = began
+                yield first
+        while held:
+            yield heappop(held)[2]
 
     def note_malformed(self, why: str) -> None:
         """Count the last line as malformed."""
@@ -104,7 +109,10 @@ class LogFile:
     def _lines_of(self, raw: Any, size: int) -> Iterator[bytes]:
         """Yield the lines of a file. size: its bytes; 0: unknown."""
         is_compressed = raw.peek(2)[:2] == _GZIP
-        file: Any = gzip.GzipFile(fileobj=raw) if is_compressed else raw
+        file: Any = raw
+        if is_compressed:
+            unpacked: Any = gzip.GzipFile(fileobj=raw)
+            file = io.BufferedReader(unpacked, BLOCK_BYTES)  # readline of GzipFile is not in C
         count, readline = 0, file.readline
         while line := readline(MAX_LINE_BYTES):
             if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):

@@ -37,13 +37,15 @@ class _Server:
     def observe(self, seconds: float | None, status: int) -> None:
         """One more request. status: REFUSED: the server has not taken it."""
         self._count += 1
-        weight = 1 / min(self._count, MEMORY)
-        self.refused += ((status == REFUSED) - self.refused) * weight
-        self.failed += ((status >= FAILED) - self.failed) * weight
+        weight = 1 / self._count if self._count < MEMORY else 1 / MEMORY
+        if self.refused or status == REFUSED:
+            self.refused += ((status == REFUSED) - self.refused) * weight
+        if self.failed or status >= FAILED:
+            self.failed += ((status >= FAILED) - self.failed) * weight
         if status >= FAILED:
             self.status = status
         elif seconds is not None and status != REFUSED:
-            value = log(max(seconds, LEAST))
+            value = log(seconds if seconds > LEAST else LEAST)
             self.pace = value if self.pace is None else self.pace + (value - self.pace) * weight
 
 
@@ -107,4 +109,5 @@ def own_seconds(request: LoggedRequest) -> float | None:
     """Return the time that the server took for a request: without the time until it accepted; None: unknown."""
     if request.total is None:
         return None
-    return max(request.total - (request.connect or 0.0), 0.0)
+    seconds = request.total - (request.connect or 0.0)
+    return seconds if seconds > 0 else 0.0

@@ -32,6 +32,12 @@ DEFAULT_SECONDS = 0.1
 MAX_LOGGED_SERVERS = 10_000
 """The most servers of the log whose requests are counted one by one."""
 
+MAX_BYTES_AT_ONCE = 256 << 20
+"""The most bytes of requests that are in progress at once, in virtual time. A log that tells absurd times has more."""
+
+REQUEST_BYTES = 2048
+"""The bytes that a request in progress takes, besides its target and its header lines."""
+
 _LOGGED_HEADERS = ("host", "referer", "user-agent")
 
 
@@ -59,13 +65,15 @@ class Outcomes:
         """Count a request. seconds: to its end; None: unknown. server: None: no server has responded."""
         self.requests += 1
         self.errors += is_error
-        if server is not None:
-            self.moves.add(client, server)
-        if server is None or (server not in self.counts and len(self.counts) >= MAX_LOGGED_SERVERS):
-            if seconds is not None:
-                self._others.add(seconds)
+        if server is None:
+            self._add_other(seconds)
             return
-        self.counts[server] = self.counts.get(server, 0) + 1
+        self.moves.add(client, server)
+        count = self.counts.get(server, 0)
+        if not count and len(self.counts) >= MAX_LOGGED_SERVERS:
+            self._add_other(seconds)
+            return
+        self.counts[server] = count + 1
         if is_error:
             self.failed(server)
         if seconds is not None:
@@ -73,6 +81,11 @@ class Outcomes:
             if durations is None:
                 durations = self.servers[server] = Durations()
             durations.add(seconds)
+
+    def _add_other(self, seconds: float | None) -> None:
+        """Count the time of a request that no server, or one of too many, has responded to."""
+        if seconds is not None:
+            self._others.add(seconds)
 
     @property
     def durations(self) -> Durations:
@@ -187,7 +200,7 @@ class Replay:
         self._servers = LoggedServers(default_seconds)
         self._happened, self._simulated = Outcomes(), Outcomes()
         self._waits = Durations()
-        self._retries = 0
+        self._retries = self._bytes_at_once = 0
         self._skipped: dict[str, int] = {}
         self._texts: dict[Destination, str] = {}
         self._began: float | None = None
@@ -204,6 +217,12 @@ class Replay:
             time.advance(arrival.at)
             if rules is not None:
                 rules.is_new = True
+            self._bytes_at_once += _size(arrival)
+            if self._bytes_at_once > MAX_BYTES_AT_ONCE:
+                raise Refusal(
+                    f"{self._log.name}: near line {self._log.lines}: requests of more than "
+                    f"{MAX_BYTES_AT_ONCE >> 20} MiB are in progress at once; replay a part of the log"
+                )
             service.begin(arrival)
         ended = time.now
         service.finish()
@@ -283,6 +302,7 @@ class Replay:
         return text
 
     def _ended(self, request: SimulatedRequest) -> None:
+        self._bytes_at_once -= _size(request.arrival)
         server = None if request.server is None else self._text(request.server.destination)
         status = request.status
         is_error = status is None or status == REFUSED or status >= FAILED
@@ -313,6 +333,10 @@ class Replay:
             unseen_rules(config, service.unit, self._headers) if rules else (),
             tuple(service.faults),
         )
+
+
+def _size(arrival: Arrival) -> int:
+    return REQUEST_BYTES + len(arrival.target) + len(arrival.lines)
 
 
 def unseen_rules(config: VirtualService, unit: str, headers: bytes) -> tuple[str, ...]:

@@ -21,10 +21,14 @@ from ktcpvs.runtime.starter import NoStarter, Starter
 from ktcpvs.runtime.tracer import Tracer
 from ktcpvs.system.access_log_files import AccessLogs
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.stall_watch import StallWatch
 from ktcpvs.system.steps import Steps
 from ktcpvs.system.timer_wheel import TimerWheel
 
 KEY_BYTES = 32
+
+MIN_STALL_TIME = 2.0
+"""Seconds for which the wheel must have made no tick, at least, before a stall is logged."""
 
 
 def new_key() -> bytes:
@@ -88,6 +92,7 @@ class Context:
         self.quorum: Quorum | None = None
         self.challenges = NO_CHALLENGES
         self.starter: Starter = NoStarter()
+        self._stall_watch: StallWatch | None = None
         self.wall = wall
         self.monotonic = monotonic
         self.key = self.cookie_secret = key or new_key()
@@ -97,8 +102,24 @@ class Context:
         self.wheel.start()
         self.wheel.repeat(0, self._tick)
 
+    def watch_stalls(self) -> None:
+        """Log where this process is when it has served nobody for half of `worker_timeout`: a supervisor kills a worker
+        soon after. To be called in the reactor's thread, when the process has its privileges."""
+        self._stall_watch = StallWatch(lambda: self.wheel.now, self._stall_time, self._log_stall)
+        self._stall_watch.start()
+
+    def _stall_time(self) -> float:
+        timeout = self.settings.worker_timeout
+        return max(timeout / 2, MIN_STALL_TIME) if timeout else 0.0
+
+    def _log_stall(self, seconds: float, where: str) -> None:
+        form = "this process has served nobody for {seconds:.0f} s: it is at {where}"
+        self.log.warn(form, seconds=seconds, where=where)
+
     def stop(self) -> None:
         """Stop the timers, flush the access logs, and close the relay engines."""
+        if self._stall_watch is not None:
+            self._stall_watch.stop()
         self.wheel.stop()
         self.steps.run("relays", self.relays.close)
         self.steps.run("traces", self.tracer.close)

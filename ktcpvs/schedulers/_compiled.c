@@ -5,7 +5,7 @@
  * and the choices are in tuples, which nobody changes meanwhile.
  */
 
-#include "../_slots.h"
+#include "../_configuration.h"
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

@@ -33,6 +33,9 @@ from ktcpvs.system.pending import cancel_pending
 
 # The request.
 
+_FRAMING = ("content-length", "transfer-encoding")
+"""The header fields that tell of a body."""
+
 
 def parse_client(text: str) -> str:
     """Return a client's IP address in its usual form. Raises BadValue."""
@@ -108,24 +111,29 @@ def read_request(
     headers: Sequence[tuple[str, str]],
     notes: list[str],
     port: int | None = None,
+    body: bytes = b"",
 ) -> None:
     """Fill in the fields of `request` that the scheduler may see. port: to which the client connects; None: the first
-    of the service. Raises BadValue, or BadRequest as for a client."""
+    of the service. body: its beginning; b"": it has none. Raises BadValue, or BadRequest as for a client."""
     name, unit = prepared.config.scheduler_name, prepared.factory.unit
     request.connection = _assume_connection(prepared.config, port, headers)
+    has_request = method is not None or bool(headers) or bool(body)
     if method is None or target is None:
-        head = _head("GET", "/", headers, prepared.config.address)
+        method, target, assumed = "POST" if body else "GET", "/", True
     else:
-        head = _head(method, target, headers, prepared.config.address)
+        assumed = False
+    if body and not any(field.lower() in _FRAMING for field, _ in headers):
+        headers = (*headers, ("Content-Length", str(len(body))))
+    head = _head(method, target, headers, prepared.config.address)
     if unit == CONNECTION:
-        if method is not None or headers:
+        if has_request:
             notes.append(f"scheduler {name} decides per connection: the request is ignored")
         return
     if unit == CLIENT_HELLO:
         request.server_name = _server_name(headers)
         return
-    if method is None:
-        notes.append("no request given: GET / is assumed")
+    if assumed:
+        notes.append(f"no request given: {method} / is assumed")
     settings = prepared.config.settings_from(context.settings)
     read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)
     if read is None:
@@ -135,6 +143,10 @@ def read_request(
         raise BadRequest(400, "the head has a form that HTTP/1.1 forbids")
     seen = read if found is None else http1.Request(found)
     request.method, request.target, request.path, request.lines = seen.method, seen.target, seen.path, seen.lines
+    read_bytes = getattr(prepared.factory, "body_prefix", 0)
+    request.body_prefix = body[:read_bytes]
+    if body and not read_bytes:
+        notes.append(f"scheduler {name} reads no bodies: the body is ignored")
     _identify(request, prepared, notes)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ktcpvs.errors import BadValue, CannotListen, Refusal
 from ktcpvs.model.edit_warnings import warnings_about_edit
 from ktcpvs.model.edits import Edit
-from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, is_here
+from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, first_program_conflict, is_here
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.model.tracing import has_spans
@@ -62,13 +62,17 @@ class EditChecks:
                 await self._binder.run_tests(service, new.settings)
 
     def check_table(self, old: Table, new: Table) -> None:
-        """Raise BadValue if the file of a setting that changes cannot be used on this machine, and CannotListen if two
-        running services would listen on the same address of one node."""
+        """Raise BadValue if the file of a setting that changes cannot be used on this machine or two services start
+        different programs for one server, and CannotListen if two running services would listen on the same address of
+        one node."""
         if new.settings.acme_ca not in ("", old.settings.acme_ca):
             check_authorities(new.settings.acme_ca, "acme_ca")
         conflict = first_conflict(old, new, self._nodes())
         if conflict is not None:
             raise CannotListen(str(conflict))
+        programs = first_program_conflict(old, new, self._nodes())
+        if programs is not None:
+            raise BadValue(str(programs))
 
     def warnings(self, edit: Edit, new: Table) -> Sequence[str]:
         """Return warnings about options in `edit` without effect, a line each. new: the table after it. Never

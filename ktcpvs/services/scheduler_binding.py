@@ -18,7 +18,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
-from ktcpvs.system.plugin_reload import Reloaded, reload_schedulers
+from ktcpvs.system.plugin_reload import Reloaded, packages_of, reload_schedulers
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
 MAX_LOGGED = 100
@@ -61,12 +61,20 @@ class SchedulerBinder:
         found = self._found if self._found is not None else self.find_all()
         return found.known.values()
 
+    def packages_of(self, name: str | None) -> Collection[str]:
+        """Return the packages that `reload` loads again. Raises a Refusal if it would."""
+        return packages_of(self._before_reload(name), name)
+
+    def _before_reload(self, name: str | None) -> Schedulers:
+        found = self._found
+        return found if found is not None and name in found.known else self.find_all()
+
     def reload(self, name: str | None) -> Reloaded:
         """Load a plugin's package again; None: those of all plugins. Raises a Refusal; then nothing has changed.
 
         `undo` of the result makes that undone here too.
         """
-        before = self._found if self._found is not None and name in self._found.known else self.find_all()
+        before = self._before_reload(name)
         reloaded = reload_schedulers(before, name, self._search)
         self._found = reloaded.found
 
@@ -125,6 +133,11 @@ class SchedulerBinder:
         prepared = Prepared(config, service.destinations_for(config), *self.plugins_of(config), key, is_dry_run)
         try:
             yield from service.scheduler.binding(prepared)
+            if not callable(getattr(prepared.scheduler, "choose", None)):
+                raise BadValue(
+                    f"service {config.ident}: scheduler {config.scheduler_name}: its bind returned "
+                    f"{shorten(type(prepared.scheduler).__name__, 40)}, which has no method choose(request)"
+                )
         except (Refusal, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:

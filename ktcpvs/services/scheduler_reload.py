@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from ktcpvs.errors import BadValue
 from ktcpvs.model.edits import ReloadSchedulers
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import VirtualService
@@ -13,6 +14,7 @@ from ktcpvs.services.running_table import RunningTable
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.table_runner import TableRunner
 from ktcpvs.system import log as levels
+from ktcpvs.system.plugin_trial import try_plugins
 
 
 class SchedulerReload:
@@ -32,6 +34,8 @@ class SchedulerReload:
     async def carry_out(self, edit: ReloadSchedulers) -> Sequence[str]:
         """To be called within `between_edits`. Returns warnings, a line each. Raises a Refusal; then nothing has
         changed."""
+        if self._is_strict:
+            await self._try(edit.scheduler)
         reloaded = self._binder.reload(edit.scheduler)
         table = self._running.table
         users = [service for service in table if not reloaded.names.isdisjoint(scheduler_names(service))]
@@ -56,6 +60,15 @@ class SchedulerReload:
         if self._context.quorum is None:
             return ()
         return [f"only this node has loaded {names} again; the other nodes of the cluster have what they had"]
+
+    async def _try(self, name: str | None) -> None:
+        """Raise BadValue for a plugin whose import would hold up this process, or end it."""
+        try:
+            why = await try_plugins(self._context.reactor, self._binder.packages_of(name))
+        except OSError as error:
+            why = f"the plugins cannot be tried in a process of their own: {error.strerror}"
+        if why is not None:
+            raise BadValue(f"{why}; what was loaded before stays in use")
 
 
 def scheduler_names(service: VirtualService) -> set[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import os
 import signal
-import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +24,10 @@ from ktcpvs.model.health import IDLE, STARTING
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
+from ktcpvs.system.files import untrusted_path
 from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.program import Program
+from ktcpvs.system.program_guard import ProgramGuard
 
 RUNNING, STOPPING = "running", "stopping"
 
@@ -61,6 +63,17 @@ class Started(Protocol):
     def changed(self) -> None: ...
 
 
+def unfit_program(path: Path) -> str | None:
+    """Return why the program at `path` must not be started, or cannot be; None: it may be."""
+    try:
+        why = untrusted_path(str(path))
+        if why is None and not (path.is_file() and os.access(path, os.X_OK)):
+            why = f"{path} is not a program that may be executed"
+    except OSError as error:
+        why = f"{path}: {error.strerror}"
+    return why
+
+
 class ServerStarter:
     """Starts and stops servers. Provides Starter."""
 
@@ -68,21 +81,16 @@ class ServerStarter:
         """folder: of the programs."""
         self._context = context
         self._folder = folder
+        self._guard = ProgramGuard()
         self._servers: dict[Address, _Server] = {}
         self._is_stopping = False
         self._is_handed_over = False
 
     def check(self, program: str) -> None:
         """Raise BadValue unless the folder has that program, and nobody else can change it."""
-        for path in (self._folder, self._folder / program):
-            try:
-                found = os.stat(path)
-            except OSError as error:
-                raise BadValue(f"start {program}: {path}: {error.strerror}") from None
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise BadValue(f"start {program}: {path} may be written by other users; chmod go-w {path}")
-        if not stat.S_ISREG(found.st_mode) or not os.access(path, os.X_OK):
-            raise BadValue(f"start {program}: {path} is not a program that may be executed")
+        why = unfit_program(self._folder / program)
+        if why is not None:
+            raise BadValue(f"start {program}: {why}")
 
     def begin(self) -> None:
         """The reactor runs: stop idle servers from now on."""
@@ -94,7 +102,7 @@ class ServerStarter:
         for address, started in found.items():
             known = self._servers.get(address)
             if known is None:
-                self._servers[address] = _Server(self._context, self._folder, address, started)
+                self._servers[address] = _Server(self._context, self._folder, self._guard, address, started)
             else:
                 known.started, known.is_leaving = started, False
         for address, server in self._servers.items():
@@ -127,6 +135,7 @@ class ServerStarter:
 
         def one_has_ended() -> None:
             if not any(server.is_alive for server in left) and not ended.called:
+                self._guard.close()
                 ended.callback(None)
 
         for server in self._servers.values():
@@ -148,7 +157,7 @@ class _Server:
     """One server. state: IDLE, STARTING, RUNNING or STOPPING. is_alive: its program runs here. is_leaving: it is in the
     table no more. when_ended: called when the program has ended."""
 
-    def __init__(self, context: Context, folder: Path, address: Address, started: Started) -> None:
+    def __init__(self, context: Context, folder: Path, guard: ProgramGuard, address: Address, started: Started) -> None:
         self.address = address
         self.started = started
         self.state = IDLE
@@ -157,6 +166,7 @@ class _Server:
         self._context = context
         self._reactor = context.reactor
         self._folder = folder
+        self._guard = guard
         self._program: Program | None = None
         self._waiting: list[Deferred[None]] = []
         self._probing: Deferred[object] | None = None
@@ -240,12 +250,19 @@ class _Server:
     def _run(self) -> bool:
         """Start the program. Return whether that is possible."""
         path = self._folder / self.started.program
+        if (why := unfit_program(path)) is not None:  # someone has changed it since it was named
+            self._reason = f"{path} is not started: {why}"
+            return False
         try:
             self._program = Program(self._reactor, [str(path)], self._environment(), self._log, self._ended)
         except OSError as error:
             self._reason = f"{path} cannot be started: {error.strerror}"
             return False
         self._began, self._is_found = self._reactor.seconds(), False
+        try:
+            self._guard.add(self._program.pid, self._context.settings.stop_timeout)
+        except OSError as error:
+            self._log(f"would outlive a daemon that is killed: {error.strerror}")
         self._log(f"is started: {path}, process {self._program.pid}")
         return True
 
@@ -264,6 +281,9 @@ class _Server:
     def _ended(self, how: str) -> None:
         """The program has ended."""
         was = self.state
+        if self._program is not None:
+            with suppress(OSError):
+                self._guard.remove(self._program.pid)
         self._program = None
         self._cancel()
         now = self._reactor.seconds()

@@ -52,6 +52,9 @@ KEY = b"a key of simulations, so that the hashes of each run are the same"
 MAX_NAMES = 4096
 """For how many server names of TLS the assumed connections are cached."""
 
+MAX_NAMED_BYTES = 1024
+"""The longest header lines for whose server name the assumed connection is cached."""
+
 MAX_FAULTS = 20
 """The most faults of a scheduler that are kept."""
 
@@ -79,7 +82,7 @@ class _Values(dict[str, Any]):
 
 
 class _ServerConnection:
-    """The connection of a request to its server."""
+    """The connection of requests to their server."""
 
     __slots__ = ("destination",)
 
@@ -156,8 +159,9 @@ class SimulatedRequest:
 
     def serve(self, choice: Choice) -> None:
         self._stop_waiting()
-        self.server = _ServerConnection(choice.destination)
-        self._service.stations[choice.destination].take(self)
+        station = self._service.stations[choice.destination]
+        self.server = station.connection
+        station.take(self)
 
     def fail(self, status: int, reason: str, retry_after: int = 0, *, why: str = "") -> None:
         self._stop_waiting()
@@ -171,8 +175,9 @@ class SimulatedRequest:
     # For retries.
 
     def connect(self, destination: Destination) -> None:
-        self.server = _ServerConnection(destination)
-        self._service.stations[destination].take(self)
+        station = self._service.stations[destination]
+        self.server = station.connection
+        station.take(self)
 
     def release_server(self, reset: bool) -> None:
         self.server = None
@@ -236,9 +241,9 @@ Answer = Callable[[SimulatedRequest, Destination], Outcome]
 
 class _Station:
     """One server: it works on up to `capacity` requests at once, and others wait inside of it. peak: the most requests
-    that it had at once. capacity: 0: no limit."""
+    that it had at once. capacity: 0: no limit. connection: what its requests have as `server`."""
 
-    __slots__ = ("_answer", "_busy", "_destination", "_time", "_waiting", "capacity", "peak")
+    __slots__ = ("_answer", "_busy", "_destination", "_time", "_waiting", "capacity", "connection", "peak")
 
     def __init__(self, destination: Destination, time: VirtualTime, answer: Answer, capacity: int) -> None:
         self._destination = destination
@@ -247,6 +252,7 @@ class _Station:
         self._busy = 0
         self._waiting: deque[SimulatedRequest] = deque()
         self.capacity = capacity
+        self.connection = _ServerConnection(destination)
         self.peak = 0
 
     def take(self, request: SimulatedRequest) -> None:
@@ -409,7 +415,8 @@ class SimulatedService:
             if len(self._named) >= MAX_NAMES:
                 self._named.clear()
             known = AssumedConnection(plain.local_address, AssumedTLS(_server_name(Request(lines=arrival.lines))))
-            self._named[arrival.lines] = known
+            if len(arrival.lines) <= MAX_NAMED_BYTES:
+                self._named[arrival.lines] = known
         return known
 
     def run(self, arrivals: Iterable[Arrival]) -> None:

@@ -97,6 +97,40 @@ def untrusted_folder(path: str, owner: int | None = None) -> str | None:
     return None
 
 
+MAX_LINKS = 40
+"""The most symbolic links that are followed in a path, as by Linux."""
+
+
+def untrusted_path(path: str) -> str | None:
+    """Return why users other than root and this user can replace what is at `path`, or change it; None: they cannot.
+
+    All folders on the way are looked at, also those that symbolic links lead through. In a folder with the sticky bit,
+    such as /tmp, others cannot replace what is not theirs. path: absolute. Raises OSError.
+    """
+    allowed = {0, os.geteuid()}
+    place, left, links = "/", path.split("/"), 0
+    while True:
+        status = os.lstat(place)
+        if status.st_uid not in allowed:
+            return f"{place} belongs to user {status.st_uid}; expected root or user {os.geteuid()}"
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            target = os.readlink(place)
+            place, left = "/" if target.startswith("/") else os.path.dirname(place), [*target.split("/"), *left]
+            continue
+        is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_mode & WRITABLE_BY_OTHERS and not (is_sticky and any(left)):
+            return f"{place} may be written by other users; chmod go-w {place}"
+        while left and left[0] in ("", "."):
+            del left[0]
+        if not left:
+            return None
+        part = left.pop(0)
+        place = os.path.dirname(place) if part == ".." else os.path.join(place, part)
+
+
 def untrusted_socket(path: str) -> str | None:
     """Return why a user other than root, this user, and the folder's owner may have created the unix socket at `path`;
     None if that is impossible, or if there is no folder.

@@ -35,16 +35,7 @@ def reload_schedulers(before: Schedulers, name: str | None, search: Callable[[],
     before: the schedulers until now. search: finds all of them. Raises NoSuchScheduler, or BadValue where there is
     nothing to load again, or where a plugin is broken now; then nothing has changed.
     """
-    if name is not None:
-        before.factory(name)
-        if before.origins[name].is_built_in:
-            raise BadValue(
-                f"scheduler {name} is built in: a new one comes with an upgrade of ktcpvs, not with a reload"
-            )
-    chosen = [one for one, origin in before.origins.items() if not origin.is_built_in and name in (None, one)]
-    if not chosen:
-        raise BadValue("there are no scheduler plugins: built-in schedulers come with an upgrade of ktcpvs")
-    roots = {root for one in chosen for root in _roots_of(before, one)}
+    roots = packages_of(before, name)
     names = frozenset(one for one in before.origins if _roots_of(before, one) & roots)
     former, put_instances_back = _take_modules(roots), keep_instances()
 
@@ -57,7 +48,7 @@ def reload_schedulers(before: Schedulers, name: str | None, search: Callable[[],
             if parent in sys.modules:
                 setattr(sys.modules[parent], child, module)
 
-    finder = _SourceFinder(roots)
+    finder = SourceFinder(roots)
     sys.meta_path.insert(0, finder)
     try:
         found = search()
@@ -68,6 +59,20 @@ def reload_schedulers(before: Schedulers, name: str | None, search: Callable[[],
     finally:
         sys.meta_path.remove(finder)
     return Reloaded(found, names, tuple(sorted(roots)), undo)
+
+
+def packages_of(before: Schedulers, name: str | None) -> frozenset[str]:
+    """Return the packages that `reload_schedulers` loads again. Raises what it raises where there are none."""
+    if name is not None:
+        before.factory(name)
+        if before.origins[name].is_built_in:
+            raise BadValue(
+                f"scheduler {name} is built in: a new one comes with an upgrade of ktcpvs, not with a reload"
+            )
+    chosen = [one for one, origin in before.origins.items() if not origin.is_built_in and name in (None, one)]
+    if not chosen:
+        raise BadValue("there are no scheduler plugins: built-in schedulers come with an upgrade of ktcpvs")
+    return frozenset(root for one in chosen for root in _roots_of(before, one))
 
 
 def _check(before: Schedulers, found: Schedulers, names: Collection[str]) -> None:
@@ -122,7 +127,7 @@ class _UncachedLoader(SourceFileLoader):
         return code
 
 
-class _SourceFinder(MetaPathFinder):
+class SourceFinder(MetaPathFinder):
     """Finds the modules of some packages as Python does, and has their sources compiled."""
 
     def __init__(self, roots: Collection[str]) -> None:

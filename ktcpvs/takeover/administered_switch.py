@@ -143,8 +143,9 @@ class AdministeredSwitch:
         headers: Sequence[tuple[str, str]],
         client: str,
         port: int | None = None,
+        body: bytes = b"",
     ) -> Awaitable[Any]:
-        return self._target().explain(ident, method, target, headers, client, port)
+        return self._target().explain(ident, method, target, headers, client, port, body)
 
     def trace(self, query: TraceQuery) -> TraceSession | Deferred[TraceSession]:
         return self._target().trace(query)

@@ -77,9 +77,10 @@ class NewDaemon:
         headers: Sequence[tuple[str, str]],
         client: str,
         port: int | None = None,
+        body: bytes = b"",
     ) -> Any:
         """As Explainer.explain."""
-        return await self._ask(lambda switch: switch.explain(ident, method, target, headers, client, port))
+        return await self._ask(lambda switch: switch.explain(ident, method, target, headers, client, port, body))
 
     def trace(self, query: TraceQuery) -> Deferred[TraceSession]:
         """Begin a live trace in the new daemon."""

@@ -94,6 +94,8 @@ class TCPClientConnection(ClientConnection):
     def rearm(self) -> None:
         if self.state == life.RELAYING:
             self._check_idle()
+        elif self.dispatcher.is_waiting:
+            self.dispatcher.rearm()
 
     # The client.
 

@@ -303,6 +303,7 @@ class Worker:
             files=self.files,
         )
         self._director.start()
+        context.watch_stalls()
         if self._is_handed_over:
             self._director.hand_over({})
 
@@ -354,8 +355,9 @@ class Worker:
         headers: Sequence[tuple[str, str]],
         client: str,
         port: int | None = None,
+        body: bytes = b"",
     ) -> Awaitable[Any]:
-        return Explainer(self.director).explain(ident, method, target, headers, client, port)
+        return Explainer(self.director).explain(ident, method, target, headers, client, port, body)
 
     def trace(self, query: TraceQuery) -> TraceSession:
         return LiveTracing(self.director).trace(query)

@@ -347,6 +347,24 @@ READS: dict[str, tuple[Call, list[bytes]]] = {
             request_box(b"ReadPage", b"2", number=b"1"),
         ],
     ),
+    "Explain, with a body": (
+        lambda switch: switch.explain("web", "POST", "/", body=b"\xff" * 60001),
+        [
+            request_box(b"Upload", page=b"\xff" * 60000, first=b"True"),
+            request_box(b"Upload", b"2", page=b"\xff", first=b"False"),
+            request_box(
+                b"Explain",
+                b"3",
+                ident=b"web",
+                method=b"POST",
+                target=b"/",
+                headers=b"",
+                client=b"127.0.0.1",
+                has_body=b"True",
+            ),
+            request_box(b"ReadPage", b"4", number=b"1"),
+        ],
+    ),
     "CloseConnection": (
         lambda switch: switch.close_connection("2-5f3a9c01"),
         [
@@ -455,6 +473,7 @@ def test_the_client_reads_pages(run_client: RunClient, call: Call, boxes: list[b
         b"Explain": first,
         b"CloseConnection": first,
         b"Rebalance": first,
+        b"Upload": [],
         b"ReadPage": [(b"page", b"1}")],
     }
     assert run_client(call, replies) == (boxes, {"a": 1})
@@ -557,10 +576,12 @@ def test_the_server_answers_an_explanation_in_pages() -> None:
         box((b"_answer", b"1"), (b"page", b'"' + b"x" * 59999), (b"pages", b"2")),
         box((b"_answer", b"2"), (b"page", b"x" * 10001 + b'"')),
     ]
-    asked_for = ("web", "GET", "/", [("Accept", "x"), ("Accept", "y")], "::1", None)
+    asked_for = ("web", "GET", "/", [("Accept", "x"), ("Accept", "y")], "::1", None, b"")
     assert run_server(boxes, []) == ([asked_for], pages)
-    connection = ("web", None, None, [], "127.0.0.1", None)
+    connection = ("web", None, None, [], "127.0.0.1", None, b"")
     assert run_server(READS["Explain, a connection"][1][:1], [])[0] == [connection]
+    body = ("web", "POST", "/", [], "127.0.0.1", None, b"\xff" * 60001)
+    assert run_server(READS["Explain, with a body"][1][:3], [])[0] == [body]
 
 
 def test_the_server_closes_a_connection() -> None:

@@ -12,6 +12,8 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.dispatch.queue import Queue
 from ktcpvs.model.connection import CHOOSING, QUEUED, REFUSING
+from ktcpvs.model.edits import Load
+from ktcpvs.model.language.parser import parse
 from ktcpvs.model.scheduling import Choice, Request
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
@@ -37,6 +39,13 @@ def make() -> Iterator[Make]:
 
 def states(world: World) -> list[str]:
     return sorted(connection.state for connection in world.live.connections)
+
+
+def change_settings(world: World, text: str) -> None:
+    """Change the settings, and nothing else."""
+    found = parse(f"global {{ {text} }}").settings
+    world.director.submit(Load(world.director.table.services, found))
+    world.turns(1)
 
 
 # maxconn.
@@ -192,6 +201,32 @@ def test_a_client_that_waits_too_long_is_refused(make: Make) -> None:
     assert len(world.live.traffic.queue) == 1
     server.says(OK)
     assert one.heard() == OK
+
+
+@pytest.mark.parametrize(("scheduler", "first"), [("phttp", GET), ("wlc", b"")])
+def test_changed_timeouts_leave_a_client_its_time_in_the_queue(make: Make, scheduler: str, first: bytes) -> None:
+    """Any timeout may change, and the time that the client has waited counts."""
+
+    def comes() -> None:
+        client = world.client()
+        if first:
+            client.says(first)
+
+    world = make(scheduler, f"{A} maxconn 1", settings="queue_timeout = 4 response_timeout = 60")
+    comes()
+    world.accepts(A)
+    comes()
+    for response_timeout in (70, 80):
+        world.passes(1)
+        change_settings(world, f"queue_timeout = 4 response_timeout = {response_timeout}")
+    assert len(world.live.traffic.queue) == 1
+    world.passes(3)
+    assert not world.live.traffic.queue
+    comes()
+    world.passes(2)
+    change_settings(world, "queue_timeout = 1 response_timeout = 80")
+    world.passes(1)
+    assert not world.live.traffic.queue
 
 
 def test_a_whole_connection_that_waits_too_long_is_closed(make: Make) -> None:

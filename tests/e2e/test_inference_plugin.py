@@ -130,12 +130,17 @@ def ask(port: int, body: bytes, **headers: str) -> str:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_conversations_keep_their_server_and_events_pass_as_they_come(
-    daemon: Daemon, models: dict[str, ModelServer]
+    daemon: Daemon, models: dict[str, ModelServer], tmp_path: Path
 ) -> None:
     port = started(daemon, models)
     first = [ask(port, body_of(f"question {number}")) for number in range(20)]
     later = [ask(port, body_of(f"question {number}", "well", "and " * 30_000)) for number in range(20)]
     assert first == later
+    printed = tmp_path / "prompt.json"
+    for number in range(4):
+        printed.write_bytes(body_of(f"question {number}", "well", "and " * 30_000))
+        explained = daemon.adm("--explain", "-i", "llm", "POST /v1/chat/completions", "--body", printed).stdout
+        assert f"Answer: {first[number]}\n" in explained
     assert set(first) == set(models)
     assert body_of("question 0", "well", "and " * 30_000) in models[first[0]].bodies, "the whole body has passed"
 

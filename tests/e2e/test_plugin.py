@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -331,6 +333,15 @@ class BoundPlaced:
 '''
 
 
+UNLOADABLE = {
+    "while True: pass": "the plugins are not loaded within 10 s: they are at {file}:{line} in <module>",
+    "import os; os._exit(4)": "loading the plugins ends the process: status 4",
+    "import os; os.kill(os.getpid(), 11)": "loading the plugins ends the process: signal SIGSEGV",
+    "bytes(4 << 30)": "{file}:{line}: MemoryError: : plugins may take 2048 MiB",
+    "raise SystemExit(0)": "{file}:{line}: SystemExit: 0",
+}
+
+
 def install_placed(site: Path) -> Path:
     """Install the scheduler `placed` by an entry point; return its file."""
     info = site / "placed-1.0.dist-info"
@@ -375,8 +386,60 @@ def test_a_scheduler_takes_options_and_is_loaded_again_in_all_workers(
     line = len(VERSIONED.splitlines()) + 2
     assert f"{file}:{line}: ZeroDivisionError: division by zero; what was loaded before stays in use" in refused.stderr
     assert {served(port) for _ in range(8)} == {b"2"}
+    file.write_text(VERSIONED.replace("def choose", "def chooses"))
+    refused = daemon.adm("--reload-schedulers", check=False)
+    assert "service s: scheduler placed: its bind returned BoundPlaced, which has no method choose(request)" in (
+        refused.stderr
+    )
     file.write_text(VERSIONED.replace('"place":', '"position":'))
     refused = daemon.adm("--reload-schedulers", check=False)
     assert "service s: scheduler = placed place 1: this scheduler has no option 'place'" in refused.stderr
     assert {served(port) for _ in range(8)} == {b"2"}
     daemon.wait_until_empty()
+
+
+@pytest.mark.slow
+def test_a_plugin_that_would_hold_up_or_end_the_daemon_is_not_loaded_again(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    file = install_placed(tmp_path)
+    daemon = make_daemon("--workers", "2", python_path=(tmp_path,))
+    daemon.start()
+    one, two, port = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port()
+    daemon.service("s", port, one.address, two.address, scheduler="placed place 2")
+    workers, descriptors = daemon.workers(), os.listdir(f"/proc/{daemon.pid}/fd")
+    line = len(VERSIONED.splitlines()) + 2
+    for broken, why in UNLOADABLE.items():
+        file.write_text(f"{VERSIONED}\n{broken}\n")
+        refused = daemon.adm("--reload-schedulers", check=False)
+        assert why.format(file=file, line=line) in refused.stderr
+        assert "; what was loaded before stays in use" in refused.stderr
+        assert {served(port) for _ in range(8)} == {b"2"}
+    assert daemon.workers() == workers
+    wait_for(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) <= len(descriptors), "the descriptors to be closed")
+    file.write_text(VERSIONED)
+    daemon.adm("--reload-schedulers")
+    assert {served(port) for _ in range(8)} == {b"2"}
+
+
+LOOPING = VERSIONED.replace(
+    "return Choice", "if request.client == '127.0.0.9':\n            while True: pass\n        return Choice"
+)
+
+
+def test_a_scheduler_that_loops_for_ever_is_named_and_its_worker_replaced(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    file = install_placed(tmp_path)
+    file.write_text(LOOPING)
+    daemon = make_daemon("--workers", "2", python_path=(tmp_path,))
+    daemon.start()
+    one, port = serve(speak_first(b"1")), free_port()
+    daemon.service("s", port, one.address, scheduler="placed")
+    daemon.set(worker_timeout=4)
+    line = LOOPING[: LOOPING.index("while True")].count("\n") + 1
+    with socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.9", 0)):
+        daemon.wait_for_log(f" s: it is at {file}:{line} in choose, called by ")
+        daemon.wait_for_log("is killed: it has not responded for 4 s")
+    daemon.wait_until_workers_serve()
+    assert {served(port) for _ in range(8)} == {b"1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from .one_service import ask, row, start, visitor, with_workers
 pytestmark = pytest.mark.e2e
 
 MakeDaemon = Callable[..., Daemon]
+
+KTCPVS = "from ktcpvs.daemon import run; run()"
 
 WEB = f"""#!{sys.executable}
 import http.server, os, signal, sys, time
@@ -195,6 +198,36 @@ def test_it_ends_with_the_daemon(starter: Daemon) -> None:
         os.kill(pid, 0)
 
 
+def test_its_processes_end_when_the_daemon_is_killed(starter: Daemon, folder: Path) -> None:
+    """With those that the program has started, those that ignore SIGTERM, and the process that sees to it."""
+    (folder / "parent").write_text('#!/bin/sh\ntrap "" TERM\n"$(dirname "$0")/web" &\nwait\nsleep 1000\n')
+    (folder / "parent").chmod(0o755)
+    port = start(starter, on_demand("parent"), settings="stop_timeout = 1")
+    before = children(starter.pid)
+    assert get(port)[0] == 200
+    found = {pid for child in children(starter.pid) - before for pid in (child, *children(child))}
+    assert len(found) == 3  # the program, the server that it has started, and the guard
+    starter.signal(signal.SIGKILL)
+    starter.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in found), f"{found} to end")
+
+
+def children(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def test_a_guard_that_was_killed_is_replaced(starter: Daemon) -> None:
+    line = on_demand("web")
+    port, before = start(starter, line), children(starter.pid)
+    pid = int(get(port)[1][0])
+    (guard,) = children(starter.pid) - before - {pid}
+    os.kill(guard, signal.SIGKILL)
+    second = int(get(start(starter, on_demand("web")))[1][0])
+    starter.signal(signal.SIGKILL)
+    starter.wait()
+    wait_for(lambda: not any(Path(f"/proc/{one}/cwd").exists() for one in (pid, second)), "both to end")
+
+
 REFUSED = {
     "none": "No such file",
     "writable": "may be written by other users",
@@ -211,6 +244,32 @@ def test_what_may_not_be_started(starter: Daemon, folder: Path) -> None:
     for program, why in REFUSED.items():
         with pytest.raises(Refusal, match=why):
             start(starter, on_demand(program))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_program_that_another_user_owns_is_not_started(starter: Daemon, folder: Path) -> None:
+    """Nor one in a folder of another user, nor one that was given away since it was named."""
+    port = start(starter, on_demand("web"), "start_timeout = 1")
+    for path in (folder / "web", folder):
+        os.chown(path, 65533, 65533)
+        with pytest.raises(Refusal, match=f"{path} belongs to user 65533; expected root or user 0"):
+            start(starter, on_demand("web"))
+        said = f"is not started: {path} belongs to user 65533"
+        wait_for(lambda said=said: get(port)[0] == 503 and said in starter.log())  # after the pause
+        os.chown(path, 0, 0)
+    (folder / "linked").symlink_to("/etc/alternatives/../../bin/true")
+    start(starter, on_demand("linked"))
+
+
+def test_two_services_name_different_programs_for_one_address(tmp_path: Path) -> None:
+    line = on_demand("web")
+    file = tmp_path / "two.conf"
+    file.write_text(f"Virtual a {{ {line} }}\nVirtual b {{ {line.replace('web', 'silent')} }}\n")
+    found = subprocess.run(
+        [sys.executable, "-c", KTCPVS, "--check", file], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert found.returncode == 1
+    assert f"{file}:2:9: service b: server " in found.stderr
 
 
 def test_a_daemon_without_a_folder_starts_nothing(daemon: Daemon) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -24,10 +25,11 @@ MAX_SENT = 64 << 20
 
 
 class Server:
-    """Responds to each request by its path. sent: bytes."""
+    """Responds to each request by its path. sent: bytes. clients: connections so far. ended: one has ended."""
 
     def __init__(self) -> None:
-        self.sent = 0
+        self.sent = self.clients = 0
+        self.ended = threading.Event()
         self._listener = socket.create_server((LOOPBACK, 0))
         self.url = "http://{}:{}".format(*self._listener.getsockname())
         self._thread = threading.Thread(target=self._run)
@@ -37,20 +39,46 @@ class Server:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.clients += 1
                 with client, suppress(OSError):
-                    self._respond(client, client.recv(65536).split()[1].decode())
+                    while data := client.recv(65536):
+                        if data.startswith(b"\x16"):  # a ClientHello
+                            client.sendall(b"\x16\x03\x03\x40\x00")
+                            self._drip(client)
+                        elif not self._respond(client, data.split()[1].decode()):
+                            break
+                self.ended.set()
 
-    def _respond(self, client: socket.socket, path: str) -> None:
+    def _drip(self, client: socket.socket) -> None:
+        """Send a byte after the other until the client leaves."""
+        client.settimeout(0.02)
+        while True:
+            with suppress(TimeoutError):
+                if not client.recv(1):
+                    return
+            client.send(b"a")
+
+    def _respond(self, client: socket.socket, path: str) -> bool:
+        """Return whether the connection is kept."""
         if path == "/moved":
             client.sendall(b"HTTP/1.1 302 Found\r\nLocation: /whole\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         elif path == "/whole":
             client.sendall(HEAD + b'Content-Length: 8\r\nX-Name: a\r\nConnection: close\r\n\r\n{"a": 1}')
+        elif path == "/kept":
+            client.sendall(HEAD + b"Content-Length: 2\r\n\r\nok")
+            return True
+        elif path == "/silent":
+            client.recv(1)
+        elif path.startswith("/drip"):
+            client.sendall({"/drip-body": HEAD + b"\r\n", "/drip-head": HEAD + b"X-Name: "}.get(path, b"HTTP/1.1 200 "))
+            self._drip(client)
         elif path == "/deep":
             client.sendall(HEAD + b"Connection: close\r\n\r\n" + b"[" * 200_000)
         else:
             client.sendall(HEAD + b"\r\n")
             while self.sent < MAX_SENT:
                 self.sent += client.send(b" " * 65536)
+        return False
 
     def stop(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -87,12 +115,33 @@ def test_a_response_that_does_not_end_is_left(server: Server) -> None:
     assert server.sent < MAX_SENT
 
 
-def test_a_response_that_takes_too_long_is_left(server: Server) -> None:
-    times = iter([0.0, 1.0, 5.0, 11.0])
-    adapter = BoundedAdapter(max_bytes=MAX_SENT, max_time=10.0, now=lambda: next(times))
-    with session(adapter) as one, pytest.raises(requests.RequestException) as error:
-        one.get(f"{server.url}/endless")
-    assert str(error.value) == "the response has not ended within 10 s"
+@pytest.mark.parametrize("path", ["/drip-body", "/drip-head", "/drip-status", "/silent"])
+def test_a_response_that_takes_too_long_is_left(server: Server, path: str) -> None:
+    """Each byte comes in time, the whole does not."""
+    began, descriptors = time.monotonic(), len(os.listdir("/proc/self/fd"))
+    with session(BoundedAdapter(max_time=0.5)) as one, pytest.raises(requests.RequestException) as error:
+        one.get(f"{server.url}{path}", timeout=20)
+    assert str(error.value) == "the response has not ended within 0.5 s"
+    assert time.monotonic() - began < 10
+    server.ended.wait(10)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_connection_of_an_earlier_request_has_a_deadline_too(server: Server) -> None:
+    with session(BoundedAdapter(max_time=0.5)) as one:
+        assert one.get(f"{server.url}/kept").content == b"ok"
+        with pytest.raises(requests.RequestException) as error:
+            one.get(f"{server.url}/drip-head", timeout=20)
+    assert str(error.value) == "the response has not ended within 0.5 s"
+    assert server.clients == 1
+
+
+def test_a_tls_handshake_has_a_deadline_too(server: Server) -> None:
+    found = requests.Session()
+    found.mount("https://", BoundedAdapter(max_time=0.5))
+    with found, pytest.raises(requests.RequestException) as error:
+        found.get(f"{server.url.replace('http', 'https')}/", timeout=20)
+    assert str(error.value) == "the response has not ended within 0.5 s"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from twisted.internet.testing import MemoryReactorClock
 from ktcpvs.acme.access import NO_STATE, IssuedAccess
 from ktcpvs.acme.manager import CertificateManager
 from ktcpvs.acme.problems import ACMEProblem
+from ktcpvs.acme.record import Record
 from ktcpvs.acme.schedule import Window
-from ktcpvs.acme.store import CertificateFolder
+from ktcpvs.acme.store import PEM_FILE, STATE_FILE, CertificateFolder
 from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
-from ktcpvs.model.acme_sharing import Leadership
+from ktcpvs.model.acme_sharing import Leadership, SharedValue, SharedValues
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
@@ -38,7 +39,14 @@ NOW = 1_900_000_000.0
 class Switch:
     """A switch with a folder, whose CA is `ca`. chance: the random number that it gets. lines: its log."""
 
-    def __init__(self, path: Path, ca: ScriptedCA, start: float, leadership: Leadership | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        ca: ScriptedCA,
+        start: float,
+        leadership: Leadership | None = None,
+        shared: SharedValues | None = None,
+    ) -> None:
         self.lines: list[str] = []
         self.ca = ca
         self.chance = 0.0
@@ -56,6 +64,7 @@ class Switch:
             lambda settings: ca,
             lambda: self.chance,
             leadership,
+            shared,
             in_thread=maybeDeferred,
         )
         self.director.issuer = self.manager
@@ -325,6 +334,64 @@ def test_what_cannot_be_read_holds_up_no_other_certificate(switch: Switch, tmp_p
     assert again.said("certificate for a.example: ") == 1
     assert {row["acme"]["state"] for row in again.rows} == {"valid"}
     again.close()
+
+
+class Values:
+    """What another node has stored."""
+
+    is_complete = True
+
+    def __init__(self, *records: Record) -> None:
+        self._values = {
+            f"acme:certificate:{one.key}": SharedValue(one.encode(with_certificate=True), number)
+            for number, one in enumerate(records, 7)
+        }
+
+    def names(self) -> Sequence[str]:
+        return list(self._values)
+
+    def get(self, name: str) -> SharedValue | None:
+        return self._values.get(name)
+
+    async def put(self, name: str, value: bytes, revision: int) -> bool:
+        return False
+
+    async def delete(self, name: str, revision: int) -> bool:
+        return False
+
+    def observe(self, changed: Callable[[], object]) -> None:
+        pass
+
+
+def test_a_node_that_cannot_read_its_file_takes_the_certificate_of_another_one(
+    switch: Switch, ca: ScriptedCA, tmp_path: Path
+) -> None:
+    """Whether the certificate or the state cannot be read. Meanwhile, what cannot be saved holds up no other one."""
+    switch.load("acme a.example", "acme b.example")
+    switch.manager.start()
+    switch.wait()
+    folder = CertificateFolder(str(tmp_path / "state.acme"))
+    records = folder.load(["a.example"]), folder.load(["b.example"])
+    for file in (PEM_FILE, STATE_FILE):
+        (path,) = (found for found in tmp_path.rglob(f"state.acme/*/*/{file}") if "a.example" in str(found))
+        path.unlink()
+        path.mkdir()
+        leader = Leader()
+        leader.is_leader = False
+        other = Switch(tmp_path / "state.acme", ca, time.time(), leader, Values(*records))
+        other.load("acme a.example", "acme b.example")
+        other.manager.start()
+        other.wait()
+        rows = {row["acme"]["names"][0]: row["acme"]["state"] for row in other.rows}
+        assert rows["b.example"] == "valid"
+        assert rows["a.example"] != "valid"  # a folder is in the way
+        path.rmdir()
+        os.mkfifo(path)
+        other.skip(61)
+        assert {row["acme"]["state"] for row in other.rows} == {"valid"}
+        assert other.said("certificate for a.example: another node has obtained it") == 1
+        assert path.is_file()
+        other.close()
 
 
 def test_an_order_goes_on_after_a_restart(switch: Switch, ca: ScriptedCA, tmp_path: Path, now: float) -> None:

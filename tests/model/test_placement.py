@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import given
@@ -16,6 +16,7 @@ from ktcpvs.model.placement import (
     UNKNOWN_NODES,
     KnownNodes,
     first_conflict,
+    first_program_conflict,
     is_here,
     listens_on,
     placed,
@@ -102,6 +103,38 @@ def test_two_services_with_one_address(one: str, two: str, where: str | None) ->
             "nodes (example: listen = 10.0.0.5:80 on NODE)"
         )
     assert (first_conflict(Table(), table_of(TWO.format(two, one)), known) is None) == (where is None)
+
+
+STARTING = "Virtual one {{ server = 10.0.1.1:80 1 start {} {} }} Virtual two {{ server = 10.0.1.1:80 1 start {} {} }}"
+
+
+@pytest.mark.parametrize(
+    ("words", "conflicts"),
+    [
+        (("web", "", "web", ""), False),
+        (("web", "", "mail", ""), True),
+        (("web", "on = a", "mail", ""), True),
+        (("web", "on = a", "mail", "on = b"), False),
+    ],
+)
+def test_one_address_of_a_node_has_one_program(words: Sequence[str], conflicts: bool) -> None:
+    table = parse_services(STARTING.format(*words))
+    why = first_program_conflict(Table(), table, KnownNodes(A))
+    assert (why is not None) == conflicts
+    if why is not None:
+        assert str(why) == (
+            "service two: server 10.0.1.1:80 start mail: service one starts web at that address: give one of them "
+            "another address, or both the same program"
+        )
+    assert first_program_conflict(table, table, KnownNodes(A)) is None
+    moved = parse_services(STARTING.replace(" }} V", " server = 10.0.1.2:80 }} V").format(*words))
+    assert (first_program_conflict(table, moved, KnownNodes(A)) is not None) == conflicts
+
+
+def parse_services(text: str) -> Table:
+    """Without what the parser refuses."""
+    one, two = text.split(" Virtual ")
+    return Table({**parse(one).services, **parse(f"Virtual {two}").services})
 
 
 def test_labels_do_not_conflict_while_the_members_are_not_known() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
 from ktcpvs.protocols.access_log import FORMATS, Record
 from ktcpvs.replay import log_file
+from ktcpvs.replay import replay as replay_module
 from ktcpvs.replay.command import replay
 from ktcpvs.replay.log_file import LogFile
 from ktcpvs.replay.logged_servers import LoggedServers
@@ -246,3 +248,36 @@ def test_the_command_warns_of_names_and_refuses_headers_with_line_ends(tmp_path:
 def test_a_file_that_is_no_log_is_named_as_such_even_with_empty_lines(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="no line is one of an access log; line 1: neither the combined format"):
         replayed(tmp_path, b"\x7fELF\0\n\n \nmore\n")
+
+
+def test_few_long_lines_are_held_for_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "/" + "x" * 1000
+    log = lines(*[record(at, long) for at in (3, 4, 5, 1, 2)])
+    monkeypatch.setattr(log_file, "MAX_REORDERED_BYTES", 2 * len(log) // 5)
+    (tmp_path / "l").write_bytes(log)
+    assert [one.began - 1_800_000_000 for one in LogFile(str(tmp_path / "l")).requests()] == [3, 1, 2, 4, 5]
+
+
+def test_memory_does_not_grow_with_the_lengths_of_lines(tmp_path: Path) -> None:
+    """As much is held of 1,500 lines of 200 KB as of 300."""
+    with (tmp_path / "l").open("wb") as file:
+        for number in range(1500):
+            head = f"Host: a\r\nReferer: {number:090000}\r\nUser-Agent: {number:090000}\r\n".encode()
+            file.write(lines(record(number, f"/{number:020000}", lines=head)))
+    tracemalloc.start()
+    try:
+        table = parse(CONFIGURATION).apply(Table())
+        found = Replay(table, choose_service(table, None, None, None), LogFile(str(tmp_path / "l"))).run()
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.simulated.requests == 1500
+    assert most < 2.5 * log_file.MAX_REORDERED_BYTES
+
+
+def test_a_log_with_absurd_times_ends_the_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_module, "MAX_BYTES_AT_ONCE", 10 * replay_module.REQUEST_BYTES)
+    enough = lines(*[record(number, total=2.0) for number in range(200)])
+    assert replayed(tmp_path, enough).simulated.requests == 200
+    with pytest.raises(Refusal, match=r"web\.log: near line 20: requests of more than 0 MiB are in progress at once"):
+        replayed(tmp_path, lines(*[record(number, total=1e6) for number in range(20)]))

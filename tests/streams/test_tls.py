@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tls_peers import authority, tls_contexts
 from twisted.internet.task import Clock
 
-from ktcpvs.streams import tls, tls_operations
+from ktcpvs.streams import tls_handshake, tls_operations, tls_transport
 from ktcpvs.streams.memory import join_in_memory
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls_buffers import TLSBuffers
@@ -32,7 +32,9 @@ def form_of_operations(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "plain":
             for operation in tls_operations.IN_PYTHON:
-                patch.setattr(tls, operation.__name__, operation)
+                for module in (tls_handshake, tls_transport):
+                    if hasattr(module, operation.__name__):
+                        patch.setattr(module, operation.__name__, operation)
         elif not tls_operations.IS_COMPILED:
             pytest.skip("the extension is not installed")
         yield

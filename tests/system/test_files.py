@@ -16,6 +16,7 @@ from ktcpvs.system.files import (
     read_file,
     replace_file,
     untrusted_folder,
+    untrusted_path,
     untrusted_socket,
 )
 
@@ -154,6 +155,42 @@ def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path) -> None:
     assert untrusted_folder(str(link)) is None
     os.chown(link, OTHER, OTHER, follow_symlinks=False)
     assert untrusted_folder(str(link)) == f"{link} belongs to user {OTHER}"
+
+
+def test_a_path_is_trusted_where_no_other_user_can_change_anything_on_the_way(tmp_path: Path) -> None:
+    folder, file, link = tmp_path / "folder", tmp_path / "folder" / "file", tmp_path / "link"
+    folder.mkdir(mode=0o755)
+    file.write_text("")
+    file.chmod(0o755)
+    link.symlink_to("./folder/../folder/file")
+    assert untrusted_path(str(file)) is None
+    assert untrusted_path(str(link)) is None
+    folder.chmod(0o777)
+    for path in (file, link):
+        assert untrusted_path(str(path)) == f"{folder} may be written by other users; chmod go-w {folder}"
+    folder.chmod(0o1777)  # as /tmp: others cannot replace the file
+    assert untrusted_path(str(link)) is None
+    assert untrusted_path(str(folder)) is not None  # but they can add files
+    file.chmod(0o775)
+    assert untrusted_path(str(link)) == f"{file} may be written by other users; chmod go-w {file}"
+    with pytest.raises(FileNotFoundError):
+        untrusted_path(str(folder / "none"))
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="Too many levels"):
+        untrusted_path(str(folder / "loop"))
+
+
+@as_root
+def test_a_path_through_a_folder_or_a_link_of_another_user_is_not_trusted(tmp_path: Path) -> None:
+    folder, file, link = tmp_path / "folder", tmp_path / "folder" / "file", tmp_path / "link"
+    folder.mkdir(mode=0o755)
+    file.write_text("")
+    link.symlink_to(str(file))
+    for path, owner in ((link, link), (link, folder), (file, folder), (link, file), (file, file)):
+        os.chown(owner, OTHER, OTHER, follow_symlinks=False)
+        assert untrusted_path(str(path)) == f"{owner} belongs to user {OTHER}; expected root or user 0"
+        os.chown(owner, 0, 0, follow_symlinks=False)
+    assert untrusted_path(str(link)) is None
 
 
 def listening(path: Path) -> socket.socket:

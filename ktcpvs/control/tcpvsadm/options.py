@@ -56,7 +56,7 @@ VIEWS = ("stats", "rate", "connections")
 _SERVICE = ("scheduler", "balance", "port", "listen", "redirect", "maxclients")
 _LOAD = ("start", "confirm", "allow-empty")
 _RULE_WORDS = "[CONDITION...] [MODIFIER...] [use ACTION | use SERVERS]"
-_REQUEST = ("header", "from", "port", "wide", "json")
+_REQUEST = ("header", "body", "from", "port", "wide", "json")
 
 
 def _edit_command(
@@ -229,6 +229,7 @@ OPTIONS: dict[str, Option] = {
         Option("wide", None, None, "do not shorten names to the width of the terminal"),
         Option("all-nodes", None, None, "in a cluster: of all nodes together"),
         Option("header", "H", "'NAME: VALUE'", "header field of the request; may be repeated", True),
+        Option("body", None, "FILE", "body of the request, of which 1 MiB is read; -: standard input"),
         Option("config", None, "FILE", "with --replay: a configuration, instead of the daemon's table"),
         Option("seconds", None, "TIME", "time of a request that the log does not tell (default: 0.1)"),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),

@@ -289,10 +289,7 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
     if name == "certificates":
         return await switch.certificates(ident)
     if name == "explain":
-        method, target = given.request() or (None, None)
-        client = given.values.get("from", "127.0.0.1")
-        port = int(given.values["port"]) if "port" in given.values else None
-        return await switch.explain(given.values["ident"], method, target, given.headers, client, port)
+        return await _explain(switch, given)
     if name in ("save", "replay"):
         return await _configured(switch)
     if name == "rebalance":
@@ -311,6 +308,19 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
     if all_nodes:
         return await switch.cluster_stats(ident)
     return await (switch.stats(ident) if "stats" in given.values else switch.table(ident))
+
+
+async def _explain(switch: SwitchBase, given: Invocation) -> Any:
+    """Return the daemon's explanation of the request that the command describes."""
+    method, target = given.request() or (None, None)
+    client = given.values.get("from", "127.0.0.1")
+    port = int(given.values["port"]) if "port" in given.values else None
+    body = b""
+    if "body" in given.values:
+        from ktcpvs.control.tcpvsadm.input_files import read_body
+
+        body = read_body(given.values["body"])
+    return await switch.explain(given.values["ident"], method, target, given.headers, client, port, body)
 
 
 async def _read_connections(switch: SwitchBase, given: Invocation, ident: str | None) -> Any:

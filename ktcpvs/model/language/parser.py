@@ -28,7 +28,7 @@ from ktcpvs.model.modifiers import BALANCE, NONE, WORDS, Modifiers, read_modifie
 from ktcpvs.model.network import Network, Networks, parse_network, parse_networks, read_networks
 from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.options import Option, check_weight
-from ktcpvs.model.placement import KnownNodes, first_conflict
+from ktcpvs.model.placement import KnownNodes, first_conflict, first_program_conflict
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule, check_rule_name
 from ktcpvs.model.rule_servers import is_weight
@@ -86,6 +86,7 @@ def _parse(
 ) -> Load:
     reader = _Reader(found, partial(end_place, text, source))
     services: dict[str, VirtualService] = {}
+    names: dict[str, Token] = {}
     listeners: _Places = {}
     settings: Settings | None = None
     while (token := reader.next_or_none()) is not None:
@@ -94,6 +95,7 @@ def _parse(
             if name.text in services:
                 raise name.error(f"service {shorten(name.text)} appears a second time")
             services[name.text] = _service(reader, name, port_named, listeners)
+            names[name.text] = name
         elif token.is_word("global"):
             if settings is not None:
                 raise token.error("a second global block")
@@ -111,9 +113,18 @@ def _parse(
             f"{source}: the configuration {what}, and would delete all services{_explain_empty(text)}; "
             "to do that, use 'tcpvsadm -f FILE --allow-empty'"
         )
+    _check_programs(services, names)
     if starts_all:
         _check_addresses(services, listeners)
     return Load(services, settings or DEFAULT_SETTINGS)
+
+
+def _check_programs(services: dict[str, VirtualService], names: dict[str, Token]) -> None:
+    """Raise BadConfiguration if two services start different programs for the same server. names: of the services, as
+    the text has them."""
+    conflict = first_program_conflict(Table(), Table(services), KnownNodes(NodeIdentity()))
+    if conflict is not None:
+        raise names[conflict.service].error(str(conflict))
 
 
 def _explain_empty(text: str) -> str:
