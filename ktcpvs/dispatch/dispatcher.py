@@ -23,6 +23,7 @@ from ktcpvs.model.scheduling import NONE, Choice, ModifiedChoice, OwnResponse, R
 from ktcpvs.streams.connector import HTTP2Failed
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.sockets import EXHAUSTED
 
@@ -338,10 +339,10 @@ class Dispatcher:
         if getattr(why.value, "osError", None) in EXHAUSTED:  # an error of this system, not of the server
             lease.end()
             owner.transition(CONNECT_FAILED)
-            reason = f"no connection to a server can be made: {why.getErrorMessage()}"
+            reason = f"no connection to a server can be made: {network_reason(why)}"
             owner.fail(503, reason, why=words.NO_DESCRIPTORS)
             return
-        destination, reason = lease.destination, why.getErrorMessage()
+        destination, reason = lease.destination, network_reason(why)
         if self._refused is not None:
             self._refused |= {destination}
         lease.end(failed=True)
