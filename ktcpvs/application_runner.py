@@ -34,6 +34,7 @@ from ktcpvs.system.log import EventLog
 from ktcpvs.tap import Options, makeService
 
 SYSLOG_PREFIX = "ktcpvs"
+SYSLOG_SOCKET = "/dev/log"
 MAX_STATUS_LENGTH = 4000
 """The most bytes of the line that a daemon in the background sends to the process that has started it."""
 
@@ -212,6 +213,8 @@ class _Runner(UnixApplicationRunner):
         pid, _, status = data.partition(b"\n")
         if status == b"0":
             log = self.config["logfile"] or "syslog"
+            if not self.config["logfile"] and not os.path.exists(SYSLOG_SOCKET):
+                log += f", but nothing listens at {SYSLOG_SOCKET}: use --logfile FILE"
             line = f"ktcpvs serves in the background, process {pid.decode('ascii')}; its log is {log}\n"
             with contextlib.suppress(OSError):  # nobody has to read it
                 os.write(1, line.encode("utf-8", "backslashreplace"))

@@ -1,7 +1,7 @@
 """Play a cluster of three switches with three members of etcd on loopback: `make demo-cluster`.
 
 It edits on one switch and shows the others, ends members of etcd and a switch by force, and checks each step. Takes
-less than 40 seconds, and exits with 0 or 1.
+half a minute on an idle machine, and exits with 0 or 1.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 instructions.py TREE --balance wlc,maglev [--only A,X]: in one checkout, with these schedulers among three servers.
 
+instructions.py TREE --learning: in one checkout, what ILearns costs a plugin, and a balance scheduler within a rule.
+
 The processor's time of the same work scatters by a tenth and more on a shared machine. The number of instructions in
 user space does not: valgrind counts them. What the kernel does is not among them; `strace -c` counts its calls.
 Both checkouts need their own environment (`make compiled`), and valgrind, nginx and openssl must be installed.
@@ -25,8 +27,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 LOOPBACK, NAME = "127.0.0.1", "site.example"
-START_SECONDS = 300.0
-"""A daemon starts fifty times slower in valgrind."""
+START_SECONDS = 1200.0
+"""A daemon starts fifty times slower in valgrind, and slower still on a busy machine."""
 
 TIMEOUT = 120.0
 BODY = b"x" * 65536
@@ -49,6 +51,51 @@ http {{
 }}
 """
 
+PLUGINS = """
+from zope.interface import directlyProvides, implementer
+from twisted.plugin import IPlugin
+from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, Choice, ILearns, IScheduler, ISchedulerFactory
+from ktcpvs.schedulers.chash import BoundCHash, CHash
+from ktcpvs.schedulers.rr import RR, BoundRR
+
+
+@implementer(IScheduler)
+class One:
+    def __init__(self, service):
+        self.choice = Choice(service.destinations[0], "the only one")
+
+    def choose(self, request):
+        return self.choice
+
+
+def learning(bound):
+    def completed(self, outcome):
+        pass
+
+    return implementer(ILearns)(type("Learning" + bound.__name__, (bound,), {"completed": completed}))
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Factory:
+    def __init__(self, name, unit, kind, base=None):
+        self.name, self.unit, self.kind, self.base = name, unit, kind, base
+
+    def bind(self, service, previous):
+        if self.base is None:
+            return self.kind(service)
+        bound = self.base.bind(service, None)
+        bound.__class__ = self.kind
+        return bound
+
+
+one = Factory("one", EACH_REQUEST, One)
+one_learning = Factory("one-learning", EACH_REQUEST, learning(One))
+rr_plain = Factory("rr-plain", CONNECTION, type("PlainRR", (BoundRR,), {}), RR())
+rr_learning = Factory("rr-learning", CONNECTION, learning(BoundRR), RR())
+chash_plain = Factory("chash-plain", CONNECTION, type("PlainCHash", (BoundCHash,), {}), CHash())
+chash_learning = Factory("chash-learning", CONNECTION, learning(BoundCHash), CHash())
+"""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -69,7 +116,7 @@ class Case:
     @property
     def name(self) -> str:
         """The name of its service."""
-        return f"{self.letter}-{self.balance}".lower().rstrip("-")
+        return f"{self.letter}-{self.scheduler}-{self.balance}".lower().rstrip("-")
 
 
 CASES = (
@@ -88,6 +135,16 @@ CASES = (
         path="/{n}",
     ),
 )  # fmt: skip
+
+LEARNING = (
+    Case("A", "a plugin that returns one choice", "one"),
+    Case("A", "the same", "one-learning"),
+    *(
+        Case("A", "phttp", "phttp", balance=name)
+        for name in ("rr-plain", "rr-learning", "chash-plain", "chash-learning")
+    ),
+)
+"""Pairs: without ILearns, and with it."""
 
 
 def free_port() -> int:
@@ -208,12 +265,15 @@ def count_all(tree: Path, cases: list[Case]) -> dict[str, float]:
         (folder / "pem").write_bytes((folder / "crt").read_bytes() + (folder / "key").read_bytes())
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, host=LOOPBACK, port=server, tls=tls_server))
         (folder / "ktcpvs.conf").write_text(configuration(folder, cases, ports, server, tls_server))
+        plugins = folder / "twisted/plugins"
+        plugins.mkdir(parents=True)
+        (plugins / "ktcpvs_instructions_plugin.py").write_text(PLUGINS)
         python, program = (str(tree / ".venv/bin" / name) for name in ("python", "ktcpvs"))
         daemon = [
             "valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/counts", python, program, "--workers", "0",
             "--config", f"{folder}/ktcpvs.conf", "--control", f"unix:{folder}/control",
         ]  # fmt: skip
-        os.environ["PYTHONHASHSEED"] = "0"
+        os.environ["PYTHONHASHSEED"], os.environ["PYTHONPATH"] = "0", name
         nginx = ["nginx", "-c", f"{folder}/nginx.conf"]
         with (
             running(nginx, folder / "nginx.log", server),
@@ -270,6 +330,14 @@ def report_balances(write: Callable[[str], object], cases: list[Case], counted: 
         write(f"| {case.letter} | {case.balance} | {number:,.0f} | {number / counted[first.name] - 1:+.1%} |\n")
 
 
+def report_learning(write: Callable[[str], object], counted: dict[str, float]) -> None:
+    write("| scheduler | without ILearns | with it | more | |\n|---|---:|---:|---:|---:|\n")
+    for case, learning in zip(LEARNING[::2], LEARNING[1::2], strict=True):
+        old, new = counted[case.name], counted[learning.name]
+        scheduler = f"{case.work} {case.balance}".strip()
+        write(f"| {scheduler} | {old:,.0f} | {new:,.0f} | {new - old:,.0f} | {new / old - 1:+.1%} |\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", type=Path)
@@ -277,14 +345,18 @@ def main() -> int:
     parser.add_argument(
         "--balance", metavar="NAME,NAME", help="compare these schedulers within a rule of three servers"
     )
+    parser.add_argument("--learning", action="store_true", help="compare schedulers that learn with those that do not")
     parser.add_argument("--only", type=letters, default=list(CASES), metavar="A,U", help="these scenarios")
     options = parser.parse_args()
+    if options.learning:
+        report_learning(sys.stdout.write, count_all(options.tree.resolve(), list(LEARNING)))
+        return 0
     if options.balance is not None:
         cases = [replace(case, balance=name) for case in options.only for name in options.balance.split(",")]
         report_balances(sys.stdout.write, cases, count_all(options.tree.resolve(), cases))
         return 0
     if options.baseline is None:
-        parser.error("a second checkout to compare with, or --balance, is needed")
+        parser.error("a second checkout to compare with, --balance or --learning is needed")
     before = count_all(options.baseline.resolve(), options.only)
     ours = count_all(options.tree.resolve(), options.only)
     report(sys.stdout.write, options.only, ours, before)

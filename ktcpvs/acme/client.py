@@ -6,11 +6,9 @@ Importing this module imports both packages, so that only a switch with `certifi
 from __future__ import annotations
 
 import base64
-import datetime
 import ipaddress
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar, cast
 
 import requests
@@ -34,6 +32,7 @@ from ktcpvs.acme.self_signed import make_key
 from ktcpvs.acme.store import Account
 from ktcpvs.errors import shorten
 from ktcpvs.model.challenges import Challenge
+from ktcpvs.protocols.retry_after import parse_retry_after
 from ktcpvs.system.files import read_file
 from ktcpvs.version import __version__
 
@@ -463,23 +462,6 @@ def _response_of(error: errors.ClientError) -> str:
         if isinstance(one, requests.Response):
             return f"{one.status_code} {shorten(one.reason or '', 64)}"
     return shorten(str(error) or type(error).__name__, MAX_WORDS)
-
-
-def parse_retry_after(text: str | None, now: float) -> float | None:
-    """Return the seconds in a Retry-After field (RFC 9110 section 10.2.3); None: there is none, or it cannot be read.
-    now: seconds since 1970."""
-    if text is None:
-        return None
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        when = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.UTC)
-    return max(when.timestamp() - now, 0.0)
 
 
 def renewal_identifier(pem: str) -> str:

@@ -32,6 +32,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.errors import shorten
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.web_client import BytesBody, QuietPool
 
 REQUEST_TIMEOUT = 2.5
@@ -198,7 +199,7 @@ class Etcd:
         self._credentials = credentials = credentials or Credentials()
         self._token: str | None = None
         self.counts = RequestCounts()
-        self._pool = QuietPool(reactor)  # type: ignore[no-untyped-call]
+        self._pool = QuietPool(reactor)
         policy = credentials.policy or BrowserLikePolicyForHTTPS()
         agent = Agent(reactor, policy, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
         self._http = treq.client.HTTPClient(agent)
@@ -531,4 +532,4 @@ def _why(error: Exception) -> str:
         error = error.reasons[0].value
     if isinstance(error, TimeoutError | CancelledError):
         return f"no response within {REQUEST_TIMEOUT:g} seconds"
-    return str(error).rstrip(".") or type(error).__name__
+    return network_reason(error)

@@ -19,7 +19,6 @@ returns the warnings about it, one per line: what has been configured and has no
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -37,6 +36,7 @@ from ktcpvs.control.endpoints import ControlAddress, require_tls
 from ktcpvs.control.switch_base import SwitchBase, find_address, may_be_refused
 from ktcpvs.control.typed_client import BlockingClient, Client, connect_blocking
 from ktcpvs.errors import Refusal
+from ktcpvs.system.network_errors import network_reason
 
 __all__ = [
     "BlockingClient", "Client", "NoAnswer", "NotPermitted", "NotTrusted", "QuietAMP", "Refusal", "Switch", "connect",
@@ -66,7 +66,7 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
     except (error.ConnectError, OSError) as failure:
         if getattr(failure, "osError", None) in (errno.EACCES, errno.EPERM):
             raise client_errors.permission_denied(address) from None
-        raise client_errors.no_daemon(address, _reason(failure)) from None
+        raise client_errors.no_daemon(address, network_reason(failure)) from None
     assert isinstance(protocol, amp.AMP)
     return Switch(protocol, address)
 
@@ -74,11 +74,6 @@ async def connect(reactor: IReactorCore, control: str | None = None, timeout: fl
 async def connect_twisted(reactor: IReactorCore, control: str | None = None, timeout: float = 5.0) -> Client:
     """Connect as `connect` does, for results with types."""
     return Client(await connect(reactor, control, timeout))
-
-
-def _reason(failure: Exception) -> str:
-    number = getattr(failure, "osError", None)
-    return os.strerror(number) if isinstance(number, int) else str(failure).rstrip(".")
 
 
 class Switch(SwitchBase, EditMethods[Coroutine[Any, Any, list[str]]]):
@@ -95,7 +90,9 @@ class Switch(SwitchBase, EditMethods[Coroutine[Any, Any, list[str]]]):
         try:
             response: dict[str, Any] = await self._protocol.callRemote(command, **given)
         except (error.ConnectionDone, error.ConnectionLost) as failure:
-            raise client_errors.connection_closed(self._address, _reason(failure), self._may_be_refused) from None
+            raise client_errors.connection_closed(
+                self._address, network_reason(failure), self._may_be_refused
+            ) from None
         except amp.AmpError as failure:
             if isinstance(failure, amp.TooLong) and failure.isLocal:
                 raise client_errors.value_too_long() from None

@@ -19,9 +19,9 @@ FIELDS(dispatcher, "_log", "_owner", "_pending", "_queued_since", "_refused", "_
        "failed_connections", "is_retry", "is_waiting", "lease", "request", "uses_scheduler");
 
 enum { R_CLIENT, R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_SERVER_NAME, R_PROTOCOLS, R_BODY_PREFIX,
-       R_IS_REPEATED };
+       R_IS_REPEATED, R_COMPLETED };
 FIELDS(request, "client", "method", "target", "path", "lines", "tried", "failed", "server_name", "protocols", "body_prefix",
-       "is_repeated");
+       "is_repeated", "completed");
 
 enum { V_CONTEXT, V_RELAY, V_SELECTOR };
 FIELDS(service, "context", "relay", "selector");
@@ -126,7 +126,7 @@ make_request(PyObject *service, PyObject *client_host)
                                                 : PyObject_GetAttr(service, s_selector);
     PyObject *request = selector == NULL ? NULL : make(&request_layout);
     if (request != NULL) {
-        static const int none[] = {R_METHOD, R_TARGET, R_PATH, R_SERVER_NAME};
+        static const int none[] = {R_METHOD, R_TARGET, R_PATH, R_SERVER_NAME, R_COMPLETED};
         for (size_t i = 0; i < sizeof none / sizeof *none; i++)
             SLOT(request, request, none[i]) = Py_NewRef(Py_None);
         SLOT(request, request, R_CLIENT) = Py_NewRef(client_host);

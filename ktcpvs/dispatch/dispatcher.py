@@ -23,6 +23,7 @@ from ktcpvs.model.scheduling import NONE, Choice, ModifiedChoice, OwnResponse, R
 from ktcpvs.streams.connector import HTTP2Failed
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.sockets import EXHAUSTED
 
@@ -214,7 +215,8 @@ class Dispatcher:
         measured of the server. began: the monotonic time of the choice. moved: bytes from the client and to it before.
         connections: how many to this server the request has been sent on.
         """
-        completed, destination, entry = self._service.selector.completed_by(choice), choice.destination, self.entry
+        destination, entry = choice.destination, self.entry
+        completed = self._service.selector.completed_by(choice, self.request)
         if completed is None and not destination.is_measured:
             return
         if not isinstance(entry, MeasuredRequest):
@@ -337,10 +339,10 @@ class Dispatcher:
         if getattr(why.value, "osError", None) in EXHAUSTED:  # an error of this system, not of the server
             lease.end()
             owner.transition(CONNECT_FAILED)
-            reason = f"no connection to a server can be made: {why.getErrorMessage()}"
+            reason = f"no connection to a server can be made: {network_reason(why)}"
             owner.fail(503, reason, why=words.NO_DESCRIPTORS)
             return
-        destination, reason = lease.destination, why.getErrorMessage()
+        destination, reason = lease.destination, network_reason(why)
         if self._refused is not None:
             self._refused |= {destination}
         lease.end(failed=True)

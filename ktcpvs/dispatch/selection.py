@@ -29,7 +29,7 @@ from ktcpvs.model.health import EJECTED
 from ktcpvs.model.outcome import Outcome
 from ktcpvs.model.retries import RetryBudget
 from ktcpvs.model.scheduler_words import name_of
-from ktcpvs.model.scheduling import NONE, Choice, ILearns, OwnResponse, Request
+from ktcpvs.model.scheduling import NONE, Choice, OwnResponse, Request, by_chooser, completed_of
 from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
@@ -82,12 +82,6 @@ def _with_word(choice: Choice, word: str) -> Choice:
 
 
 Chosen = TypeVar("Chosen", bound=Choice | OwnResponse)
-
-
-def completed_of(scheduler: Any) -> Completed | None:
-    """Return the `completed` of a bound scheduler that learns; None: it does not."""
-    found: Any = getattr(scheduler, "completed", None) if ILearns.providedBy(scheduler) else None
-    return found if callable(found) else None
 
 
 def ignore(outcome: Outcome) -> None:
@@ -409,11 +403,12 @@ class Selector:
 
     # Outcomes.
 
-    def completed_by(self, choice: Choice) -> Completed | None:
-        """Return what is called with the outcome of a choice; None: nothing learns from it."""
-        if choice.completed is not None:
-            return choice.completed
-        return self.completed if choice.destination is not self.redirect else None
+    def completed_by(self, choice: Choice, request: Request) -> Completed | None:
+        """Return what is called with the outcome of the last choice for a request; None: nothing learns from it."""
+        completed = choice.completed
+        if completed is None and choice.destination is not self.redirect:
+            completed = self.completed
+        return request.completed if completed is by_chooser else completed
 
     def report(self, completed: Completed, outcome: Outcome) -> None:
         """Tell a scheduler that learns the outcome of its choice."""

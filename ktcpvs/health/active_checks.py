@@ -30,6 +30,7 @@ from ktcpvs.streams.tls_handshake import TLS_1_3
 from ktcpvs.streams.tls_transport import NO_CLOSE_NOTIFY
 from ktcpvs.streams.transport import nothing
 from ktcpvs.system import log as levels
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import EXHAUSTED
@@ -375,8 +376,8 @@ def _in_words(why: Failure, hint: str = "") -> str:
     if why.check(LateError):
         return "check: connecting took too long"
     if why.check(ConnectError):
-        return f"check: {shorten(why.getErrorMessage(), MAX_REASON)}"
-    return f"check: {shorten(why.getErrorMessage(), MAX_REASON) or repr(why.value)}{hint}"
+        return f"check: {shorten(network_reason(why), MAX_REASON)}"
+    return f"check: {shorten(network_reason(why), MAX_REASON)}{hint}"
 
 
 class NoChecks:

@@ -25,6 +25,7 @@ from ktcpvs.model.check import Check, CheckResponse, NotWell
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.service import HTTPS_PORT
 from ktcpvs.streams.connector import Connector
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.version import __version__
 
 MAX_HEAD = 1 << 16
@@ -223,5 +224,5 @@ def _no_response(why: Failure) -> Failure:
     value: Any = why.value
     if any(one.check(ConnectionAborted) for one in value.reasons):
         return Failure(NotWell(f"no answer: a head without an end, {MAX_HEAD} bytes of it"))
-    reasons = [one.getErrorMessage() for one in value.reasons]
+    reasons = [network_reason(one) for one in value.reasons]
     return Failure(NotWell(f"no answer: {reasons[-1] if reasons else 'the connection was closed'}"))

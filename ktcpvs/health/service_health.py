@@ -83,7 +83,7 @@ class ServiceHealth:
             return
         now, most = self._context.wall(), self._context.settings.eject_most
         seconds = destination.health.ejection_time(config.eject_time, most, now)
-        self._change(destination, ERRORS, f"{why.removesuffix('.')}; ejected for {seconds} s")
+        self._change(destination, ERRORS, f"{why}; ejected for {seconds} s")
         ejected = destination.health.ejections
         self._context.wheel.after(seconds, lambda: self._end_ejection(destination, ejected))
 

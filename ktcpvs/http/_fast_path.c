@@ -47,8 +47,8 @@ FIELDS(server, "exchange", "cached_response", "destination", "write", "is_reusab
 enum { D_REQUEST, D_CHOICE, D_LEASE, D_FAILED, D_ENTRY, D_COMPLETED };
 FIELDS(dispatcher, "request", "choice", "lease", "failed_connections", "entry", "completed");
 
-enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION, R_IS_REPEATED };
-FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection", "is_repeated");
+enum { R_METHOD, R_TARGET, R_PATH, R_LINES, R_TRIED, R_FAILED, R_CLIENT, R_CONNECTION, R_IS_REPEATED, R_COMPLETED };
+FIELDS(request, "method", "target", "path", "lines", "tried", "failed", "client", "connection", "is_repeated", "completed");
 
 enum { S_SCHEDULER, S_USABLE, S_EXCLUDED, S_COMPLETED };
 FIELDS(selector, "scheduler", "usable", "excluded", "completed");
@@ -102,6 +102,9 @@ static PyObject *idle_state, *sent_state, *whole_state, *closed_state, *closing,
     *event_finished, *event_client_gone;
 static PyObject *plain_opened, *plain_client_lost, *plain_end_if_over;
 static PyObject *reason_ok;
+
+/* Stands for the `completed` of a request. */
+static PyObject *by_chooser;
 static double buckets[MAX_BUCKETS], decay;
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
@@ -607,6 +610,8 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     PyObject *completed = SLOT(choice, choice, O_COMPLETED);
     if (completed == Py_None)
         completed = SLOT(selector, selector, S_COMPLETED);
+    if (completed == by_chooser)
+        completed = SLOT(request, request, R_COMPLETED);
     if (completed != Py_None)
         put_new(&SLOT(dispatcher, dispatcher, D_COMPLETED), completed);
     if (put_made(&SLOT(dispatcher, dispatcher, D_LEASE), make_lease(destination)) < 0 ||
@@ -1269,15 +1274,16 @@ server_receiver(PyObject *module, PyObject *args)
     return make_receiver(args, server_receives, &server_layout, server_names);
 }
 
-/* configure(classes, states, buckets, closing, ok, decay, limits): see http/fast_path.py. */
+/* configure(classes, states, buckets, closing, ok, by_chooser, decay, limits): see http/fast_path.py. */
 static PyObject *
 configure(PyObject *module, PyObject *args)
 {
     PyObject *classes, *bounds;
     (void)module;
     int places, longest, request, response, chunks;
-    if (!PyArg_ParseTuple(args, "O!(OOO)O!SUd(iiiii)", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
-                          &PyTuple_Type, &bounds, &closing, &reason_ok, &decay, &places, &longest, &request, &response, &chunks))
+    if (!PyArg_ParseTuple(args, "O!(OOO)O!SUOd(iiiii)", &PyDict_Type, &classes, &idle_state, &sent_state, &whole_state,
+                          &PyTuple_Type, &bounds, &closing, &reason_ok, &by_chooser, &decay, &places, &longest, &request, &response,
+                          &chunks))
         return NULL;
     if (places != PLACES || longest != MAX_CACHED_REQUEST || request != MAX_WHOLE_REQUEST || response != MAX_WHOLE_RESPONSE ||
         chunks != MAX_CHUNKS) {
@@ -1289,6 +1295,7 @@ configure(PyObject *module, PyObject *args)
     Py_INCREF(whole_state);
     Py_INCREF(closing);
     Py_INCREF(reason_ok);
+    Py_INCREF(by_chooser);
     bucket_count = (int)PyTuple_GET_SIZE(bounds);
     if (bucket_count > MAX_BUCKETS) {
         PyErr_SetString(PyExc_ValueError, "too many buckets");
@@ -1333,7 +1340,7 @@ test_chunks_end(PyObject *module, PyObject *args)
 static PyMethodDef functions[] = {
     {"without_cookie", test_without_cookie, METH_VARARGS, "without_cookie(plain, lines)"},
     {"chunks_end", test_chunks_end, METH_VARARGS, "chunks_end(data, begin): see protocols/http1/body.py"},
-    {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, ok, decay, limits)"},
+    {"configure", configure, METH_VARARGS, "configure(classes, states, buckets, closing, ok, by_chooser, decay, limits)"},
     {"configure_connections", configure_connections, METH_VARARGS,
      "configure_connections(classes, values): return their compiled methods by name"},
     {"client_receiver", client_receiver, METH_VARARGS, "client_receiver(connection, wheel)"},

@@ -28,7 +28,7 @@ from ktcpvs.model.latency import BUCKETS, Latencies
 from ktcpvs.model.modifiers import Modifiers
 from ktcpvs.model.outcome import OK, Outcome
 from ktcpvs.model.recent import DECAY, ErrorRate, Latency
-from ktcpvs.model.scheduling import Choice, ModifiedChoice, Request
+from ktcpvs.model.scheduling import Choice, ModifiedChoice, Request, by_chooser
 from ktcpvs.protocols.http1.body import MAX_COST_PER_CALL
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.streams.stream import Stream
@@ -91,6 +91,7 @@ if not TYPE_CHECKING:
             BUCKETS,
             CLOSE,
             OK,
+            by_chooser,
             DECAY,
             (MAX_REQUESTS, MAX_CACHED_REQUEST, MAX_WHOLE_REQUEST, MAX_WHOLE_RESPONSE, MAX_COST_PER_CALL),
         )

@@ -140,7 +140,7 @@ class PlainPath:
                 dispatcher.choice = choice
                 dispatcher.lease = Lease(destination)
                 if selector.completed is not None or choice.completed is not None:
-                    dispatcher.completed = choice.completed or selector.completed
+                    dispatcher.completed = selector.completed_by(choice, request)
                 destination.total += 1
                 destination.reused += 1
                 exchange.is_repeatable = not plain.body

@@ -18,6 +18,7 @@ from ktcpvs.model.scheduling import Choice, OwnResponse
 from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.protocol_stream import StreamOwner
 from ktcpvs.streams.stream import Stream, nothing
+from ktcpvs.system.network_errors import network_reason
 
 CLIENT_NAME = "this process"
 """The client in the log and in views."""
@@ -149,7 +150,7 @@ class ProtocolConnection(ClientConnection):
         if CONNECT_FAILED in self.table[self.state]:
             lease = self.dispatcher.lease
             assert lease is not None  # nothing is connected without one
-            self._failures.append(f"{lease.destination.address}: {why.getErrorMessage().removesuffix('.')}")
+            self._failures.append(f"{lease.destination.address}: {network_reason(why)}")
             self.dispatcher.connect_failed(why)
         elif self.dispatcher.lease is not None:  # the attempt was cancelled here
             self.dispatcher.lease.end()

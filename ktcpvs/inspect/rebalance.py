@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ktcpvs.errors import BadValue
+from ktcpvs.interfaces import USES_BALANCE, IUsesOptions
 from ktcpvs.model.rebalancing import check_percent
+from ktcpvs.model.scheduler_words import name_of
+from ktcpvs.model.service import VirtualService
 from ktcpvs.services.director import Director
 from ktcpvs.services.rebalancing import UNLEVELLED
 
@@ -13,14 +16,24 @@ from ktcpvs.services.rebalancing import UNLEVELLED
 def check_rebalance(director: Director, ident: str, percent: int) -> None:
     """Check the arguments of `rebalance`. Raises NoSuchService or BadValue."""
     check_percent(percent)
-    service = director.effective.service(ident)
-    if ident not in director.effective.running or not director.is_here(service):
+    service = director.expanded.service(ident)
+    if ident not in director.expanded.running:
         raise BadValue(f"service {ident} does not run here, so no connection can move")
-    if service.scheduler_name in UNLEVELLED:
+    choosers = _choosers(director, service)
+    if choosers.issubset(UNLEVELLED):
         raise BadValue(
-            f"service {ident}: scheduler {service.scheduler_name} fills one server before the next, so no server has a "
-            "share; use one such as wlc"
+            f"service {ident}: scheduler {min(choosers)} fills one server before the next, so no server has a share; "
+            "use one such as wlc"
         )
+
+
+def _choosers(director: Director, service: VirtualService) -> set[str]:
+    """Return the names of the schedulers that choose among the servers of a service, or of its rules."""
+    scheduler: Any = director.schedulers().named(service.scheduler_name)
+    if not (IUsesOptions.providedBy(scheduler) and USES_BALANCE in scheduler.uses):
+        return {service.scheduler_name}
+    texts = {rule.modifiers.balance or service.balance for rule in service.rules} or {service.balance}
+    return {name_of(text) for text in texts}
 
 
 def rebalance(director: Director, ident: str, percent: int, resets: bool) -> dict[str, Any]:

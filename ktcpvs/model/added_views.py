@@ -238,8 +238,11 @@ def _sum(start: Any, more: Sequence[Any]) -> Any:
     """The sum of numbers; lists are summed element by element, dicts name by name. Lists of another length, as nodes of
     another version may have, are left out."""
     if isinstance(start, dict):
-        names = sorted({name for each in (start, *more) for name in each})
-        return {name: start.get(name, 0) + sum(each.get(name, 0) for each in more) for name in names}
+        names = {name for each in (start, *more) for name in each}
+        longest = max((start, *more), key=len)
+        # Rules stay in their order; where one process has others, as it may for the time of an edit, names are sorted.
+        in_order = longest if len(longest) == len(names) else sorted(names)
+        return {name: start.get(name, 0) + sum(each.get(name, 0) for each in more) for name in in_order}
     if isinstance(start, list):
         return [sum(elements) for elements in zip(start, *(one for one in more if len(one) == len(start)), strict=True)]
     return sum(more, start)

@@ -88,6 +88,8 @@ class Request:
     is_repeated: a scheduler has been asked about this request before, and its choice cannot serve it.
     server_name, protocols: of the ClientHello, for schedulers with the unit CLIENT_HELLO: the name in lower case, None
     if the client sends none, and the protocols of ALPN that it offers. connection: of the client; None in tests.
+    completed: of the scheduler that has chosen last, where the service's scheduler lets others choose and some of them
+    learn: see L{by_chooser}. None: that one does not learn. Schedulers do not read it.
 
     The properties are read from these when they are asked for, each time again.
     """
@@ -104,6 +106,7 @@ class Request:
     connection: ClientSide | None = None
     body_prefix: bytes = b""
     is_repeated: bool = False
+    completed: Callable[[Outcome], object] | None = field(default=None, repr=False)
 
     @property
     def host(self) -> bytes | None:
@@ -458,6 +461,17 @@ class ILearns(Interface):
         the request has left `active` of the destination. It runs in the reactor's thread, between the response and the
         next request, so it must be short and must not block. What it raises is logged, and nothing else happens.
         """
+
+
+def by_chooser(outcome: Outcome) -> None:
+    """The `completed` of a bound scheduler that lets others choose: the switch calls L{Request.completed} in its place,
+    which that scheduler sets for each choice. Itself, it does nothing."""
+
+
+def completed_of(scheduler: Any) -> Callable[[Outcome], object] | None:
+    """Return the `completed` of a bound scheduler that learns; None: it does not."""
+    found: Any = getattr(scheduler, "completed", None) if ILearns.providedBy(scheduler) else None
+    return found if callable(found) else None
 
 
 class IReadsBodies(Interface):

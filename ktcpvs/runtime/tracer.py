@@ -114,7 +114,7 @@ class _Sender:
             counts.rejected += count
         if not result.is_sent:
             counts.failures += 1
-            self._log.fault("traces: {endpoint}: {reason}", "", result.reason, endpoint=self.exporter.endpoint)
+            self._log.fault("traces: {ident}: {reason}", self.exporter.endpoint, result.reason)
         if result.is_sent or not result.is_retryable:
             for _ in range(count):
                 self.queue.popleft()

@@ -267,23 +267,22 @@ draw_two(PyObject *module, PyObject *const *args, Py_ssize_t count)
             return NULL;
     }
     PyObject *usable = usable_of(choices, tried);
-    if (usable == NULL || PyTuple_GET_SIZE(usable) <= 2)
+    if (usable == NULL || PyTuple_GET_SIZE(usable) < 2)
         return usable;
     PyObject *two = two_of(usable, random);
     Py_DECREF(usable);
     return two;
 }
 
-/* What is measured of a server, a new reference. measured: its attribute. read: the one that begins to measure; what it
- * returns is returned where nothing has been measured. */
-static PyObject *
-measured_of(PyObject *destination, PyObject *measured, PyObject *read)
+/* The latency of a server, a new reference. */
+static inline PyObject *
+latency_of(PyObject *destination)
 {
-    PyObject *value = PyObject_GetAttr(destination, measured);
-    if (value != Py_None)
-        return value;
-    Py_DECREF(value);
-    return PyObject_GetAttr(destination, read);
+    PyObject *measured = PyObject_GetAttr(destination, s_measured_latency);
+    if (measured != Py_None)
+        return measured;
+    Py_DECREF(measured);
+    return PyObject_GetAttr(destination, s_latency); /* which begins to measure */
 }
 
 /* The result of at(now). */
@@ -309,7 +308,7 @@ left_of(PyObject *stamp, PyObject *now)
 static int
 read_latency(PyObject *destination, PyObject *now, double *seconds, double *last)
 {
-    PyObject *measured = measured_of(destination, s_measured_latency, s_latency);
+    PyObject *measured = latency_of(destination);
     if (measured == NULL)
         return -1;
     int result = 0;
@@ -329,11 +328,13 @@ read_latency(PyObject *destination, PyObject *now, double *seconds, double *last
 static int
 read_errors(PyObject *destination, PyObject *now, double *share)
 {
-    PyObject *measured = measured_of(destination, s_measured_errors, s_error_rate);
+    PyObject *measured = PyObject_GetAttr(destination, s_measured_errors);
     if (measured == NULL)
         return -1;
     int result = 0;
-    if (IS_A(measured, error_rate)) {
+    if (measured == Py_None)
+        result = number_of(destination, s_error_rate, share); /* which begins to measure */
+    else if (IS_A(measured, error_rate)) {
         double failures = PyFloat_AsDouble(SLOT(measured, error_rate, Q_FAILURES));
         *share = 0;
         if (failures != 0)
@@ -341,8 +342,6 @@ read_errors(PyObject *destination, PyObject *now, double *share)
                      left_of(SLOT(measured, error_rate, Q_STAMP), now);
         result = PyErr_Occurred() ? -1 : 0;
     }
-    else if (PyFloat_Check(measured))
-        *share = PyFloat_AS_DOUBLE(measured);
     else
         result = value_at(measured, now, share);
     Py_DECREF(measured);
@@ -508,43 +507,28 @@ static struct PyModuleDef definition = {
     NULL,
 };
 
-static const struct {
-    PyObject **variable;
-    const char *text;
-} names[] = {
-    {&s_active, "active"}, {&s_at, "at"}, {&s_destination, "destination"}, {&s_error_rate, "error_rate"}, {&s_last, "last"},
-    {&s_latency, "latency"}, {&s_measured_errors, "measured_errors"}, {&s_measured_latency, "measured_latency"},
-    {&s_weight, "weight"},
-};
-
 /* Finds where the measurements of a server are. */
 static int
 learn_measurements(void)
 {
+    static const Class all[] = {
+        {"Latency", &latency_layout, latency_names}, {"ErrorRate", &error_rate_layout, error_rate_names}, {NULL, NULL, NULL},
+    };
     PyObject *recent = PyImport_ImportModule("ktcpvs.model.recent");
-    PyObject *classes = recent == NULL ? NULL : PyModule_GetDict(recent);
-    PyTypeObject *latency = classes == NULL ? NULL : class_of(classes, "Latency");
-    PyTypeObject *error_rate = latency == NULL ? NULL : class_of(classes, "ErrorRate");
-    PyObject *seconds = error_rate == NULL ? NULL : PyDict_GetItemString(classes, "DECAY");
-    int result = -1;
-    if (seconds != NULL) {
+    PyObject *known = recent == NULL ? NULL : PyModule_GetDict(recent), *seconds = NULL;
+    if (known != NULL && learn_all(known, all) == 0 && (seconds = value_named(known, "DECAY")) != NULL)
         decay = PyFloat_AsDouble(seconds);
-        if (!PyErr_Occurred() && learn(&latency_layout, latency_names, latency) == 0)
-            result = learn(&error_rate_layout, error_rate_names, error_rate);
-    }
-    else if (!PyErr_Occurred())
-        PyErr_SetString(PyExc_ImportError, "ktcpvs.model.recent has no DECAY");
     Py_XDECREF(recent);
-    return result;
+    return seconds == NULL || PyErr_Occurred() ? -1 : 0;
 }
 
 PyMODINIT_FUNC
 PyInit__compiled(void)
 {
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        *names[i].variable = PyUnicode_InternFromString(names[i].text);
-        if (*names[i].variable == NULL)
-            return NULL;
-    }
-    return learn_measurements() < 0 ? NULL : PyModule_Create(&definition);
+    static const Variable names[] = {
+        {&s_active, "active"}, {&s_at, "at"}, {&s_destination, "destination"}, {&s_error_rate, "error_rate"},
+        {&s_last, "last"}, {&s_latency, "latency"}, {&s_measured_errors, "measured_errors"},
+        {&s_measured_latency, "measured_latency"}, {&s_weight, "weight"}, {NULL, NULL},
+    };
+    return make_names(names) < 0 || learn_measurements() < 0 ? NULL : PyModule_Create(&definition);
 }

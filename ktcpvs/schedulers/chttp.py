@@ -30,7 +30,7 @@ from ktcpvs.model.scheduling import BoundRule, OwnResponse
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.why import NEW_SESSION, SESSION, joined, of_rule
 from ktcpvs.protocols.http1.cookies import take_cookie, take_single_cookie
-from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleScheduler, WithinRule
+from ktcpvs.schedulers.content import NO_RULE, BoundRules, LearningRules, RuleScheduler, WithinRule
 from ktcpvs.schedulers.rule_table import RuleTable
 from ktcpvs.schedulers.rules import RuleSet
 
@@ -158,18 +158,19 @@ class BoundCHTTP(BoundRules):
         return Considered(considered.rules, (*considered.notes, said), considered.destinations)
 
 
+class LearningCHTTP(BoundCHTTP, LearningRules):
+    """The rules of one service, some of which have schedulers that learn."""
+
+    def choose(self, request: Request) -> Choosing:
+        request.completed = None  # until one of these schedulers chooses: the cookie may name a server
+        return BoundCHTTP.choose(self, request)
+
+
 class CHTTP(RuleScheduler):
     """Per request, sticky: like phttp, and a cookie keeps a client at its server."""
 
     name = "chttp"
     unit = EACH_REQUEST
     uses = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_COOKIE))
-
-    def make(
-        self,
-        service: ServiceView,
-        rules: tuple[BoundRule, ...],
-        rule_set: RuleSet | RuleTable,
-        within: dict[str, WithinRule],
-    ) -> BoundRules:
-        return BoundCHTTP(service, rules, rule_set, within)
+    bound = BoundCHTTP
+    learning = LearningCHTTP

@@ -34,6 +34,7 @@ from ktcpvs.interfaces import (
     ISchedulerFactory,
     IUsesOptions,
     IWatches,
+    Outcome,
     Request,
     RequestTemplate,
     ServiceView,
@@ -42,10 +43,9 @@ from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
 from ktcpvs.model.modifiers import NONE as NO_MODIFIERS
 from ktcpvs.model.options import OFF
 from ktcpvs.model.pattern import encode_pattern, re2_options
-from ktcpvs.model.scheduling import BoundRule, ICountsRules
+from ktcpvs.model.scheduling import BoundRule, ICountsRules, by_chooser, completed_of
 from ktcpvs.model.sticky import parse_sticky
 from ktcpvs.schedulers.binding import BindsInSteps
-from ktcpvs.schedulers.learning import LearningBalance
 from ktcpvs.schedulers.notes import notes_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
@@ -98,13 +98,15 @@ class RuleFinder(Protocol):
 class WithinRule:
     """The scheduler that chooses among one rule's servers, and the rule and the weights of the servers to which it was
     bound: an edit that changes neither keeps it. balance, balance_text: the plugin that the rule is bound with, and the
-    configuration's text of it, with its options."""
+    configuration's text of it, with its options. completed: is called with the outcomes of its choices; None: it does
+    not learn."""
 
     scheduler: IScheduler
     rule: BoundRule
     weights: tuple[float, ...]
     balance: ISchedulerFactory | None
     balance_text: str = ""
+    completed: Callable[[Outcome], object] | None = None
 
     @property
     def bound_with(self) -> tuple[BoundRule, tuple[float, ...], ISchedulerFactory | None, str]:
@@ -195,6 +197,38 @@ class BoundRules:
         return scheduler.destinations if isinstance(scheduler, WeighedRule) else self._destinations[place]
 
 
+@implementer(ILearns)
+class LearningRules(BoundRules):
+    """The rules of one service, some of which have schedulers that learn: each choice says in `Request.completed` whose
+    it is."""
+
+    completed = staticmethod(by_chooser)
+
+    def __init__(
+        self,
+        service: ServiceView,
+        rules: tuple[BoundRule, ...],
+        rule_set: RuleSet | RuleTable,
+        within: dict[str, WithinRule],
+    ) -> None:
+        super().__init__(service, rules, rule_set, within)
+        self._completed = [known.completed for known in within.values()]
+
+    def choose(self, request: Request) -> Choosing:
+        place = self.rule_set.place(request)
+        if place is None:
+            return None
+        if not request.is_repeated:
+            self._counts[place].requests += 1
+        request.completed = self._completed[place]
+        answer = self._in_order[place].choose(request)
+        return self.modifiers[place].added_to(answer, request) if place in self.modifiers else answer
+
+    def choose_within(self, place: int, request: Request) -> Choosing:
+        request.completed = self._completed[place]
+        return self._in_order[place].choose(request)
+
+
 @implementer(IScheduler, IExplains)
 class HashedRule:
     """The servers of one rule, by the hash of the text of group `match`; a group that took no part is the empty
@@ -223,12 +257,15 @@ class HashedRule:
 class RuleScheduler(BindsInSteps):
     """Base of the schedulers that choose by rules: a subclass sets name, unit and uses.
 
+    bound, learning: what it makes, where no scheduler within a rule learns, and where one does.
     With USES_MATCH in `uses`, a rule with a match number chooses by the text of that group, instead of by `balance`.
     """
 
     name: str
     unit: str
     uses: frozenset[str]
+    bound: type[BoundRules] = BoundRules
+    learning: type[LearningRules] = LearningRules
 
     def binding(self, service: ServiceView, previous: IScheduler | None) -> Generator[None, None, BoundRules]:
         before: BoundRules | None = previous if isinstance(previous, BoundRules) else None
@@ -256,11 +293,12 @@ class RuleScheduler(BindsInSteps):
                 within[rule.key] = former
                 continue
             scheduler = yield from self._binding_within(service, rule, former.scheduler if former is not None else None)
-            within[rule.key] = WithinRule(scheduler, rule, weights, balance, text)
+            within[rule.key] = WithinRule(scheduler, rule, weights, balance, text, _completed_within(scheduler))
             bound += 1
             if bound % BOUND_PER_STEP == 0:
                 yield
-        bound_rules = self.make(service, rules, rule_set, within)
+        learns = any(known.completed is not None for known in within.values())
+        bound_rules = (self.learning if learns else self.bound)(service, rules, rule_set, within)
         if before is not None and not service.trial:
             bound_rules.continue_counts(before)
         return bound_rules
@@ -314,16 +352,6 @@ class RuleScheduler(BindsInSteps):
         former = before if isinstance(before, RuleTable) else None
         return (yield from compile_table(rules, self.unit, service.config.client_ipv6, former))
 
-    def make(
-        self,
-        service: ServiceView,
-        rules: tuple[BoundRule, ...],
-        rule_set: RuleSet | RuleTable,
-        within: dict[str, WithinRule],
-    ) -> BoundRules:
-        """Make the bound scheduler from its parts."""
-        return BoundRules(service, rules, rule_set, within)
-
     def _binding_within(
         self, service: ServiceView, rule: BoundRule, previous: IScheduler | None
     ) -> Generator[None, None, IScheduler]:
@@ -346,15 +374,17 @@ class RuleScheduler(BindsInSteps):
         if view.balance is None:
             raise ValueError(f"service {view.ident} has rules and no balance scheduler")
         known = previous.others if isinstance(previous, StickyRule) else previous
-        known = known.inner if isinstance(known, LearningBalance) else known
         known = None if isinstance(known, HashedRule | RespondingRule) else known
         self._check_options(view)
         if IBindsInSteps.providedBy(view.balance):
             balance = yield from view.balance.binding(view, known)
         else:
             balance = view.balance.bind(view, known)
-        if ILearns.providedBy(balance):
-            balance = LearningBalance(balance)
+        if ILearns.providedBy(balance) and completed_of(balance) is None:
+            raise BadValue(
+                f"service {view.ident}: balance {view.balance.name} provides ILearns, but its bound form lacks "
+                "completed(outcome)"
+            )
         if view.config.sticky == OFF or self.unit not in (FIRST_REQUEST, EACH_REQUEST):
             return balance
         sticky = parse_sticky(view.config.sticky)
@@ -370,6 +400,12 @@ class RuleScheduler(BindsInSteps):
                     f"service {view.ident}: {name} {shorten(value.text, 60)} of a balance: scheduler {self.name} reads "
                     "no requests; http, hhttp, phttp and chttp do"
                 )
+
+
+def _completed_within(scheduler: IScheduler) -> Callable[[Outcome], object] | None:
+    """Return the `completed` of the balance scheduler of a rule; None: it does not learn."""
+    inner = scheduler.inner if isinstance(scheduler, WeighedRule) else scheduler
+    return completed_of(inner.others if isinstance(inner, StickyRule) else inner)
 
 
 def _name_of(balance: ISchedulerFactory | None) -> str | None:

@@ -17,8 +17,8 @@ Random = Callable[[], float]
 
 
 def plain_draw_two(choices: tuple[Choice, ...], tried: Container[Destination], random: Random) -> tuple[Choice, ...]:
-    """Return two different choices whose servers have a weight and have not been tried, each pair as likely as any; all
-    such choices, if there are fewer."""
+    """Return two different choices whose servers have a weight and have not been tried, each pair and each order of it
+    as likely as any: schedulers take the first one of two that are equal. Returns all of them if there are fewer."""
     for _ in range(MAX_DRAWS):
         if len(choices) < 2:
             break
@@ -26,7 +26,7 @@ def plain_draw_two(choices: tuple[Choice, ...], tried: Container[Destination], r
         if len(tuple(usable(two, tried))) == 2:
             return two
     left = tuple(usable(choices, tried))
-    return left if len(left) <= 2 else _two_of(left, random)
+    return left if len(left) < 2 else _two_of(left, random)
 
 
 def _two_of(choices: tuple[Choice, ...], random: Random) -> tuple[Choice, Choice]:

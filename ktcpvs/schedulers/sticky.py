@@ -36,7 +36,10 @@ class StickyRule:
 
     def choose(self, request: Request) -> Choosing:
         key = self._key(request)
-        return self.others.choose(request) if key is None else self._servers.pick(key, request)
+        if key is None:
+            return self.others.choose(request)
+        request.completed = None  # which is that of the others, if they learn
+        return self._servers.pick(key, request)
 
     def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
         return self.others.watched() if IWatches.providedBy(self.others) else ()

@@ -19,6 +19,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.streams.accept import accept
 from ktcpvs.system import log as levels
 from ktcpvs.system.handshakes import handshakes
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import (
     EXHAUSTED,
@@ -218,7 +219,9 @@ class Listener:
         return -1 if self.closed else self.socket.fileno()
 
     def connectionLost(self, reason: Failure) -> None:
-        self._context.log.event(levels.NON_FATAL, "listener of {ident} lost: {why}", ident=self._name, why=reason.value)
+        self._context.log.event(
+            levels.NON_FATAL, "listener of {ident} lost: {why}", ident=self._name, why=network_reason(reason)
+        )
         self.is_reading = False
 
     def logPrefix(self) -> str:

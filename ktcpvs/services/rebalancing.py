@@ -119,6 +119,11 @@ class Rebalancing:
             self._job.start(PLAN_DELAY if is_shared else CHECK_INTERVAL)
         return moves
 
+    def stop(self) -> None:
+        """The service drains, which ends its connections in other ways: move none."""
+        self._planned = []
+        self._moving = {}
+
     def _make_planned(self) -> None:
         planned, self._planned = self._planned, []
         if planned:

@@ -442,6 +442,7 @@ class RunningService:
 
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
         """Let the connections finish, and close those that no client uses. part: called with each connection."""
+        self.rebalancing.stop()
         self._draining.begin(part)
         self._step("idle connections", self.server_connections.close)
         self._step("preconnections", self.preconnections.stop)

@@ -25,6 +25,7 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.system import log as levels
 from ktcpvs.system.files import untrusted_path
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.program import Program
 from ktcpvs.system.program_guard import ProgramGuard
 
@@ -238,7 +239,7 @@ class _Server:
         if self.state != STARTING:
             return
         if now >= self._deadline:
-            what = self._reason or f"it accepts no connections: {why.getErrorMessage()}"
+            what = self._reason or f"it accepts no connections: {network_reason(why)}"
             self._give_up(f"{what}, {self.started.settings.start_timeout} s after the start")
             return
         if not self.is_alive and now >= self._not_before and not self._run():

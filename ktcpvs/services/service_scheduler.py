@@ -6,11 +6,10 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from ktcpvs.dispatch.choose_budget import ChooseBudget, is_plugin
-from ktcpvs.dispatch.selection import completed_of
 from ktcpvs.errors import BadValue
 from ktcpvs.interfaces import IBindsInSteps, ILearns
 from ktcpvs.model.destination import NO_LABELS
-from ktcpvs.model.scheduling import ICountsRules, ServiceView
+from ktcpvs.model.scheduling import ICountsRules, ServiceView, completed_of
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context

@@ -118,9 +118,9 @@ def _check(plugin: Any) -> None:
 
 def _check_body_prefix(plugin: Any) -> None:
     """Raise ValueError for an attribute `body_prefix` that the switch cannot follow."""
-    size = getattr(plugin, "body_prefix", None)
-    if size is None:
+    if not hasattr(plugin, "body_prefix"):
         return
+    size = plugin.body_prefix
     if type(size) is not int or not 0 < size <= MAX_BODY_PREFIX:
         raise ValueError(f"body_prefix is {size!r}; expected 1 to {MAX_BODY_PREFIX}")
     if plugin.unit != EACH_REQUEST:

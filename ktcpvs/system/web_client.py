@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from weakref import WeakSet
+
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
@@ -39,3 +42,21 @@ class QuietPool(HTTPConnectionPool):
     """A pool of connections that logs nothing of them."""
 
     _factory = _QuietFactory
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)  # type: ignore[no-untyped-call]
+        self._open: WeakSet[Any] = WeakSet()
+
+    def _newConnection(self, key: Any, endpoint: Any) -> Any:
+        connected = super()._newConnection(key, endpoint)
+        return connected.addCallback(self._connected)
+
+    def _connected(self, connection: Any) -> Any:
+        self._open.add(connection)
+        return connection
+
+    def abort(self) -> None:
+        """Close all connections at once. The transport that Twisted gives to the reader of a body can only close them
+        once all is sent, which never happens if the server does not read."""
+        for connection in list(self._open):
+            connection.transport.abortConnection()

@@ -24,6 +24,7 @@ from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.local_edits import localized
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.peer import peer_user
 from ktcpvs.system.process import process_of
 from ktcpvs.system.sockets import owns_file
@@ -166,7 +167,7 @@ class HandoverTarget:
             )
         if isinstance(why, Refusal):
             raise why
-        raise CannotTakeOver(f"the daemon at {self.where} does not hand over: {answer.getErrorMessage()}")
+        raise CannotTakeOver(f"the daemon at {self.where} does not hand over: {network_reason(answer)}")
 
     async def commit(self, reactor: Any, processes: int, pid_file: str) -> None:
         """Tell the old daemon that this one is ready; from then on the old one accepts no clients.

@@ -20,6 +20,7 @@ from ktcpvs.streams.connect import Connecting
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream, nothing
 from ktcpvs.system import log as levels
+from ktcpvs.system.network_errors import network_reason
 
 CHECK_INTERVAL = 0
 """Seconds between two checks: the next tick of the wheel."""
@@ -270,7 +271,7 @@ class Preconnections:
             return
         self._failing.add(destination)
         form = "service {ident}: server {server} not connected ahead of clients: {why}"
-        values = {"ident": self._service.ident, "server": destination.address, "why": why.getErrorMessage()}
+        values = {"ident": self._service.ident, "server": destination.address, "why": network_reason(why)}
         self._context.log.event(levels.NON_FATAL, form, **values)
 
     def discard(self, connection: Preconnection) -> None:

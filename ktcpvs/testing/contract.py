@@ -44,6 +44,7 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.scheduler_options import check_declared, read_options
+from ktcpvs.model.scheduling import by_chooser
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.wlc import WLC
 
@@ -423,12 +424,16 @@ def _learns(case: _Case) -> None:
     if not ILearns.providedBy(scheduler):
         return
     for number in range(20):
-        answer = case.choose(scheduler, case.request(number=number))
+        request = case.request(number=number)
+        answer = case.choose(scheduler, request)
         if isinstance(answer, Choice):
             reason = REASONS[number % len(REASONS)]
             status, first = (200, 0.01) if reason == OK else (None, None)
             outcome = Outcome(answer.destination, status, first, 0.02, 100, 1000, 0, reason, "192.0.2.1")
-            (answer.completed or scheduler.completed)(outcome)
+            completed = answer.completed or scheduler.completed
+            if completed is by_chooser:
+                completed = request.completed or by_chooser
+            completed(outcome)
     elsewhere = Destination(Inet("10.0.9.9", 80))
     scheduler.completed(Outcome(elsewhere, 200, 0.01, 0.02, 100, 1000, 0, OK, "192.0.2.1"))  # it was deleted meanwhile
     case.choose(scheduler, case.request())

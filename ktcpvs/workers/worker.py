@@ -47,6 +47,7 @@ from ktcpvs.services.tls_file_store import PassedFiles
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
@@ -234,7 +235,7 @@ class _SupervisorStarts:
             raise ConnectError(string=answer["why"])
 
     def _lost(self, failure: Failure) -> None:
-        raise ConnectError(string=f"the supervisor does not answer: {failure.getErrorMessage()}")
+        raise ConnectError(string=f"the supervisor does not answer: {network_reason(failure)}")
 
     def state(self, address: Address) -> str | None:
         return None  # the supervisor knows

@@ -68,7 +68,8 @@ class Node:
         self.director = Director(self.context, edits.save)
         tickets = TicketSecrets(self.context, lambda *secrets: None)
         store = share_secrets(self.cluster, self.director, tickets, save).store
-        self.administration = ClusterAdministration(self.cluster, Views(self.director).view, reactor, log)
+        own = Views(self.director)
+        self.administration = ClusterAdministration(self.cluster, own.view, own.rebalance, reactor, log)
         if not named.get("is_old"):
             node = NodeChallenges(self.director)
             requests = self.administration.requests

@@ -56,7 +56,7 @@ def test_a_server_that_has_failed_says_why() -> None:
         world.connects()
         (server, _) = results.read_service(Views(world.director).view("stats", None)["services"][0]).servers
         assert server.last_error is not None
-        assert (server.last_error.reason, server.last_error.in_a_row) == ("Connection was refused by other side.", 1)
+        assert (server.last_error.reason, server.last_error.in_a_row) == ("Connection was refused by other side", 1)
 
 
 def test_other_views() -> None:

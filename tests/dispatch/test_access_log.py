@@ -86,7 +86,7 @@ def test_a_server_called_in_vain(make: Make) -> None:
     world.refuses(A)
     server = world.accepts(B)
     server.says(OK)
-    assert said(lines, "server", "retries", "error") == [[B, 1, f"{A}: Connection was refused by other side."]]
+    assert said(lines, "server", "retries", "error") == [[B, 1, f"{A}: Connection was refused by other side"]]
     client.says(GET)
     world.accepts(A).says(OK)
     assert lines[-1]["error"] is None
@@ -111,7 +111,7 @@ def test_a_whole_connection_without_a_server(make: Make, scheduler: str) -> None
     world.refuses(A)
     world.settle()
     client.closes()
-    assert said(lines, "error") == [[f"{A}: Connection was refused by other side."]]
+    assert said(lines, "error") == [[f"{A}: Connection was refused by other side"]]
 
 
 def test_a_kept_connection_that_died(make: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any
@@ -312,6 +313,96 @@ def test_a_balance_gets_the_outcomes_of_its_own_choices(make: Make, kind: str, s
         assert theirs.take() == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_balance_gets_no_outcomes_of_what_others_choose(make: Make, kind: str) -> None:
+    """The requests of one connection: a rule without a scheduler that learns, and one whose servers a hash chooses."""
+    rules = (f"rule = path /b balance learner use server {A}", f"rule = path /c balance rr use server {A}")
+    world = make(kind, "scheduler = phttp", "sticky = header X-User", *rules, unit=CONNECTION)
+    client, server = world.client(), None
+    for path, lines, outcomes in (
+        ("/b", (), [(A, 200, "ok", 0)]),
+        ("/c", (), []),
+        ("/b", ("X-User: ann",), []),
+        ("/b", (), [(A, 200, "ok", 0)]),
+    ):
+        client.says(get(path, *lines))
+        server = server or world.accepts(A)
+        server.says(answer())
+        assert client.heard() == answer()
+        assert world.learner.took() == outcomes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_balance_gets_no_outcomes_of_what_a_cookie_names(make: Make, kind: str) -> None:
+    world = make(kind, "scheduler = chttp", f"rule = path /b balance learner use server {A}", unit=CONNECTION)
+    client = world.client()
+    client.says(get("/b"))
+    server = world.accepts(A)
+    server.says(answer())
+    cookie = re.search(rb"Set-Cookie: ([^;]+)", client.heard())
+    assert cookie is not None
+    assert world.learner.took() == [(A, 200, "ok", 0)]
+    for lines, outcomes in (((f"Cookie: {cookie[1].decode()}",), []), ((), [(A, 200, "ok", 0)])):
+        client.says(get("/b", *lines))
+        server.says(answer())
+        assert client.heard().endswith(b"hello")
+        assert world.learner.took() == outcomes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_schedulers_of_a_connection_change(make: Make, kind: str) -> None:
+    """An edit on a live connection: what learned before gets no outcome of the next request."""
+    other = Learners(CONNECTION, "other")
+    rule = f"rule = path /b balance learner use server {A}"
+    world = make(kind, "scheduler = phttp", rule, unit=CONNECTION, schedulers=(other,))
+    client = world.client()
+    client.says(get("/b"))
+    server = world.accepts(A)
+    server.says(answer())
+    assert client.heard() == answer()
+    assert (len(world.learner.take()), other.take()) == (1, [])
+    for balance, outcomes in (("other", (0, 1)), ("wlc", (0, 0)), ("learner", (1, 0))):
+        world.load("scheduler = phttp", f"rule = path /b balance {balance} use server {A}", *SERVERS)
+        client.says(get("/b"))
+        server.says(answer())
+        assert client.heard() == answer()
+        assert (len(world.learner.take()), len(other.take())) == outcomes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_server_is_chosen_within_the_rule(make: Make, kind: str) -> None:
+    rule = f"rule = path /b balance learner use server {A} server {B}"
+    world = make(kind, "scheduler = phttp", "retry_on = connect reset 503", rule, unit=CONNECTION)
+    client = world.client()
+    client.says(get("/b"))
+    world.accepts(A).says(answer(status="503 Service Unavailable"))
+    assert world.learner.took() == [(A, None, "status", 0)]
+    world.accepts(B).says(answer())
+    assert client.heard() == answer()
+    assert world.learner.took() == [(B, 200, "ok", 1)]
+
+
+class LaterLearner(Learner):
+    """Chooses a moment later."""
+
+    async def choose(self, request: Request) -> Choice | None:  # type: ignore[override]
+        return super().choose(request)
+
+
+@pytest.mark.parametrize("scheduler", ["phttp", "chttp"])
+def test_an_asynchronous_balance_learns(make: Make, scheduler: str) -> None:
+    later = Learners(CONNECTION, "later", LaterLearner)
+    rules = f"rule = path /b balance later use server {A}", f"rule = path /c balance learner use server {A}"
+    world = make("compiled", f"scheduler = {scheduler}", *rules, unit=CONNECTION, schedulers=(later,))
+    client, server = world.client(), None
+    for path, outcomes in (("/b", (1, 0)), ("/c", (0, 1)), ("/b", (1, 0))):
+        client.says(get(path))
+        server = server or world.accepts(A)
+        server.says(answer())
+        assert client.heard().endswith(b"hello")
+        assert (len(later.take()), len(world.learner.take())) == outcomes
+
+
 def test_a_fallback_gets_its_own_and_the_scheduler_does_not(make: Make) -> None:
     other, silent = Learners(CONNECTION, "other"), Learners(CONNECTION, "silent", First)
     for fallback, outcomes in ((other, 1), (silent, 0)):
@@ -354,9 +445,12 @@ class Forgetful(First):
 
 def test_a_scheduler_that_lacks_what_it_promises_is_refused(make: Make) -> None:
     forgetful = Learners(EACH_REQUEST, "forgetful", Forgetful)
-    world = make("compiled", "scheduler = learner", "fallback = forgetful", schedulers=(forgetful,))
+    balance = Learners(CONNECTION, "forgetful-too", Forgetful)
+    world = make("compiled", "scheduler = learner", "fallback = forgetful", schedulers=(forgetful, balance))
     why = world.refusal(EditService("s", {"scheduler": "forgetful"}))
     assert why == "service s: scheduler forgetful provides ILearns, but its bound form lacks completed(outcome)"
+    why = world.refusal(EditService("s", {"scheduler": "phttp", "balance": "forgetful-too"}))
+    assert why == "service s: balance forgetful-too provides ILearns, but its bound form lacks completed(outcome)"
 
     def fail(destination: Destination) -> None:
         raise ValueError

@@ -186,7 +186,7 @@ def test_each_attempt_is_a_span(make: Make, recorded: list[list[Span]]) -> None:
     assert refused.attributes["ktcpvs.server"] == first
     assert (refused.attributes["error.type"], refused.error) == (
         "connect_failed",
-        "Connection was refused by other side.",
+        "Connection was refused by other side",
     )
     assert "http.request.resend_count" not in refused.attributes
     assert answered.attributes["http.request.resend_count"] == 1

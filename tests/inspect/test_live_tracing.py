@@ -125,7 +125,7 @@ def test_attempts_that_have_failed(make: Make) -> None:
     kept = world.accepts(B)
     kept.says(answer())
     (entry,) = watch.read()
-    refused = "Connection was refused by other side."
+    refused = "Connection was refused by other side"
     assert entry["attempts"] == [{"server": A, "failure": refused}, {"server": B, "failure": None}]
     assert entry["why"] == "rule=1, balance, retry"
     client.says(get())

@@ -12,7 +12,7 @@ from authority import Authority
 from pebble import EAB_KEY, EAB_KID, NameServer, Pebble
 from servers import LOOPBACK, free_port
 
-from ktcpvs.acme.client import CA, Accounts, ACMEClient, parse_retry_after, renewal_identifier
+from ktcpvs.acme.client import CA, Accounts, ACMEClient, renewal_identifier
 from ktcpvs.acme.problems import ACMEProblem
 from ktcpvs.acme.store import CertificateFolder
 
@@ -83,22 +83,6 @@ def test_a_directory_that_cannot_be_used_is_named(pebble: Pebble, tmp_path: Path
     assert why_not(CA(other, authorities=str(pebble.ca)), tmp_path).startswith(f"{other}: unexpected response: ")
     lost = why_not(CA(pebble.directory, authorities="/nowhere/ca.pem"), tmp_path)
     assert lost == "acme_ca: /nowhere/ca.pem: No such file or directory"
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        (None, None),
-        ("120", 120),
-        (" 7 ", 7),
-        ("Thu, 01 Jan 1970 00:20:00 GMT", 200),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
-        ("soon", None),
-        ("-5", None),
-    ],
-)
-def test_the_forms_of_retry_after(text: str | None, seconds: float | None) -> None:
-    assert parse_retry_after(text, 1000) == seconds
 
 
 def test_the_identifier_of_a_certificate(tmp_path: Path) -> None:

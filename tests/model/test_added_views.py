@@ -77,6 +77,18 @@ def test_counts_by_status_and_by_bucket_add_up() -> None:
     )
 
 
+def test_rules_keep_their_order_and_others_are_sorted() -> None:
+    def rules(**counts: int) -> dict[str, Any]:
+        return answer(service("web", {"rules": counts}, {}))
+
+    def order(own: dict[str, Any], *told: dict[str, Any]) -> list[tuple[str, int]]:
+        return list(stats(own, told)["services"][0]["stats"]["rules"].items())
+
+    none = rules(zulu=0, alpha=0)
+    assert order(none, rules(zulu=1, alpha=2), rules(zulu=1, alpha=0)) == [("zulu", 2), ("alpha", 2)]
+    assert order(none, rules(zulu=1, mike=2)) == [("alpha", 0), ("mike", 2), ("zulu", 1)]
+
+
 def test_without_workers_all_counts_are_0() -> None:
     own = answer(service("web", NONE, {"r1:80": NONE}))
     assert stats(own, []) == own

@@ -117,6 +117,11 @@ def test_a_text_that_is_no_file(text: str) -> None:
         parse(text)
 
 
+def test_an_include_without_a_sign() -> None:
+    with pytest.raises(BadConfiguration, match=r"^a\.conf:1:1: include: expected '=' behind it"):
+        parse("include conf.d/*.conf", "a.conf")
+
+
 def test_the_word_elsewhere() -> None:
     folder = Folder()
     text = "Virtual include { rule = path /include use server r:1 server = r:1 } # include = x\n"

@@ -426,6 +426,21 @@ def test_an_error_is_shown_where_it_stands(text, why):
         ("rule = from 10.0.0.1/8 use server r1:80", "15: '10.0.0.1/8': the address has bits beyond the prefix"),
         ("rule = a use server r1:80", "10: expected a condition: unknown word 'a'; there are: host, path, pattern"),
         ("rule = pattern a server r1:80", "20: expected 'use', not 'server'"),
+        (
+            "rule = pattern a deny",
+            "20: expected a pattern in quotes, 'use', or another condition, not 'deny'; "
+            "an action stands behind 'use'; use 'respond 403'",
+        ),
+        (
+            "rule = path /a deny",
+            "18: path 'deny': expected a path that begins with / (example: /admin/); "
+            "an action stands behind 'use'; use 'respond 403'",
+        ),
+        (
+            "rule = path /a redirect 301 /x",
+            "18: path 'redirect': expected a path that begins with / (example: /admin/); "
+            "write 'use redirect', behind the conditions",
+        ),
         ("rule = pattern a use r1:80", "24: expected 'server', 'redirect' or 'respond', not 'r1:80'"),
         ("rule = pattern ( use server r1:80", "18: pattern '(': missing ) '(' at position 0"),
         ('rule = pattern "" use server r1:80', "18: empty pattern; use .* for a default rule"),

@@ -170,6 +170,9 @@ def test_servers_of_any_class() -> None:
     server = OddServer("weight", 1)
     results = [function(*arguments) for function, arguments in calls((server, server, server), server)]
     assert results == [server, None, server, (server, server), 31.0 * 2]
+    server.measured_errors, server.error_rate = None, 1  # type: ignore[attr-defined]
+    arguments = server, 1.0, 30.0, lambda *_: 1.0
+    assert compiled.expected_cost(*arguments) == plain_expected_cost(*arguments) == 31.0 * 2
 
 
 def test_slots_without_a_value() -> None:

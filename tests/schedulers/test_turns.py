@@ -6,11 +6,14 @@ import random
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.p2c import P2C
+from ktcpvs.schedulers.peak_ewma import PeakEWMA
 from ktcpvs.schedulers.rr import RR
 from ktcpvs.schedulers.wrr import WRR
 
@@ -74,6 +77,15 @@ def test_p2c_is_nearly_even_and_never_takes_the_most_loaded_of_two() -> None:
         assert choice is not None
         choice.destination.active += 1
     assert all(97 <= d.active <= 103 for d in destinations)
+
+
+@pytest.mark.parametrize("factory", [P2C, PeakEWMA])
+def test_two_servers_that_are_left_of_many_share_idle_times(factory: Any) -> None:
+    """Of equal ones the first that was drawn is chosen, so that their order must be drawn too."""
+    destinations = servers(1, *[0] * 20, 1)
+    scheduler = factory(random.Random(7)).bind(view(destinations), None)
+    counted = Counter(scheduler.choose(Request()).destination for _ in range(1000))
+    assert 400 < counted[destinations[0]] < 600
 
 
 def test_p2c_respects_weights() -> None:

@@ -306,7 +306,10 @@ def test_a_scheduler_that_cannot_be_bound_refuses_the_edit(switch: Switch) -> No
         def bind(self, service: Any, previous: Any) -> Any:
             if len(service.destinations) > 1:
                 raise Refusal("one server is all I can do")
-            return object()
+            return self
+
+        def choose(self, request: Any) -> None:
+            return None
 
     switch.director.schedulers().known["picky"] = Picky()
     switch.do(edits.AddService("a", {"scheduler": "picky", "listen": parse_address(f"127.0.0.1:{free_port()}")}))

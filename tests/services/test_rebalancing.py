@@ -10,7 +10,7 @@ from memory import A, B, Peer, World, answer, get, worlds
 
 from ktcpvs.errors import Refusal
 from ktcpvs.inspect.views import Views
-from ktcpvs.model.edits import StopService
+from ktcpvs.model.edits import StartService, StopService
 from ktcpvs.protocols.websocket import close_frame
 
 ONE = ("scheduler = phttp", f"server = {A}")
@@ -244,12 +244,47 @@ def test_a_full_server_takes_no_more_than_its_maxconn(make: Make) -> None:
         ("s", 101, ONE, "101%: expected 1% to 100% of a server's connections"),
         ("x", 20, ONE, "^no service x$"),
         ("s", 20, ("scheduler = fo", f"server = {A}"), "scheduler fo fills one server before the next"),
+        ("s", 20, (*ONE, "balance = first"), "scheduler first fills one server before the next"),
+        (
+            "s",
+            20,
+            (*ONE, "balance = fo", f"rule = path /a balance ovf use server {A}", f"rule = path / use server {A}"),
+            "scheduler fo fills one server before the next",
+        ),
     ],
-    ids=["0%", "101%", "no service", "fo"],
+    ids=["0%", "101%", "no service", "fo", "balance", "balance of rules"],
 )
 def test_refusals(make: Make, ident: str, percent: int, lines: Any, why: str) -> None:
     with pytest.raises(Refusal, match=why):
         Views(make(*lines).director).rebalance(ident, percent, False)
+
+
+def test_a_stop_of_the_service_ends_the_moves(make: Make) -> None:
+    """Those of the connections that survive it, since the service starts again, count no more as moving."""
+    settings = "drain_spread = 10"
+    world = make("scheduler = wlc", f"server = {A}", settings=settings)
+    clients = []
+    for _ in range(4):
+        clients.append(world.client())
+        world.accepts(A)
+    world.load("scheduler = wlc", f"server = {A}", f"server = {B}", settings=settings)
+    assert begin(world, resets=True)[A] == (4, 2, 2, 0, 0)
+    assert world.live.rebalancing.left == 2
+    world.director.submit(StopService("s"))
+    world.director.submit(StartService("s"))
+    world.passes(20)
+    assert world.live.rebalancing.left == 0
+    assert not any(client.line.aborted for client in clients)
+    assert begin(world, resets=True)[A] == (4, 2, 2, 0, 0)
+    world.passes(20)
+    assert [client.line.aborted for client in clients].count(True) == 2
+
+
+def test_a_service_of_a_drained_node_is_refused(make: Make) -> None:
+    world = make()
+    world.director.withdrawals.withdraw(True)
+    with pytest.raises(Refusal, match=r"^service s does not run here, so no connection can move$"):
+        Views(world.director).rebalance("s", 20, False)
 
 
 def test_a_service_that_does_not_run_is_refused(make: Make) -> None:

@@ -129,6 +129,25 @@ def test_options_that_nobody_could_give_are_named(folder: Path) -> None:
     assert "'match' cannot be the name of an option" in str(find_schedulers().broken)
 
 
+@pytest.mark.parametrize(
+    ("size", "unit", "why"),
+    [
+        ("None", "EACH_REQUEST", "body_prefix is None; expected 1 to 1048576"),
+        ("0", "EACH_REQUEST", "body_prefix is 0; expected 1 to 1048576"),
+        ("True", "EACH_REQUEST", "body_prefix is True; expected 1 to 1048576"),
+        ("8", "CONNECTION", "it has a body_prefix, and chooses per CONNECTION; only EACH_REQUEST can have one"),
+        ("8", "EACH_REQUEST", ""),
+    ],
+    ids=["none", "0", "bool", "connection", "fine"],
+)
+def test_beginnings_of_bodies_that_nobody_could_see_are_named(folder: Path, size: str, unit: str, why: str) -> None:
+    good = GOOD.format(name="good", unit=unit).replace('"Nothing."', f"body_prefix = {size}")
+    (folder / "somebodys_bodies.py").write_text(good)
+    found = find_schedulers()
+    assert [error.removeprefix("ValueError: ") for _, error in found.broken] == ([why] if why else [])
+    assert ("good" in found.known) == (not why)
+
+
 # Entry points.
 
 PACKAGE = """

@@ -536,11 +536,18 @@ def _is_from_bytes(word: str) -> bool:
     return all(not "\ud800" <= character <= "\udfff" or "\udc80" <= character <= "\udcff" for character in word)
 
 
+_MISPLACED = {
+    ("listen", "n"): "; to list numeric addresses, use -L -n",
+    ("verbose", ""): "; it belongs to --schedulers, and the version is --version",
+}
+"""(option, value) that a command does not take -> what to use instead."""
+
+
 def _check_options(command: Command, words: Sequence[str], values: Mapping[str, str]) -> None:
     for name in values:
         is_scope = name in SCOPES and (command.name in COMMAND_OF_NAME or command.name == "restore")
         if not is_scope and name not in (*command.required, *command.optional, *GLOBAL):
-            hint = "; to list numeric addresses, use -L -n" if (name, values[name]) == ("listen", "n") else ""
+            hint = _MISPLACED.get((name, values[name]), "")
             raise UsageError(f"Illegal '{name}' option with the '{command.name}' command{hint}")
     for name in command.required:
         if name not in values:

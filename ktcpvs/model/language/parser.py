@@ -101,6 +101,8 @@ def _parse(
                 raise token.error("a second global block")
             settings = _settings(reader)
         elif token.is_word(INCLUDE):
+            if reader.following("=") is None:
+                raise token.error("include: expected '=' behind it (example: include = conf.d/*.conf)")
             raise _cannot_include(token)
         else:
             hint = foreign_words.hint(foreign_words.AT_TOP, token.text) or did_you_mean(token.text, TOP_KEYWORDS)
@@ -170,6 +172,10 @@ class _Reader:
         self._position = position + 1
         return self._tokens[position]
 
+    def previous(self) -> Token:
+        """Return the token before the one that was read last."""
+        return self._tokens[self._position - 2]
+
     def is_keyword(self) -> bool:
         """Whether a keyword with its `=` comes next, or a test."""
         return self._position in self._keywords
@@ -186,7 +192,7 @@ class _Reader:
     def conditions(self) -> str:
         """Read conditions and return their text; "" where none begins here."""
         found, self._position = read_conditions(
-            self._tokens, self._position, lambda token, refusal: token.error(str(refusal))
+            self._tokens, self._position, lambda token, refusal: token.error(f"{refusal}{_explain_action(token)}")
         )
         return text_of(found) if found else ""
 
@@ -670,4 +676,14 @@ def _is_address(reader: _Reader, token: Token) -> bool:
 def _word(reader: _Reader, word: str) -> None:
     token = reader.next(f"'{word}'")
     if not token.is_word(word):
-        raise token.error(f"expected '{word}', not '{shorten(token.text)}'")
+        unused = reader.previous() if token.is_word("}") else token  # the brace ends the rule before its action
+        hint = _explain_action(unused) if word == USE else ""
+        raise token.error(f"expected '{word}', not '{shorten(token.text)}'{hint}")
+
+
+def _explain_action(token: Token) -> str:
+    """Return "; " and what to write, if a word in the place of a condition, or of 'use', is an action; else ""."""
+    if token.is_word(*ACTIONS):
+        return f"; write 'use {token.text}', behind the conditions"
+    found = "" if token.quoted else foreign_words.hint(foreign_words.ACTIONS, token.text)
+    return f"; an action stands behind 'use'{found}" if found else ""
