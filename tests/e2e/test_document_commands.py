@@ -300,6 +300,7 @@ NOT_RUN = {
     "CONTRIBUTING.md": 2,
     "README.md": 2,
     "docs/access-log.md": 2,
+    "docs/automatic-https.md": 1,
     "docs/cluster.md": 1,
     "docs/cookbook.md": 1,
     "docs/examples/ktcpvs-redis/README.md": 1,
