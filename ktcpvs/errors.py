@@ -32,12 +32,30 @@ def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     return f"; did you mean '{shorten(near)}'?" if near else ""
 
 
-def unknown(name: str, known: Iterable[str], limit: int = 120) -> str:
-    """Return an unknown name in quotes, and a hint: the most similar name of `known`, or all of them."""
+MAX_LISTED = 12
+"""The most names that a message lists; of more, the first ones."""
+
+_MIN_PART = 3
+"""The least characters of a name that is looked for within others."""
+
+
+def unknown(name: str, known: Iterable[str], limit: int = 120, listed_by: str = "") -> str:
+    """Return an unknown name in quotes, and a hint: the most similar name of `known`, those that contain it, or all of
+    them. listed_by: what shows all names where there are more than MAX_LISTED."""
     names = list(known)
-    near = nearest(name, names)
-    hint = f"did you mean '{near}'?" if near else f"there are: {', '.join(names) or 'none'}"
-    return f"'{shorten(name, limit)}'; {hint}"
+    return f"'{shorten(name, limit)}'; {_hint(name, names, listed_by)}"
+
+
+def _hint(name: str, names: list[str], listed_by: str) -> str:
+    if near := nearest(name, names):
+        return f"did you mean '{near}'?"
+    within = [one for one in names if name.lower() in one.lower()] if len(name) >= _MIN_PART else []
+    if 0 < len(within) <= MAX_LISTED:
+        return f"did you mean {' or '.join(repr(one) for one in within)}?"
+    if len(names) <= MAX_LISTED:
+        return f"there are: {', '.join(names) or 'none'}"
+    more = f" and {len(names) - MAX_LISTED} more" + (f", which {listed_by} lists" if listed_by else "")
+    return f"there are: {', '.join(names[:MAX_LISTED])}{more}"
 
 
 class Refusal(Exception):

@@ -180,9 +180,7 @@ def new_scheduler(name: str, folder: str) -> str:
         _write(target, {path: _filled(text, values) for path, text in files.items()})
     except OSError as error:
         raise Refusal(f"cannot write {shorten(folder)}: {error.strerror}") from None
-    return (
-        f"{folder}: the package ktcpvs-{name}. Test it: cd {folder} && pip install -e '.[test]' && python -m pytest\n"
-    )
+    return f"{folder}: the package ktcpvs-{name}. Test it: cd {folder} && pip install '.[test]' && python -m pytest\n"
 
 
 def _filled(text: str, values: dict[str, str]) -> str:

@@ -55,7 +55,7 @@ from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port
 from ktcpvs.system.notify import Notifier
-from ktcpvs.system.privileges import Identity, become
+from ktcpvs.system.privileges import Identity, become, check_may_become
 from ktcpvs.system.processes import is_proc_mounted
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.takeover.administered_switch import AdministeredSwitch, OwnSwitch
@@ -259,7 +259,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             return
         if administration is not None:
             await administration.start(director)
-        log_start(director, options.workers)
+        log_start(director, options.workers, is_kept=_keeps_changes(options))
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         director.issuer.start()
         await service_manager.started()
@@ -408,6 +408,7 @@ def _give_up_root(options: DaemonOptions, control: ControlListeners, opened: Exi
     user, group = options.user, options.control_group
     if user is None:
         return None
+    check_may_become(user)
     control.create_folder_for(user)
     reader = CertificateReader.start(user)
     if reader is not None:
@@ -426,6 +427,12 @@ def _take_reader(target: HandoverTarget, own: CertificateReader | None) -> Certi
         return CertificateReader(target.reader)
     target.reader.close()
     return own
+
+
+def _keeps_changes(options: DaemonOptions) -> bool:
+    """Whether something outlasts the daemon: a state file, a cluster, or a configuration, which is then the place for
+    changes."""
+    return options.state is not None or options.config is not None or options.cluster is not None
 
 
 class _NoStateFile:

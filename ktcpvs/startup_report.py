@@ -16,15 +16,15 @@ MAX_SERVICES = 20
 """The most services that have a line of their own."""
 
 
-def log_start(director: Director, workers: int) -> None:
+def log_start(director: Director, workers: int, *, is_kept: bool = True) -> None:
     """Write a line for each of the first services, and one about the others. workers: the number of processes that
-    serve; 0: this process serves."""
+    serve; 0: this process serves. is_kept: False where the next start knows nothing of the table."""
     log: EventLog = director.context.log
-    for line in start_lines(director, workers):
+    for line in start_lines(director, workers, is_kept=is_kept):
         log.event(ANNOUNCE, "{line}", line=line)
 
 
-def start_lines(director: Director, workers: int) -> Iterator[str]:
+def start_lines(director: Director, workers: int, *, is_kept: bool = True) -> Iterator[str]:
     """Yield the lines of `log_start`."""
     table, expanded = director.effective, director.expanded
     shown = list(director.services.values())[:MAX_SERVICES]
@@ -35,6 +35,8 @@ def start_lines(director: Director, workers: int) -> Iterator[str]:
     yield from _stopped_lines(table, expanded)
     yield f"{workers} workers serve" if workers else "this process serves, without workers"
     yield from certificate_lines(director)
+    if not is_kept:
+        yield "changes are not kept: no --state; 'ktcpvs --state FILE' has them at its next start"
 
 
 def describe_service(live: RunningService) -> str:
@@ -61,6 +63,12 @@ def _stopped_lines(table: Table, expanded: Table) -> Iterator[str]:
 def certificate_lines(director: Director) -> Iterator[str]:
     """Yield a line with the number of certificates and the one that expires first, if there are any."""
     rows = [row for row in describe_certificates(director, None) if row["not_after"] is not None]
+    if not rows:
+        return
+    waiting = [row for row in rows if row["acme"] is not None and row["issuer"] == row["subject"]]
+    for row in waiting[:MAX_SERVICES]:
+        yield (f"{', '.join(row['names'][:3])} ({row['file']}): self-signed until the CA has issued a certificate")
+    rows = [row for row in rows if row not in waiting]
     if not rows:
         return
     first = min(rows, key=lambda row: row["not_after"])

@@ -17,6 +17,9 @@ from ktcpvs.command_line import (
     help_text,
     read_arguments,
 )
+from ktcpvs.errors import NoSuchSetting
+from ktcpvs.model.language.foreign_words import DAEMON_OPTIONS
+from ktcpvs.model.settings import DEFAULT_SETTINGS
 from ktcpvs.tap import Options
 
 
@@ -111,3 +114,29 @@ def test_help_and_wrong_usage_import_no_twisted() -> None:
     assert [one.returncode for one in ran] == [0, 0, 2], ran
     assert ran[1].stdout.startswith("ktcpvs ")
     assert ran[2].stderr == "ktcpvs: unknown option '--bogus'\nTry 'ktcpvs --help'.\n"
+
+
+def test_a_setting_that_is_an_option_of_the_daemon() -> None:
+    """What `--set` and `global { }` say of it; each option that is none of a single run is known."""
+    alone = ("check", "help", "version")
+    assert {
+        option.name: option.value or "" for option in OPTIONS.values() if option.name not in alone
+    } == DAEMON_OPTIONS
+    for name in ("workers", "status", "state", "status_host", "control-group"):
+        with pytest.raises(NoSuchSetting) as refusal:
+            DEFAULT_SETTINGS.changed({name: "4"})
+        option = name.replace("_", "-")
+        use = f"use 'ktcpvs --{option} {DAEMON_OPTIONS[option]}'"
+        assert str(refusal.value) == f"no setting '{name}'; that is an option of the daemon: {use}"
+
+
+def test_an_unknown_setting() -> None:
+    for name, hint in (
+        ("drain", "did you mean 'drain_timeout' or 'drain_spread'?"),
+        ("read_timeuot", "did you mean 'read_timeout'?"),
+    ):
+        with pytest.raises(NoSuchSetting) as refusal:
+            DEFAULT_SETTINGS.changed({name: "4"})
+        assert str(refusal.value) == f"no setting '{name}'; {hint}"
+    with pytest.raises(NoSuchSetting, match=r"^no setting 'zzz'; there are: debug_level, .* more, which 'tcpvsadm"):
+        DEFAULT_SETTINGS.changed({"zzz": "4"})

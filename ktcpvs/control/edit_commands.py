@@ -5,6 +5,7 @@ A supervisor sends its edits to its workers in this way, and a daemon that was t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,10 +13,11 @@ from attrs import evolve
 
 from ktcpvs.control import commands
 from ktcpvs.control.arguments import READERS, WRITERS, decode
-from ktcpvs.control.command_table import COMMAND_OF_EDIT, ArgumentType, EditCommand
+from ktcpvs.control.command_table import COMMAND_OF_EDIT, Argument, ArgumentType, EditCommand
 from ktcpvs.control.pages import split_pages
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model import edits
+from ktcpvs.model.conditions import written_text
 from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
@@ -93,20 +95,57 @@ def decode_local(data: Any) -> tuple[LocalEdit, ...]:
 
 
 def text_of_edit(edit: edits.Edit) -> str:
-    """Return an edit in the words of tcpvsadm, in one line, without secrets."""
+    """Return an edit in the words of tcpvsadm, in one line, without secrets and values of header fields."""
     entry = COMMAND_OF_EDIT[type(edit).__name__]
     if isinstance(edit, edits.Load):
         return f"{entry.name}: {len(edit.services)} services"
+    if isinstance(edit, edits.Unload):
+        return "set unload=1"
     words = [entry.name]
     for argument in entry.arguments:
         value = WRITERS[argument.type](getattr(edit, argument.name))
-        if argument.type in (ArgumentType.SERVICE_OPTIONS, ArgumentType.SETTINGS):
-            words += [f"{one['name']}={'...' if one['name'] in SECRETS else one['value']}" for one in value]
-        elif argument.type is ArgumentType.BOOLEAN:
-            words += [f"--{argument.option or argument.name}"] if value else []
-        elif value is not None:
-            words += [f"--{argument.option}", str(value)] if argument.option else [str(value)]
+        if value is not None:
+            words += _words_of(argument, value)
     return shorten(" ".join(words), EDIT_LENGTH)
+
+
+def command_line_of(edit: edits.Edit) -> str:
+    """Return the command line of tcpvsadm that asks for an edit, as `text_of_edit`."""
+    if isinstance(edit, Local):
+        return f"{command_line_of(edit.edit)} --{FORCED if edit.is_forced else LOCAL}"
+    return f"tcpvsadm --{text_of_edit(edit)}"
+
+
+def _words_of(argument: Argument, value: Any) -> list[str]:
+    """Return the words of one argument of a command. value: as it is written for AMP, and not None."""
+    option = [f"--{argument.option}"] if argument.option else []
+    if argument.type in (ArgumentType.SERVICE_OPTIONS, ArgumentType.SETTINGS):
+        return [f"{one['name']}={_without_secret(one['name'], str(one['value']))}" for one in value]
+    if argument.type is ArgumentType.BOOLEAN:
+        return (option or [argument.name]) if value else []
+    if argument.type is ArgumentType.USE:
+        return ["use", str(value)]
+    if argument.name == "pattern":
+        return [written_text(value)] if value else []
+    if argument.name == "on":
+        return ["on", str(value)]
+    return [*option, _FIELD_VALUE.sub(r"\1 ...", str(value))]
+
+
+_FIELD_VALUE = re.compile(r'(\b(?:request_|response_)header \S+) (?:"(?:[^"\\]|\\.)*"|\S+)')
+"""A modifier of a rule, with the name and the value of a header field."""
+
+_CHECK_FIELD = re.compile(r'(\bheader) "?([^\s":]+:)(?:[^"\\]|\\.)*"?')
+"""A header field of a check: header "NAME: VALUE"."""
+
+
+def _without_secret(name: str, value: str) -> str:
+    """Return the value of a setting or an option, without what may be a secret in it."""
+    if name in SECRETS:
+        return "..."
+    if name in ("request_header", "response_header"):
+        return ", ".join(f"{line.partition(' ')[0]} ..." for line in value.splitlines())
+    return _CHECK_FIELD.sub(r"\1 \2 ...", value) if name == "check" else value
 
 
 def _values(edit: edits.Edit, entry: EditCommand) -> dict[str, Any]:

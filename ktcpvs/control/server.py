@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control import commands
 from ktcpvs.control.command_table import EDIT_COMMANDS, EditCommand
-from ktcpvs.control.edit_commands import FORCED, SCOPES, edit_for
+from ktcpvs.control.edit_commands import FORCED, SCOPES, command_line_of, edit_for
 from ktcpvs.control.guarded_amp import INTERNAL_ERROR, GuardedAMP
 from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.control.permissions import Permissions
@@ -142,10 +142,17 @@ class Administrator(GuardedAMP):
                 edit = Local(edit, is_forced=scope == FORCED)
             if self.peer_name:
                 self._log.event(levels.CONFIGURATION, "{peer} asks for {name}", peer=self.peer_name, name=edit.name)
-            return self._switch.submit(edit)
+            return self._switch.submit(edit).addCallback(self._log_edit, edit)
 
         warnings = await (await self.in_order(begin))
         return {"warnings": limit_warnings(warnings)} if warnings else {}
+
+    def _log_edit(self, warnings: Sequence[str], edit: edits.Edit) -> Sequence[str]:
+        """Log who has changed what, at every level. A supervisor's workers do not: it has logged the edit itself."""
+        if self.peer_name and not isinstance(edit, edits.Load):  # the director logs each change of a file
+            form = "{peer}: {edit}"
+            self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, edit=command_line_of(edit))
+        return warnings
 
     async def in_order(self, begin: Callable[[], Awaitable[T]]) -> T:
         """Return what `begin` returns, which is called once the edits of earlier commands have been submitted."""

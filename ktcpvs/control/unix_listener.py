@@ -60,8 +60,7 @@ class UnixControlListener:
                 private_folder(os.path.dirname(self.path))
             self.adopt(self._open())
             if self._group is not None:
-                os.chown(self.path, -1, self._group)
-                os.chmod(self.path, 0o660)
+                _give_away(self.path, -1, self._group, 0o660)
         self.listen()
 
     def _open(self) -> socket.socket:
@@ -82,8 +81,7 @@ class UnixControlListener:
             folder = os.path.dirname(self.path)
             private_folder(folder, identity.uid)
             group = identity.gid if self._group is None else self._group
-            os.chown(folder, identity.uid, group)
-            os.chmod(folder, 0o700 if self._group is None else 0o750)
+            _give_away(folder, identity.uid, group, 0o700 if self._group is None else 0o750)
 
     def adopt(self, sock: socket.socket) -> None:
         """Use this listening unix socket, but accept no connections before `listen`."""
@@ -117,3 +115,12 @@ class UnixControlListener:
         if self._port is not None:
             self._port.stopListening()
             self._port = None
+
+
+def _give_away(path: str, uid: int, gid: int, mode: int) -> None:
+    """Change owner, group and mode. uid: -1: the owner stays. Raises CannotListen."""
+    try:
+        os.chown(path, uid, gid)
+        os.chmod(path, mode)
+    except OSError as error:
+        raise CannotListen(f"cannot change the owner of {path}: {error.strerror}") from None

@@ -328,9 +328,7 @@ class EditRule(Edit):
         if self.new_name is not None:
             changes["name"] = self.new_name or None
         if not changes:
-            raise BadValue(
-                "edit-rule: nothing to change; give conditions, modifiers, match, a name, an action or servers"
-            )
+            raise BadValue("nothing to change; give conditions, modifiers, match, a name, an action or servers")
         return table.with_service(with_edited_rule(service, self.rule, changes))
 
 

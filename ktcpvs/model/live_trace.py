@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from attrs import Attribute, field, frozen
 
-from ktcpvs.errors import BadValue, unknown
+from ktcpvs.errors import BadValue
 from ktcpvs.model.conditions import KINDS, Condition, read_conditions
+from ktcpvs.model.language.foreign_words import unknown_condition
 from ktcpvs.model.language.lexer import tokens
 
 DEFAULT_COUNT, MAX_COUNT = 100, 100_000
@@ -23,7 +24,7 @@ COUNT_REACHED, TIME_OVER, STOPPED = "count", "time", "stopped"
 def _up_to(most: int, unit: str) -> Callable[[object, Attribute[int], int], None]:
     def check(instance: object, attribute: Attribute[int], value: int) -> None:
         if not 1 <= value <= most:
-            raise BadValue(f"trace: {attribute.name} = {value}: expected 1 to {most} {unit}")
+            raise BadValue(f"{attribute.name} = {value}: expected 1 to {most} {unit}")
 
     return check
 
@@ -44,7 +45,7 @@ class TraceQuery:
         found = tokens(self.text, "trace")
         conditions, position = read_conditions(found, 0)
         if position < len(found):
-            raise BadValue(f"trace: unknown condition {unknown(found[position].text, KINDS, 40)}")
+            raise BadValue(f"unknown condition {unknown_condition(found[position].text, KINDS)}")
         return conditions
 
 

@@ -51,6 +51,11 @@ Values = dict[str, Any]
 Labels = tuple[tuple[str, str], ...]
 """(name, value) of each label, by name; "" is the value of a label that is only a name."""
 
+_CHECK_HINT = (
+    "behind a server it is the address to check instead, or 'off'; to check all servers, the service has a line "
+    "'check = tcp' or 'check = http PATH'"
+)
+
 _LABEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,62})(?:=([A-Za-z0-9._/:@+-]{0,63}))?")
 
 
@@ -126,6 +131,8 @@ def _read_priority(start: Token, rest: Rest, values: Values, fail: Fail) -> int:
 
 
 def _read_check(start: Token, rest: Rest, values: Values, fail: Fail) -> Address | None:
+    if not rest:
+        raise fail(start, f"missing value after 'check': {_CHECK_HINT}")
     value = _take_value(start, rest, fail)
     if value.is_word(OFF):
         return None
@@ -133,7 +140,8 @@ def _read_check(start: Token, rest: Rest, values: Values, fail: Fail) -> Address
         address = parse_address(value.text)
         check_complete(address)
     except Refusal as refusal:
-        raise fail(value, f"check: {refusal}") from None
+        hint = f"; {_CHECK_HINT}" if foreign_words.hint_at_server_word(value.text) else ""
+        raise fail(value, f"check: {refusal}{hint}") from None
     return address
 
 

@@ -336,7 +336,7 @@ class Settings:
         values: dict[str, Any] = {}
         for name, text in changes.items():
             if name not in known:
-                raise NoSuchSetting(f"no setting {unknown_option(name, known)}")
+                raise NoSuchSetting(f"no setting {unknown_option(name, known, LISTED_BY)}")
             values[name] = text if name in TEXTS else whole_number(name, text)
         return evolve(self, **values)
 
@@ -344,6 +344,9 @@ class Settings:
         """Return name -> value of all settings."""
         return {name: getattr(self, name) for name in self.names()}
 
+
+LISTED_BY = "'tcpvsadm --get'"
+"""What lists all settings, for errors."""
 
 SECRETS = frozenset(attribute.name for attribute in fields(Settings) if attribute.metadata["is_secret"])
 """The names of the settings that are secret."""

@@ -5,6 +5,7 @@ A warning never refuses an edit. It says which option or rule is ignored, by wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
@@ -16,8 +17,9 @@ from ktcpvs.model import edits
 from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF, parse_check
-from ktcpvs.model.conditions import SHARE, TLS, Condition
+from ktcpvs.model.conditions import PATH, SHARE, TLS, Condition
 from ktcpvs.model.expectation import NOBODY
+from ktcpvs.model.language.lexer import quoted
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
 from ktcpvs.model.quorum import NODE, QUORUM
@@ -318,8 +320,37 @@ def _about_rule_balances(
         yield f"weights have no effect in rule {_some(rules)}, except 0: balance {name} ignores them; {others}", about
     if off := [rule for rule in service.rules if NOBODY_SHARE in rule.conditions]:
         yield f"rule {_some(off)} is switched off: share 0% is no client", (RULES,)
+    yield from _about_stars(service.rules)
     if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
         yield f"all servers of rule {_some(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
+
+
+def _about_stars(rules: Sequence[Rule]) -> Iterator[_Found]:
+    """Warn of paths with a `*`, which is a wildcard in nginx, Caddy and Traefik, and in hosts here."""
+    found = [
+        (rule, path)
+        for rule in rules
+        for path in (
+            *(value for one in rule.conditions if one.kind == PATH for value in one.values),
+            rule.modifiers.strip_prefix or "",
+        )
+        if "*" in path
+    ]
+    if not found:
+        return
+    rule, path = found[0]
+    begin, _, rest = path.partition("*")
+    is_below = begin.endswith("/") and not rest.strip("*")
+    instead = f"for all below it: path {begin}" if is_below else f"for a wildcard: pattern {quoted(_as_pattern(path))}"
+    which = _some(list(dict.fromkeys(rule for rule, _ in found)))
+    if rule.modifiers.strip_prefix == path:
+        instead = f"to cut off what is in front of it: strip_prefix {begin}"
+    yield f"rule {which}: the * in {shorten(path, 40)} is no wildcard; {instead}", (RULES,)
+
+
+def _as_pattern(path: str) -> str:
+    """Return the pattern of a path in which each `*` stands for anything."""
+    return "^" + ".*".join(map(re.escape, path.split("*"))) + r"(\?|$)"
 
 
 def _about_maxconn(

@@ -24,6 +24,9 @@ from ktcpvs.system.plugins import Schedulers, find_schedulers
 MAX_LOGGED = 100
 """The most plugins whose errors are logged."""
 
+MAX_NAMES_LENGTH = 400
+"""The most characters of the names in the line about schedulers that are not found any more."""
+
 Plugins = tuple[Any, Any, Any, dict[str, Any]]
 """A service's schedulers: its own, the one that chooses among a rule's servers (balance), the fallback or None, and
 those that rules name for themselves."""
@@ -41,6 +44,8 @@ class SchedulerBinder:
         self._logged: set[tuple[str, str]] = set()
         self._search = search
         self._found: Schedulers | None = None
+        self._installed = Schedulers({})  # as the last search has found them
+        self._lost: set[str] = set()
         self._yields_turns = False
 
     def start(self) -> None:
@@ -48,13 +53,30 @@ class SchedulerBinder:
         self._yields_turns = True
 
     def find_all(self) -> Schedulers:
-        """Search for all installed schedulers."""
-        self._found = found = self._search()
+        """Search for all installed schedulers. Those that were found before, and are not any more, stay in use."""
+        before, found = self._found, self._search()
+        self._installed = found
+        if before is not None:
+            found = self._keep_loaded(found, before)
+        self._found = found
         for where, error in found.broken if self._logs_broken else ():
             if (where, error) not in self._logged and len(self._logged) < MAX_LOGGED:
                 self._logged.add((where, error))
                 self._context.log.warn("scheduler plugin not loaded: {where}: {error}", where=where, error=error)
         return found
+
+    def _keep_loaded(self, found: Schedulers, before: Schedulers) -> Schedulers:
+        """Return `found` with what it lacks of `before`. Logs each such scheduler once, until it is found again."""
+        kept = found.and_loaded(before)
+        lost = {name for name, origin in kept.origins.items() if found.origins.get(name) != origin}
+        if self._logs_broken and lost - self._lost:
+            self._context.log.warn(
+                "schedulers not found any more, and used as they were loaded: {names}; is ktcpvs or a plugin being "
+                "installed or removed?",
+                names=shorten(", ".join(sorted(lost - self._lost)), MAX_NAMES_LENGTH),
+            )
+        self._lost = lost
+        return kept
 
     def installed(self) -> Collection[ISchedulerFactory]:
         """Return the schedulers that the last search has found; searches if none has yet."""
@@ -67,16 +89,19 @@ class SchedulerBinder:
 
     def _before_reload(self, name: str | None) -> Schedulers:
         found = self._found
-        return found if found is not None and name in found.known else self.find_all()
+        if found is not None and name in found.known:
+            return found
+        self.find_all()
+        return self._installed  # those that are not installed any more cannot be loaded again
 
     def reload(self, name: str | None) -> Reloaded:
         """Load a plugin's package again; None: those of all plugins. Raises a Refusal; then nothing has changed.
 
         `undo` of the result makes that undone here too.
         """
-        before = self._before_reload(name)
-        reloaded = reload_schedulers(before, name, self._search)
-        self._found = reloaded.found
+        reloaded = reload_schedulers(self._before_reload(name), name, self._search)
+        before = self._found
+        self._found = reloaded.found if before is None else self._keep_loaded(reloaded.found, before)
 
         def undo() -> None:
             reloaded.undo()

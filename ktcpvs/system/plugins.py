@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from attrs import Factory, frozen
+from attrs import Factory, evolve, frozen
 from twisted.python.reflect import safe_str
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
@@ -33,6 +33,15 @@ TWISTED_PREFIXES = ("twisted_", "cred_")
 """The beginnings of the names of Twisted's own plugin files."""
 
 BUILT_IN_MODULE = "twisted.plugins.ktcpvs_plugins"
+
+LISTED_BY = "'tcpvsadm --schedulers'"
+"""What lists all schedulers, for errors."""
+
+MAX_ERROR_LENGTH = 200
+"""The most characters of each plugin's error in the refusal of an unknown name."""
+
+_EDITABLE = "; installed with -e? start the daemon again, or 'pip install .'"
+"""The hint where the module of an entry point is not found: a running Python reads no new paths of such packages."""
 
 
 @frozen
@@ -69,10 +78,24 @@ class Schedulers:
         if name in SCHEDULERS:
             message = f"no scheduler '{name}': use {SCHEDULERS[name]}"
         else:
-            message = f"no scheduler {unknown(name, sorted(self.known))}"
+            message = f"no scheduler {unknown(name, sorted(self.known), listed_by=LISTED_BY)}"
         for where, error in self.broken:
-            message += f"; {where} failed to load: {shorten(error)}"
+            message += f"; {where} failed to load: {shorten(error, MAX_ERROR_LENGTH)}"
         raise NoSuchScheduler(message)
+
+    def and_loaded(self, before: Schedulers) -> Schedulers:
+        """Return these and those of an earlier search that this one has not found, which stay loaded: pip takes away
+        the files of a package before it writes those of the next. A built-in one stays even beside another of its
+        name."""
+        lost = [
+            name
+            for name, origin in before.origins.items()
+            if name not in self.known or (origin.is_built_in and not self.origins[name].is_built_in)
+        ]
+        if not lost:
+            return self
+        known = {**self.known, **{name: before.known[name] for name in lost}}
+        return evolve(self, known=known, origins={**self.origins, **{name: before.origins[name] for name in lost}})
 
 
 def find_schedulers() -> Schedulers:
@@ -215,7 +238,8 @@ def _place_of(error: BaseException, origin: Origin) -> tuple[str, str]:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_machinery(frame.filename)]
     place = f"{own[-1].filename}:{own[-1].lineno}" if own else origin.text
-    return place, f"{type(error).__name__}: {safe_str(error)}"
+    is_editable = isinstance(error, ModuleNotFoundError) and error.name == origin.module.partition(".")[0]
+    return place, f"{type(error).__name__}: {safe_str(error)}{_EDITABLE if is_editable else ''}"
 
 
 def _is_machinery(file: str) -> bool:

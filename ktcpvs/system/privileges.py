@@ -106,15 +106,20 @@ def without_capabilities() -> Iterator[None]:
             prctl(_AMBIENT, _AMBIENT_RAISE, number)
 
 
+def check_may_become(who: Identity) -> None:
+    """Raise CannotDrop where this process cannot become the user `who`, since it is not root's."""
+    if os.geteuid() != 0 and os.getuid() != who.uid:
+        raise CannotDrop(f"--user {who.name}: only root can become another user; leave out --user, or start as root")
+
+
 def become(who: Identity, *groups: int, kept: Mapping[str, int] = KEPT) -> None:
     """Become the user `who` for good, and keep those capabilities of `kept` that this process has. Raises CannotDrop.
 
     groups: additional groups. A process that already runs as `who`, and not as root, is left unchanged.
     """
+    check_may_become(who)
     if os.getuid() == who.uid != 0:
         return
-    if os.geteuid() != 0:
-        raise CannotDrop(f"--user {who.name}: only root can become another user")
     bits = sum(1 << number for number in kept.values()) & permitted()
     try:
         for number in range(_LAST + 1):

@@ -19,6 +19,7 @@ from ktcpvs.control.client import NoAnswer, Switch
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.guarded_amp import MAX_BOX_KEYS
 from ktcpvs.control.server import MAX_CONNECTIONS, MAX_WARNINGS, Administrator, ControlFactory
+from ktcpvs.errors import MAX_LISTED
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.adopt import Adopt
@@ -459,9 +460,13 @@ def test_a_page_that_is_not_there(ask: Ask) -> None:
 
 
 def test_an_unknown_option_names_the_known_ones(ask: Ask) -> None:
+    first, more, where = ", ".join([*OPTIONS][:MAX_LISTED]), len(OPTIONS) + 1 - MAX_LISTED, "'man ktcpvs.conf'"
     with pytest.raises(errors.BadValue) as refused:
         ask(lambda s: s.add_service("x", colour="red"))
-    assert str(refused.value) == f"a service has no option 'colour'; there are: {', '.join(OPTIONS)}, port"
+    assert (
+        str(refused.value)
+        == f"a service has no option 'colour'; there are: {first} and {more} more, which {where} lists"
+    )
 
 
 def test_an_explanation(ask: Ask) -> None:

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from twisted.internet.defer import succeed
 from twisted.protocols import amp
 
-from ktcpvs.control.edit_commands import commands_for, decode_local, encode_local, text_of_edit
+from ktcpvs.control.edit_commands import (
+    EDIT_LENGTH,
+    command_line_of,
+    commands_for,
+    decode_local,
+    encode_local,
+    text_of_edit,
+)
 from ktcpvs.control.server import Administrator
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
@@ -92,3 +99,35 @@ def test_the_text_of_an_edit() -> None:
     )
     assert text_of_edit(edits.Set({"cookie_key": "0123456789"})) == "set cookie_key=..."
     assert text_of_edit(edits.Load({})) == "load-configfile: 0 services"
+
+
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        (edits.Drain(parse_address("10.0.0.1:80"), "web"), "tcpvsadm --drain --real-server 10.0.0.1:80 --ident web"),
+        (edits.Drain(parse_address("10.0.0.1"), None), "tcpvsadm --drain --real-server 10.0.0.1"),
+        (
+            edits.AddRule("web", "path /a/ share 5%", parse_address("10.0.0.1:80"), rule_name="canary"),
+            "tcpvsadm --add-rule --ident web path /a/ share 5% --real-server 10.0.0.1:80 --name canary",
+        ),
+        (
+            edits.EditRule("web", "canary", action="respond 403", modifiers='request_header X-Key "hidden words"'),
+            "tcpvsadm --edit-rule --ident web --rule canary use respond 403 request_header X-Key ...",
+        ),
+        (
+            edits.EditService("web", {"scheduler": "rr", "request_header": 'X-Key "hidden"\n+X-B "hidden"'}),
+            "tcpvsadm --edit-service --ident web scheduler=rr request_header=X-Key ..., +X-B ...",
+        ),
+        (
+            edits.EditService("web", {"check": 'http /x header "X-Key: hidden words" expect 200'}),
+            "tcpvsadm --edit-service --ident web check=http /x header X-Key: ... expect 200",
+        ),
+        (edits.Set({"cookie_key": "hidden"}), "tcpvsadm --set cookie_key=..."),
+        (edits.Unload(), "tcpvsadm --set unload=1"),
+        (Local(edits.StartService("web"), is_forced=True), "tcpvsadm --start --ident web --force-local"),
+    ],
+)
+def test_the_command_line_of_an_edit_has_no_secrets(edit: edits.Edit, line: str) -> None:
+    assert command_line_of(edit) == line
+    long = edits.EditRule("web", "x" * 1000, pattern="path /y")
+    assert len(command_line_of(long)) < EDIT_LENGTH + 20

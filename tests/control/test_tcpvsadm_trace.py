@@ -50,7 +50,7 @@ def test_the_command_line(words: list[str], query: TraceQuery) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--trace"], "Option '--trace' needs a value"),
+        (["--trace"], "Option '--trace' needs a value: --trace 'path /shop/', or '' for all requests"),
         (["--trace", "", "--count"], "Option '--count' needs a value with the 'trace' command"),
         (["--trace", "", "--count=x"], "count 'x': not a whole number of at most 9 digits"),
         (["--trace", "", "--for", "5d"], "for '5d': not a time (examples: 60, 60s, 5m)"),

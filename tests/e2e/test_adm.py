@@ -133,7 +133,7 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
 def test_a_wrong_command_line_exits_with_2(daemon: Daemon) -> None:
     for arguments, why in (
         (("--start", "-w", "1"), "Illegal 'weight' option with the 'start' command"),
-        (("-a", "-r", "h:1"), "You need to supply the 'ident' option for the 'add-server' command"),
+        (("-a", "-r", "h:1"), "You need to supply the 'ident' option for the 'add-server' command: -i ID, "),
         (("-A", "-D", "-i", "s"), "Two commands"),
         (("-A", "-i", "s", "-i", "t"), "given twice"),
         (("--colour",), "Unknown option"),

@@ -263,7 +263,7 @@ def test_refusals_arrive_as_their_classes(daemon: Daemon) -> None:
         with pytest.raises(kind) as refused:
             call(method, *arguments)
         assert type(refused.value) is kind
-    with pytest.raises(errors.NoSuchScheduler, match=r"there are: .*http.*wlc"):
+    with pytest.raises(errors.NoSuchScheduler, match=r"there are: .*http.*'tcpvsadm --schedulers' lists"):
         call("add_service", "t", scheduler="best")
     with socket.socket() as taken:
         taken.bind((LOOPBACK, port))
@@ -280,3 +280,25 @@ def test_a_client_whose_daemon_dies_gets_no_answer(daemon: Daemon, control_threa
     daemon.kill()
     with pytest.raises(control_client.NoAnswer, match=r"closed the connection|no daemon answers"):
         control_thread.run(switch.settings)
+
+
+def test_each_edit_is_a_line_of_the_log(daemon: Daemon) -> None:
+    """At the default level, once whatever the number of workers, and without secrets."""
+    user = f"user {os.getuid()}: tcpvsadm"
+    daemon.call("load", "Virtual logged { server = 127.0.0.1:81 }", source="x")
+    daemon.adm("--drain", "-i", "logged", "-r", "127.0.0.1:81")
+    daemon.adm("--ready", "-r", "127.0.0.1")
+    daemon.adm("-E", "-i", "logged", 'request_header=X-Key "hidden words"', "-s", "phttp")
+    daemon.adm("--drain", "-i", "logged", "-r", "127.0.0.1:82", check=False)
+    daemon.adm("--set", "cookie_key=hidden-hidden-hidden-hidden-hidden")
+    daemon.adm("-D", "-i", "logged")
+    daemon.wait_for_log(f"{user} --delete-service --ident logged")
+    edits = [line.partition(user)[2].strip() for line in daemon.log().splitlines() if user in line]
+    assert edits[-5:] == [
+        "--drain --real-server 127.0.0.1:81 --ident logged",
+        "--ready --real-server 127.0.0.1",
+        "--edit-service --ident logged scheduler=phttp request_header=X-Key ...",
+        "--set cookie_key=...",
+        "--delete-service --ident logged",
+    ]
+    assert "hidden" not in daemon.log()

@@ -101,6 +101,8 @@ def test_an_administrator_with_a_certificate_may_administer(make_daemon: Make, s
     for line in (r"administrator connected: alice from 127.0.0.1:", "alice from 127.0.0.1:"):
         assert line in log
     assert " asks for add-service\n" in log
+    (edit,) = [line for line in log.splitlines() if "tcpvsadm --add-service" in line]
+    assert re.search(r" alice from 127\.0\.0\.1:[0-9]+: tcpvsadm --add-service --ident web port=8080$", edit)
     refused = site.adm("-D", "-i", "nope")
     assert (refused.returncode, refused.stderr) == (1, "tcpvsadm: delete-service nope: no service nope\n")
     daemon.wait_for_log("refused to alice from 127.0.0.1:")

@@ -196,7 +196,9 @@ def test_a_configuration_with_an_error_refuses_the_start(make_daemon: Make, tmp_
     config.write_bytes(b"# \xff\n")
     assert re.fullmatch(rf"ktcpvs: {config}.+not UTF-8 text", daemon.refused())
     config.write_text("Virtual s {\n    scheduler = best\n}\n")
-    assert re.fullmatch(r"ktcpvs: no scheduler 'best'; there are: .*http.*wlc.*", daemon.refused())
+    assert re.fullmatch(
+        r"ktcpvs: no scheduler 'best'; there are: .*http.*'tcpvsadm --schedulers' lists", daemon.refused()
+    )
 
 
 @pytest.mark.parametrize("end", ["\r", "\r\n"])

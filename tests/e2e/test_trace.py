@@ -198,10 +198,10 @@ def test_more_traces_than_there_may_be(daemon: Daemon, web: list[Nginx]) -> None
 
 def test_what_is_refused(daemon: Daemon) -> None:
     for words, why in (
-        (("uri /x",), "trace: trace: unknown condition 'uri'"),
+        (("uri /x",), "trace: unknown condition 'uri'"),
         (("path x",), "trace: path 'x': expected a path that begins with /"),
         (("", "-i", "nope"), "trace nope: no service nope"),
-        (("", "--count", "0"), "trace: trace: count = 0: expected 1 to 100000 requests"),
+        (("", "--count", "0"), "trace: count = 0: expected 1 to 100000 requests"),
     ):
         done = daemon.adm("--trace", *words, check=False)
         assert done.returncode == 1

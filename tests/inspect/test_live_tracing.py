@@ -189,7 +189,8 @@ def test_what_no_trace_is_made_of(make: Make) -> None:
     world = make("scheduler = wlc", f"server = {A}")
     for query, kind, why in (
         (TraceQuery("path"), BadValue, "missing value after 'path'"),
-        (TraceQuery("uri /x"), BadValue, "trace: unknown condition 'uri'"),
+        (TraceQuery("uri /x"), BadValue, "^unknown condition 'uri'; use 'path /x' for a path"),
+        (TraceQuery("/foo"), BadValue, "^unknown condition '/foo'; for a path: path /foo$"),
         (TraceQuery('pattern "("'), BadPattern, "missing )"),
         (TraceQuery("", "nope"), NoSuchService, "nope"),
         (TraceQuery("path /a", "s"), BadValue, "scheduler wlc does not see path: it knows from, port, share"),

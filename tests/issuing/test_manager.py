@@ -31,6 +31,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.director import Director
 from ktcpvs.services.tls_file_store import TLSFileStore
+from ktcpvs.startup_report import certificate_lines
 
 DAY = 86400.0
 NOW = 1_900_000_000.0
@@ -137,10 +138,14 @@ def test_a_service_starts_with_a_self_signed_certificate_and_gets_the_real_one(s
     assert (row["issuer"], row["names"]) == ("self-signed by ktcpvs", ["a.example", "b.example"])
     assert row["acme"]["state"] == "waiting"
     assert row["warning"].endswith("the certificate in use is self-signed until the CA has issued one")
+    (line,) = certificate_lines(switch.director)
+    assert line == f"a.example, b.example ({row['file']}): self-signed until the CA has issued a certificate"
     switch.manager.start()
     switch.wait()
     row = switch.row()
     assert (row["issuer"], row["warning"], row["error"]) == ("issuing", "", "")
+    (line,) = certificate_lines(switch.director)
+    assert line.startswith("1 certificate; the first to expire is a.example, b.example (")
     assert (row["acme"]["state"], row["acme"]["failures"], row["acme"]["error"]) == ("valid", 0, "")
     assert (
         switch.said("certificate for a.example, b.example: issued by acme-v02.api.letsencrypt.org, valid until ") == 1

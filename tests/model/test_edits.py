@@ -356,7 +356,7 @@ REFUSED = [
     (AddRule("web", ".*", R3, before="1"), RuleExists, "rule '.*' exists already; to move it: move-rule"),
     (AddRule("web", "", R1, None, "n"), NoSuchRule, "service web has no rule 'name n'"),
     (EditRule("web", "x", "a"), NoSuchRule, "service web has no rule 'x'"),
-    (EditRule("web", "1"), BadValue, "edit-rule: nothing to change"),
+    (EditRule("web", "1"), BadValue, "nothing to change; give conditions, "),
     (EditRule("web", "1", ".*"), BadValue, "match 1: pattern '.*' has 0 groups"),
     (EditRule("web", "2", "/(a)"), RuleExists, "service web already has a rule '/(a)'"),
     (MoveRule("web", "1", "3"), NoSuchRule, "service web has no rule '3'"),

@@ -275,6 +275,10 @@ NO_BLOCK = "expected a keyword followed by '=', or '}'"
         ("Virtual {\n}", "1:9: '{' is not a valid service name: expected 1 to 128 printable characters"),
         ("Virtual web\n\n", "3:1: unexpected end of the text; expected '{'"),
         ("Virtual web listen", "1:13: expected '{', not 'listen'"),
+        (
+            "global\n log stdout",
+            "2:2: expected '{', not 'log': is this a file of HAProxy? Here, settings",
+        ),
         ('Virtual web "{" }', "1:13: expected '{', not '{'"),
         ("Virtual web {\n", "2:1: unexpected end of the text; expected '}'"),
         ("Virtual web { }\n\n Virtual web { }", "3:10: service web appears a second time"),
@@ -358,7 +362,12 @@ def test_an_error_is_shown_where_it_stands(text, why):
             "24: 'drain' and 'maintenance' contradict each other: leave one of them out",
         ),
         ("server = r9:80 check r9", "24: check: r9: missing port (example: r9:80)"),
-        ("server = r9:80 check", "18: missing value after 'check'"),
+        ("server = r9:80 check", "18: missing value after 'check': behind a server it is the address to check instead"),
+        (
+            "server = r9:80 check inter 2000",
+            "24: check: inter: missing port (example: inter:80); behind a server it is",
+        ),
+        ("persistent = 300", "3: unknown keyword 'persistent'; use 'scheduler = chttp'"),
         (
             "server = r9:80 start ../x",
             "24: start '../x': expected the name of a program in the folder of --start-folder",

@@ -32,6 +32,12 @@ def test_an_empty_table_and_services_that_do_not_run() -> None:
     assert lines[1] == "4 workers serve"
 
 
+def test_a_table_that_nothing_keeps() -> None:
+    director = director_of("global { }")
+    line = "changes are not kept: no --state; 'ktcpvs --state FILE' has them at its next start"
+    assert [*start_lines(director, 0, is_kept=False)] == [*start_lines(director, 0), line]
+
+
 def test_changes_name_only_what_differs() -> None:
     before = parse("Virtual a { scheduler = wlc }\nVirtual b { server = 10.0.0.1:80 }").apply(Table())
     after = parse("Virtual a { scheduler = rr }\nVirtual b { server = 10.0.0.1:80 }").apply(Table())

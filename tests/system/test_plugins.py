@@ -229,6 +229,14 @@ def bound(found: Schedulers, name: str = "good") -> Any:
     return factory.bind(None, None)
 
 
+def test_the_module_of_an_entry_point_is_not_found(site: Path) -> None:
+    """As after `pip install -e` beside a running daemon, which reads no new files of paths."""
+    install(site, "acme", "good = acme_module:Good", PACKAGE.format(name="good", version=1))
+    (site / "acme_module.py").unlink()
+    with pytest.raises(NoSuchScheduler, match=r"'acme_module'; installed with -e\? start the daemon again"):
+        find_schedulers().factory("good")
+
+
 def test_a_package_is_loaded_again_whatever_the_time_of_its_file(site: Path) -> None:
     install(site, "acme", "good = acme_module:Good", PACKAGE.format(name="good", version=1))
     before = find_schedulers()

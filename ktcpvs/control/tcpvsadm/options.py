@@ -429,6 +429,7 @@ _SHORT |= {"C": COMMANDS["flush"], "S": COMMANDS["save"], "R": COMMANDS["restore
 
 _SERVICE_HINT = "use -i ID for the name of a service, and -l ADDR:PORT for its address"
 _METHOD_HINT = "connections are always relayed, so there is no packet-forwarding method to choose"
+_PERSISTENCE_HINT = "use -s chttp, which keeps a client on its server by a cookie, or -s sh, which hashes its address"
 _IPVSADM_OPTIONS = {
     "-t": _SERVICE_HINT,
     "--tcp-service": _SERVICE_HINT,
@@ -457,7 +458,10 @@ _IPVSADM_OPTIONS = {
     "--u-threshold": "use --maxconn N",
     "--clear": "use -F, --flush",
     "--zero": "counters cannot be zeroed; --rate shows rates per second",
-    "--persistent": "use -s chttp, which keeps a client on its server by a cookie, or -s sh, which hashes its address",
+    "--persistent": _PERSISTENCE_HINT,
+    "--enable": "use --ready -r ADDR",
+    "--disable": "use --drain -r ADDR or --maintenance -r ADDR",
+    "--undrain": "use --ready -r ADDR; for a node of a cluster, --undrain-node NODE",
 }
 """Options of ipvsadm and other programs that do not exist here -> what to use instead."""
 
@@ -517,7 +521,23 @@ def _next_value(item: Command | Option, written: str, rest: Iterator[tuple[int, 
         _check_text(number, value)
         return _nonempty(item, written, value)
     hints = {"-m": f": {_METHOD_HINT}", "-l": " (to list, use -L)"}  # which mean that in ipvsadm
-    raise UsageError(f"Option '{written}' needs a value{hints.get(written, '')}")
+    hint = hints.get(written) or f": {written} {_EXAMPLES.get(item.name) or _value_of(item)}"
+    raise UsageError(f"Option '{written}' needs a value{hint}")
+
+
+def _value_of(item: Command | Option) -> str:
+    """Return the name that --help gives the value of an option, or of a command that takes one."""
+    return item.words if isinstance(item, Command) else item.value or ""
+
+
+_EXAMPLES = {
+    "ident": "shop",
+    "real-server": "10.0.0.1:80",
+    "listen": "0.0.0.0:80",
+    "rule": "NAME, or 1 for the first",
+    "trace": "'path /shop/', or '' for all requests",
+}
+"""Options and commands -> a value, for errors."""
 
 
 def _nonempty(item: Command | Option, written: str, value: str) -> str:
@@ -547,11 +567,11 @@ def _check_options(command: Command, words: Sequence[str], values: Mapping[str, 
     for name in values:
         is_scope = name in SCOPES and (command.name in COMMAND_OF_NAME or command.name == "restore")
         if not is_scope and name not in (*command.required, *command.optional, *GLOBAL):
-            hint = _MISPLACED.get((name, values[name]), "")
+            hint = _explain_illegal(command, name, values[name])
             raise UsageError(f"Illegal '{name}' option with the '{command.name}' command{hint}")
     for name in command.required:
         if name not in values:
-            hint = _explain_word(command, words[0], values, name) if words else ""
+            hint = (_explain_word(command, words[0], values, name) if words else "") or _show_option(name)
             raise UsageError(f"You need to supply the '{name}' option for the '{command.name}' command{hint}")
     for names in (VIEWS, SCOPES):
         given = [name for name in values if name in names]
@@ -566,6 +586,21 @@ def _check_options(command: Command, words: Sequence[str], values: Mapping[str, 
         raise UsageError(f"port '{shorten(values['port'], 40)}': not a number")
     if "port" in values and not _PORT.fullmatch(values["port"]):
         raise UsageError(f"port '{shorten(values['port'], 40)}': not a number or a service name")
+
+
+def _explain_illegal(command: Command, name: str, value: str) -> str:
+    """Return what to use instead of an option that ipvsadm has with this command; "" where that is unknown."""
+    if name == "pattern" and command.name in ("add-service", "edit-service"):
+        return f"; for persistence, {_PERSISTENCE_HINT}"
+    return _MISPLACED.get((name, value), "")
+
+
+def _show_option(name: str) -> str:
+    """Return how an option is written, for the error that it is missing."""
+    option = OPTIONS[name]
+    example = f" (example: -{option.short} {_EXAMPLES[name]})" if option.short and name in _EXAMPLES else ""
+    written = f"-{option.short}" if option.short else f"--{name}"
+    return f": {written} {option.value}, {option.meaning.partition(' (')[0]}{example}"
 
 
 def _is_duration(text: str) -> bool:

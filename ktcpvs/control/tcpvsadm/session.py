@@ -23,7 +23,7 @@ from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import SCOPES, Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
-from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal, unknown
+from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal
 
 ROOT_SOCKET = "/run/ktcpvs/control.sock"
 """The default socket of a daemon that root has started."""
@@ -355,5 +355,9 @@ def _select_settings(settings: list[dict[str, Any]], names: Sequence[str]) -> li
         return settings
     found = [setting for setting in settings if setting["name"] == names[0]]
     if not found:
-        raise NoSuchSetting(f"no setting {unknown(names[0], [setting['name'] for setting in settings], 40)}")
+        from ktcpvs.model.language.foreign_words import unknown_option
+        from ktcpvs.model.settings import LISTED_BY
+
+        known = [setting["name"] for setting in settings]
+        raise NoSuchSetting(f"no setting {unknown_option(names[0], known, LISTED_BY)}")
     return found

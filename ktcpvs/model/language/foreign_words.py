@@ -34,6 +34,40 @@ OF_PROCESS = {
 }
 """Words that are about the process -> the option of the daemon."""
 
+DAEMON_OPTIONS = {
+    "config": "FILE",
+    "state": "FILE",
+    "workers": "N",
+    "start-folder": "FOLDER",
+    "nameserver": "HOST[:PORT]",
+    "control": "ENDPOINT",
+    "control-group": "GROUP",
+    "status": "ENDPOINT",
+    "status-host": "NAME",
+    "takeover": "unix:/PATH",
+    "user": "USER",
+    "group": "GROUP",
+    "cluster": "ADDRESS",
+    "node": "NAME",
+    "node-labels": "LABEL[,LABEL...]",
+    "cluster-ca": "FILE",
+    "cluster-cert": "FILE",
+    "cluster-key": "FILE",
+    "cluster-credentials": "FILE",
+    "cluster-secret": "FILE",
+    "daemonize": "",
+    "pidfile": "FILE",
+    "logfile": "FILE",
+    "syslog": "",
+}
+"""The options of the daemon -> the name of the value; "": it has none. They are no settings of a table."""
+
+IN_GLOBAL = (
+    "log", "daemon", "maxconn", "user", "group", "chroot", "stats", "pidfile", "nbthread", "nbproc", "description",
+    "ssl-default-bind-ciphers", "ssl-default-bind-options", "ca-base", "crt-base", "master-worker", "node",
+)  # fmt: skip
+"""Words that follow `global` in files of HAProxy, which have no braces."""
+
 AT_TOP = {
     **OF_PROCESS,
     "frontend": _BLOCK,
@@ -83,6 +117,8 @@ IN_BLOCK = {
     "stick-table": _SESSION,
     "cookie": _SESSION,
     "persistence_timeout": _SESSION,
+    "persistent": _SESSION,
+    "persistence": _SESSION,
     "errorfile": "use 'error_page = STATUS... FILE'",
     "maxconn": "use 'maxclients = N' for a service, and 'server = ADDR:PORT maxconn N' for a server",
     "ssl_certificate": _CERTIFICATE,
@@ -215,10 +251,27 @@ SCHEDULERS = {
 """Scheduling methods of other switches -> the schedulers that are most like them."""
 
 
-def unknown_option(name: str, known: Iterable[str]) -> str:
+def unknown_option(name: str, known: Iterable[str], listed_by: str = "'man ktcpvs.conf'") -> str:
     """Return an unknown name of an option or a setting in quotes, and what to use instead: as for `unknown`."""
-    found = hint(IN_BLOCK, name)
-    return f"'{shorten(name, 40)}'{found}" if found else unknown(name, known, 40)
+    names = list(known)
+    found = hint(IN_BLOCK, name) or hint_at_daemon_option(name, names)
+    return f"'{shorten(name, 40)}'{found}" if found else unknown(name, names, 40, listed_by)
+
+
+def unknown_condition(text: str, known: Iterable[str]) -> str:
+    """Return an unknown word in quotes where a condition is expected, and what to use instead: as for `unknown`."""
+    found = f"; for a path: path {shorten(text, 40)}" if text.startswith("/") else hint(CONDITIONS, text)
+    return f"'{shorten(text, 40)}'{found}" if found else unknown(text, known, 40)
+
+
+def hint_at_daemon_option(name: str, known: Iterable[str] = ()) -> str:
+    """Return "; " and the option of the daemon that has this name; "": none has. known: names that count instead, if
+    one of them differs from it in case or in a dash only."""
+    option = name.lower().replace("_", "-")
+    if option not in DAEMON_OPTIONS or option in (one.replace("_", "-") for one in known):
+        return ""
+    value = DAEMON_OPTIONS[option]
+    return f"; that is an option of the daemon: use 'ktcpvs --{option}{f' {value}' if value else ''}'"
 
 
 def hint_at_server_word(word: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import Factory, define, evolve, fields_dict
 
-from ktcpvs.errors import BadConfiguration, Refusal, did_you_mean, shorten, unknown
+from ktcpvs.errors import BadConfiguration, Refusal, did_you_mean, shorten
 from ktcpvs.model.actions import ACTIONS, Action, read_action
 from ktcpvs.model.address import Address, PortNamed, no_port_names, parse_address
 from ktcpvs.model.conditions import KINDS, NAME, NOT, PATTERN, USE, is_pattern, read_conditions, text_of
@@ -40,6 +40,7 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.tls import CONTRADICTING, contradiction
 
 TEST = "test"
+_FOREIGN = foreign_words.AT_TOP["defaults"] + "; " + foreign_words.AT_TOP["frontend"]
 TOP_KEYWORDS = ("Virtual", "global")
 KEYWORDS = (*OPTIONS, "server", "rule", TEST)
 _FIELDS = fields_dict(VirtualService)
@@ -99,6 +100,8 @@ def _parse(
         elif token.is_word("global"):
             if settings is not None:
                 raise token.error("a second global block")
+            if (after := reader.peek()) is not None and after.is_word(*foreign_words.IN_GLOBAL):
+                raise after.error(f"expected '{{', not '{after.text}': is this a file of HAProxy? Here, {_FOREIGN}")
             settings = _settings(reader)
         elif token.is_word(INCLUDE):
             if reader.following("=") is None:
@@ -606,8 +609,7 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _Wri
         found = reader.next("a condition")
         if found.is_word(USE):
             raise found.error("expected a condition before 'use' (a rule for all requests: pattern \".*\")")
-        hint = foreign_words.hint(foreign_words.CONDITIONS, found.text)
-        described = f"'{shorten(found.text, 40)}'{hint}" if hint else unknown(found.text, (*KINDS, NOT, NAME), 40)
+        described = foreign_words.unknown_condition(found.text, (*KINDS, NOT, NAME))
         raise found.error(f"expected a condition: unknown word {described}")
     modifiers = reader.modifiers(NONE)
     match = None

@@ -1,0 +1,94 @@
+"""Searches for schedulers that find fewer than before: what is loaded stays in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import evolve
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import Logger
+
+from ktcpvs.errors import BadValue, NoSuchScheduler
+from ktcpvs.model.language.parser import parse
+from ktcpvs.model.service import VirtualService
+from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.services.scheduler_binding import SchedulerBinder
+from ktcpvs.system.log import EventLog
+from ktcpvs.system.plugins import Origin, Schedulers, find_schedulers
+
+OF_ACME = Origin("acme_schedulers", "entry point good of acme 1.5")
+
+
+class Installation:
+    """What is installed, and a daemon that searches it."""
+
+    def __init__(self) -> None:
+        self.built_in = find_schedulers()
+        good = self.built_in.known["rr"]
+        self.plugin = Schedulers({"good": good}, (), {"good": OF_ACME})
+        self.now = Schedulers({**self.built_in.known, "good": good}, (), {**self.built_in.origins, "good": OF_ACME})
+        self.lines: list[str] = []
+
+        def observe(event: Any) -> None:
+            self.lines.append(event["log_format"].format(**event))
+
+        log = EventLog(logger=Logger(namespace="test", observer=observe))  # type: ignore[arg-type]
+        self.binder = SchedulerBinder(Context(MemoryReactorClock(), log, Descriptors(1000)), lambda: self.now)
+        self.binder.find_all()
+
+    def refusal_of(self, scheduler: str) -> str:
+        with pytest.raises(NoSuchScheduler) as refused:
+            self.binder.plugins_of(service(scheduler))
+        return str(refused.value)
+
+
+def service(scheduler: str) -> VirtualService:
+    return parse(f"Virtual web {{ scheduler = {scheduler} }}").services["web"]
+
+
+@pytest.fixture
+def installation() -> Installation:
+    return Installation()
+
+
+@pytest.mark.parametrize("left", [lambda one: one.plugin, lambda one: Schedulers({}), lambda one: one.built_in])
+def test_what_is_loaded_stays(installation: Installation, left: Callable[[Installation], Schedulers]) -> None:
+    """pip takes away the files of a package before it writes those of the next version."""
+    before = installation.binder.find_all()
+    installation.now = left(installation)
+    assert installation.refusal_of("leastcon").startswith("no scheduler 'leastcon'")
+    assert installation.binder.find_all().known == before.known
+    for name in ("wlc", "phttp", "good"):
+        factory, *_ = installation.binder.plugins_of(service(name))
+        assert factory is before.known[name]
+    (line,) = installation.lines
+    assert line.startswith("schedulers not found any more, and used as they were loaded: ")
+    assert ("wlc" in line) == ("wlc" not in installation.now.known)
+
+
+def test_a_plugin_never_replaces_a_loaded_built_in_scheduler(installation: Installation) -> None:
+    other = installation.built_in.known["rr"]
+    installation.now = Schedulers({"wlc": other}, (), {"wlc": evolve(OF_ACME, text="entry point wlc of acme 1.5")})
+    found = installation.binder.find_all()
+    assert found.known["wlc"] is installation.built_in.known["wlc"]
+    assert found.origins["wlc"].is_built_in
+
+
+def test_what_is_back_is_found_again(installation: Installation) -> None:
+    whole, installation.now = installation.now, installation.plugin
+    installation.binder.find_all()
+    installation.now = whole
+    assert installation.binder.find_all() is whole
+    installation.now = installation.plugin
+    installation.binder.find_all()
+    assert len(installation.lines) == 2
+
+
+def test_what_is_not_installed_any_more_is_not_loaded_again(installation: Installation) -> None:
+    installation.now = installation.built_in
+    with pytest.raises(BadValue, match="there are no scheduler plugins"):
+        installation.binder.reload(None)
+    assert "good" in installation.binder.find_all().known
