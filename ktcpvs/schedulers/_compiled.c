@@ -1,5 +1,5 @@
-/* The hot functions of schedulers, compiled: hashing.py, drawing.py, peak_ewma.py and maglev_table.py say what they do,
- * and have the same in Python for where this module is not installed.
+/* The hot functions of schedulers, compiled: hashing.py, drawing.py, peak_ewma.py, maglev_table.py and content.py say
+ * what they do, and have the same in Python for where this module is not installed.
  *
  * Servers may be objects of any class, and their attributes may run Python: each object that is in use is owned here,
  * and the choices are in tuples, which nobody changes meanwhile.
@@ -490,7 +490,122 @@ take(PyObject *module, PyObject *args)
                                                 (uint8_t *)PyByteArray_AS_STRING(taken), (uint32_t)size, filled, looks));
 }
 
+/* Rules: content.py and rule_counts.py. */
+
+enum { R_RULE_SET, R_COUNTS, R_IN_ORDER, R_MODIFIERS };
+FIELDS(rules, "rule_set", "_counts", "_in_order", "modifiers");
+
+enum { C_REQUESTS };
+FIELDS(count, "requests");
+
+static PyObject *s_added_to, *s_choose, *s_is_repeated, *s_place, *one;
+
+/* The slots of rules are only set when they are made, or by an edit: what is in them is owned here while Python runs. */
+static PyObject *
+slot_of(PyObject *rules, int field)
+{
+    PyObject *value = SLOT(rules, rules, field);
+    if (value == NULL)
+        PyErr_SetString(PyExc_AttributeError, rules_names[field]);
+    return Py_XNewRef(value);
+}
+
+/* What is at that place of a list; a new reference. */
+static PyObject *
+at_place(PyObject *rules, int field, Py_ssize_t place)
+{
+    PyObject *list = SLOT(rules, rules, field);
+    if (list == NULL || !PyList_CheckExact(list) || place < 0 || place >= PyList_GET_SIZE(list)) {
+        PyErr_SetString(PyExc_IndexError, "no rule at that place");
+        return NULL;
+    }
+    return Py_NewRef(PyList_GET_ITEM(list, place));
+}
+
+/* Counts a request for the rule that takes it, once. */
+static int
+count_for(PyObject *rules, Py_ssize_t place, PyObject *request)
+{
+    PyObject *repeated = PyObject_GetAttr(request, s_is_repeated);
+    int is_repeated = repeated == NULL ? -1 : PyObject_IsTrue(repeated);
+    Py_XDECREF(repeated);
+    if (is_repeated)
+        return is_repeated < 0 ? -1 : 0;
+    PyObject *count = at_place(rules, R_COUNTS, place);
+    if (count == NULL)
+        return -1;
+    int result = -1;
+    if (IS_A(count, count) && SLOT(count, count, C_REQUESTS) != NULL)
+        result = put_made(&SLOT(count, count, C_REQUESTS), PyNumber_Add(SLOT(count, count, C_REQUESTS), one));
+    else
+        PyErr_SetString(PyExc_TypeError, "no count of a rule");
+    Py_DECREF(count);
+    return result;
+}
+
+/* The choice with what the rule changes in messages. choice: is stolen. */
+static PyObject *
+with_modifiers(PyObject *rules, PyObject *place, PyObject *choice, PyObject *request)
+{
+    PyObject *modifiers = slot_of(rules, R_MODIFIERS), *found = NULL;
+    if (modifiers != NULL && PyDict_CheckExact(modifiers))
+        found = PyDict_GET_SIZE(modifiers) ? Py_XNewRef(PyDict_GetItemWithError(modifiers, place)) : NULL;
+    else if (modifiers != NULL)
+        PyErr_SetString(PyExc_TypeError, "modifiers is no dict");
+    Py_XDECREF(modifiers);
+    PyObject *result = NULL;
+    if (found != NULL)
+        result = PyObject_CallMethodObjArgs(found, s_added_to, choice, request, NULL);
+    else if (!PyErr_Occurred())
+        result = Py_NewRef(choice);
+    Py_XDECREF(found);
+    Py_DECREF(choice);
+    return result;
+}
+
+static PyObject *
+choose(PyObject *rules, PyObject *request)
+{
+    PyObject *finder = slot_of(rules, R_RULE_SET);
+    PyObject *place = finder == NULL ? NULL : PyObject_CallMethodOneArg(finder, s_place, request);
+    Py_XDECREF(finder);
+    if (place == NULL || place == Py_None)
+        return place;
+    PyObject *scheduler = NULL, *choice = NULL;
+    Py_ssize_t number = PyLong_AsSsize_t(place);
+    if (!(number == -1 && PyErr_Occurred()) && count_for(rules, number, request) == 0)
+        scheduler = at_place(rules, R_IN_ORDER, number);
+    if (scheduler != NULL)
+        choice = PyObject_CallMethodOneArg(scheduler, s_choose, request);
+    Py_XDECREF(scheduler);
+    PyObject *result = choice == NULL ? NULL : with_modifiers(rules, place, choice, request);
+    Py_DECREF(place);
+    return result;
+}
+
+static PyMethodDef rules_methods[] = {
+    {"choose", choose, METH_O, "Return the choice of the first rule that matches, or None."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *
+configure(PyObject *module, PyObject *classes)
+{
+    static const Class all[] = {CLASS(rules), CLASS(count), {NULL, NULL, NULL}};
+    static const Variable names[] = {
+        {&s_added_to, "added_to"}, {&s_choose, "choose"}, {&s_is_repeated, "is_repeated"}, {&s_place, "place"}, {NULL, NULL},
+    };
+    if (!PyDict_Check(classes)) {
+        PyErr_SetString(PyExc_TypeError, "configure(classes)");
+        return NULL;
+    }
+    if (learn_all(classes, all) < 0 || make_names(names) < 0 || put_made(&one, PyLong_FromLong(1)) < 0)
+        return NULL;
+    return Py_BuildValue("(N)", methods_for(rules_layout.type, rules_methods));
+}
+
 static PyMethodDef functions[] = {
+    {"configure", configure, METH_O, "configure(classes): the methods of BoundRules."},
     {"pick", METHOD(pick), METH_FASTCALL, "pick(number, seeds, choices, tried): see hashing.py."},
     {"pick_bounded", METHOD(pick_bounded), METH_FASTCALL,
      "pick_bounded(number, seeds, choices, tried, others, load_factor): see the same."},

@@ -9,6 +9,7 @@ A service without rules uses all its servers, as one default rule would.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Protocol
 
@@ -49,7 +50,7 @@ from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.notes import notes_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.responding import RespondingRule, RuleModifiers
-from ktcpvs.schedulers.rule_counts import RuleCounts
+from ktcpvs.schedulers.rule_counts import RuleCount, RuleCounts
 from ktcpvs.schedulers.rule_table import RuleTable, compile_table
 from ktcpvs.schedulers.rules import RuleSet, compile_rules
 from ktcpvs.schedulers.sticky import StickyRule
@@ -122,6 +123,10 @@ class BoundRules:
     rule -> the scheduler within it, in the order of `rules`. modifiers: place of a rule -> its modifiers, where
     requests have to do with them. counts: of the requests that rules have taken.
     """
+
+    __slots__ = (
+        "_counts", "_destinations", "_in_order", "counts", "modifiers", "rule_set", "rules", "sticky", "within",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -418,3 +423,13 @@ def all_servers(service: ServiceView, before: BoundRules | None = None) -> Bound
     if known is not None and known.number == NO_RULE and known.destinations == service.destinations:
         return known
     return BoundRule(NO_RULE, ".*", True, None, service.destinations)
+
+
+CHOOSE_IN_PYTHON = BoundRules.choose
+"""`BoundRules.choose` as it is written here, whichever is used."""
+
+with contextlib.suppress(ImportError):
+    from ktcpvs.schedulers._compiled import configure
+
+    (_methods,) = configure({"rules": BoundRules, "count": RuleCount})
+    BoundRules.choose = _methods["choose"]  # type: ignore[method-assign]
