@@ -153,7 +153,7 @@ def test_a_scheduler_added_to_a_running_daemon_is_found(make_daemon: Make, serve
     assert refused.returncode == 1
     assert "no scheduler 'late'; there are: " in refused.stderr
     assert "http" in refused.stderr
-    assert "wlc" in refused.stderr
+    assert "which 'tcpvsadm --schedulers' lists" in refused.stderr
     add_plugin(tmp_path, "late", "return Choice(self.destinations[0], 'the first')")
     server, port = serve(speak_first(b"1")), free_port()
     daemon.service("s", port, server.address, scheduler="late")
