@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import re2
 from attrs import frozen
@@ -428,8 +428,9 @@ def all_servers(service: ServiceView, before: BoundRules | None = None) -> Bound
 CHOOSE_IN_PYTHON = BoundRules.choose
 """`BoundRules.choose` as it is written here, whichever is used."""
 
-with contextlib.suppress(ImportError):
-    from ktcpvs.schedulers._compiled import configure
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._compiled import configure
 
-    (_methods,) = configure({"rules": BoundRules, "count": RuleCount})
-    BoundRules.choose = _methods["choose"]  # type: ignore[method-assign]
+        (_methods,) = configure({"rules": BoundRules, "count": RuleCount})
+        BoundRules.choose = _methods["choose"]

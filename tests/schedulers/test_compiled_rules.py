@@ -1,0 +1,125 @@
+"""`BoundRules.choose` compiled and in Python: the same choices, counts and errors, whatever the objects are."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ktcpvs.interfaces import Request
+from ktcpvs.schedulers.content import CHOOSE_IN_PYTHON, BoundRules
+from ktcpvs.schedulers.http import PHTTP
+from ktcpvs.testing import service_of
+
+RULES = (
+    "rule = path /new/ response_header X-Rule new use server 10.0.0.2:80",
+    "rule = path /gone/ use respond 410",
+    "rule = host a.example use server 10.0.0.1:80",
+    'rule = pattern "^/only" use server 10.0.0.1:80',
+)
+
+PATHS = (b"/new/a", b"/gone/", b"/only", b"/nothing", b"*", b"")
+
+FORMS = (BoundRules.choose, CHOOSE_IN_PYTHON)
+
+
+def test_the_compiled_form_is_tested_where_it_can_be_built() -> None:
+    assert BoundRules.choose is not CHOOSE_IN_PYTHON or shutil.which("cc") is None
+
+
+def bind(*rules: str) -> BoundRules:
+    return PHTTP().bind(service_of(3, options=rules), None)
+
+
+def request_of(path: bytes, is_repeated: bool = False) -> Request:
+    request = Request(path=path, target=path, method=b"GET", lines=b"Host: b.example\r\n")
+    request.is_repeated = is_repeated
+    return request
+
+
+def describe(choice: Any) -> tuple[str, str, str, str]:
+    """The kind of a choice, its server, and its reasons."""
+    destination = getattr(choice, "destination", None)
+    address = "" if destination is None else str(destination.address)
+    return type(choice).__name__, address, getattr(choice, "reason", ""), getattr(choice, "why", "")
+
+
+@given(st.lists(st.tuples(st.sampled_from(PATHS), st.booleans()), max_size=20), st.sampled_from((RULES, RULES[3:], ())))
+def test_both_forms_choose_and_count_the_same(asked: list[tuple[bytes, bool]], rules: tuple[str, ...]) -> None:
+    found = []
+    for choose in FORMS:
+        bound = bind(*rules)
+        told = [describe(choose(bound, request_of(*one))) for one in asked]
+        found.append((told, bound.rule_requests()))
+    assert found[0] == found[1]
+
+
+class _Finder:
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def place(self, request: Request) -> Any:
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result() if callable(self.result) else self.result
+
+
+def _spoil(bound: BoundRules, name: str, value: Any) -> None:
+    setattr(bound, name, value)
+
+
+def _unset(bound: BoundRules, name: str) -> None:
+    delattr(bound, name)
+
+
+SPOILED: dict[str, Callable[[BoundRules], object]] = {
+    "place-text": lambda bound: _spoil(bound, "rule_set", _Finder("x")),
+    "place-beyond": lambda bound: _spoil(bound, "rule_set", _Finder(99)),
+    "place-huge": lambda bound: _spoil(bound, "rule_set", _Finder(1 << 80)),
+    "place-raises": lambda bound: _spoil(bound, "rule_set", _Finder(KeyError("x"))),
+    "place-empties-the-lists": lambda bound: _spoil(
+        bound, "rule_set", _Finder(lambda: (bound._counts.clear(), bound._in_order.clear(), 0)[2])
+    ),
+    "no-finder": lambda bound: _unset(bound, "rule_set"),
+    "no-counts": lambda bound: _unset(bound, "_counts"),
+    "counts-of-others": lambda bound: _spoil(bound, "_counts", [None] * 4),
+    "no-schedulers": lambda bound: _unset(bound, "_in_order"),
+    "schedulers-that-cannot-choose": lambda bound: _spoil(bound, "_in_order", [None] * 4),
+    "no-modifiers": lambda bound: _unset(bound, "modifiers"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+@pytest.mark.parametrize("choose", FORMS, ids=["used", "python"])
+def test_what_is_spoiled_raises(choose: Any, spoil: Callable[[BoundRules], object]) -> None:
+    bound = bind(*RULES)
+    spoil(bound)
+    with pytest.raises((TypeError, IndexError, KeyError, AttributeError, OverflowError)):
+        choose(bound, request_of(b"/new/a"))
+
+
+@pytest.mark.parametrize("choose", FORMS, ids=["used", "python"])
+def test_a_request_of_another_class(choose: Any) -> None:
+    with pytest.raises((TypeError, AttributeError)):
+        choose(bind(*RULES), object())
+
+
+@pytest.mark.parametrize("rules", [RULES, ()], ids=["rules", "none"])
+def test_nothing_is_kept_of_a_request(rules: tuple[str, ...]) -> None:
+    bound, requests = bind(*rules), [request_of(path) for path in PATHS]
+    for request in requests:
+        bound.choose(request)
+    watched: list[Any] = [bound, bound.rule_set, bound.modifiers, *bound._in_order, *bound._counts, *requests]
+    gc.collect()
+    before = [sys.getrefcount(one) for one in watched]
+    for _ in range(50):
+        for request in requests:
+            bound.choose(request)
+    gc.collect()
+    assert [sys.getrefcount(one) for one in watched] == before
