@@ -206,6 +206,7 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "handshake_pauses": 0,
         "http2_glitches": 0,
         "http2_floods": 0,
+        "rebalancing": 0,
         "bytes_in": 0,
         "bytes_out": 0,
     }

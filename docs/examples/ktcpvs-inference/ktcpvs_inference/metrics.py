@@ -186,7 +186,7 @@ def agent_fetch(reactor: Any) -> Fetch:
 
     from ktcpvs.system.web_client import QuietPool
 
-    pool = QuietPool(reactor, persistent=True)
+    pool = QuietPool(reactor)
     pool.maxPersistentPerHost = 1
     pool.cachedConnectionTimeout = IDLE_TIMEOUT
     agent = Agent(reactor, connectTimeout=TIMEOUT, pool=pool)
