@@ -13,6 +13,13 @@ from attrs import field, frozen
 
 from ktcpvs.control.command_table import COMMAND_OF_NAME
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
+from ktcpvs.control.tcpvsadm.hints import (
+    IPVSADM_OPTIONS,
+    METHOD_HINT,
+    PERSISTENCE_HINT,
+    SERVICE_HINT,
+    WORD_HINTS,
+)
 from ktcpvs.errors import nearest, shorten
 
 
@@ -343,7 +350,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         if one == two:
             raise UsageError(f"The '{one}' command is given twice")
         is_mark = two == "load-configfile" and words[:1] and words[0].isdigit()
-        hint = f"; marks of a firewall are not supported: {_SERVICE_HINT}" if is_mark else ""
+        hint = f"; marks of a firewall are not supported: {SERVICE_HINT}" if is_mark else ""
         raise UsageError(f"Two commands: '{one}' and '{two}'{hint}")
     command = given[0] if given else COMMANDS["list"]
     _take_values(command, words, values)
@@ -427,76 +434,22 @@ _LONG: dict[str, Command | Option] = {**COMMANDS, **OPTIONS}
 _SHORT: dict[str, Command | Option] = {item.short: item for item in _LONG.values() if item.short}
 _SHORT |= {"C": COMMANDS["flush"], "S": COMMANDS["save"], "R": COMMANDS["restore"]}  # as in ipvsadm
 
-_SERVICE_HINT = "use -i ID for the name of a service, and -l ADDR:PORT for its address"
-_METHOD_HINT = "connections are always relayed, so there is no packet-forwarding method to choose"
-_PERSISTENCE_HINT = "use -s chttp, which keeps a client on its server by a cookie, or -s sh, which hashes its address"
-_IPVSADM_OPTIONS = {
-    "-t": _SERVICE_HINT,
-    "--tcp-service": _SERVICE_HINT,
-    "-u": "UDP is not supported; for TCP " + _SERVICE_HINT,
-    "--udp-service": "UDP is not supported; for TCP " + _SERVICE_HINT,
-    "-g": _METHOD_HINT,
-    "--gatewaying": _METHOD_HINT,
-    "--masquerading": _METHOD_HINT,
-    "--ipip": _METHOD_HINT,
-    "-c": "use --connections",
-    "-V": "use --version",
-    "-Z": "counters cannot be zeroed; --rate shows rates per second",
-    "--exact": "numbers are always exact",
-    "--thresholds": "use --stats, which shows MaxConn",
-    "--persistent-conn": "use --connections",
-    "--timeout": "use --get and --set NAME=VALUE, such as read_timeout=60",
-    "--fwmark-service": _SERVICE_HINT,
-    "--nosort": "listings are in the order of the table",
-    "--daemon": "use 'ktcpvs --cluster' for a table that several switches share",
-    "--start-daemon": "use 'ktcpvs --cluster' for a table that several switches share",
-    "--stop-daemon": "use 'ktcpvs --cluster' for a table that several switches share",
-    "--reload": "use -f FILE, --load-configfile FILE",
-    "--status": "use --list or --stats",
-    "--show": "use --list or --stats",
-    "-x": "use --maxconn N",
-    "--u-threshold": "use --maxconn N",
-    "--clear": "use -F, --flush",
-    "--zero": "counters cannot be zeroed; --rate shows rates per second",
-    "--persistent": _PERSISTENCE_HINT,
-    "--enable": "use --ready -r ADDR",
-    "--disable": "use --drain -r ADDR or --maintenance -r ADDR",
-    "--undrain": "use --ready -r ADDR; for a node of a cluster, --undrain-node NODE",
-}
-"""Options of ipvsadm and other programs that do not exist here -> what to use instead."""
-
-_WORD_HINTS = {
-    "reload": "use -f FILE, --load-configfile FILE",
-    "load": "use -f FILE, --load-configfile FILE",
-    "status": "use --list or --stats",
-    "show": "use --list or --stats",
-    "ls": "use --list",
-    "add": "use -A -i ID for a service, -a -i ID -r ADDR for a server",
-    "delete": "use -D -i ID for a service, -d -i ID -r ADDR for a server",
-    "remove": "use -D -i ID for a service, -d -i ID -r ADDR for a server",
-    "enable": "use --ready -r ADDR",
-    "disable": "use --drain -r ADDR or --maintenance -r ADDR",
-    "info": "use --list, --nodes or --version",
-    "shutdown": "send SIGTERM to the daemon; --stop stops services",
-}
-"""Words where other programs have commands -> what to use instead."""
-
 
 def _find_long(name: str) -> Command | Option:
     if name in _LONG:
         return _LONG[name]
     matches = [known for known in _LONG if known.startswith(name)]
-    if len(matches) == 1 and f"--{name}" not in _IPVSADM_OPTIONS:
+    if len(matches) == 1 and f"--{name}" not in IPVSADM_OPTIONS:
         return _LONG[matches[0]]
-    if f"--{name}" not in _IPVSADM_OPTIONS and matches and name:
+    if f"--{name}" not in IPVSADM_OPTIONS and matches and name:
         raise UsageError(f"Option '--{name}' may be {' or '.join('--' + known for known in matches)}")
     raise UsageError(f"Unknown option '{shorten('--' + name)}'{_suggest(f'--{name}')}")
 
 
 def _suggest(written: str) -> str:
     """Return what to use instead of the unknown option `written`, or the nearest option; "" where there is none."""
-    if written in _IPVSADM_OPTIONS:
-        return f": {_IPVSADM_OPTIONS[written]}"
+    if written in IPVSADM_OPTIONS:
+        return f": {IPVSADM_OPTIONS[written]}"
     near = nearest(written[2:], _LONG) if re.match("--[A-Za-z]", written) else None
     return f"; did you mean '--{near}'?" if near else ""
 
@@ -520,7 +473,7 @@ def _next_value(item: Command | Option, written: str, rest: Iterator[tuple[int, 
     for number, value in rest:
         _check_text(number, value)
         return _nonempty(item, written, value)
-    hints = {"-m": f": {_METHOD_HINT}", "-l": " (to list, use -L)"}  # which mean that in ipvsadm
+    hints = {"-m": f": {METHOD_HINT}", "-l": " (to list, use -L)"}  # which mean that in ipvsadm
     hint = hints.get(written) or f": {written} {_EXAMPLES.get(item.name) or _value_of(item)}"
     raise UsageError(f"Option '{written}' needs a value{hint}")
 
@@ -591,7 +544,7 @@ def _check_options(command: Command, words: Sequence[str], values: Mapping[str, 
 def _explain_illegal(command: Command, name: str, value: str) -> str:
     """Return what to use instead of an option that ipvsadm has with this command; "" where that is unknown."""
     if name == "pattern" and command.name in ("add-service", "edit-service"):
-        return f"; for persistence, {_PERSISTENCE_HINT}"
+        return f"; for persistence, {PERSISTENCE_HINT}"
     return _MISPLACED.get((name, value), "")
 
 
@@ -651,8 +604,8 @@ def _explain_word(command: Command, word: str, values: Mapping[str, str], missin
     if not word[:1].isalnum():
         return ""
     if command.name == "list" and not values:
-        if word in _WORD_HINTS:
-            return f": {_WORD_HINTS[word]}"
+        if word in WORD_HINTS:
+            return f": {WORD_HINTS[word]}"
         near = nearest(word, (*COMMANDS, *VIEWS), 0.75)
         if near:
             return f"; did you mean '--{near}'?"
