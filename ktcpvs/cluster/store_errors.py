@@ -1,4 +1,4 @@
-"""What an administrator is told when etcd does not carry out a transaction."""
+"""The errors for an administrator when etcd does not carry out a transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What --rebalance does and says: a service's connections move off servers with more than their share."""
+"""Moves connections of a service off servers with more than their share, and reports what moves: --rebalance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many connections a server carries above its share, and how many of them may move at once."""
+"""The connections that a server carries above its share, and the number of them that may move at once."""
 
 from __future__ import annotations
 

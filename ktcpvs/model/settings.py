@@ -346,7 +346,7 @@ class Settings:
 
 
 LISTED_BY = "'tcpvsadm --get'"
-"""What lists all settings, for errors."""
+"""The command that lists all settings, for errors."""
 
 SECRETS = frozenset(attribute.name for attribute in fields(Settings) if attribute.metadata["is_secret"])
 """The names of the settings that are secret."""

@@ -40,7 +40,7 @@ CHECK_INTERVAL = 1.0
 
 
 class Chooser(Protocol):
-    """What chooses the servers of the service."""
+    """Return the scheduler that chooses the servers of the service."""
 
     @property
     def factory(self) -> Any:

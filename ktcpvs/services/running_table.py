@@ -1,4 +1,4 @@
-"""What this process runs: the table that is in force, its services, and those that drain."""
+"""The table that is in force in this process, its services, and those that drain."""
 
 from __future__ import annotations
 

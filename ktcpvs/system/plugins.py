@@ -35,7 +35,7 @@ TWISTED_PREFIXES = ("twisted_", "cred_")
 BUILT_IN_MODULE = "twisted.plugins.ktcpvs_plugins"
 
 LISTED_BY = "'tcpvsadm --schedulers'"
-"""What lists all schedulers, for errors."""
+"""The command that lists all schedulers, for errors."""
 
 MAX_ERROR_LENGTH = 200
 """The most characters of each plugin's error in the refusal of an unknown name."""

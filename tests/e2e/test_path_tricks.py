@@ -21,7 +21,7 @@ from .harness import Daemon
 pytestmark = pytest.mark.e2e
 
 CLIENTS = 8
-"""How many spellings are tried at a time."""
+"""The number of spellings that are tried at a time."""
 
 SECRET = b"the secret"
 DENIED = b"denied by the rule"
