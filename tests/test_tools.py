@@ -68,3 +68,20 @@ def test_every_program_can_be_imported_and_every_file_belongs_to_one() -> None:
     with ThreadPoolExecutor(4) as pool:
         loaded = set().union(*pool.map(imported, PROGRAMS))
     assert FILES - loaded == RUN_BY_IMPORT
+
+
+@pytest.mark.parametrize(
+    ("installed", "folder"),
+    [("lib/python3.11/site-packages/ktcpvs/__init__.py", ".venv-dev"), ("lib/python3.11/site-packages/x.pth", ".venv")],
+    ids=["of the quick start", "of make"],
+)
+def test_make_leaves_an_environment_with_an_installed_ktcpvs_as_it_is(
+    tmp_path: Path, installed: str, folder: str
+) -> None:
+    file = tmp_path / ".venv" / installed
+    file.parent.mkdir(parents=True)
+    file.touch()
+    command = ["make", "--dry-run", "--no-print-directory", "-f", str(ROOT / "Makefile"), "clean"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "VENV")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith(f"rm -rf {folder} build "), done.stderr

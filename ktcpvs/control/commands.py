@@ -82,9 +82,9 @@ class Scope(_Command):
 class Read(_Command):
     """Read a view and return its first page.
 
-    view: table, configured, stats, connections, schedulers, settings or certificates; of a cluster nodes, cluster_stats
-    or cluster_connections. ident: only this service; left out: all of them. The pages together are one JSON document in
-    UTF-8, which describes one moment; `pages` is their number.
+    view: table, configured, stats, connections, schedulers, settings, certificates or readiness; of a cluster nodes,
+    cluster_stats or cluster_connections. ident: only this service; left out: all of them. The pages together are one
+    JSON document in UTF-8, which describes one moment; `pages` is their number.
     """
 
     arguments = [(b"view", amp.Unicode()), (b"ident", amp.Unicode(optional=True))]

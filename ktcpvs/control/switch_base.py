@@ -179,6 +179,10 @@ class SwitchBase(ABC):
         """End a trace. Does nothing if it has ended."""
         await self.send("EndTrace", {"number": number})
 
+    async def why_not_ready(self) -> str:
+        """Return why the daemon should get no clients now, in a few words, as its path /ready does; "": it is ready."""
+        return str((await self.read("readiness"))["reason"])
+
     async def settings(self) -> list[dict[str, Any]]:
         """Return all settings: name, value, default, lowest, highest, unit, meaning."""
         return list(await self.read("settings"))

@@ -81,6 +81,7 @@ trace               o . . . . . . . . . . . . . . . . . . . . . . o . . . . . o 
 certificates        o . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . . .
 reload-certificates . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
 renew-certificate   . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+wait-ready          . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
 nodes               . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . . .
 drain-node          . . . . . . . . . . . . . . . . . . . o . . . . o . . . . . . . . . . .
 undrain-node        . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
@@ -136,6 +137,7 @@ WORDS = {
     "new-scheduler": ["NAME", "DIR"],
     **{name: ["NODE"] for name in ("drain-node", "undrain-node", "forget-node")},
     "renew-certificate": ["a.example"],
+    "wait-ready": ["5m"],
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
 

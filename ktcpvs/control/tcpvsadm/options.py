@@ -168,6 +168,10 @@ COMMANDS: dict[str, Command] = {
         Command("certificates", None, "print the certificates of running services", (), ("ident", "wide", "json")),
         _edit_command("reload-certificates"),
         _edit_command("renew-certificate", words="[HOST]", max_words=1),
+        Command(
+            "wait-ready", None, "wait until the daemon answers and serves, for SECONDS (30) at most",
+            words="[SECONDS]", max_words=1,
+        ),
         Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("wide", "json")),
         _edit_command(
             "drain-node", also=("wait",), words="NODE", min_words=1, max_words=1, first_is_value=True
@@ -376,20 +380,26 @@ def _take_values(command: Command, words: list[str], values: dict[str, str]) -> 
             if not _NUMBER.fullmatch(values["count"]):
                 raise UsageError(f"count '{shorten(values['count'], 40)}': not a whole number of at most 9 digits")
     if "for" in values:
-        found = _DURATION.fullmatch(values["for"])
-        if not (found and int(found[1])):
+        seconds = read_duration(values["for"])
+        if not seconds:
             raise UsageError(f"for '{shorten(values['for'], 40)}': not a time (examples: 60, 60s, 5m)")
-        values["for"] = str(int(found[1]) * (60 if found[2] == "m" else 1))
+        values["for"] = str(seconds)
 
 
 def _take_confirm_time(command: Command, words: list[str], value: str) -> str:
     """Return the seconds of `--confirm TIME`, whose value may be in `words` and is removed there. Raises UsageError."""
     if not value and len(words) > command.min_words:
         value = words.pop()
-    found = _DURATION.fullmatch(value)
-    if "confirm" in command.optional and not (found and int(found[1])):
+    seconds = read_duration(value)
+    if "confirm" in command.optional and not seconds:
         raise UsageError(f"confirm '{shorten(value, 40)}': not a time (examples: 60, 60s, 5m)")
-    return str(int(found[1]) * (60 if found[2] == "m" else 1)) if found else value
+    return value if seconds is None else str(seconds)
+
+
+def read_duration(text: str) -> int | None:
+    """Return the seconds in "60", "60s" or "1m"; None: it is no such time."""
+    found = _DURATION.fullmatch(text)
+    return int(found[1]) * (60 if found[2] == "m" else 1) if found else None
 
 
 def _scan(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | None]]:
@@ -584,6 +594,8 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
     conditions = words[: _use(words)]
     if command.name in ("add-rule", "del-rule") and not conditions and not values.keys() & {"pattern", "name", "rule"}:
         raise UsageError(f"You need to supply the 'pattern' option or conditions for the '{command.name}' command")
+    if command.name == "wait-ready" and words and read_duration(words[0]) is None:
+        raise UsageError(f"wait-ready '{shorten(words[0], 40)}': not a time (examples: 60, 60s, 5m)")
     if command.name == "get" and words == [""]:
         raise UsageError("The name of a setting is empty")
     if command.name == "add-listener" and words and words[0] not in ("tls", "on"):
