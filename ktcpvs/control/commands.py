@@ -124,14 +124,14 @@ class Rebalance(_Command):
     with Read.
 
     percent: 1 to 100, the most of a server's connections. resets: also reset connections whose protocol has no way to
-    tell the client. nodes: on all nodes of the cluster; False: on this one.
+    tell the client. all_nodes: of the cluster; False: on this one.
     """
 
     arguments = [
         (b"ident", amp.Unicode()),
         (b"percent", amp.Integer()),
         (b"resets", amp.Boolean()),
-        (b"nodes", amp.Boolean()),
+        (b"all_nodes", amp.Boolean()),
     ]
     response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 

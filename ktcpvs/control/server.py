@@ -238,16 +238,17 @@ class Administrator(GuardedAMP):
         return self._first_page(described)
 
     @commands.Rebalance.responder
-    def rebalance(self, ident: str, percent: int, resets: bool, nodes: bool) -> Deferred[dict[str, Any]]:
-        return self.respond(self._rebalance(ident, percent, resets, nodes))
+    def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Deferred[dict[str, Any]]:
+        return self.respond(self._rebalance(ident, percent, resets, all_nodes))
 
     async def _rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> dict[str, Any]:
         begun = self._switch.rebalance(ident, percent, resets, all_nodes)
         moves = await begun if isinstance(begun, Deferred) else begun
         if self.peer_name:
             count = sum(row["moving"] for row in moves["servers"])
-            form = "{peer} rebalances service {service} by {percent}%: {count} connections move"
-            self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, service=ident, percent=percent, count=count)
+            moving = "1 connection moves" if count == 1 else f"{count} connections move"
+            form = "{peer} rebalances service {service} by {percent}%: {moving}"
+            self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, service=ident, percent=percent, moving=moving)
         return self._first_page(moves)
 
     @commands.Explain.responder

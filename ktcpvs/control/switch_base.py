@@ -111,7 +111,7 @@ class SwitchBase(ABC):
         has no way to tell the client, such as those of TCP. all_nodes: of a cluster. Raises NoSuchService, or BadValue
         where the service cannot be rebalanced.
         """
-        asked = {"ident": ident, "percent": percent, "resets": resets, "nodes": all_nodes}
+        asked = {"ident": ident, "percent": percent, "resets": resets, "all_nodes": all_nodes}
         return dict(await self._read_pages(await self.send("Rebalance", asked)))
 
     async def schedulers(self) -> dict[str, Any]:

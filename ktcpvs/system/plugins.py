@@ -81,7 +81,7 @@ class Schedulers:
             message = f"no scheduler {unknown(name, sorted(self.known), listed_by=LISTED_BY)}"
         for where, error in self.broken:
             message += f"; {where} failed to load: {shorten(error, MAX_ERROR_LENGTH)}"
-        raise NoSuchScheduler(message)
+        raise NoSuchScheduler(message, name)
 
     def and_loaded(self, before: Schedulers) -> Schedulers:
         """Return these and those of an earlier search that this one has not found, which stay loaded: pip takes away

@@ -69,7 +69,7 @@ def test_check_accepts_a_correct_file(site: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ("scheduler = phttp", "scheduler = nope", "{file}: service web: no scheduler 'nope'; there are: chash, "),
+        ("scheduler = phttp", "scheduler = nope", "{file}:4:17: service web: no scheduler 'nope'; there are: chash, "),
         (
             "scheduler = phttp",
             "scheduller = phttp",

@@ -132,9 +132,9 @@ def _check_programs(services: dict[str, VirtualService], names: dict[str, Token]
 
 def _explain_empty(text: str) -> str:
     """Return which include of an expanded text has matched no file, as the end of a sentence; "": none."""
-    patterns = unmatched_includes(text)
-    more = f" and {len(patterns) - 1} more match" if patterns[1:] else " matches"
-    return f": include = {patterns[0]}{more} no file" if patterns else ""
+    found = unmatched_includes(text)
+    more = f" and {len(found) - 1} more match" if found[1:] else " matches"
+    return f": include = {found[0][0]}{more} no file" if found else ""
 
 
 def _check_addresses(services: dict[str, VirtualService], listeners: _Places) -> None:
