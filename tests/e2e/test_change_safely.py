@@ -270,9 +270,9 @@ def test_wait_shows_how_many_connections_are_left(daemon: Daemon, serve: Callabl
         return what in shown
 
     try:
-        wait_for(lambda: seen(b"3 connections, oldest "))
+        wait_for(lambda: seen(b"3 client connections, oldest "))
         clients.pop().close()
-        wait_for(lambda: seen(b"\r\x1b[K2 connections, oldest "))
+        wait_for(lambda: seen(b"\r\x1b[K2 client connections, oldest "))
         assert daemon.stats("s")["servers"][0]["weight"] == 0
         while clients:
             clients.pop().close()
