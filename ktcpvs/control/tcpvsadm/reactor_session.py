@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.client import connect
 from ktcpvs.control.switch_base import SwitchBase
-from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
 
 reactor: Any = installed

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from attrs import frozen
 
 from ktcpvs.control.switch_base import SwitchBase
-from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 
 
 @frozen
