@@ -1,4 +1,4 @@
-"""What reads argv of tcpvsadm into an invocation, by the table of commands and options.
+"""The reading of argv of tcpvsadm into an invocation, by the table of commands and options.
 
 This module carries nothing out and looks nothing up. A command line that makes no sense is a UsageError.
 """
