@@ -58,7 +58,8 @@ class Carrier(Protocol):
 
 
 class HTTP2ServerTransport(HTTP2StreamTransport):
-    """stream: the server connection; None once it is over. is_idle: no request is in progress."""
+    """The transport of a server connection whose requests a connection of HTTP/2 carries, one at a time. stream: the
+    server connection; None once it is over. is_idle: no request is in progress."""
 
     __slots__ = (
         "_carrier", "_is_buffer_full", "_is_paused", "_is_scheduled", "_moving", "_request", "_resent", "_response",

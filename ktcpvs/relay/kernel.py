@@ -235,7 +235,7 @@ class KernelRelay(SocketRelay):
     # The kernel takes over.
 
     def _join(self) -> None:
-        """When both directions are ready, let the program handle all further packets."""
+        """Let the program handle all further packets, once both directions are ready."""
         inward, outward = self.inward, self.outward
         if not (inward.state is READY and outward.state is READY):
             return

@@ -14,8 +14,8 @@ from ktcpvs.control.command_table import COMMAND_OF_NAME
 
 @frozen
 class Option:
-    """value: the name of its value in --help; None: it has none. meaning: for --help. repeats: it may be given several
-    times."""
+    """An option of tcpvsadm. value: the name of its value in --help; None: it has none. meaning: for --help. repeats:
+    it may be given several times."""
 
     name: str
     short: str | None
