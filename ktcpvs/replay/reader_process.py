@@ -54,7 +54,7 @@ def is_worthwhile(name: str) -> bool:
 
 
 class ReaderProcess:
-    """A process that reads a log, and ends when this context manager is left."""
+    """A process that reads a log, and ends when this context manager is left. pid: its number."""
 
     def __init__(self, reader: LogReader) -> None:
         """reader: what reads the log; once all rows have been read, it has the counts. Raises OSError where no process
@@ -64,12 +64,12 @@ class ReaderProcess:
         parent = os.getpid()
         ours, theirs = os.pipe()
         try:
-            self._process = os.fork()
+            self.pid = os.fork()
         except OSError:
             os.close(ours)
             os.close(theirs)
             raise
-        if not self._process:
+        if not self.pid:
             _run(reader, ours, theirs, parent)
         os.close(theirs)
         self._pipe = open(ours, "rb")  # noqa: SIM115  # __exit__ closes it
@@ -80,7 +80,7 @@ class ReaderProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._pipe.close()
         if self._status is None:
-            os.kill(self._process, signal.SIGKILL)  # it may wait for standard input
+            os.kill(self.pid, signal.SIGKILL)  # it may wait for standard input
             self._wait()
 
     def rows(self) -> Iterator[Row]:
@@ -102,18 +102,20 @@ class ReaderProcess:
         length = int.from_bytes(self._pipe.read(_LENGTH_BYTES), "big")
         message = self._pipe.read(length)
         if not length or len(message) < length:
-            log = self._reader.log
-            raise Refusal(f"{log.shown}: the process that reads it {self._ending()} near line {log.lines}")
+            raise Refusal(f"{self._reader.log.shown}: the process that reads it {self._ending()}")
         kind, value = marshal.loads(message)
         return kind, value
 
     def _ending(self) -> str:
         """Wait for the end of the process, and say in words how it has ended."""
+        near = f"near line {self._reader.log.lines}"
         code = os.waitstatus_to_exitcode(self._wait())
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"has ended with status {code}"
+        if code < 0:
+            return f"was ended by signal {-code} ({signal.strsignal(-code)}) {near}; run the command again"
+        return f"has ended with status {code} {near}"
 
     def _wait(self) -> int:
-        _, self._status = os.waitpid(self._process, 0)
+        _, self._status = os.waitpid(self.pid, 0)
         return self._status
 
 
