@@ -27,6 +27,7 @@ from ktcpvs.replay.log_reader import LogReader
 from ktcpvs.replay.reader_process import MIN_LOG_BYTES, ReaderProcess
 from ktcpvs.replay.replay import Replay, Replayed, choose_service
 from ktcpvs.replay.report import as_json, format_text
+from ktcpvs.system.process import Process
 
 # Python 3.12 warns of the threads that processes of pytest-xdist have. Those take no lock that a reader needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -162,7 +163,7 @@ def test_a_replay_that_ends_early_ends_the_reader(tmp_path: Path, monkeypatch: p
 def test_a_reader_ends_with_the_process_that_replays(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "endless")
     code = (
-        "import sys, time; from ktcpvs.replay.log_file import LogFile; from ktcpvs.replay.log_reader import LogReader\n"
+        "import sys; from ktcpvs.replay.log_file import LogFile; from ktcpvs.replay.log_reader import LogReader\n"
         "from ktcpvs.replay.reader_process import ReaderProcess\n"
         "process = ReaderProcess(LogReader(LogFile(sys.argv[1]), None, True)); print(process.pid, flush=True)\n"
         "next(process.rows())"
@@ -171,11 +172,10 @@ def test_a_reader_ends_with_the_process_that_replays(tmp_path: Path) -> None:
     program = [sys.executable, "-c", code, str(tmp_path / "endless")]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        reader = Path(f"/proc/{parent.stdout.readline().strip()}/stat")
-        assert reader.exists()
+        reader = Process(int(parent.stdout.readline()))
         parent.kill()
         parent.wait()
-        wait_for(lambda: not reader.exists() or ") Z" in reader.read_text(), "the reader to end")
+        wait_for(reader.has_ended, "the reader to end")
     os.close(log)
 
 
