@@ -98,7 +98,7 @@ def test_the_process_that_reads_the_log_ends(tmp_path: Path, is_interrupted: boo
     ) as adm:
         assert adm.stdout is not None
         assert adm.stderr is not None
-        wait_for(lambda: child_processes(adm.pid), "the process that reads")
+        wait_for(lambda: child_processes(adm.pid), "the process that reads", TIMEOUT)
         (reader,) = child_processes(adm.pid)
         process = Process(reader)
         if is_interrupted:
