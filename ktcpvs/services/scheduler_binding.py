@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any
 
 from attrs import evolve
@@ -18,7 +18,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
-from ktcpvs.system.plugin_reload import Reloaded, packages_of, reload_schedulers
+from ktcpvs.system.plugin_reload import NOT_TRIED, Reloaded, packages_of, reload_schedulers
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
 MAX_LOGGED = 100
@@ -94,12 +94,13 @@ class SchedulerBinder:
         self.find_all()
         return self._installed  # those that are not installed any more cannot be loaded again
 
-    def reload(self, name: str | None) -> Reloaded:
-        """Load a plugin's package again; None: those of all plugins. Raises a Refusal; then nothing has changed.
+    def reload(self, name: str | None, tried: Mapping[str, str] = NOT_TRIED) -> Reloaded:
+        """Load a plugin's package again; None: those of all plugins. tried: see reload_schedulers. Raises a Refusal;
+        then nothing has changed.
 
         `undo` of the result makes that undone here too.
         """
-        reloaded = reload_schedulers(self._before_reload(name), name, self._search)
+        reloaded = reload_schedulers(self._before_reload(name), name, self._search, tried)
         before = self._found
         self._found = reloaded.found if before is None else self._keep_loaded(reloaded.found, before)
 
