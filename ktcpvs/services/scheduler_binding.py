@@ -101,12 +101,13 @@ class SchedulerBinder:
         `undo` of the result makes that undone here too.
         """
         reloaded = reload_schedulers(self._before_reload(name), name, self._search, tried)
-        before = self._found
+        before, installed = self._found, self._installed
+        self._installed = reloaded.found
         self._found = reloaded.found if before is None else self._keep_loaded(reloaded.found, before)
 
         def undo() -> None:
             reloaded.undo()
-            self._found = before
+            self._found, self._installed = before, installed
 
         return evolve(reloaded, undo=undo)
 
