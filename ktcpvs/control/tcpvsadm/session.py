@@ -21,8 +21,9 @@ from ktcpvs.control.endpoints import ControlAddress, default_control
 from ktcpvs.control.switch_base import SwitchBase, find_address
 from ktcpvs.control.tcpvsadm.all_nodes import comparable
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
-from ktcpvs.control.tcpvsadm.options import SCOPES, Invocation, read_duration
+from ktcpvs.control.tcpvsadm.options import SCOPES
 from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal
 
@@ -93,6 +94,7 @@ async def _carry_out(
     io: SessionIO, address: ControlAddress, given: Invocation, text: str, source: str, warn: Warn
 ) -> Any:
     if given.command.name == "wait-ready":
+        from ktcpvs.control.tcpvsadm.argument_checks import read_duration
         from ktcpvs.control.tcpvsadm.waiting import DEFAULT_SECONDS, wait_until_ready
 
         seconds = read_duration(given.words[0]) if given.words else None

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from ktcpvs.control.switch_base import SwitchBase
-from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 
 
 class TimeIsUp(Exception):
@@ -17,8 +17,9 @@ class TimeIsUp(Exception):
 
 @frozen
 class SessionIO:
-    """connect: connects to the daemon. sleep: waits for that many seconds. within: does a piece of work, and raises
-    TimeIsUp when it has not ended after that many seconds. show_top: runs --top; None: it cannot."""
+    """The calls of a command that wait. connect: connects to the daemon. sleep: waits for that many seconds. within:
+    does a piece of work, and raises TimeIsUp when it has not ended after that many seconds. show_top: runs --top; None:
+    it cannot."""
 
     connect: Callable[[], Awaitable[SwitchBase]]
     sleep: Callable[[float], Awaitable[object]]
