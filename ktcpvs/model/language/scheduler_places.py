@@ -1,4 +1,4 @@
-"""Where a configuration names a scheduler, for errors about one that is not installed."""
+"""The place where a configuration names a scheduler, for errors about one that is not installed."""
 
 from __future__ import annotations
 
