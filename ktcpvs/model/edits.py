@@ -448,7 +448,10 @@ class Set(Edit):
 
 @frozen
 class Unload(Edit):
-    """Stop all services; when they have drained, the daemon ends (KTCPVS: unload = 1)."""
+    """Stop all services; when they have drained, the daemon ends (KTCPVS: unload = 1).
+
+    The stop is not saved, so those that ran run again after the next start, as after SIGTERM.
+    """
 
     name: ClassVar[str] = "unload"
 
