@@ -104,8 +104,10 @@ def text_of_edit(edit: edits.Edit) -> str:
     words = [entry.name]
     for argument in entry.arguments:
         value = WRITERS[argument.type](getattr(edit, argument.name))
-        if value is not None:
-            words += _words_of(argument, value)
+        if value is None:
+            continue
+        is_reference = isinstance(edit, edits.DeleteRule) and argument.name == "pattern"  # or a name, or a number
+        words += ["--rule", str(value)] if is_reference else _words_of(argument, value)
     return shorten(" ".join(words), EDIT_LENGTH)
 
 

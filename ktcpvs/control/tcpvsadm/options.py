@@ -18,6 +18,7 @@ from ktcpvs.control.tcpvsadm.hints import (
     METHOD_HINT,
     PERSISTENCE_HINT,
     SERVICE_HINT,
+    UNEXPECTED_HINTS,
     WORD_HINTS,
 )
 from ktcpvs.errors import nearest, shorten
@@ -353,6 +354,8 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         hint = f"; marks of a firewall are not supported: {SERVICE_HINT}" if is_mark else ""
         raise UsageError(f"Two commands: '{one}' and '{two}'{hint}")
     command = given[0] if given else COMMANDS["list"]
+    if not given and words:
+        _check_first_word(words[0], values)
     _take_values(command, words, values)
     _check_options(command, words, values)
     _check_words(command, words, values)
@@ -419,6 +422,8 @@ def _scan(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | 
 
 def _scan_cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Command | Option, str | None]]:
     """Iterate over the short options of one word; the rest of the word is the value of an option that takes one."""
+    if letters in _LONG:
+        raise UsageError(f"Unknown option '-{letters}'; did you mean '--{letters}'?")
     while letters:
         letter, letters = letters[0], letters[1:]
         item = _SHORT.get(letter)
@@ -529,7 +534,7 @@ def _check_options(command: Command, words: Sequence[str], values: Mapping[str, 
     for names in (VIEWS, SCOPES):
         given = [name for name in values if name in names]
         if len(given) > 1:
-            raise UsageError(f"Illegal '{given[1]}' option with the '{given[0]}' option")
+            raise UsageError(f"Illegal '{given[1]}' option with the '{given[0]}' option: give one of them")
     for name in NUMBERS:
         if name in values and not _NUMBER.fullmatch(values[name]):
             raise UsageError(f"{name} '{shorten(values[name], 40)}': not a whole number of at most 9 digits")
@@ -545,6 +550,8 @@ def _explain_illegal(command: Command, name: str, value: str) -> str:
     """Return what to use instead of an option that ipvsadm has with this command; "" where that is unknown."""
     if name == "pattern" and command.name in ("add-service", "edit-service"):
         return f"; for persistence, {PERSISTENCE_HINT}"
+    if name == "name" and "rule" in (*command.required, *command.optional):
+        return f"; the rule goes with --rule: --rule {shorten(value, 64)}"
     return _MISPLACED.get((name, value), "")
 
 
@@ -584,6 +591,11 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
     conditions = words[: _use(words)]
     if command.name in ("add-rule", "del-rule") and not conditions and not values.keys() & {"pattern", "name", "rule"}:
         raise UsageError(f"You need to supply the 'pattern' option or conditions for the '{command.name}' command")
+    if command.name == "del-rule" and len(words) == 1 and "rule" not in values:
+        raise UsageError(
+            f"Unexpected argument '{shorten(words[0])}' with the 'del-rule' command: a rule goes with --rule: "
+            f"--rule {shorten(words[0])}"
+        )
     if command.name == "get" and words == [""]:
         raise UsageError("The name of a setting is empty")
     if command.name == "add-listener" and words and words[0] not in ("tls", "on"):
@@ -598,17 +610,27 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
             raise UsageError(f"'{shorten(request)}': not METHOD TARGET (example: 'GET /index.html')")
 
 
+def _check_first_word(word: str, values: Mapping[str, str]) -> None:
+    """Raise UsageError if a word without any command is the name of one, or is similar to it."""
+    if values or not word[:1].isalnum():
+        return
+    begin = f"Unexpected argument '{shorten(word)}' with the 'list' command"
+    if word in WORD_HINTS:
+        raise UsageError(f"{begin}: {WORD_HINTS[word]}")
+    near = nearest(word, (*COMMANDS, *VIEWS), 0.75)
+    if near == word.lower():
+        raise UsageError(f"{begin}; did you mean '--{near}'?")
+    if near:
+        raise UsageError(f"{begin}; did you mean '--{near}', or -i {shorten(word)} for a virtual service?")
+
+
 def _explain_word(command: Command, word: str, values: Mapping[str, str], missing: str = "") -> str:
     """Return what to use instead of a word that nothing stands for; "" where that is unknown. missing: the option that
     is required and not given."""
     if not word[:1].isalnum():
         return ""
-    if command.name == "list" and not values:
-        if word in WORD_HINTS:
-            return f": {WORD_HINTS[word]}"
-        near = nearest(word, (*COMMANDS, *VIEWS), 0.75)
-        if near:
-            return f"; did you mean '--{near}'?"
+    if command.name in UNEXPECTED_HINTS:
+        return f": {UNEXPECTED_HINTS[command.name].format(word=shorten(word))}"
     is_name = command.name == "explain" and missing and " " not in word  # and no request
     if command.max_words != 0 and not is_name:
         return ""  # the word may belong to the command
@@ -622,6 +644,7 @@ def _explain_word(command: Command, word: str, values: Mapping[str, str], missin
 
 _NEEDED_CHANGE = {
     "edit-service": "an option of the service (examples: maxclients=100, -s wlc)",
+    "edit-server": "a weight, a maxconn or words of the server (examples: -w 2, maintenance)",
 }
 """Commands that change nothing alone -> what they need."""
 
@@ -645,6 +668,12 @@ def _check_action(command: Command, words: Sequence[str], values: Mapping[str, s
     if place + 1 == len(words):
         raise UsageError(
             f"Missing action or servers after 'use' with the '{command.name}' command (example: use respond 403)"
+        )
+    action = next((spot for spot, word in enumerate(words) if word.lower() in ("respond", "redirect", "server")), None)
+    if place == len(words) and action is not None:
+        raise UsageError(
+            f"Unexpected argument '{words[action]}' with the '{command.name}' command: an action or servers stand behind "
+            f"'use': use {shorten(' '.join(words[action:]), 40)}"
         )
     if command.name == "add-rule" and place == len(words) and "real-server" not in values:
         raise UsageError(
