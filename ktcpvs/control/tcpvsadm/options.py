@@ -354,8 +354,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         hint = f"; marks of a firewall are not supported: {SERVICE_HINT}" if is_mark else ""
         raise UsageError(f"Two commands: '{one}' and '{two}'{hint}")
     command = given[0] if given else COMMANDS["list"]
-    if not given and words:
-        _check_first_word(words[0], values)
+    _check_first_word(given, words, values)
     _take_values(command, words, values)
     _check_options(command, words, values)
     _check_words(command, words, values)
@@ -610,9 +609,10 @@ def _check_words(command: Command, words: Sequence[str], values: Mapping[str, st
             raise UsageError(f"'{shorten(request)}': not METHOD TARGET (example: 'GET /index.html')")
 
 
-def _check_first_word(word: str, values: Mapping[str, str]) -> None:
+def _check_first_word(given: Sequence[Command], words: Sequence[str], values: Mapping[str, str]) -> None:
     """Raise UsageError if a word without any command is the name of one, or is similar to it."""
-    if values or not word[:1].isalnum():
+    word = words[0] if words else ""
+    if given or values or not word[:1].isalnum():
         return
     begin = f"Unexpected argument '{shorten(word)}' with the 'list' command"
     if word in WORD_HINTS:
@@ -671,9 +671,10 @@ def _check_action(command: Command, words: Sequence[str], values: Mapping[str, s
         )
     action = next((spot for spot, word in enumerate(words) if word.lower() in ("respond", "redirect", "server")), None)
     if place == len(words) and action is not None:
+        shown = shorten(" ".join(words[action:]), 40)
         raise UsageError(
-            f"Unexpected argument '{words[action]}' with the '{command.name}' command: an action or servers stand behind "
-            f"'use': use {shorten(' '.join(words[action:]), 40)}"
+            f"Unexpected argument '{words[action]}' with the '{command.name}' command: write 'use' before it: "
+            f"use {shown}"
         )
     if command.name == "add-rule" and place == len(words) and "real-server" not in values:
         raise UsageError(

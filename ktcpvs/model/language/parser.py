@@ -639,9 +639,9 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _Wri
     if reader.following(BALANCE) is not None:
         modifiers = reader.modifiers(modifiers, (BALANCE,))
     behind = reader.following()
-    if behind is not None and behind.line == reader.line_before and not behind.quoted:
-        if hint := foreign_words.hint_at_server_word(behind.text):
-            raise behind.error(f"unknown word '{shorten(behind.text)}' in a rule{hint}")
+    is_behind = behind is not None and behind.line == reader.line_before and not behind.quoted
+    if behind is not None and is_behind and (hint := foreign_words.hint_at_server_word(behind.text)):
+        raise behind.error(f"unknown word '{shorten(behind.text)}' in a rule{hint}")
     return _WrittenRule(shown, name, text, match, users, None, modifiers)
 
 
