@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from random import uniform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, define
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -17,9 +17,12 @@ from twisted.python.failure import Failure
 from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.model.spans import Span, Value
 from ktcpvs.system.log import EventLog
-from ktcpvs.system.otlp_encoder import OTLPEncoder, encoder, unavailable
-from ktcpvs.system.otlp_exporter import OTLPExporter, SendResult
+from ktcpvs.system.otlp_encoder import OTLPEncoder, encoder
+from ktcpvs.system.otlp_packages import unavailable
 from ktcpvs.version import __version__
+
+if TYPE_CHECKING:
+    from ktcpvs.system.otlp_exporter import OTLPExporter, SendResult
 
 MAX_BATCH_SPANS = 512
 """The most spans of one request to a collector, as in OpenTelemetry's exporters."""
@@ -144,7 +147,7 @@ class Tracer:
         self._reactor = reactor
         self._log = log
         self._node = node
-        self._make = make_exporter or (lambda endpoint: OTLPExporter(reactor, endpoint, __version__))
+        self._make = make_exporter or self._make_exporter
         self._settings = DEFAULT_SETTINGS
         self._senders: dict[str, _Sender] = {}
         self._encoder: OTLPEncoder | None = None
@@ -237,6 +240,11 @@ class Tracer:
         """Close the connections to collectors."""
         for sender in self._senders.values():
             sender.exporter.close()
+
+    def _make_exporter(self, endpoint: str) -> OTLPExporter:
+        from ktcpvs.system.otlp_exporter import OTLPExporter  # an HTTP client takes 3 MiB, and few send spans
+
+        return OTLPExporter(self._reactor, endpoint, __version__)
 
     def _resource(self) -> dict[str, Value]:
         """Return the attributes of this process (OpenTelemetry's semantic conventions for resources)."""

@@ -23,7 +23,8 @@ _LISTEN = "0A"
 
 @frozen
 class ListeningProcess:
-    """name: of its program; ktcpvs for all processes of a switch. number: its process ID."""
+    """The process that listens on an address. name: of its program; ktcpvs for all processes of a switch. number: its
+    process ID."""
 
     name: str
     number: int

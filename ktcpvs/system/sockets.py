@@ -196,7 +196,7 @@ def _listening_info(address: Address) -> Any:
 def _inet_socket(
     address: Address, backlog: int, beside: Iterable[socket.socket], shared: bool = False
 ) -> socket.socket:
-    """shared: other sockets of ours may listen on the same address."""
+    """Open a listening socket of TCP. shared: other sockets of ours may listen on the same address."""
     info = _listening_info(address)
     sock = socket.socket(info[0], socket.SOCK_STREAM)
     try:
