@@ -595,6 +595,13 @@ def test_words_that_are_names_and_values(command: list[str]) -> None:
     assert read_arguments([*command, "a=1", "b=2=3", "c="]).named() == {"a": "1", "b": "2=3", "c": ""}
 
 
+def test_words_of_conditions_may_be_those_of_actions_and_one_condition_is_a_word() -> None:
+    given = read_arguments(["--add-rule", "-i", "x", "query", "redirect", "-r", "10.0.0.1:80"])
+    assert given.conditions == ("query", "redirect")
+    assert read_arguments(["--edit-rule", "-i", "x", "--rule", "1", "query", "redirect"]).action == ()
+    assert read_arguments(["--del-rule", "-i", "x", "tls"]).conditions == ("tls",)
+
+
 def test_a_header_may_be_repeated() -> None:
     said = read_arguments(["--explain", "-i", "web", "-H", "Accept: a", "--header=Accept:b ", "-HX-Empty:"])
     assert said.headers == (("Accept", "a"), ("Accept", "b"), ("X-Empty", ""))

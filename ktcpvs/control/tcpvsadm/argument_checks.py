@@ -35,6 +35,9 @@ _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service
 _NAME_VALUE_EXAMPLES = {"setting": "read_timeout=60", "option": "maxclients=100"}
 """The meaning of the names -> an example of NAME=VALUE."""
 
+_TLS = "tls"
+"""The condition of a rule that is one word."""
+
 _MISPLACED = {
     ("listen", "n"): "; to list numeric addresses, use -L -n",
     ("verbose", ""): "; it belongs to --schedulers, and the version is --version",
@@ -121,7 +124,8 @@ def check_words(command: Command, words: Sequence[str], values: Mapping[str, str
     conditions = words[: place_of_use(words)]
     if command.name in ("add-rule", "del-rule") and not conditions and not values.keys() & {"pattern", "name", "rule"}:
         raise UsageError(f"You need to supply the 'pattern' option or conditions for the '{command.name}' command")
-    if command.name == "del-rule" and len(words) == 1 and "rule" not in values:
+    is_reference = len(words) == 1 and words[0].lower() != _TLS and not values.keys() & {"pattern", "rule"}
+    if command.name == "del-rule" and is_reference:
         raise UsageError(
             f"Unexpected argument '{shorten(words[0])}' with the 'del-rule' command: a rule goes with --rule: "
             f"--rule {shorten(words[0])}"
@@ -200,14 +204,13 @@ def _check_action(command: Command, words: Sequence[str], values: Mapping[str, s
         raise UsageError(
             f"Missing action or servers after 'use' with the '{command.name}' command (example: use respond 403)"
         )
-    action = next((spot for spot, word in enumerate(words) if word.lower() in ("respond", "redirect", "server")), None)
-    if place == len(words) and action is not None:
-        shown = shorten(" ".join(words[action:]), 40)
-        raise UsageError(
-            f"Unexpected argument '{words[action]}' with the '{command.name}' command: write 'use' before it: "
-            f"use {shown}"
-        )
     if command.name == "add-rule" and place == len(words) and "real-server" not in values:
+        actions = ("respond", "redirect", "server")
+        if action := next((spot for spot, word in enumerate(words) if word.lower() in actions), None):
+            shown = shorten(" ".join(words[action:]), 40)
+            raise UsageError(
+                f"Unexpected argument '{words[action]}' with the 'add-rule' command: write 'use' before it: use {shown}"
+            )
         raise UsageError(
             "You need to supply the 'real-server' option for the 'add-rule' command, or servers or an action "
             "(examples: use server 10.0.0.1:80 95, use respond 403)"
