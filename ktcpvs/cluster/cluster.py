@@ -399,6 +399,7 @@ class Cluster:
                 errors.append(text if text.startswith(named) else f"{named}{text}")
                 return
         for part in parts:
+            await deferLater(self._reactor, 0)  # a table of 1,000 services has as many parts
             await self._adopt_parts(part, errors)
 
     def _halves(self, adopt: Adopt) -> list[Adopt]:

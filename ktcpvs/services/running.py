@@ -264,8 +264,12 @@ class RunningService:
                 listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
-        taken_out = in_use.difference(self._in_use)
-        self._step("drained servers", self._draining.end_relayed, {destination for destination, _ in taken_out})
+        drained = {destination for destination, _ in in_use.difference(self._in_use)}
+        self._step("drained servers", self._draining.end_relayed, drained, self._is_drained)
+
+    def _is_drained(self, server: Destination) -> bool:
+        """Whether a server gets no new clients, or no more sessions."""
+        return server not in self.usable or not server.share or server in self.selector.in_maintenance
 
     @property
     def _in_use(self) -> frozenset[tuple[Destination, bool]]:
