@@ -22,7 +22,7 @@ from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.settings import DAY, Settings
+from ktcpvs.model.settings import DAY, DEFAULT_SETTINGS, Settings
 
 FORMAT = 1
 """Of all values. A node that reads a higher one keeps what it has."""
@@ -182,8 +182,8 @@ def encode_service(record: ServiceRecord) -> bytes:
 
 
 def decode_service(ident: str, value: bytes, known: VirtualService | None = None) -> ServiceRecord:
-    """known: the service as this node knows it, which is returned if it is the same: writing it costs a seventh of
-    parsing. Raises BadRecord."""
+    """Read the record of a service. known: the service as this node knows it, which is returned if it is the same:
+    writing it costs a seventh of parsing. Raises BadRecord."""
     found = _decode(value)
     text = _field(found, "service", str)
     try:
@@ -192,7 +192,7 @@ def decode_service(ident: str, value: bytes, known: VirtualService | None = None
         else:
             load = parse(text, f"service {ident}")
             services = load.services
-            text = text if load.settings == Settings() else ""
+            text = text if load.settings == DEFAULT_SETTINGS else ""
     except Refusal as refusal:
         raise BadRecord(f"this version cannot read it: {refusal}") from None
     if list(services) != [ident]:
@@ -201,8 +201,8 @@ def decode_service(ident: str, value: bytes, known: VirtualService | None = None
 
 
 def encode_settings(settings: Settings, key: str, sealer: Sealer | None) -> bytes:
-    """key: of etcd, to which their secrets are bound. sealer: None: this node has no secret of the cluster. Raises
-    BadValue."""
+    """Write the record of the settings. key: of etcd, to which their secrets are bound. sealer: None: this node has no
+    secret of the cluster. Raises BadValue."""
     sealed = {}
     if settings.cookie_key:
         if sealer is None:

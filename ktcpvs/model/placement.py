@@ -1,4 +1,4 @@
-"""Where services run: which parts of the table are for which nodes of a cluster.
+"""The placement of services: which parts of the table are for which nodes of a cluster.
 
 Every node has the whole table. Each runs its part of it (`placed`): the services and listeners that name it, by its
 name or by one of its labels, and those that name no nodes.
@@ -79,7 +79,7 @@ class Placer:
         if not is_here(service, self._node):
             return None
         here = tuple([one for one in service.listen if is_for(self._node, one.on)])
-        return service if len(here) == len(service.listen) else evolve(service, listen=here)
+        return service if len(here) == len(service.listen) else service.with_some_listeners(here)
 
 
 # What is known of the other nodes.
