@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ktcpvs.control.tcpvsadm.argument_checks import check_named, check_options, check_words, is_number
+from ktcpvs.control.tcpvsadm.argument_checks import check_first_word, check_named, check_options, check_words, is_number
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.hints import IPVSADM_OPTIONS, METHOD_HINT, SERVICE_HINT
 from ktcpvs.control.tcpvsadm.invocation import Invocation
@@ -57,6 +57,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         hint = f"; marks of a firewall are not supported: {SERVICE_HINT}" if is_mark else ""
         raise UsageError(f"Two commands: '{one}' and '{two}'{hint}")
     command = given[0] if given else COMMANDS["list"]
+    check_first_word(given, words, values)
     _take_values(command, words, values)
     check_options(command, words, values)
     check_words(command, words, values)
@@ -123,6 +124,8 @@ def _scan(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | 
 
 def _scan_cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Command | Option, str | None]]:
     """Iterate over the short options of one word; the rest of the word is the value of an option that takes one."""
+    if letters in _LONG:
+        raise UsageError(f"Unknown option '-{letters}'; did you mean '--{letters}'?")
     while letters:
         letter, letters = letters[0], letters[1:]
         item = _SHORT.get(letter)
