@@ -42,7 +42,7 @@ MAX_ERROR_LENGTH = 200
 """The most characters of each plugin's error in the refusal of an unknown name."""
 
 _BREACH = re.compile(r"The object <.*?> has failed to implement interface \S+: (?=The contract of )")
-"""The words of zope.interface before those that say what is wrong, which the limits of messages would cut off."""
+"""The words of zope.interface before those that say what is wrong: limits of messages would cut the latter off."""
 
 _EDITABLE = "; installed with -e? start the daemon again, or 'pip install .'"
 """The hint where the module of an entry point is not found: a running Python reads no new paths of such packages."""
