@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Container
-from typing import TYPE_CHECKING
 
 from ktcpvs.interfaces import Choice, Destination
 from ktcpvs.schedulers.choices import usable
@@ -16,9 +14,10 @@ Random = Callable[[], float]
 """Returns a random number from 0 to 1, without 1."""
 
 
-def plain_draw_two(choices: tuple[Choice, ...], tried: Container[Destination], random: Random) -> tuple[Choice, ...]:
+def draw_two(choices: tuple[Choice, ...], tried: Container[Destination], random: Random) -> tuple[Choice, ...]:
     """Return two different choices whose servers have a weight and have not been tried, each pair and each order of it
-    as likely as any: schedulers take the first one of two that are equal. Returns all of them if there are fewer."""
+    as likely as any: schedulers take the first one of two that are equal. Returns all of them if there are fewer.
+    `schedulers/_balance.c` does the same."""
     for _ in range(MAX_DRAWS):
         if len(choices) < 2:
             break
@@ -30,14 +29,6 @@ def plain_draw_two(choices: tuple[Choice, ...], tried: Container[Destination], r
 
 
 def _two_of(choices: tuple[Choice, ...], random: Random) -> tuple[Choice, Choice]:
-    count = len(choices)
-    first = int(random() * count)
-    second = int(random() * (count - 1))
+    others = len(choices) - 1
+    first, second = divmod(int(random() * (len(choices) * others)), others)  # one random number for both
     return choices[first], choices[second + (second >= first)]
-
-
-draw_two = plain_draw_two
-
-if not TYPE_CHECKING:
-    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
-        from ktcpvs.schedulers._compiled import draw_two as draw_two

@@ -49,7 +49,7 @@ LEAST_LATENCY = 1e-6
 nevertheless."""
 
 
-def plain_expected_cost(
+def expected_cost(
     destination: Destination, now: float, failure_cost: float, uncertain: Callable[[float, float, float], float]
 ) -> float:
     """Return the expected cost of one more request at a server. now: by its clock. failure_cost: in seconds. uncertain:
@@ -66,16 +66,11 @@ def plain_expected_cost(
     return seconds * (active + 1) / destination.weight
 
 
-expected_cost = plain_expected_cost
-
-if not TYPE_CHECKING:
-    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
-        from ktcpvs.schedulers._compiled import expected_cost as expected_cost
-
-
 @implementer(IScheduler, IExplains)
 class BoundPeakEWMA:
     """peak-ewma over the servers of one service. failure_cost: in seconds."""
+
+    __slots__ = ("_choices", "_destinations", "_failure_cost", "_median", "_random", "_uses_left")
 
     def __init__(self, service: ServiceView, draw: random.Random, failure_cost: float) -> None:
         self._destinations = service.destinations
@@ -120,6 +115,16 @@ class BoundPeakEWMA:
     def explain(self, request: Request) -> Considered:
         """Say what is known of each server."""
         return Considered((), tuple([_known_of(destination) for destination in self._destinations]), self._destinations)
+
+
+CHOOSE_IN_PYTHON = BoundPeakEWMA.choose
+"""`BoundPeakEWMA.choose` as it is written here, whichever is used."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._balance import configure_peak_ewma
+
+        BoundPeakEWMA.choose = configure_peak_ewma(BoundPeakEWMA)
 
 
 def _known_of(destination: Destination) -> str:

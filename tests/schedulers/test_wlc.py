@@ -12,7 +12,7 @@ from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.least import LeastLoad, OrderedLoad
-from ktcpvs.schedulers.order import connections, weighted_connections
+from ktcpvs.schedulers.loads import connections, weighted_connections
 from ktcpvs.schedulers.wlc import LC, WLC
 
 
