@@ -729,16 +729,15 @@ weight_of_past(PyObject *stamp, double now)
     return now > before ? exp((before - now) / decay) : 1.0;
 }
 
-/* Latency.record. bucket: that of the time. */
+/* Latency.record. bucket: that of the time. left: the weight of what was measured before. */
 static int
-record_latency(PyObject *latency, PyObject *seconds, PyObject *now, int bucket)
+record_latency(PyObject *latency, PyObject *seconds, PyObject *now, int bucket, double left)
 {
     PyObject *histogram = SLOT(latency, latency, U_HISTOGRAM); /* which schedulers can reach */
     if (histogram == NULL || !PyList_Check(histogram) || PyList_GET_SIZE(histogram) <= bucket) {
         PyErr_SetString(PyExc_IndexError, "the histogram of a latency has too few counts");
         return -1;
     }
-    double left = weight_of_past(SLOT(latency, latency, U_STAMP), PyFloat_AS_DOUBLE(now));
     double peak = PyFloat_AsDouble(SLOT(latency, latency, U_PEAK)) * left, value = PyFloat_AS_DOUBLE(seconds);
     if (PyErr_Occurred() || add(&PyList_GET_ITEM(histogram, bucket), 1) < 0)
         return -1;
@@ -751,11 +750,10 @@ record_latency(PyObject *latency, PyObject *seconds, PyObject *now, int bucket)
     return 0;
 }
 
-/* ErrorRate.record for a request that has not failed. */
+/* ErrorRate.record for a request that has not failed. left: the weight of those before. */
 static int
-record_success(PyObject *rate, PyObject *now)
+record_success(PyObject *rate, PyObject *now, double left)
 {
-    double left = weight_of_past(SLOT(rate, error_rate, Q_STAMP), PyFloat_AS_DOUBLE(now));
     double requests = PyFloat_AsDouble(SLOT(rate, error_rate, Q_REQUESTS)) * left + 1.0;
     double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES));
     if (PyErr_Occurred() || put_made(&SLOT(rate, error_rate, Q_REQUESTS), PyFloat_FromDouble(requests)) < 0 ||
@@ -773,10 +771,19 @@ measure(PyObject *destination, double took, double now, int bucket)
     PyObject *errors = SLOT(destination, destination, T_MEASURED_ERRORS);
     PyObject *at = PyFloat_FromDouble(now), *seconds = at == NULL ? NULL : PyFloat_FromDouble(took);
     int result = seconds == NULL ? -1 : 0;
-    if (result == 0 && IS_A(latency, latency))
-        result = record_latency(latency, seconds, at, bucket);
-    if (result == 0 && IS_A(errors, error_rate))
-        result = record_success(errors, at);
+    double left = 1;
+    PyObject *stamp = NULL;
+    if (result == 0 && IS_A(latency, latency)) {
+        stamp = Py_XNewRef(SLOT(latency, latency, U_STAMP));
+        left = weight_of_past(stamp, now);
+        result = record_latency(latency, seconds, at, bucket, left);
+    }
+    if (result == 0 && IS_A(errors, error_rate)) {
+        if (stamp == NULL || SLOT(errors, error_rate, Q_STAMP) != stamp) /* they have it in common once both are measured */
+            left = weight_of_past(SLOT(errors, error_rate, Q_STAMP), now);
+        result = record_success(errors, at, left);
+    }
+    Py_XDECREF(stamp);
     Py_XDECREF(at);
     Py_XDECREF(seconds);
     return result;

@@ -4,6 +4,7 @@
 
 #include "_servers.h"
 #include <math.h>
+#include <time.h>
 
 /* As in drawing.py. */
 #define MAX_DRAWS 4
@@ -27,8 +28,11 @@ enum { E_CHOICES, E_FAILURE_COST, E_RANDOM };
 FIELDS(ewma, "_choices", "_failure_cost", "_random");
 
 static PyObject *s_at, *s_clock, *s_error_rate, *s_last, *s_latency, *s_measured_errors, *s_measured_latency,
-    *s_uncertain_latency;
-static double decay;
+    *s_usual_latency;
+static double decay, least_latency;
+
+/* time.monotonic, the clock of servers outside of tests and simulations. */
+static PyObject *monotonic;
 
 /* A slot of a scheduler, owned while Python runs; NULL with an exception. */
 static inline PyObject *
@@ -401,18 +405,29 @@ read_errors(PyObject *destination, Moment *moment, double *share)
     return result;
 }
 
-/* BoundPeakEWMA.uncertain_latency */
+/* _uncertain_latency. seconds: as decayed. */
 static int
-uncertain_latency(PyObject *scheduler, double seconds, double last, double active, double *latency)
+take_uncertain(PyObject *scheduler, double *seconds, double last, double active)
 {
-    PyObject *method = PyObject_GetAttr(scheduler, s_uncertain_latency);
-    PyObject *result = method == NULL ? NULL : PyObject_CallFunction(method, "ddd", seconds, last, active);
-    Py_XDECREF(method);
-    if (result == NULL)
-        return -1;
-    *latency = PyFloat_AsDouble(result);
-    Py_DECREF(result);
-    return *latency == -1.0 && PyErr_Occurred() ? -1 : 0;
+    double usual = 0;
+    if (last == 0 || active != 0) {
+        PyObject *result = PyObject_CallMethodNoArgs(scheduler, s_usual_latency);
+        if (result == NULL)
+            return -1;
+        usual = PyFloat_AsDouble(result);
+        Py_DECREF(result);
+        if (usual == -1.0 && PyErr_Occurred())
+            return -1;
+    }
+    if (last == 0) {
+        *seconds = usual;
+        return 0;
+    }
+    if (active != 0 && (last < usual ? last : usual) > *seconds)
+        *seconds = last < usual ? last : usual;
+    if (least_latency > *seconds)
+        *seconds = least_latency;
+    return 0;
 }
 
 /* The expected cost of one more request at a server. */
@@ -422,7 +437,7 @@ read_cost(PyObject *destination, Moment *moment, double *cost)
     double seconds, last, active, failures, weight;
     if (read_latency(destination, moment, &seconds, &last) < 0 || active_of(destination, &active) < 0)
         return -1;
-    if (seconds <= last / 2 && uncertain_latency(moment->scheduler, seconds, last, active, &seconds) < 0)
+    if (seconds <= last / 2 && take_uncertain(moment->scheduler, &seconds, last, active) < 0)
         return -1;
     if (read_errors(destination, moment, &failures) < 0 || weight_of(destination, &weight) < 0)
         return -1;
@@ -441,6 +456,12 @@ static int
 time_of(PyObject *destination, double *now)
 {
     PyObject *real = counted(destination), *clock = real == NULL ? NULL : SLOT(real, destination, T_CLOCK);
+    if (clock != NULL && clock == monotonic) {
+        struct timespec time;
+        clock_gettime(CLOCK_MONOTONIC, &time);
+        *now = (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+        return 0;
+    }
     clock = clock != NULL ? Py_NewRef(clock) : PyObject_GetAttr(destination, s_clock);
     PyObject *time = clock == NULL ? NULL : PyObject_CallNoArgs(clock);
     Py_XDECREF(clock);
@@ -521,9 +542,12 @@ configure_p2c(PyObject *module, PyObject *type)
 }
 
 static PyObject *
-configure_peak_ewma(PyObject *module, PyObject *type)
+configure_peak_ewma(PyObject *module, PyObject *args)
 {
+    PyObject *type;
     (void)module;
+    if (!PyArg_ParseTuple(args, "Od", &type, &least_latency))
+        return NULL;
     return method_for(type, &ewma_layout, ewma_names, &ewma_method);
 }
 
@@ -531,7 +555,8 @@ static PyMethodDef functions[] = {
     {"configure_least", configure_least, METH_VARARGS,
      "configure_least(LeastLoad, OnlyOne, loads): `choose` of both classes. loads: name -> function, of loads.py."},
     {"configure_p2c", configure_p2c, METH_O, "configure_p2c(BoundP2C): its `choose`."},
-    {"configure_peak_ewma", configure_peak_ewma, METH_O, "configure_peak_ewma(BoundPeakEWMA): its `choose`."},
+    {"configure_peak_ewma", configure_peak_ewma, METH_VARARGS,
+     "configure_peak_ewma(BoundPeakEWMA, LEAST_LATENCY): its `choose`."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -553,15 +578,24 @@ learn_measurements(void)
     return seconds == NULL || PyErr_Occurred() ? -1 : 0;
 }
 
+static int
+learn_clock(void)
+{
+    PyObject *module = PyImport_ImportModule("time");
+    int result = module == NULL ? -1 : put_made(&monotonic, PyObject_GetAttrString(module, "monotonic"));
+    Py_XDECREF(module);
+    return result;
+}
+
 PyMODINIT_FUNC
 PyInit__balance(void)
 {
     static const Variable names[] = {
         {&s_at, "at"}, {&s_clock, "clock"}, {&s_error_rate, "error_rate"}, {&s_last, "last"}, {&s_latency, "latency"},
         {&s_measured_errors, "measured_errors"}, {&s_measured_latency, "measured_latency"},
-        {&s_uncertain_latency, "uncertain_latency"}, {NULL, NULL},
+        {&s_usual_latency, "usual_latency"}, {NULL, NULL},
     };
-    if (make_names(names) < 0 || learn_servers() < 0 || learn_measurements() < 0)
+    if (make_names(names) < 0 || learn_servers() < 0 || learn_measurements() < 0 || learn_clock() < 0)
         return NULL;
     return PyModule_Create(&definition);
 }

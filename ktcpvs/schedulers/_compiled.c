@@ -42,13 +42,24 @@ read_hashed(PyObject *const *args, Hashed *hashed)
     return hashed->number == (uint64_t)-1 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* The pseudo-random number of a server with a weight. */
-static double
-drawn(const Hashed *hashed, Py_ssize_t index, double weight)
+/* A draw of at least this part of its bound is larger than the least one: more than rounding can change. */
+#define ROUNDING (1 - 1e-9)
+
+/* Finds out whether a server with a weight has a smaller draw than `least`, and writes it there. Most have not, which
+ * is seen without a logarithm: -log(share) is at least 1 - share. */
+static inline int
+draws_less(const Hashed *hashed, Py_ssize_t index, double weight, double *least)
 {
     uint64_t seed;
     memcpy(&seed, PyBytes_AS_STRING(hashed->seeds) + 8 * index, 8);
-    return -log(((double)mixed(hashed->number ^ seed) + 1.0) / 18446744073709551616.0) / weight;
+    double share = ((double)mixed(hashed->number ^ seed) + 1.0) / 18446744073709551616.0;
+    if ((1 - share) * ROUNDING >= *least * weight)
+        return 0;
+    double draw = -log(share) / weight;
+    if (!(draw < *least))
+        return 0;
+    *least = draw;
+    return 1;
 }
 
 static PyObject *
@@ -62,7 +73,7 @@ pick(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (read_hashed(args, &hashed) < 0)
         return NULL;
     PyObject *best = Py_None;
-    double least = 0;
+    double least = INFINITY;
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hashed.choices); index++) {
         PyObject *choice = PyTuple_GET_ITEM(hashed.choices, index), *destination;
         double weight;
@@ -72,11 +83,8 @@ pick(PyObject *module, PyObject *const *args, Py_ssize_t count)
         if (!is_usable)
             continue;
         Py_DECREF(destination);
-        double draw = drawn(&hashed, index, weight);
-        if (best == Py_None || draw < least) {
+        if (draws_less(&hashed, index, weight, &least))
             best = choice;
-            least = draw;
-        }
     }
     return Py_NewRef(best);
 }
@@ -92,7 +100,7 @@ typedef struct {
 static int
 find_below(const Hashed *hashed, double share, Found *found)
 {
-    *found = (Found){.best = -1};
+    *found = (Found){.best = -1, .least = INFINITY};
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hashed->choices); index++) {
         PyObject *destination;
         double weight, active;
@@ -107,10 +115,8 @@ find_below(const Hashed *hashed, double share, Found *found)
             return -1;
         found->total += active;
         found->weights += weight;
-        double draw = drawn(hashed, index, weight);
-        if (active < share * weight && (found->best < 0 || draw < found->least)) {
+        if (active < share * weight && draws_less(hashed, index, weight, &found->least)) {
             found->best = index;
-            found->least = draw;
             found->weight = weight;
             found->active = active;
         }

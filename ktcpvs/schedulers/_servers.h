@@ -140,7 +140,8 @@ is_tried(PyObject *tried, PyObject *destination)
     if (PyAnySet_CheckExact(tried) && PySet_GET_SIZE(tried) == 0)
         return 0;
     PyObject *real = counted(destination); /* which is equal to it */
-    return PySequence_Contains(tried, real != NULL ? real : destination);
+    return real != NULL && PyAnySet_CheckExact(tried) ? PySet_Contains(tried, real)
+                                                      : PySequence_Contains(tried, real != NULL ? real : destination);
 }
 
 /* The server of a choice, a new reference, where it has a weight and has not been tried. Returns 1; 0 for another server;

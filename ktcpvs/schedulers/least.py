@@ -21,7 +21,8 @@ from ktcpvs.schedulers.order import Order
 from ktcpvs.schedulers.reasons import reason_among
 
 MAX_SCANNED_SERVERS = 16
-"""The most servers that are compared one by one: up to here that costs less than keeping them in order."""
+"""The most servers that are compared one by one: up to here that costs less than keeping them in order, or more where
+the comparison is compiled."""
 
 
 @implementer(IScheduler)
@@ -90,6 +91,7 @@ if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
         from ktcpvs.schedulers._balance import configure_least
 
+        MAX_SCANNED_SERVERS = 128
         LeastLoad.choose, OnlyOne.choose = configure_least(
             LeastLoad,
             OnlyOne,
