@@ -722,70 +722,69 @@ onward(PyObject *known, PyObject *added, PyObject *data, int is_last)
 }
 
 /* The weight of what was measured at `stamp`. */
-static double
-weight_of_past(PyObject *stamp, double now)
+static inline double
+weight_of_past(double stamp, double now)
 {
-    double before = PyFloat_AsDouble(stamp);
-    return now > before ? exp((before - now) / decay) : 1.0;
+    return now > stamp ? exp((stamp - now) / decay) : 1.0;
 }
 
-/* Latency.record. bucket: that of the time. left: the weight of what was measured before. */
+/* Sets a slot to a float. One that nothing else has is changed in place, so that none is made. */
+static inline int
+put_float(PyObject **place, double number)
+{
+    if (*place != NULL && PyFloat_CheckExact(*place) && Py_REFCNT(*place) == 1) {
+        ((PyFloatObject *)*place)->ob_fval = number;
+        return 0;
+    }
+    return put_made(place, PyFloat_FromDouble(number));
+}
+
+/* Latency.record. bucket: that of the time. stamp, left: when something was measured before, and its weight now. */
 static int
-record_latency(PyObject *latency, PyObject *seconds, PyObject *now, int bucket, double left)
+record_latency(PyObject *latency, double seconds, double now, int bucket, double *stamp, double *left)
 {
     PyObject *histogram = SLOT(latency, latency, U_HISTOGRAM); /* which schedulers can reach */
     if (histogram == NULL || !PyList_Check(histogram) || PyList_GET_SIZE(histogram) <= bucket) {
         PyErr_SetString(PyExc_IndexError, "the histogram of a latency has too few counts");
         return -1;
     }
-    double peak = PyFloat_AsDouble(SLOT(latency, latency, U_PEAK)) * left, value = PyFloat_AS_DOUBLE(seconds);
-    if (PyErr_Occurred() || add(&PyList_GET_ITEM(histogram, bucket), 1) < 0)
+    *stamp = PyFloat_AsDouble(SLOT(latency, latency, U_STAMP));
+    *left = weight_of_past(*stamp, now);
+    double peak = PyFloat_AsDouble(SLOT(latency, latency, U_PEAK)) * *left;
+    if (PyErr_Occurred() || add(&PyList_GET_ITEM(histogram, bucket), 1) < 0 ||
+        put_float(&SLOT(latency, latency, U_LAST), seconds) < 0 || put_float(&SLOT(latency, latency, U_STAMP), now) < 0)
         return -1;
-    put_new(&SLOT(latency, latency, U_LAST), seconds);
-    put_new(&SLOT(latency, latency, U_STAMP), now);
-    if (value >= peak)
-        put_new(&SLOT(latency, latency, U_PEAK), seconds);
-    else
-        return put_made(&SLOT(latency, latency, U_PEAK), PyFloat_FromDouble(peak + value * (1.0 - left)));
-    return 0;
+    return put_float(&SLOT(latency, latency, U_PEAK), seconds >= peak ? seconds : peak + seconds * (1.0 - *left));
 }
 
-/* ErrorRate.record for a request that has not failed. left: the weight of those before. */
+/* ErrorRate.record for a request that has not failed. stamp, left: of the latency; they have them in common once both are
+ * measured. */
 static int
-record_success(PyObject *rate, PyObject *now, double left)
+record_success(PyObject *rate, double now, double stamp, double left)
 {
+    double before = PyFloat_AsDouble(SLOT(rate, error_rate, Q_STAMP));
+    if (before != stamp)
+        left = weight_of_past(before, now);
     double requests = PyFloat_AsDouble(SLOT(rate, error_rate, Q_REQUESTS)) * left + 1.0;
     double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES));
-    if (PyErr_Occurred() || put_made(&SLOT(rate, error_rate, Q_REQUESTS), PyFloat_FromDouble(requests)) < 0 ||
-        (failures != 0.0 && put_made(&SLOT(rate, error_rate, Q_FAILURES), PyFloat_FromDouble(failures * left)) < 0))
+    if (PyErr_Occurred() || put_float(&SLOT(rate, error_rate, Q_REQUESTS), requests) < 0 ||
+        (failures != 0.0 && put_float(&SLOT(rate, error_rate, Q_FAILURES), failures * left) < 0))
         return -1;
-    put_new(&SLOT(rate, error_rate, Q_STAMP), now);
-    return 0;
+    return put_float(&SLOT(rate, error_rate, Q_STAMP), now);
 }
 
 /* Records a response at a server of which schedulers have read what is measured. */
 static int
 measure(PyObject *destination, double took, double now, int bucket)
 {
-    PyObject *latency = SLOT(destination, destination, T_MEASURED_LATENCY);
-    PyObject *errors = SLOT(destination, destination, T_MEASURED_ERRORS);
-    PyObject *at = PyFloat_FromDouble(now), *seconds = at == NULL ? NULL : PyFloat_FromDouble(took);
-    int result = seconds == NULL ? -1 : 0;
-    double left = 1;
-    PyObject *stamp = NULL;
-    if (result == 0 && IS_A(latency, latency)) {
-        stamp = Py_XNewRef(SLOT(latency, latency, U_STAMP));
-        left = weight_of_past(stamp, now);
-        result = record_latency(latency, seconds, at, bucket, left);
-    }
-    if (result == 0 && IS_A(errors, error_rate)) {
-        if (stamp == NULL || SLOT(errors, error_rate, Q_STAMP) != stamp) /* they have it in common once both are measured */
-            left = weight_of_past(SLOT(errors, error_rate, Q_STAMP), now);
-        result = record_success(errors, at, left);
-    }
-    Py_XDECREF(stamp);
-    Py_XDECREF(at);
-    Py_XDECREF(seconds);
+    PyObject *latency = Py_XNewRef(SLOT(destination, destination, T_MEASURED_LATENCY));
+    PyObject *errors = Py_XNewRef(SLOT(destination, destination, T_MEASURED_ERRORS));
+    double stamp = NAN, left = 1;
+    int result = IS_A(latency, latency) ? record_latency(latency, took, now, bucket, &stamp, &left) : 0;
+    if (result == 0 && IS_A(errors, error_rate))
+        result = record_success(errors, now, stamp, left);
+    Py_XDECREF(latency);
+    Py_XDECREF(errors);
     return result;
 }
 
@@ -874,7 +873,7 @@ count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObje
         return -1;
     PyObject *latencies = SLOT(destination, destination, T_LATENCIES);
     double seconds = PyFloat_AsDouble(SLOT(latencies, latencies, N_SECONDS)) + took;
-    if (put_made(&SLOT(latencies, latencies, N_SECONDS), PyFloat_FromDouble(seconds)) < 0)
+    if (put_float(&SLOT(latencies, latencies, N_SECONDS), seconds) < 0)
         return -1;
     PyObject *settled = SLOT(exchange, exchange, X_SETTLED);
     PyObject *in = SLOT(exchange, exchange, X_BYTES_IN), *out = SLOT(exchange, exchange, X_BYTES_OUT);

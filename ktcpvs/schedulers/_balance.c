@@ -162,9 +162,10 @@ only_choose(PyObject *self, PyObject *request)
 
 /* Two servers drawn at random: drawing.py. */
 
-/* A choice and its server, both owned. */
+/* A choice and its server, both owned. weight: of the server. */
 typedef struct {
     PyObject *choice, *destination;
+    double weight;
 } Drawn;
 
 static void
@@ -178,8 +179,7 @@ drop(Drawn *drawn)
 static inline int
 take_usable(PyObject *choice, PyObject *tried, Drawn *drawn)
 {
-    double weight;
-    int is_usable = usable_server(choice, tried, &drawn->destination, &weight);
+    int is_usable = usable_server(choice, tried, &drawn->destination, &drawn->weight);
     drawn->choice = is_usable > 0 ? Py_NewRef(choice) : NULL;
     return is_usable;
 }
@@ -189,8 +189,14 @@ static int
 take(PyObject *choice, Drawn *drawn)
 {
     drawn->destination = destination_of(choice);
-    drawn->choice = drawn->destination == NULL ? NULL : Py_NewRef(choice);
-    return drawn->destination == NULL ? -1 : 1;
+    if (drawn->destination == NULL)
+        return -1;
+    if (weight_of(drawn->destination, &drawn->weight) < 0) {
+        Py_CLEAR(drawn->destination);
+        return -1;
+    }
+    drawn->choice = Py_NewRef(choice);
+    return 1;
 }
 
 /* The places of two different ones of `count`, at least two. Returns -1 with an exception. */
@@ -305,12 +311,11 @@ better_of_two(PyObject *self, PyObject *choices, PyObject *random, PyObject *req
 static int
 less_loaded(PyObject *self, const Drawn two[2])
 {
-    double active[2], weight[2];
+    double active[2];
     (void)self;
-    for (int index = 0; index < 2; index++)
-        if (active_of(two[index].destination, &active[index]) < 0 || weight_of(two[index].destination, &weight[index]) < 0)
-            return -1;
-    return !(active[0] * weight[1] <= active[1] * weight[0]);
+    if (active_of(two[0].destination, &active[0]) < 0 || active_of(two[1].destination, &active[1]) < 0)
+        return -1;
+    return !(active[0] * two[1].weight <= active[1] * two[0].weight);
 }
 
 static PyObject *
@@ -341,68 +346,69 @@ value_at(PyObject *measured, Moment *moment, double *value)
     return *value == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* What is left of 1 since `stamp`, a float. */
+/* What is left of 1 since `stamp`. */
 static inline double
-left_of(PyObject *stamp, double now)
+left_of(double stamp, double now)
 {
-    return exp((PyFloat_AsDouble(stamp) - now) / decay);
+    return exp((stamp - now) / decay);
 }
 
-/* The latency of a server, a new reference. */
-static inline PyObject *
-latency_of(PyObject *destination)
-{
-    PyObject *real = counted(destination), *measured = real == NULL ? NULL : SLOT(real, destination, T_MEASURED_LATENCY);
-    measured = measured != NULL ? Py_NewRef(measured) : PyObject_GetAttr(destination, s_measured_latency);
-    if (measured != Py_None)
-        return measured;
-    Py_DECREF(measured);
-    return PyObject_GetAttr(destination, s_latency); /* which begins to measure */
-}
-
-/* The peak EWMA of a latency, and the last one. */
+/* The peak EWMA of a latency, and the last one, of an object of any class. */
 static int
-read_latency(PyObject *destination, Moment *moment, double *seconds, double *last)
+read_any_latency(PyObject *destination, Moment *moment, double *seconds, double *last)
 {
-    PyObject *measured = latency_of(destination);
+    PyObject *measured = PyObject_GetAttr(destination, s_measured_latency);
+    if (measured == Py_None) {
+        Py_DECREF(measured);
+        measured = PyObject_GetAttr(destination, s_latency); /* which begins to measure */
+    }
     if (measured == NULL)
         return -1;
-    int result = 0;
-    if (IS_A(measured, latency)) {
-        double peak = PyFloat_AsDouble(SLOT(measured, latency, U_PEAK));
-        *last = PyFloat_AsDouble(SLOT(measured, latency, U_LAST));
-        *seconds = peak == 0 ? 0 : peak * left_of(SLOT(measured, latency, U_STAMP), moment->now);
-        result = PyErr_Occurred() ? -1 : 0;
-    }
-    else if (value_at(measured, moment, seconds) < 0 || number_of(measured, s_last, last) < 0)
-        result = -1;
+    int result = value_at(measured, moment, seconds) < 0 ? -1 : number_of(measured, s_last, last);
     Py_DECREF(measured);
     return result;
 }
 
-/* The share of failures. */
+static inline int
+read_latency(PyObject *destination, Moment *moment, double *seconds, double *last)
+{
+    PyObject *real = counted(destination), *measured = real == NULL ? NULL : SLOT(real, destination, T_MEASURED_LATENCY);
+    double peak, stamp;
+    if (!IS_A(measured, latency) || !plain_number(SLOT(measured, latency, U_PEAK), &peak) ||
+        !plain_number(SLOT(measured, latency, U_STAMP), &stamp) || !plain_number(SLOT(measured, latency, U_LAST), last))
+        return read_any_latency(destination, moment, seconds, last);
+    *seconds = peak == 0 ? 0 : peak * left_of(stamp, moment->now);
+    return 0;
+}
+
+/* The share of failures, of an object of any class. */
 static int
+read_any_errors(PyObject *destination, Moment *moment, double *share)
+{
+    PyObject *measured = PyObject_GetAttr(destination, s_measured_errors);
+    if (measured == NULL)
+        return -1;
+    int result = measured == Py_None ? number_of(destination, s_error_rate, share) /* which begins to measure */
+                                     : value_at(measured, moment, share);
+    Py_DECREF(measured);
+    return result;
+}
+
+static inline int
 read_errors(PyObject *destination, Moment *moment, double *share)
 {
     PyObject *real = counted(destination), *measured = real == NULL ? NULL : SLOT(real, destination, T_MEASURED_ERRORS);
-    measured = measured != NULL ? Py_NewRef(measured) : PyObject_GetAttr(destination, s_measured_errors);
-    if (measured == NULL)
-        return -1;
-    int result = 0;
-    if (measured == Py_None)
-        result = number_of(destination, s_error_rate, share); /* which begins to measure */
-    else if (IS_A(measured, error_rate)) {
-        double failures = PyFloat_AsDouble(SLOT(measured, error_rate, Q_FAILURES));
-        *share = 0;
-        if (failures != 0)
-            *share = failures / PyFloat_AsDouble(SLOT(measured, error_rate, Q_REQUESTS)) *
-                     left_of(SLOT(measured, error_rate, Q_STAMP), moment->now);
-        result = PyErr_Occurred() ? -1 : 0;
-    }
-    else
-        result = value_at(measured, moment, share);
-    Py_DECREF(measured);
-    return result;
+    double failures, requests, stamp;
+    if (!IS_A(measured, error_rate) || !plain_number(SLOT(measured, error_rate, Q_FAILURES), &failures))
+        return read_any_errors(destination, moment, share);
+    *share = 0;
+    if (failures == 0)
+        return 0;
+    if (!plain_number(SLOT(measured, error_rate, Q_REQUESTS), &requests) || requests == 0 ||
+        !plain_number(SLOT(measured, error_rate, Q_STAMP), &stamp))
+        return read_any_errors(destination, moment, share);
+    *share = failures / requests * left_of(stamp, moment->now);
+    return 0;
 }
 
 /* _uncertain_latency. seconds: as decayed. */
@@ -431,23 +437,24 @@ take_uncertain(PyObject *scheduler, double *seconds, double last, double active)
 }
 
 /* The expected cost of one more request at a server. */
-static int
-read_cost(PyObject *destination, Moment *moment, double *cost)
+static inline int
+read_cost(const Drawn *drawn, Moment *moment, double *cost)
 {
-    double seconds, last, active, failures, weight;
+    PyObject *destination = drawn->destination;
+    double seconds, last, active, failures;
     if (read_latency(destination, moment, &seconds, &last) < 0 || active_of(destination, &active) < 0)
         return -1;
     if (seconds <= last / 2 && take_uncertain(moment->scheduler, &seconds, last, active) < 0)
         return -1;
-    if (read_errors(destination, moment, &failures) < 0 || weight_of(destination, &weight) < 0)
+    if (read_errors(destination, moment, &failures) < 0)
         return -1;
     if (failures != 0)
         seconds += failures * moment->failure_cost;
-    if (weight == 0) {
+    if (drawn->weight == 0) {
         PyErr_SetString(PyExc_ZeroDivisionError, "the server has no weight");
         return -1;
     }
-    *cost = seconds * (active + 1) / weight;
+    *cost = seconds * (active + 1) / drawn->weight;
     return 0;
 }
 
@@ -475,15 +482,15 @@ time_of(PyObject *destination, double *now)
 static int
 sooner_expected(PyObject *self, const Drawn two[2])
 {
-    PyObject *failure_cost = OWNED(self, ewma, E_FAILURE_COST);
-    if (failure_cost == NULL)
+    Moment moment = {.scheduler = self};
+    if (!plain_number(SLOT(self, ewma, E_FAILURE_COST), &moment.failure_cost)) {
+        PyErr_SetString(PyExc_TypeError, "failure_cost must be a number");
         return -1;
-    Moment moment = {.scheduler = self, .failure_cost = PyFloat_AsDouble(failure_cost)};
-    Py_DECREF(failure_cost);
+    }
     double costs[2];
-    int result = PyErr_Occurred() || time_of(two[0].destination, &moment.now) < 0 ? -1 : 0;
+    int result = time_of(two[0].destination, &moment.now);
     for (int index = 0; result == 0 && index < 2; index++)
-        result = read_cost(two[index].destination, &moment, &costs[index]);
+        result = read_cost(&two[index], &moment, &costs[index]);
     Py_XDECREF(moment.at);
     return result < 0 ? -1 : !(costs[0] <= costs[1]);
 }

@@ -1,5 +1,5 @@
-/* The hot functions of schedulers by hash and by rules, compiled: hashing.py, maglev_table.py and content.py say what they
- * do, and have the same in Python for where this module is not installed.
+/* The hot functions of schedulers by hash and by rules, compiled: hashing.py, maglev_table.py, rules.py and content.py say
+ * what they do, and have the same in Python for where this module is not installed.
  */
 
 #include "_servers.h"
@@ -257,9 +257,71 @@ take(PyObject *module, PyObject *args)
                                                 (uint8_t *)PyByteArray_AS_STRING(taken), (uint32_t)size, filled, looks));
 }
 
+/* Sets of rules: rules.py. */
+
+enum { Z_CACHE, Z_DEFAULT, Z_PREFIXES };
+FIELDS(rule_set, "_cache", "_default", "_prefixes");
+
+static PyObject *plain_place;
+
+/* The place of the first rule whose prefix a path has, or `otherwise`; borrowed. NULL, without an exception: the prefixes
+ * are not as rules.py makes them. */
+static PyObject *
+place_by_prefix(PyObject *prefixes, PyObject *otherwise, PyObject *path)
+{
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(prefixes); index++) {
+        PyObject *pair = PyTuple_GET_ITEM(prefixes, index);
+        if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2 || !PyBytes_CheckExact(PyTuple_GET_ITEM(pair, 0)))
+            return NULL;
+        PyObject *prefix = PyTuple_GET_ITEM(pair, 0);
+        size_t size = (size_t)PyBytes_GET_SIZE(prefix);
+        if (size <= (size_t)PyBytes_GET_SIZE(path) && memcmp(PyBytes_AS_STRING(path), PyBytes_AS_STRING(prefix), size) == 0)
+            return PyTuple_GET_ITEM(pair, 1);
+    }
+    return otherwise;
+}
+
+/* RuleSet.place, a new reference. What is neither a prefix nor cached is left to Python. */
+static PyObject *
+rule_set_place(PyObject *self, PyObject *request)
+{
+    PyObject *path = IS_A(request, request) ? SLOT(request, request, R_PATH) : NULL, *place = NULL;
+    PyObject *prefixes = SLOT(self, rule_set, Z_PREFIXES), *cache = SLOT(self, rule_set, Z_CACHE);
+    if (path != NULL && PyBytes_CheckExact(path)) {
+        if (prefixes != NULL && PyTuple_CheckExact(prefixes))
+            place = place_by_prefix(prefixes, SLOT(self, rule_set, Z_DEFAULT), path);
+        else if (prefixes == Py_None && cache != NULL && PyDict_CheckExact(cache))
+            place = PyDict_GetItemWithError(cache, path);
+        if (place != NULL)
+            return Py_NewRef(place);
+        if (PyErr_Occurred())
+            return NULL;
+    }
+    return plainly(plain_place, self, request);
+}
+
+static PyMethodDef rule_set_methods[] = {
+    {"place", rule_set_place, METH_O, "Return the place of the first rule that matches, or None."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *
+configure_rule_set(PyObject *module, PyObject *classes)
+{
+    static const Class all[] = {CLASS(rule_set), {NULL, NULL, NULL}};
+    static const Variable methods[] = {{&plain_place, "place"}, {NULL, NULL}};
+    if (!PyDict_Check(classes)) {
+        PyErr_SetString(PyExc_TypeError, "configure_rule_set(classes)");
+        return NULL;
+    }
+    if (learn_all(classes, all) < 0 || take_methods(rule_set_layout.type, methods) < 0)
+        return NULL;
+    return Py_BuildValue("(N)", methods_for(rule_set_layout.type, rule_set_methods));
+}
+
 /* Rules: content.py and rule_counts.py. */
 
-enum { R_RULE_SET, R_COUNTS, R_IN_ORDER, R_MODIFIERS };
+enum { B_RULE_SET, B_COUNTS, B_IN_ORDER, B_MODIFIERS };
 FIELDS(rules, "rule_set", "_counts", "_in_order", "modifiers");
 
 enum { C_REQUESTS };
@@ -298,7 +360,7 @@ count_for(PyObject *rules, Py_ssize_t place, PyObject *request)
     Py_XDECREF(repeated);
     if (is_repeated)
         return is_repeated < 0 ? -1 : 0;
-    PyObject *count = at_place(rules, R_COUNTS, place);
+    PyObject *count = at_place(rules, B_COUNTS, place);
     if (count == NULL)
         return -1;
     int result = -1;
@@ -314,7 +376,7 @@ count_for(PyObject *rules, Py_ssize_t place, PyObject *request)
 static PyObject *
 with_modifiers(PyObject *rules, PyObject *place, PyObject *choice, PyObject *request)
 {
-    PyObject *modifiers = slot_of(rules, R_MODIFIERS), *found = NULL;
+    PyObject *modifiers = slot_of(rules, B_MODIFIERS), *found = NULL;
     if (modifiers != NULL && PyDict_CheckExact(modifiers))
         found = PyDict_GET_SIZE(modifiers) ? Py_XNewRef(PyDict_GetItemWithError(modifiers, place)) : NULL;
     else if (modifiers != NULL)
@@ -333,15 +395,17 @@ with_modifiers(PyObject *rules, PyObject *place, PyObject *choice, PyObject *req
 static PyObject *
 choose(PyObject *rules, PyObject *request)
 {
-    PyObject *finder = slot_of(rules, R_RULE_SET);
-    PyObject *place = finder == NULL ? NULL : PyObject_CallMethodOneArg(finder, s_place, request);
+    PyObject *finder = slot_of(rules, B_RULE_SET);
+    PyObject *place = NULL;
+    if (finder != NULL)
+        place = IS_A(finder, rule_set) ? rule_set_place(finder, request) : PyObject_CallMethodOneArg(finder, s_place, request);
     Py_XDECREF(finder);
     if (place == NULL || place == Py_None)
         return place;
     PyObject *scheduler = NULL, *choice = NULL;
     Py_ssize_t number = PyLong_AsSsize_t(place);
     if (!(number == -1 && PyErr_Occurred()) && count_for(rules, number, request) == 0)
-        scheduler = at_place(rules, R_IN_ORDER, number);
+        scheduler = at_place(rules, B_IN_ORDER, number);
     if (scheduler != NULL)
         choice = PyObject_CallMethodOneArg(scheduler, s_choose, request);
     Py_XDECREF(scheduler);
@@ -373,6 +437,7 @@ configure(PyObject *module, PyObject *classes)
 
 static PyMethodDef functions[] = {
     {"configure", configure, METH_O, "configure(classes): the methods of BoundRules."},
+    {"configure_rule_set", configure_rule_set, METH_O, "configure_rule_set(classes): the methods of RuleSet."},
     {"pick", METHOD(pick), METH_FASTCALL, "pick(number, seeds, choices, tried): see hashing.py."},
     {"pick_bounded", METHOD(pick_bounded), METH_FASTCALL,
      "pick_bounded(number, seeds, choices, tried, others, load_factor): see the same."},

@@ -24,8 +24,8 @@ FIELDS(weighed, "_own", "real");
 enum { O_DESTINATION };
 FIELDS(choice, "destination");
 
-enum { R_TRIED };
-FIELDS(request, "tried");
+enum { R_PATH, R_TRIED };
+FIELDS(request, "path", "tried");
 
 static PyObject *s_active, *s_destination, *s_tried, *s_weight;
 
@@ -41,6 +41,22 @@ number_of(PyObject *object, PyObject *name, double *number)
     return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
+/* The value of an int of one digit, without a call. Returns 1; 0 for a larger one. */
+static inline int
+small_int(PyObject *value, double *number)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    if (!PyUnstable_Long_IsCompact((PyLongObject *)value))
+        return 0;
+    *number = (double)PyUnstable_Long_CompactValue((PyLongObject *)value);
+#else
+    if (Py_SIZE(value) != 0 && Py_SIZE(value) != 1)
+        return 0;
+    *number = Py_SIZE(value) ? (double)((PyLongObject *)value)->ob_digit[0] : 0;
+#endif
+    return 1;
+}
+
 /* The value of an int or a float. Returns 1; 0 for what is neither, or too large. */
 static inline int
 plain_number(PyObject *value, double *number)
@@ -51,9 +67,12 @@ plain_number(PyObject *value, double *number)
         *number = PyFloat_AS_DOUBLE(value);
         return 1;
     }
-    int overflow = 1;
-    if (PyLong_CheckExact(value))
-        *number = (double)PyLong_AsLongAndOverflow(value, &overflow);
+    if (!PyLong_CheckExact(value))
+        return 0;
+    if (small_int(value, number))
+        return 1;
+    int overflow;
+    *number = (double)PyLong_AsLongAndOverflow(value, &overflow);
     return !overflow;
 }
 
