@@ -114,6 +114,18 @@ static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_fai
     *s_context, *s_init, *s_learning_failed,
     *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
 
+/* Sets a slot to a float. One that nothing else has is changed in place, so that none is made: whoever has read the slot
+ * has a reference, and keeps the number. */
+static inline int
+put_float(PyObject **place, double number)
+{
+    if (*place != NULL && PyFloat_CheckExact(*place) && Py_REFCNT(*place) == 1) {
+        ((PyFloatObject *)*place)->ob_fval = number;
+        return 0;
+    }
+    return put_made(place, PyFloat_FromDouble(number));
+}
+
 static int
 add(PyObject **place, long long more)
 {
@@ -728,15 +740,16 @@ weight_of_past(double stamp, double now)
     return now > stamp ? exp((stamp - now) / decay) : 1.0;
 }
 
-/* Sets a slot to a float. One that nothing else has is changed in place, so that none is made. */
+/* Reads a number that usually is a float. Returns -1 with an exception. */
 static inline int
-put_float(PyObject **place, double number)
+read_float(PyObject *value, double *number)
 {
-    if (*place != NULL && PyFloat_CheckExact(*place) && Py_REFCNT(*place) == 1) {
-        ((PyFloatObject *)*place)->ob_fval = number;
+    if (value != NULL && PyFloat_CheckExact(value)) {
+        *number = PyFloat_AS_DOUBLE(value);
         return 0;
     }
-    return put_made(place, PyFloat_FromDouble(number));
+    *number = PyFloat_AsDouble(value);
+    return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
 /* Latency.record. bucket: that of the time. stamp, left: when something was measured before, and its weight now. */
@@ -748,10 +761,12 @@ record_latency(PyObject *latency, double seconds, double now, int bucket, double
         PyErr_SetString(PyExc_IndexError, "the histogram of a latency has too few counts");
         return -1;
     }
-    *stamp = PyFloat_AsDouble(SLOT(latency, latency, U_STAMP));
+    double peak;
+    if (read_float(SLOT(latency, latency, U_STAMP), stamp) < 0 || read_float(SLOT(latency, latency, U_PEAK), &peak) < 0)
+        return -1;
     *left = weight_of_past(*stamp, now);
-    double peak = PyFloat_AsDouble(SLOT(latency, latency, U_PEAK)) * *left;
-    if (PyErr_Occurred() || add(&PyList_GET_ITEM(histogram, bucket), 1) < 0 ||
+    peak *= *left;
+    if (add(&PyList_GET_ITEM(histogram, bucket), 1) < 0 ||
         put_float(&SLOT(latency, latency, U_LAST), seconds) < 0 || put_float(&SLOT(latency, latency, U_STAMP), now) < 0)
         return -1;
     return put_float(&SLOT(latency, latency, U_PEAK), seconds >= peak ? seconds : peak + seconds * (1.0 - *left));
@@ -762,12 +777,14 @@ record_latency(PyObject *latency, double seconds, double now, int bucket, double
 static int
 record_success(PyObject *rate, double now, double stamp, double left)
 {
-    double before = PyFloat_AsDouble(SLOT(rate, error_rate, Q_STAMP));
+    double before, requests, failures;
+    if (read_float(SLOT(rate, error_rate, Q_STAMP), &before) < 0 ||
+        read_float(SLOT(rate, error_rate, Q_REQUESTS), &requests) < 0 ||
+        read_float(SLOT(rate, error_rate, Q_FAILURES), &failures) < 0)
+        return -1;
     if (before != stamp)
         left = weight_of_past(before, now);
-    double requests = PyFloat_AsDouble(SLOT(rate, error_rate, Q_REQUESTS)) * left + 1.0;
-    double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES));
-    if (PyErr_Occurred() || put_float(&SLOT(rate, error_rate, Q_REQUESTS), requests) < 0 ||
+    if (put_float(&SLOT(rate, error_rate, Q_REQUESTS), requests * left + 1.0) < 0 ||
         (failures != 0.0 && put_float(&SLOT(rate, error_rate, Q_FAILURES), failures * left) < 0))
         return -1;
     return put_float(&SLOT(rate, error_rate, Q_STAMP), now);

@@ -8,6 +8,7 @@
 
 /* As in drawing.py. */
 #define MAX_DRAWS 4
+#define GAMMA 0x9E3779B97F4A7C15u
 
 enum { U_PEAK, U_STAMP, U_LAST };
 FIELDS(latency, "_peak", "_stamp", "last");
@@ -21,11 +22,11 @@ FIELDS(least, "_choices", "_load", "place");
 enum { N_CHOICE, N_DESTINATION };
 FIELDS(only, "_choice", "_destination");
 
-enum { P_CHOICES, P_RANDOM };
-FIELDS(p2c, "_choices", "_random");
+enum { P_CHOICES, P_STATE };
+FIELDS(p2c, "_choices", "_state");
 
-enum { E_CHOICES, E_FAILURE_COST, E_RANDOM };
-FIELDS(ewma, "_choices", "_failure_cost", "_random");
+enum { E_CHOICES, E_FAILURE_COST, E_STATE };
+FIELDS(ewma, "_choices", "_failure_cost", "_state");
 
 static PyObject *s_at, *s_clock, *s_error_rate, *s_last, *s_latency, *s_measured_errors, *s_measured_latency,
     *s_usual_latency;
@@ -199,33 +200,32 @@ take(PyObject *choice, Drawn *drawn)
     return 1;
 }
 
-/* The places of two different ones of `count`, at least two. Returns -1 with an exception. */
+/* The places of two different ones of `count`, at least two, by the next number of splitmix64. Returns -1 with an
+ * exception: the state is checked each time, since servers that run Python may change it. */
 static int
-draw_places(PyObject *random, Py_ssize_t count, Py_ssize_t places[2])
+draw_places(PyObject *state, Py_ssize_t count, Py_ssize_t places[2])
 {
-    PyObject *value = PyObject_CallNoArgs(random);
-    if (value == NULL)
-        return -1;
-    double pairs = (double)count * (double)(count - 1), pair = PyFloat_AsDouble(value) * pairs;
-    Py_DECREF(value);
-    if (PyErr_Occurred())
-        return -1;
-    if (!(pair >= 0 && pair < pairs)) {
-        PyErr_SetString(PyExc_IndexError, "random must return 0 to 1, without 1");
+    if (!PyByteArray_CheckExact(state) || PyByteArray_GET_SIZE(state) != sizeof(uint64_t)) {
+        PyErr_SetString(PyExc_TypeError, "the state of random numbers must be a bytearray of 8 bytes");
         return -1;
     }
-    places[0] = (Py_ssize_t)pair / (count - 1);
-    places[1] = (Py_ssize_t)pair % (count - 1);
+    uint64_t number, others = (uint64_t)count - 1;
+    memcpy(&number, PyByteArray_AS_STRING(state), sizeof number);
+    number += GAMMA;
+    memcpy(PyByteArray_AS_STRING(state), &number, sizeof number);
+    uint64_t pair = (uint64_t)((unsigned __int128)mixed(number) * ((uint64_t)count * others) >> 64);
+    places[0] = (Py_ssize_t)(pair / others);
+    places[1] = (Py_ssize_t)(pair % others);
     places[1] += places[1] >= places[0];
     return 0;
 }
 
 /* Takes two of the choices, if both can be used. Returns 1; 0 if not; -1 with an exception. */
 static int
-draw_usable(PyObject *choices, PyObject *tried, PyObject *random, Drawn two[2])
+draw_usable(PyObject *choices, PyObject *tried, PyObject *state, Drawn two[2])
 {
     Py_ssize_t places[2];
-    if (draw_places(random, PyTuple_GET_SIZE(choices), places) < 0)
+    if (draw_places(state, PyTuple_GET_SIZE(choices), places) < 0)
         return -1;
     int result = take_usable(PyTuple_GET_ITEM(choices, places[0]), tried, &two[0]);
     if (result > 0 && (result = take_usable(PyTuple_GET_ITEM(choices, places[1]), tried, &two[1])) < 1)
@@ -252,11 +252,13 @@ usable_of(PyObject *choices, PyObject *tried)
 
 /* Takes two of some choices that can be used, or the only one. Returns how many it has taken; -1 with an exception. */
 static int
-draw_from(PyObject *usable, PyObject *random, Drawn two[2])
+draw_from(PyObject *usable, PyObject *state, Drawn two[2])
 {
     Py_ssize_t count = PyTuple_GET_SIZE(usable), places[2] = {0, 0};
-    if (count == 0 || (count > 1 && draw_places(random, count, places) < 0))
-        return count == 0 ? 0 : -1;
+    if (count == 0)
+        return 0;
+    if (count > 1 && draw_places(state, count, places) < 0)
+        return -1;
     if (take(PyTuple_GET_ITEM(usable, places[0]), &two[0]) < 0)
         return -1;
     if (count > 1 && take(PyTuple_GET_ITEM(usable, places[1]), &two[1]) < 0) {
@@ -268,15 +270,15 @@ draw_from(PyObject *usable, PyObject *random, Drawn two[2])
 
 /* draw_two of drawing.py. Returns how many it has drawn, 0 to 2; -1 with an exception. */
 static int
-draw_two(PyObject *choices, PyObject *tried, PyObject *random, Drawn two[2])
+draw_two(PyObject *choices, PyObject *tried, PyObject *state, Drawn two[2])
 {
     for (int draw = 0; draw < MAX_DRAWS && PyTuple_GET_SIZE(choices) > 1; draw++) {
-        int result = draw_usable(choices, tried, random, two);
+        int result = draw_usable(choices, tried, state, two);
         if (result != 0)
             return result < 0 ? -1 : 2;
     }
     PyObject *usable = usable_of(choices, tried);
-    int count = usable == NULL ? -1 : draw_from(usable, random, two);
+    int count = usable == NULL ? -1 : draw_from(usable, state, two);
     Py_XDECREF(usable);
     return count;
 }
@@ -284,16 +286,16 @@ draw_two(PyObject *choices, PyObject *tried, PyObject *random, Drawn two[2])
 /* Which of two drawn servers a scheduler prefers: 0 or 1; -1 with an exception. */
 typedef int (*Comparison)(PyObject *scheduler, const Drawn two[2]);
 
-/* The better one of two usable choices that are drawn at random; None: there is none. choices, random: of the scheduler,
- * from its slots. */
+/* The better one of two usable choices that are drawn at random; None: there is none. choices, state: of the scheduler, from
+ * its slots. */
 static PyObject *
-better_of_two(PyObject *self, PyObject *choices, PyObject *random, PyObject *request, Comparison compare)
+better_of_two(PyObject *self, PyObject *choices, PyObject *state, PyObject *request, Comparison compare)
 {
     Drawn two[2];
     choices = tuple_of(choices);
-    random = choices == NULL ? NULL : owned(random, "_random");
-    PyObject *tried = random == NULL ? NULL : tried_of(request), *chosen = NULL;
-    int count = tried == NULL ? -1 : draw_two(choices, tried, random, two);
+    state = choices == NULL ? NULL : owned(state, "_state");
+    PyObject *tried = state == NULL ? NULL : tried_of(request), *chosen = NULL;
+    int count = tried == NULL ? -1 : draw_two(choices, tried, state, two);
     int better = count == 2 ? compare(self, two) : 0;
     if (count == 0)
         chosen = Py_NewRef(Py_None);
@@ -301,7 +303,7 @@ better_of_two(PyObject *self, PyObject *choices, PyObject *random, PyObject *req
         chosen = Py_NewRef(two[better].choice);
     for (int index = 0; index < count; index++)
         drop(&two[index]);
-    Py_XDECREF(random);
+    Py_XDECREF(state);
     Py_XDECREF(choices);
     Py_XDECREF(tried);
     return chosen;
@@ -321,7 +323,7 @@ less_loaded(PyObject *self, const Drawn two[2])
 static PyObject *
 p2c_choose(PyObject *self, PyObject *request)
 {
-    return better_of_two(self, SLOT(self, p2c, P_CHOICES), SLOT(self, p2c, P_RANDOM), request, less_loaded);
+    return better_of_two(self, SLOT(self, p2c, P_CHOICES), SLOT(self, p2c, P_STATE), request, less_loaded);
 }
 
 /* The sooner expected response: peak_ewma.py. */
@@ -498,7 +500,7 @@ sooner_expected(PyObject *self, const Drawn two[2])
 static PyObject *
 ewma_choose(PyObject *self, PyObject *request)
 {
-    return better_of_two(self, SLOT(self, ewma, E_CHOICES), SLOT(self, ewma, E_RANDOM), request, sooner_expected);
+    return better_of_two(self, SLOT(self, ewma, E_CHOICES), SLOT(self, ewma, E_STATE), request, sooner_expected);
 }
 
 /* Configuration. */

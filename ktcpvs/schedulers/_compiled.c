@@ -4,21 +4,12 @@
 
 #include "_servers.h"
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
 #define MAX_SERVERS 65534
 
 /* A turn takes about as long as looking at so many entries. */
 #define LOOKS_OF_A_TURN 5
-
-static inline uint64_t
-mixed(uint64_t number)
-{
-    number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9u;
-    number = (number ^ (number >> 27)) * 0x94D049BB133111EBu;
-    return number ^ (number >> 31);
-}
 
 /* Servers by the hash of a key. number: the hash. seeds: of the servers. */
 typedef struct {

@@ -10,6 +10,7 @@
 #define KTCPVS_SERVERS_H
 
 #include "../_configuration.h"
+#include <stdint.h>
 #include <string.h>
 
 enum { T_ACTIVE, T_CLOCK, T_MEASURED_ERRORS, T_MEASURED_LATENCY, T_SHARE, T_WEIGHT };
@@ -28,6 +29,15 @@ enum { R_PATH, R_TRIED };
 FIELDS(request, "path", "tried");
 
 static PyObject *s_active, *s_destination, *s_tried, *s_weight;
+
+/* mixed() of hashing.py */
+static inline uint64_t
+mixed(uint64_t number)
+{
+    number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9u;
+    number = (number ^ (number >> 27)) * 0x94D049BB133111EBu;
+    return number ^ (number >> 31);
+}
 
 /* Reads an attribute that is a number. Returns -1 with an exception. */
 static int

@@ -22,7 +22,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.schedulers.choices import choices_of
-from ktcpvs.schedulers.drawing import draw_two
+from ktcpvs.schedulers.drawing import draw_two, new_state
 from ktcpvs.schedulers.reasons import reason_among
 
 
@@ -30,15 +30,15 @@ from ktcpvs.schedulers.reasons import reason_among
 class BoundP2C:
     """p2c over the servers of one service."""
 
-    __slots__ = ("_choices", "_random")
+    __slots__ = ("_choices", "_state")
 
     def __init__(self, service: ServiceView, draw: random.Random) -> None:
         reason = reason_among(service, "the less loaded of two drawn from")
         self._choices = choices_of(service, reason)
-        self._random = draw.random
+        self._state = new_state(draw)
 
     def choose(self, request: Request) -> Choice | None:
-        drawn = draw_two(self._choices, request.tried, self._random)
+        drawn = draw_two(self._choices, request.tried, self._state)
         if len(drawn) < 2:
             return drawn[0] if drawn else None
         one, other = drawn

@@ -37,7 +37,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.schedulers.choices import choices_of
-from ktcpvs.schedulers.drawing import draw_two
+from ktcpvs.schedulers.drawing import draw_two, new_state
 from ktcpvs.schedulers.options import option_of
 from ktcpvs.schedulers.reasons import reason_among
 
@@ -79,19 +79,19 @@ def _uncertain_latency(seconds: float, last: float, active: float, usual: Callab
 class BoundPeakEWMA:
     """peak-ewma over the servers of one service. failure_cost: in seconds."""
 
-    __slots__ = ("_choices", "_destinations", "_failure_cost", "_median", "_random", "_uses_left")
+    __slots__ = ("_choices", "_destinations", "_failure_cost", "_median", "_state", "_uses_left")
 
     def __init__(self, service: ServiceView, draw: random.Random, failure_cost: float) -> None:
         self._destinations = service.destinations
         reason = reason_among(service, "the sooner expected response of two drawn from")
         self._choices = choices_of(service, reason)
-        self._random = draw.random
+        self._state = new_state(draw)
         self._failure_cost = failure_cost
         self._median = UNKNOWN
         self._uses_left = 0  # of the median, until it is computed again
 
     def choose(self, request: Request) -> Choice | None:
-        drawn = draw_two(self._choices, request.tried, self._random)
+        drawn = draw_two(self._choices, request.tried, self._state)
         if len(drawn) < 2:
             return drawn[0] if drawn else None
         one, other = drawn

@@ -18,6 +18,7 @@ from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.weighed_destination import WeighedDestination
 from ktcpvs.schedulers import p2c, peak_ewma
+from ktcpvs.schedulers.drawing import new_state
 from ktcpvs.schedulers.hashing import pack_seeds, plain_pick, plain_pick_bounded
 from ktcpvs.schedulers.least import LEAST_IN_PYTHON, ONLY_IN_PYTHON, LeastLoad, OnlyOne
 from ktcpvs.schedulers.p2c import P2C, BoundP2C
@@ -124,7 +125,7 @@ def test_the_less_loaded_of_the_same_two(seed: int, servers: list[Destination], 
     for _ in range(4):
         choice, expected = choose(one, request), choose_in_python(other, request)
         assert getattr(choice, "destination", None) is getattr(expected, "destination", None)
-    assert draws[0].random() == draws[1].random()
+    assert one._state == other._state
 
 
 TIMES = st.floats(0, 100)
@@ -207,12 +208,13 @@ def load_of(destination: Any) -> Any:
     return destination.active / destination.weight
 
 
-def scheduler_of(kind: type, choices: Any, drawn: Any = 0.3, failure_cost: Any = 30.0) -> Any:
-    """A scheduler with choices of any kind. drawn: its random number."""
+def scheduler_of(kind: type, choices: Any, seed: int = 0) -> Any:
+    """A scheduler with choices of any kind. seed: of its random numbers."""
     one = kind.__new__(kind)
     values = {
-        "_choices": choices, "_choice": choices[0] if choices else None, "_random": lambda: drawn, "_load": load_of,
-        "_destination": choices[0] if choices else None, "_failure_cost": failure_cost, "place": 0, "_median": 1.0,
+        "_choices": choices, "_choice": choices[0] if choices else None, "_load": load_of,
+        "_state": new_state(random.Random(seed)),
+        "_destination": choices[0] if choices else None, "_failure_cost": 30.0, "place": 0, "_median": 1.0,
         "_uses_left": 1000, "_destinations": (),
     }  # fmt: skip
     for name in kind.__slots__:  # type: ignore[attr-defined]
@@ -319,8 +321,8 @@ def test_slots_of_servers_with_anything(number: int, name: str) -> None:
     for value in (*odd_values(), released, memoryview(b"abc"), memoryview(bytearray(8)).cast("d")):
         setattr(servers[number], name, value)
         for kind in IN_PYTHON:
-            for drawn in (0.1, 0.5, 0.9):
-                survive(kind.choose, (scheduler_of(kind, choices, drawn), Request()))  # type: ignore[attr-defined]
+            for seed in range(3):
+                survive(kind.choose, (scheduler_of(kind, choices, seed), Request()))  # type: ignore[attr-defined]
     if name != "real":  # without which no attribute is found
         delattr(servers[number], name)
         for kind in IN_PYTHON:
@@ -355,12 +357,25 @@ def test_what_a_server_does_while_it_is_read() -> None:
         survive(function, arguments)
 
 
-@pytest.mark.parametrize("drawn", [1.0, -0.1, float("nan"), float("inf"), None, "1"], ids=str)
+@pytest.mark.parametrize("state", [bytearray(7), bytearray(9), bytearray(), bytes(8), None], ids=repr)
 @pytest.mark.parametrize("kind", [BoundP2C, BoundPeakEWMA], ids=lambda kind: kind.__name__)
-def test_numbers_that_are_not_random(kind: Any, drawn: Any) -> None:
-    servers = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(3)]
-    with pytest.raises((IndexError, TypeError)):
-        scheduler_of(kind, choices_of(servers), drawn).choose(Request())
+def test_states_that_are_not_of_random_numbers(kind: Any, state: Any) -> None:
+    scheduler = scheduler_of(kind, choices_of([Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(3)]))
+    scheduler._state = state
+    with pytest.raises(TypeError):
+        scheduler.choose(Request())
+
+
+@pytest.mark.parametrize("kind", [BoundP2C, BoundPeakEWMA], ids=lambda kind: kind.__name__)
+def test_a_server_that_changes_the_state_of_random_numbers(kind: Any) -> None:
+    def read(name: str) -> Any:
+        scheduler._state.clear()
+        return server if name == "destination" else 0
+
+    server = Odd(read)
+    scheduler = scheduler_of(kind, (server, server, server))
+    with pytest.raises(TypeError):
+        scheduler.choose(Request())
 
 
 def test_an_exception_of_a_server_is_passed_on() -> None:
