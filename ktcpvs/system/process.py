@@ -44,6 +44,14 @@ def end_after_parent(seconds: Callable[[], float]) -> None:
     prctl(_PDEATHSIG, signal.SIGCONT)
 
 
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends, and end now if it has ended. parent: its number. The
+    process that has started this one must have no threads. Raises OSError."""
+    prctl(_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Process:
     """One process, which is never confused with a later one of the same number (pidfd_open(2))."""
 
