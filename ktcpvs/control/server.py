@@ -149,7 +149,9 @@ class Administrator(GuardedAMP):
 
     def _log_edit(self, warnings: Sequence[str], edit: edits.Edit) -> Sequence[str]:
         """Log who has changed what, at every level. A supervisor's workers do not: it has logged the edit itself."""
-        if self.peer_name and not isinstance(edit, edits.Load):  # the director logs each change of a file
+        if self.peer_name and isinstance(edit, edits.Load):  # the director has logged each of its changes
+            self._log.event(levels.ANNOUNCE, "{peer} has loaded a configuration", peer=self.peer_name)
+        elif self.peer_name:
             form = "{peer}: {edit}"
             self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, edit=command_line_of(edit))
         return warnings

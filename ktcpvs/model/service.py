@@ -626,9 +626,9 @@ class VirtualService:
         for server in self.servers:
             if server.address == address:
                 return server
-        raise NoSuchServer(f"service {self.ident} has no server {address}{self._of_same_host(address)}")
+        raise NoSuchServer(f"service {self.ident} has no server {address}{self.server_of_same_host(address)}")
 
-    def _of_same_host(self, address: Address) -> str:
+    def server_of_same_host(self, address: Address) -> str:
         """Return a hint at a server with that host and another port, or ""."""
         for server in self.servers:
             known = server.address
@@ -648,7 +648,8 @@ class VirtualService:
         maxconn: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> VirtualService:
-        """weight, maxconn: None keeps the value. options: other fields of the server -> new value."""
+        """Change the weight, the limit or other fields of a server. weight, maxconn: None keeps the value. options:
+        other fields of the server -> new value."""
         pairs = (("weight", weight), ("maxconn", maxconn))
         given: dict[str, Any] = {name: value for name, value in pairs if value is not None} | dict(options or {})
         changed = evolve(self.server(address), **given)

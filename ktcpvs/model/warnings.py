@@ -328,8 +328,36 @@ def _about_rule_balances(
     if off := [rule for rule in service.rules if NOBODY_SHARE in rule.conditions]:
         yield f"rule {_some(off)} is switched off: share 0% is no client", (RULES,)
     yield from _about_stars(service.rules)
+    yield from _about_foreign_variables(service.rules)
     if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
         yield f"all servers of rule {_some(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
+
+
+_FOREIGN_VARIABLE = re.compile(
+    r"\$(host|http_host|request_uri|uri|scheme|server_name|remote_addr|args)\b|%\[(?:hdr|req|src|path|url)[^\]]*\]"
+)
+"""A variable of nginx, or an expression of HAProxy, in a template."""
+
+_VARIABLES = {
+    "host": "host",
+    "http_host": "hostport",
+    "request_uri": "target",
+    "uri": "path",
+    "scheme": "scheme",
+    "server_name": "host",
+    "remote_addr": "client",
+    "args": "query",
+}
+"""Variables of nginx -> those of templates."""
+
+
+def _about_foreign_variables(rules: Sequence[Rule]) -> Iterator[_Found]:
+    """Warn of variables of nginx and expressions of HAProxy in URLs of redirects, which are sent as they are."""
+    for rule in rules:
+        if isinstance(rule.action, Redirect) and (found := _FOREIGN_VARIABLE.search(rule.action.url)):
+            instead = f"{{{_VARIABLES[found[1]]}}}" if found[1] else "a variable in braces, as {host}"
+            yield f"rule {_some([rule])}: {shorten(found[0], 40)} is no variable; write {instead}", (RULES,)
+            return
 
 
 def _about_stars(rules: Sequence[Rule]) -> Iterator[_Found]:

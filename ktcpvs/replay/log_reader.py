@@ -12,7 +12,7 @@ from ktcpvs.replay.outcomes import Outcomes
 from ktcpvs.simulation.behaviour import FAILED
 
 WITHOUT_REQUEST = "without a request"
-"""Why a line is passed over by schedulers that choose by requests."""
+"""The reason why a line is passed over by schedulers that choose by requests."""
 
 
 class LogReader:
@@ -74,7 +74,7 @@ class LogReader:
 
     @property
     def counts(self) -> Any:
-        """What has been counted of the log, for `adopt` in another process."""
+        """The counts of the log so far, for `adopt` in another process."""
         log = self.log
         return self.began, self.happened, self.skipped, log.lines, log.malformed, log.first_malformed, log.late
 
