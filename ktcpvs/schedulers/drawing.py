@@ -14,7 +14,7 @@ MAX_DRAWS = 4
 """The most draws of quiesced or tried servers; after these, two are drawn from a list of the usable ones."""
 
 GAMMA = 0x9E3779B97F4A7C15
-"""What splitmix64 adds to its state for each number."""
+"""The number that splitmix64 adds to its state at each draw."""
 
 
 def new_state(draw: Random) -> bytearray:

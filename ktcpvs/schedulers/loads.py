@@ -1,4 +1,4 @@
-"""What schedulers call the load of a server: connections, connections for the weight, or the delay that they make.
+"""The loads of servers by which schedulers choose: connections, also for the weight, or the delay that they make.
 
 Each function returns infinity for a server with the weight 0, which is never chosen. `schedulers/_balance.c` knows
 these functions, and does the same.
