@@ -30,6 +30,7 @@ setup(
             "ktcpvs.streams._tls",
             "ktcpvs.dispatch._connection",
             "ktcpvs.tcp._connection",
+            "ktcpvs.schedulers._balance",
             "ktcpvs.schedulers._compiled",
             "ktcpvs.system._tickets",
         )

@@ -114,6 +114,18 @@ static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_fai
     *s_context, *s_init, *s_learning_failed,
     *s_set_backpressure, *s_set_timer, *s_settle, *s_transition, *s_wheel;
 
+/* Sets a slot to a float. One that nothing else has is changed in place, so that none is made: whoever has read the slot
+ * has a reference, and keeps the number. */
+static inline int
+put_float(PyObject **place, double number)
+{
+    if (*place != NULL && PyFloat_CheckExact(*place) && Py_REFCNT(*place) == 1) {
+        ((PyFloatObject *)*place)->ob_fval = number;
+        return 0;
+    }
+    return put_made(place, PyFloat_FromDouble(number));
+}
+
 static int
 add(PyObject **place, long long more)
 {
@@ -722,63 +734,74 @@ onward(PyObject *known, PyObject *added, PyObject *data, int is_last)
 }
 
 /* The weight of what was measured at `stamp`. */
-static double
-weight_of_past(PyObject *stamp, double now)
+static inline double
+weight_of_past(double stamp, double now)
 {
-    double before = PyFloat_AsDouble(stamp);
-    return now > before ? exp((before - now) / decay) : 1.0;
+    return now > stamp ? exp((stamp - now) / decay) : 1.0;
 }
 
-/* Latency.record. bucket: that of the time. */
+/* Reads a number that usually is a float. Returns -1 with an exception. */
+static inline int
+read_float(PyObject *value, double *number)
+{
+    if (value != NULL && PyFloat_CheckExact(value)) {
+        *number = PyFloat_AS_DOUBLE(value);
+        return 0;
+    }
+    *number = PyFloat_AsDouble(value);
+    return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* Latency.record. bucket: that of the time. stamp, left: when something was measured before, and its weight now. */
 static int
-record_latency(PyObject *latency, PyObject *seconds, PyObject *now, int bucket)
+record_latency(PyObject *latency, double seconds, double now, int bucket, double *stamp, double *left)
 {
     PyObject *histogram = SLOT(latency, latency, U_HISTOGRAM); /* which schedulers can reach */
     if (histogram == NULL || !PyList_Check(histogram) || PyList_GET_SIZE(histogram) <= bucket) {
         PyErr_SetString(PyExc_IndexError, "the histogram of a latency has too few counts");
         return -1;
     }
-    double left = weight_of_past(SLOT(latency, latency, U_STAMP), PyFloat_AS_DOUBLE(now));
-    double peak = PyFloat_AsDouble(SLOT(latency, latency, U_PEAK)) * left, value = PyFloat_AS_DOUBLE(seconds);
-    if (PyErr_Occurred() || add(&PyList_GET_ITEM(histogram, bucket), 1) < 0)
+    double peak;
+    if (read_float(SLOT(latency, latency, U_STAMP), stamp) < 0 || read_float(SLOT(latency, latency, U_PEAK), &peak) < 0)
         return -1;
-    put_new(&SLOT(latency, latency, U_LAST), seconds);
-    put_new(&SLOT(latency, latency, U_STAMP), now);
-    if (value >= peak)
-        put_new(&SLOT(latency, latency, U_PEAK), seconds);
-    else
-        return put_made(&SLOT(latency, latency, U_PEAK), PyFloat_FromDouble(peak + value * (1.0 - left)));
-    return 0;
+    *left = weight_of_past(*stamp, now);
+    peak *= *left;
+    if (add(&PyList_GET_ITEM(histogram, bucket), 1) < 0 ||
+        put_float(&SLOT(latency, latency, U_LAST), seconds) < 0 || put_float(&SLOT(latency, latency, U_STAMP), now) < 0)
+        return -1;
+    return put_float(&SLOT(latency, latency, U_PEAK), seconds >= peak ? seconds : peak + seconds * (1.0 - *left));
 }
 
-/* ErrorRate.record for a request that has not failed. */
+/* ErrorRate.record for a request that has not failed. stamp, left: of the latency; they have them in common once both are
+ * measured. */
 static int
-record_success(PyObject *rate, PyObject *now)
+record_success(PyObject *rate, double now, double stamp, double left)
 {
-    double left = weight_of_past(SLOT(rate, error_rate, Q_STAMP), PyFloat_AS_DOUBLE(now));
-    double requests = PyFloat_AsDouble(SLOT(rate, error_rate, Q_REQUESTS)) * left + 1.0;
-    double failures = PyFloat_AsDouble(SLOT(rate, error_rate, Q_FAILURES));
-    if (PyErr_Occurred() || put_made(&SLOT(rate, error_rate, Q_REQUESTS), PyFloat_FromDouble(requests)) < 0 ||
-        (failures != 0.0 && put_made(&SLOT(rate, error_rate, Q_FAILURES), PyFloat_FromDouble(failures * left)) < 0))
+    double before, requests, failures;
+    if (read_float(SLOT(rate, error_rate, Q_STAMP), &before) < 0 ||
+        read_float(SLOT(rate, error_rate, Q_REQUESTS), &requests) < 0 ||
+        read_float(SLOT(rate, error_rate, Q_FAILURES), &failures) < 0)
         return -1;
-    put_new(&SLOT(rate, error_rate, Q_STAMP), now);
-    return 0;
+    if (before != stamp)
+        left = weight_of_past(before, now);
+    if (put_float(&SLOT(rate, error_rate, Q_REQUESTS), requests * left + 1.0) < 0 ||
+        (failures != 0.0 && put_float(&SLOT(rate, error_rate, Q_FAILURES), failures * left) < 0))
+        return -1;
+    return put_float(&SLOT(rate, error_rate, Q_STAMP), now);
 }
 
 /* Records a response at a server of which schedulers have read what is measured. */
 static int
 measure(PyObject *destination, double took, double now, int bucket)
 {
-    PyObject *latency = SLOT(destination, destination, T_MEASURED_LATENCY);
-    PyObject *errors = SLOT(destination, destination, T_MEASURED_ERRORS);
-    PyObject *at = PyFloat_FromDouble(now), *seconds = at == NULL ? NULL : PyFloat_FromDouble(took);
-    int result = seconds == NULL ? -1 : 0;
-    if (result == 0 && IS_A(latency, latency))
-        result = record_latency(latency, seconds, at, bucket);
+    PyObject *latency = Py_XNewRef(SLOT(destination, destination, T_MEASURED_LATENCY));
+    PyObject *errors = Py_XNewRef(SLOT(destination, destination, T_MEASURED_ERRORS));
+    double stamp = NAN, left = 1;
+    int result = IS_A(latency, latency) ? record_latency(latency, took, now, bucket, &stamp, &left) : 0;
     if (result == 0 && IS_A(errors, error_rate))
-        result = record_success(errors, at);
-    Py_XDECREF(at);
-    Py_XDECREF(seconds);
+        result = record_success(errors, now, stamp, left);
+    Py_XDECREF(latency);
+    Py_XDECREF(errors);
     return result;
 }
 
@@ -867,7 +890,7 @@ count_response(PyObject *exchange, PyObject *connection, PyObject *lease, PyObje
         return -1;
     PyObject *latencies = SLOT(destination, destination, T_LATENCIES);
     double seconds = PyFloat_AsDouble(SLOT(latencies, latencies, N_SECONDS)) + took;
-    if (put_made(&SLOT(latencies, latencies, N_SECONDS), PyFloat_FromDouble(seconds)) < 0)
+    if (put_float(&SLOT(latencies, latencies, N_SECONDS), seconds) < 0)
         return -1;
     PyObject *settled = SLOT(exchange, exchange, X_SETTLED);
     PyObject *in = SLOT(exchange, exchange, X_BYTES_IN), *out = SLOT(exchange, exchange, X_BYTES_OUT);

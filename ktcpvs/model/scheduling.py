@@ -45,7 +45,7 @@ CLIENT_HELLO = "CLIENT_HELLO"
 UNITS = (CONNECTION, CLIENT_HELLO, FIRST_REQUEST, EACH_REQUEST)
 
 USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE = "rules", "match", "balance", "weight", "cookie"
-USES_MAXCONN = "maxconn"
+USES_MAXCONN, USES_EACH_SERVER = "maxconn", "each server"
 """The parts of a service's configuration that a scheduler may use, see L{IUsesOptions}."""
 
 MAX_BODY_PREFIX = 1 << 20
@@ -511,5 +511,6 @@ class IUsesOptions(Interface):
     uses: frozenset[str] = Attribute(
         """A set of USES_RULES: the service's rules; USES_MATCH: the rules' match numbers; USES_BALANCE: the scheduler
         `balance`; USES_WEIGHT: the servers' weights beyond 0 or not 0; USES_COOKIE: it sets a cookie;
-        USES_MAXCONN: without maxconn, the servers after the first get nothing."""
+        USES_MAXCONN: without maxconn, the servers after the first get nothing; USES_EACH_SERVER: each choice looks at
+        all servers, so that it takes longer the more there are."""
     )

@@ -1,70 +1,15 @@
-/* The hot functions of schedulers, compiled: hashing.py, drawing.py, peak_ewma.py, maglev_table.py and content.py say
+/* The hot functions of schedulers by hash and by rules, compiled: hashing.py, maglev_table.py, rules.py and content.py say
  * what they do, and have the same in Python for where this module is not installed.
- *
- * Servers may be objects of any class, and their attributes may run Python: each object that is in use is owned here,
- * and the choices are in tuples, which nobody changes meanwhile.
  */
 
-#include "../_configuration.h"
+#include "_servers.h"
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
 #define MAX_SERVERS 65534
 
-/* As in drawing.py. */
-#define MAX_DRAWS 4
-
 /* A turn takes about as long as looking at so many entries. */
 #define LOOKS_OF_A_TURN 5
-
-static inline uint64_t
-mixed(uint64_t number)
-{
-    number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9u;
-    number = (number ^ (number >> 27)) * 0x94D049BB133111EBu;
-    return number ^ (number >> 31);
-}
-
-enum { U_PEAK, U_STAMP, U_LAST };
-FIELDS(latency, "_peak", "_stamp", "last");
-
-enum { Q_FAILURES, Q_REQUESTS, Q_STAMP };
-FIELDS(error_rate, "_failures", "_requests", "_stamp");
-
-static PyObject *s_active, *s_at, *s_destination, *s_error_rate, *s_last, *s_latency, *s_measured_errors, *s_measured_latency,
-    *s_weight;
-static double decay;
-
-/* Reads an attribute that is a number. Returns -1 with an exception. */
-static int
-number_of(PyObject *object, PyObject *name, double *number)
-{
-    PyObject *value = PyObject_GetAttr(object, name);
-    if (value == NULL)
-        return -1;
-    *number = PyFloat_AsDouble(value);
-    Py_DECREF(value);
-    return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
-}
-
-/* The server of a choice, a new reference, where it has a weight and has not been tried. Returns 1; 0 for another server;
- * -1 with an exception. */
-static int
-usable_server(PyObject *choice, PyObject *tried, PyObject **destination, double *weight)
-{
-    *destination = PyObject_GetAttr(choice, s_destination);
-    if (*destination == NULL)
-        return -1;
-    int is_usable = number_of(*destination, s_weight, weight) < 0 ? -1 : *weight > 0;
-    if (is_usable > 0 && !(PyAnySet_CheckExact(tried) && PySet_GET_SIZE(tried) == 0)) {
-        int is_tried = PySequence_Contains(tried, *destination);
-        is_usable = is_tried < 0 ? -1 : !is_tried;
-    }
-    if (is_usable < 1)
-        Py_CLEAR(*destination);
-    return is_usable;
-}
 
 /* Servers by the hash of a key. number: the hash. seeds: of the servers. */
 typedef struct {
@@ -88,13 +33,24 @@ read_hashed(PyObject *const *args, Hashed *hashed)
     return hashed->number == (uint64_t)-1 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* The pseudo-random number of a server with a weight. */
-static double
-drawn(const Hashed *hashed, Py_ssize_t index, double weight)
+/* A draw of at least this part of its bound is larger than the least one: more than rounding can change. */
+#define ROUNDING (1 - 1e-9)
+
+/* Finds out whether a server with a weight has a smaller draw than `least`, and writes it there. Most have not, which
+ * is seen without a logarithm: -log(share) is at least 1 - share. */
+static inline int
+draws_less(const Hashed *hashed, Py_ssize_t index, double weight, double *least)
 {
     uint64_t seed;
     memcpy(&seed, PyBytes_AS_STRING(hashed->seeds) + 8 * index, 8);
-    return -log(((double)mixed(hashed->number ^ seed) + 1.0) / 18446744073709551616.0) / weight;
+    double share = ((double)mixed(hashed->number ^ seed) + 1.0) / 18446744073709551616.0;
+    if ((1 - share) * ROUNDING >= *least * weight)
+        return 0;
+    double draw = -log(share) / weight;
+    if (!(draw < *least))
+        return 0;
+    *least = draw;
+    return 1;
 }
 
 static PyObject *
@@ -108,7 +64,7 @@ pick(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (read_hashed(args, &hashed) < 0)
         return NULL;
     PyObject *best = Py_None;
-    double least = 0;
+    double least = INFINITY;
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hashed.choices); index++) {
         PyObject *choice = PyTuple_GET_ITEM(hashed.choices, index), *destination;
         double weight;
@@ -118,11 +74,8 @@ pick(PyObject *module, PyObject *const *args, Py_ssize_t count)
         if (!is_usable)
             continue;
         Py_DECREF(destination);
-        double draw = drawn(&hashed, index, weight);
-        if (best == Py_None || draw < least) {
+        if (draws_less(&hashed, index, weight, &least))
             best = choice;
-            least = draw;
-        }
     }
     return Py_NewRef(best);
 }
@@ -138,7 +91,7 @@ typedef struct {
 static int
 find_below(const Hashed *hashed, double share, Found *found)
 {
-    *found = (Found){.best = -1};
+    *found = (Found){.best = -1, .least = INFINITY};
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hashed->choices); index++) {
         PyObject *destination;
         double weight, active;
@@ -147,16 +100,14 @@ find_below(const Hashed *hashed, double share, Found *found)
             return -1;
         if (!is_usable)
             continue;
-        int result = number_of(destination, s_active, &active);
+        int result = active_of(destination, &active);
         Py_DECREF(destination);
         if (result < 0)
             return -1;
         found->total += active;
         found->weights += weight;
-        double draw = drawn(hashed, index, weight);
-        if (active < share * weight && (found->best < 0 || draw < found->least)) {
+        if (active < share * weight && draws_less(hashed, index, weight, &found->least)) {
             found->best = index;
-            found->least = draw;
             found->weight = weight;
             found->active = active;
         }
@@ -186,199 +137,6 @@ pick_bounded(PyObject *module, PyObject *const *args, Py_ssize_t count)
             return Py_NewRef(PyTuple_GET_ITEM(args[4], next.best));
     }
     return Py_NewRef(PyTuple_GET_ITEM(hashed.choices, first.best));
-}
-
-/* An index below `count`, of a function that returns 0 to 1 without 1. Returns -1 with an exception. */
-static Py_ssize_t
-draw_index(PyObject *random, Py_ssize_t count)
-{
-    PyObject *value = PyObject_CallNoArgs(random);
-    if (value == NULL)
-        return -1;
-    double index = PyFloat_AsDouble(value) * (double)count;
-    Py_DECREF(value);
-    if (PyErr_Occurred())
-        return -1;
-    if (!(index >= 0 && index < (double)count)) {
-        PyErr_SetString(PyExc_IndexError, "random must return 0 to 1, without 1");
-        return -1;
-    }
-    return (Py_ssize_t)index;
-}
-
-/* Two different ones of a tuple of at least two, a new tuple. */
-static PyObject *
-two_of(PyObject *choices, PyObject *random)
-{
-    Py_ssize_t count = PyTuple_GET_SIZE(choices);
-    Py_ssize_t first = draw_index(random, count), second = first < 0 ? -1 : draw_index(random, count - 1);
-    if (second < 0)
-        return NULL;
-    second += second >= first;
-    return PyTuple_Pack(2, PyTuple_GET_ITEM(choices, first), PyTuple_GET_ITEM(choices, second));
-}
-
-static int
-is_usable_choice(PyObject *choice, PyObject *tried)
-{
-    PyObject *destination;
-    double weight;
-    int is_usable = usable_server(choice, tried, &destination, &weight);
-    if (is_usable > 0)
-        Py_DECREF(destination);
-    return is_usable;
-}
-
-/* The usable ones of a tuple, a new tuple. */
-static PyObject *
-usable_of(PyObject *choices, PyObject *tried)
-{
-    PyObject *list = PyList_New(0);
-    for (Py_ssize_t index = 0; list != NULL && index < PyTuple_GET_SIZE(choices); index++) {
-        PyObject *choice = PyTuple_GET_ITEM(choices, index);
-        int is_usable = is_usable_choice(choice, tried);
-        if (is_usable < 0 || (is_usable && PyList_Append(list, choice) < 0))
-            Py_CLEAR(list);
-    }
-    PyObject *usable = list == NULL ? NULL : PyList_AsTuple(list);
-    Py_XDECREF(list);
-    return usable;
-}
-
-static PyObject *
-draw_two(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    if (count != 3 || !PyTuple_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "draw_two(choices, tried, random)");
-        return NULL;
-    }
-    PyObject *choices = args[0], *tried = args[1], *random = args[2];
-    for (int draw = 0; draw < MAX_DRAWS && PyTuple_GET_SIZE(choices) > 1; draw++) {
-        PyObject *two = two_of(choices, random);
-        if (two == NULL)
-            return NULL;
-        int is_usable = is_usable_choice(PyTuple_GET_ITEM(two, 0), tried);
-        if (is_usable > 0)
-            is_usable = is_usable_choice(PyTuple_GET_ITEM(two, 1), tried);
-        if (is_usable > 0)
-            return two;
-        Py_DECREF(two);
-        if (is_usable < 0)
-            return NULL;
-    }
-    PyObject *usable = usable_of(choices, tried);
-    if (usable == NULL || PyTuple_GET_SIZE(usable) < 2)
-        return usable;
-    PyObject *two = two_of(usable, random);
-    Py_DECREF(usable);
-    return two;
-}
-
-/* The latency of a server, a new reference. */
-static inline PyObject *
-latency_of(PyObject *destination)
-{
-    PyObject *measured = PyObject_GetAttr(destination, s_measured_latency);
-    if (measured != Py_None)
-        return measured;
-    Py_DECREF(measured);
-    return PyObject_GetAttr(destination, s_latency); /* which begins to measure */
-}
-
-/* The result of at(now). */
-static int
-value_at(PyObject *measured, PyObject *now, double *value)
-{
-    PyObject *result = PyObject_CallMethodOneArg(measured, s_at, now);
-    if (result == NULL)
-        return -1;
-    *value = PyFloat_AsDouble(result);
-    Py_DECREF(result);
-    return *value == -1.0 && PyErr_Occurred() ? -1 : 0;
-}
-
-/* What is left of 1 since `stamp`, a float. */
-static double
-left_of(PyObject *stamp, PyObject *now)
-{
-    return exp((PyFloat_AsDouble(stamp) - PyFloat_AsDouble(now)) / decay);
-}
-
-/* The peak EWMA of a latency, and the last one. */
-static int
-read_latency(PyObject *destination, PyObject *now, double *seconds, double *last)
-{
-    PyObject *measured = latency_of(destination);
-    if (measured == NULL)
-        return -1;
-    int result = 0;
-    if (IS_A(measured, latency)) {
-        double peak = PyFloat_AsDouble(SLOT(measured, latency, U_PEAK));
-        *last = PyFloat_AsDouble(SLOT(measured, latency, U_LAST));
-        *seconds = peak == 0 ? 0 : peak * left_of(SLOT(measured, latency, U_STAMP), now);
-        result = PyErr_Occurred() ? -1 : 0;
-    }
-    else if (value_at(measured, now, seconds) < 0 || number_of(measured, s_last, last) < 0)
-        result = -1;
-    Py_DECREF(measured);
-    return result;
-}
-
-/* The share of failures. */
-static int
-read_errors(PyObject *destination, PyObject *now, double *share)
-{
-    PyObject *measured = PyObject_GetAttr(destination, s_measured_errors);
-    if (measured == NULL)
-        return -1;
-    int result = 0;
-    if (measured == Py_None)
-        result = number_of(destination, s_error_rate, share); /* which begins to measure */
-    else if (IS_A(measured, error_rate)) {
-        double failures = PyFloat_AsDouble(SLOT(measured, error_rate, Q_FAILURES));
-        *share = 0;
-        if (failures != 0)
-            *share = failures / PyFloat_AsDouble(SLOT(measured, error_rate, Q_REQUESTS)) *
-                     left_of(SLOT(measured, error_rate, Q_STAMP), now);
-        result = PyErr_Occurred() ? -1 : 0;
-    }
-    else
-        result = value_at(measured, now, share);
-    Py_DECREF(measured);
-    return result;
-}
-
-static PyObject *
-expected_cost(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    double seconds, last, active, failures, weight;
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "expected_cost(destination, now, failure_cost, uncertain)");
-        return NULL;
-    }
-    PyObject *destination = args[0], *now = args[1];
-    double failure_cost = PyFloat_AsDouble(args[2]);
-    if ((failure_cost == -1.0 && PyErr_Occurred()) || read_latency(destination, now, &seconds, &last) < 0 ||
-        number_of(destination, s_active, &active) < 0)
-        return NULL;
-    if (seconds <= last / 2) {
-        PyObject *result = PyObject_CallFunction(args[3], "ddd", seconds, last, active);
-        if (result == NULL)
-            return NULL;
-        seconds = PyFloat_AsDouble(result);
-        Py_DECREF(result);
-        if (seconds == -1.0 && PyErr_Occurred())
-            return NULL;
-    }
-    if (read_errors(destination, now, &failures) < 0 || number_of(destination, s_weight, &weight) < 0)
-        return NULL;
-    if (failures != 0)
-        seconds += failures * failure_cost;
-    if (weight == 0) {
-        PyErr_SetString(PyExc_ZeroDivisionError, "the server has no weight");
-        return NULL;
-    }
-    return PyFloat_FromDouble(seconds * (active + 1) / weight);
 }
 
 /* A server whose turn it is to take an entry of the table. due: when. place: of the entry that it would take next. */
@@ -490,9 +248,71 @@ take(PyObject *module, PyObject *args)
                                                 (uint8_t *)PyByteArray_AS_STRING(taken), (uint32_t)size, filled, looks));
 }
 
+/* Sets of rules: rules.py. */
+
+enum { Z_CACHE, Z_DEFAULT, Z_PREFIXES };
+FIELDS(rule_set, "_cache", "_default", "_prefixes");
+
+static PyObject *plain_place;
+
+/* The place of the first rule whose prefix a path has, or `otherwise`; borrowed. NULL, without an exception: the prefixes
+ * are not as rules.py makes them. */
+static PyObject *
+place_by_prefix(PyObject *prefixes, PyObject *otherwise, PyObject *path)
+{
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(prefixes); index++) {
+        PyObject *pair = PyTuple_GET_ITEM(prefixes, index);
+        if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2 || !PyBytes_CheckExact(PyTuple_GET_ITEM(pair, 0)))
+            return NULL;
+        PyObject *prefix = PyTuple_GET_ITEM(pair, 0);
+        size_t size = (size_t)PyBytes_GET_SIZE(prefix);
+        if (size <= (size_t)PyBytes_GET_SIZE(path) && memcmp(PyBytes_AS_STRING(path), PyBytes_AS_STRING(prefix), size) == 0)
+            return PyTuple_GET_ITEM(pair, 1);
+    }
+    return otherwise;
+}
+
+/* RuleSet.place, a new reference. What is neither a prefix nor cached is left to Python. */
+static PyObject *
+rule_set_place(PyObject *self, PyObject *request)
+{
+    PyObject *path = IS_A(request, request) ? SLOT(request, request, R_PATH) : NULL, *place = NULL;
+    PyObject *prefixes = SLOT(self, rule_set, Z_PREFIXES), *cache = SLOT(self, rule_set, Z_CACHE);
+    if (path != NULL && PyBytes_CheckExact(path)) {
+        if (prefixes != NULL && PyTuple_CheckExact(prefixes))
+            place = place_by_prefix(prefixes, SLOT(self, rule_set, Z_DEFAULT), path);
+        else if (prefixes == Py_None && cache != NULL && PyDict_CheckExact(cache))
+            place = PyDict_GetItemWithError(cache, path);
+        if (place != NULL)
+            return Py_NewRef(place);
+        if (PyErr_Occurred())
+            return NULL;
+    }
+    return plainly(plain_place, self, request);
+}
+
+static PyMethodDef rule_set_methods[] = {
+    {"place", rule_set_place, METH_O, "Return the place of the first rule that matches, or None."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *
+configure_rule_set(PyObject *module, PyObject *classes)
+{
+    static const Class all[] = {CLASS(rule_set), {NULL, NULL, NULL}};
+    static const Variable methods[] = {{&plain_place, "place"}, {NULL, NULL}};
+    if (!PyDict_Check(classes)) {
+        PyErr_SetString(PyExc_TypeError, "configure_rule_set(classes)");
+        return NULL;
+    }
+    if (learn_all(classes, all) < 0 || take_methods(rule_set_layout.type, methods) < 0)
+        return NULL;
+    return Py_BuildValue("(N)", methods_for(rule_set_layout.type, rule_set_methods));
+}
+
 /* Rules: content.py and rule_counts.py. */
 
-enum { R_RULE_SET, R_COUNTS, R_IN_ORDER, R_MODIFIERS };
+enum { B_RULE_SET, B_COUNTS, B_IN_ORDER, B_MODIFIERS };
 FIELDS(rules, "rule_set", "_counts", "_in_order", "modifiers");
 
 enum { C_REQUESTS };
@@ -531,7 +351,7 @@ count_for(PyObject *rules, Py_ssize_t place, PyObject *request)
     Py_XDECREF(repeated);
     if (is_repeated)
         return is_repeated < 0 ? -1 : 0;
-    PyObject *count = at_place(rules, R_COUNTS, place);
+    PyObject *count = at_place(rules, B_COUNTS, place);
     if (count == NULL)
         return -1;
     int result = -1;
@@ -547,7 +367,7 @@ count_for(PyObject *rules, Py_ssize_t place, PyObject *request)
 static PyObject *
 with_modifiers(PyObject *rules, PyObject *place, PyObject *choice, PyObject *request)
 {
-    PyObject *modifiers = slot_of(rules, R_MODIFIERS), *found = NULL;
+    PyObject *modifiers = slot_of(rules, B_MODIFIERS), *found = NULL;
     if (modifiers != NULL && PyDict_CheckExact(modifiers))
         found = PyDict_GET_SIZE(modifiers) ? Py_XNewRef(PyDict_GetItemWithError(modifiers, place)) : NULL;
     else if (modifiers != NULL)
@@ -566,15 +386,17 @@ with_modifiers(PyObject *rules, PyObject *place, PyObject *choice, PyObject *req
 static PyObject *
 choose(PyObject *rules, PyObject *request)
 {
-    PyObject *finder = slot_of(rules, R_RULE_SET);
-    PyObject *place = finder == NULL ? NULL : PyObject_CallMethodOneArg(finder, s_place, request);
+    PyObject *finder = slot_of(rules, B_RULE_SET);
+    PyObject *place = NULL;
+    if (finder != NULL)
+        place = IS_A(finder, rule_set) ? rule_set_place(finder, request) : PyObject_CallMethodOneArg(finder, s_place, request);
     Py_XDECREF(finder);
     if (place == NULL || place == Py_None)
         return place;
     PyObject *scheduler = NULL, *choice = NULL;
     Py_ssize_t number = PyLong_AsSsize_t(place);
     if (!(number == -1 && PyErr_Occurred()) && count_for(rules, number, request) == 0)
-        scheduler = at_place(rules, R_IN_ORDER, number);
+        scheduler = at_place(rules, B_IN_ORDER, number);
     if (scheduler != NULL)
         choice = PyObject_CallMethodOneArg(scheduler, s_choose, request);
     Py_XDECREF(scheduler);
@@ -606,12 +428,10 @@ configure(PyObject *module, PyObject *classes)
 
 static PyMethodDef functions[] = {
     {"configure", configure, METH_O, "configure(classes): the methods of BoundRules."},
+    {"configure_rule_set", configure_rule_set, METH_O, "configure_rule_set(classes): the methods of RuleSet."},
     {"pick", METHOD(pick), METH_FASTCALL, "pick(number, seeds, choices, tried): see hashing.py."},
     {"pick_bounded", METHOD(pick_bounded), METH_FASTCALL,
      "pick_bounded(number, seeds, choices, tried, others, load_factor): see the same."},
-    {"draw_two", METHOD(draw_two), METH_FASTCALL, "draw_two(choices, tried, random): see drawing.py."},
-    {"expected_cost", METHOD(expected_cost), METH_FASTCALL,
-     "expected_cost(destination, now, failure_cost, uncertain): see peak_ewma.py."},
     {"begin", begin, METH_VARARGS, "begin(servers, size): the turns of servers: see maglev_table.py."},
     {"take", take, METH_VARARGS, "take(turns, table, taken, filled, looks): how many entries are taken: see the same."},
     {NULL, NULL, 0, NULL},
@@ -622,28 +442,8 @@ static struct PyModuleDef definition = {
     NULL,
 };
 
-/* Finds where the measurements of a server are. */
-static int
-learn_measurements(void)
-{
-    static const Class all[] = {
-        {"Latency", &latency_layout, latency_names}, {"ErrorRate", &error_rate_layout, error_rate_names}, {NULL, NULL, NULL},
-    };
-    PyObject *recent = PyImport_ImportModule("ktcpvs.model.recent");
-    PyObject *known = recent == NULL ? NULL : PyModule_GetDict(recent), *seconds = NULL;
-    if (known != NULL && learn_all(known, all) == 0 && (seconds = value_named(known, "DECAY")) != NULL)
-        decay = PyFloat_AsDouble(seconds);
-    Py_XDECREF(recent);
-    return seconds == NULL || PyErr_Occurred() ? -1 : 0;
-}
-
 PyMODINIT_FUNC
 PyInit__compiled(void)
 {
-    static const Variable names[] = {
-        {&s_active, "active"}, {&s_at, "at"}, {&s_destination, "destination"}, {&s_error_rate, "error_rate"},
-        {&s_last, "last"}, {&s_latency, "latency"}, {&s_measured_errors, "measured_errors"},
-        {&s_measured_latency, "measured_latency"}, {&s_weight, "weight"}, {NULL, NULL},
-    };
-    return make_names(names) < 0 || learn_measurements() < 0 ? NULL : PyModule_Create(&definition);
+    return learn_servers() < 0 ? NULL : PyModule_Create(&definition);
 }

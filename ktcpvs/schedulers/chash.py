@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import (
     CONNECTION,
+    USES_EACH_SERVER,
     USES_WEIGHT,
     Choice,
     Considered,
@@ -67,7 +68,7 @@ class CHash:
 
     name = "chash"
     unit = CONNECTION
-    uses = frozenset((USES_WEIGHT,))
+    uses = frozenset((USES_WEIGHT, USES_EACH_SERVER))
 
     options: Mapping[str, SchedulerOption] = MappingProxyType(
         {

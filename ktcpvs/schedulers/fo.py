@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import (
     CONNECTION,
+    USES_EACH_SERVER,
     USES_WEIGHT,
     Choice,
     IScheduler,
@@ -70,7 +71,7 @@ class FO:
 
     name = "fo"
     unit = CONNECTION
-    uses = frozenset((USES_WEIGHT,))
+    uses = frozenset((USES_WEIGHT, USES_EACH_SERVER))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundFO:
         return BoundFO(service)
@@ -82,7 +83,7 @@ class OVF:
 
     name = "ovf"
     unit = CONNECTION
-    uses = frozenset((USES_WEIGHT,))
+    uses = frozenset((USES_WEIGHT, USES_EACH_SERVER))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundOVF:
         return BoundOVF(service)

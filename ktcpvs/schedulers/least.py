@@ -6,24 +6,30 @@ choice hardly grows with their number. Ties rotate, so that equal servers share 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from math import inf
+from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
 from ktcpvs.interfaces import Choice, Destination, IScheduler, IWatches, Request, ServiceView
 from ktcpvs.model.why import BALANCE
 from ktcpvs.schedulers.choices import choices_of
-from ktcpvs.schedulers.order import Load, Order
+from ktcpvs.schedulers.loads import Load, connections, delay_unless_idle, expected_delay, weighted_connections
+from ktcpvs.schedulers.order import Order
 from ktcpvs.schedulers.reasons import reason_among
 
 MAX_SCANNED_SERVERS = 16
-"""The most servers that are compared one by one: up to here that costs less than keeping them in order."""
+"""The most servers that are compared one by one: up to here that costs less than keeping them in order, or more where
+the comparison is compiled."""
 
 
 @implementer(IScheduler)
 class LeastLoad:
     """Compares the loads of a few servers. place: where the next comparison begins."""
+
+    __slots__ = ("_choices", "_load", "place")
 
     def __init__(self, service: ServiceView, load: Load, reason: str, place: int = 0) -> None:
         self._choices = choices_of(service, reason)
@@ -50,7 +56,7 @@ class LeastLoad:
 class OnlyOne:
     """The one server of a service, or of a rule."""
 
-    place = 0
+    __slots__ = ("_choice", "_destination")
 
     def __init__(self, service: ServiceView, reason: str) -> None:
         (self._destination,) = service.destinations
@@ -77,6 +83,20 @@ class OrderedLoad:
     def watched(self) -> Iterable[tuple[Destination, Callable[[Destination], object]]]:
         return ((destination, self._order.changed) for destination in self._choices)
 
+
+LEAST_IN_PYTHON, ONLY_IN_PYTHON = LeastLoad.choose, OnlyOne.choose
+"""`choose` of both classes as it is written here, whichever is used."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._balance import configure_least
+
+        MAX_SCANNED_SERVERS = 128
+        LeastLoad.choose, OnlyOne.choose = configure_least(
+            LeastLoad,
+            OnlyOne,
+            {load.__name__: load for load in (connections, delay_unless_idle, expected_delay, weighted_connections)},
+        )
 
 Least = OnlyOne | LeastLoad | OrderedLoad
 """The forms of a scheduler by load."""

@@ -7,31 +7,18 @@ of servers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from math import inf
 
 from ktcpvs.model.destination import Destination
+from ktcpvs.schedulers.loads import Load
 
 _Entry = tuple[float, int, Destination]
 """(load, number, server): numbers count entries, so that of equal loads the one that changed longest ago is first."""
 
-Load = Callable[[Destination], float]
-"""Returns the load of a server: the one with the least load is chosen. Infinity: it has the weight 0, and is never
-chosen."""
-
 REFRESHED_PER_CHOICE = 2
 """The servers whose load is computed again at each choice: some of its changes are not announced."""
-
-
-def connections(destination: Destination) -> float:
-    """Return the number of connections."""
-    return destination.active if destination.weight else inf
-
-
-def weighted_connections(destination: Destination) -> float:
-    """Return the number of connections for the weight."""
-    return destination.active / destination.weight if destination.weight else inf
 
 
 class Order:

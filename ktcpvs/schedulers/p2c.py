@@ -5,7 +5,9 @@ It spreads connections nearly as evenly as a comparison of all servers, at a cos
 
 from __future__ import annotations
 
+import contextlib
 import random
+from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
@@ -20,7 +22,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.schedulers.choices import choices_of
-from ktcpvs.schedulers.drawing import draw_two
+from ktcpvs.schedulers.drawing import draw_two, new_state
 from ktcpvs.schedulers.reasons import reason_among
 
 
@@ -28,18 +30,30 @@ from ktcpvs.schedulers.reasons import reason_among
 class BoundP2C:
     """p2c over the servers of one service."""
 
+    __slots__ = ("_choices", "_state")
+
     def __init__(self, service: ServiceView, draw: random.Random) -> None:
         reason = reason_among(service, "the less loaded of two drawn from")
         self._choices = choices_of(service, reason)
-        self._random = draw.random
+        self._state = new_state(draw)
 
     def choose(self, request: Request) -> Choice | None:
-        drawn = draw_two(self._choices, request.tried, self._random)
+        drawn = draw_two(self._choices, request.tried, self._state)
         if len(drawn) < 2:
             return drawn[0] if drawn else None
         one, other = drawn
         first, second = one.destination, other.destination
         return one if first.active * second.weight <= second.active * first.weight else other
+
+
+CHOOSE_IN_PYTHON = BoundP2C.choose
+"""`BoundP2C.choose` as it is written here, whichever is used."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._balance import configure_p2c
+
+        BoundP2C.choose = configure_p2c(BoundP2C)
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

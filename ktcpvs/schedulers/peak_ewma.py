@@ -37,7 +37,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.schedulers.choices import choices_of
-from ktcpvs.schedulers.drawing import draw_two
+from ktcpvs.schedulers.drawing import draw_two, new_state
 from ktcpvs.schedulers.options import option_of
 from ktcpvs.schedulers.reasons import reason_among
 
@@ -49,16 +49,14 @@ LEAST_LATENCY = 1e-6
 nevertheless."""
 
 
-def plain_expected_cost(
-    destination: Destination, now: float, failure_cost: float, uncertain: Callable[[float, float, float], float]
-) -> float:
-    """Return the expected cost of one more request at a server. now: by its clock. failure_cost: in seconds. uncertain:
-    returns the latency of a server that has not responded for long, as `BoundPeakEWMA.uncertain_latency` does."""
+def expected_cost(destination: Destination, now: float, failure_cost: float, usual: Callable[[], float]) -> float:
+    """Return the expected cost of one more request at a server. now: by its clock. failure_cost: in seconds. usual:
+    returns the latency that stands for an unknown one. `schedulers/_balance.c` does the same."""
     latency = destination.latency
     seconds, last = latency.at(now), latency.last
     active = destination.active
     if seconds <= last / 2:
-        seconds = uncertain(seconds, last, active)
+        seconds = _uncertain_latency(seconds, last, active, usual)
     errors = destination.measured_errors
     failures = destination.error_rate if errors is None else errors.at(now)
     if failures:
@@ -66,47 +64,43 @@ def plain_expected_cost(
     return seconds * (active + 1) / destination.weight
 
 
-expected_cost = plain_expected_cost
+def _uncertain_latency(seconds: float, last: float, active: float, usual: Callable[[], float]) -> float:
+    """Return the latency of a server that has not responded yet, or not for some 7 s. seconds: as decayed.
 
-if not TYPE_CHECKING:
-    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
-        from ktcpvs.schedulers._compiled import expected_cost as expected_cost
+    One that may have become faster is tried again with one request; while that lasts, it counts as the median, or all
+    other requests would follow.
+    """
+    if not last:
+        return usual()
+    return max(seconds, min(last, usual()) if active else 0.0, LEAST_LATENCY)
 
 
 @implementer(IScheduler, IExplains)
 class BoundPeakEWMA:
     """peak-ewma over the servers of one service. failure_cost: in seconds."""
 
+    __slots__ = ("_choices", "_destinations", "_failure_cost", "_median", "_state", "_uses_left")
+
     def __init__(self, service: ServiceView, draw: random.Random, failure_cost: float) -> None:
         self._destinations = service.destinations
         reason = reason_among(service, "the sooner expected response of two drawn from")
         self._choices = choices_of(service, reason)
-        self._random = draw.random
+        self._state = new_state(draw)
         self._failure_cost = failure_cost
         self._median = UNKNOWN
         self._uses_left = 0  # of the median, until it is computed again
 
     def choose(self, request: Request) -> Choice | None:
-        drawn = draw_two(self._choices, request.tried, self._random)
+        drawn = draw_two(self._choices, request.tried, self._state)
         if len(drawn) < 2:
             return drawn[0] if drawn else None
         one, other = drawn
-        first, failure_cost, uncertain = one.destination, self._failure_cost, self.uncertain_latency
+        first, failure_cost, usual = one.destination, self._failure_cost, self.usual_latency
         now = first.clock()
-        cost = expected_cost(first, now, failure_cost, uncertain)
-        return one if cost <= expected_cost(other.destination, now, failure_cost, uncertain) else other
+        cost = expected_cost(first, now, failure_cost, usual)
+        return one if cost <= expected_cost(other.destination, now, failure_cost, usual) else other
 
-    def uncertain_latency(self, seconds: float, last: float, active: float) -> float:
-        """Return the latency of a server that has not responded yet, or not for some 7 s. seconds: as decayed.
-
-        One that may have become faster is tried again with one request; while that lasts, it counts as the median, or
-        all other requests would follow.
-        """
-        if not last:
-            return self._usual()
-        return max(seconds, min(last, self._usual()) if active else 0.0, LEAST_LATENCY)
-
-    def _usual(self) -> float:
+    def usual_latency(self) -> float:
         """Return the median latency of the servers that have responded. It is computed again after an eighth as many
         uses as there are servers, so that the cost of a choice does not grow with their number."""
         if not self._uses_left:
@@ -120,6 +114,16 @@ class BoundPeakEWMA:
     def explain(self, request: Request) -> Considered:
         """Say what is known of each server."""
         return Considered((), tuple([_known_of(destination) for destination in self._destinations]), self._destinations)
+
+
+CHOOSE_IN_PYTHON = BoundPeakEWMA.choose
+"""`BoundPeakEWMA.choose` as it is written here, whichever is used."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._balance import configure_peak_ewma
+
+        BoundPeakEWMA.choose = configure_peak_ewma(BoundPeakEWMA, LEAST_LATENCY)
 
 
 def _known_of(destination: Destination) -> str:

@@ -8,8 +8,10 @@ automaton ran out of memory", in which case the rules of that block are tried on
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import re2
@@ -73,6 +75,8 @@ class RuleSet:
     """Rules whose only condition is a pattern, in the order in which they are tried. blocks: of all rules but default
     ones."""
 
+    __slots__ = ("_cache", "_default", "_prefixes", "_rules", "blocks")
+
     def __init__(self, rules: Sequence[BoundRule], blocks: Sequence[Block]) -> None:
         self.blocks = list(blocks)
         self._rules = tuple(rules)
@@ -126,6 +130,17 @@ class RuleSet:
     def notes(self, request: Request) -> tuple[str, ...]:
         """Return the values of `request` that the rules compare, in words: patterns see what the explanation shows."""
         return ()
+
+
+PLACE_IN_PYTHON = RuleSet.place
+"""`RuleSet.place` as it is written here, whichever is used."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._compiled import configure_rule_set
+
+        (_methods,) = configure_rule_set({"rule_set": RuleSet})
+        RuleSet.place = _methods["place"]
 
 
 def _prefixes(rules: Sequence[BoundRule]) -> tuple[tuple[bytes, int], ...] | None:

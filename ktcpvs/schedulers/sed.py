@@ -10,35 +10,18 @@ idle servers the one with the highest weight is taken.
 
 from __future__ import annotations
 
-from math import inf
-
 from zope.interface import implementer
 
 from ktcpvs.interfaces import (
     CONNECTION,
     USES_WEIGHT,
-    Destination,
     IScheduler,
     ISchedulerFactory,
     IUsesOptions,
     ServiceView,
 )
 from ktcpvs.schedulers.least import Least, bind_least
-
-
-def expected_delay(destination: Destination) -> float:
-    """Return the delay that one more connection may expect, in units that are the same for all servers."""
-    weight = destination.weight
-    return (destination.active + 1) / weight if weight else inf
-
-
-def delay_unless_idle(destination: Destination) -> float:
-    """Return the expected delay, but a number below 0 for an idle server: the lower, the higher its weight."""
-    weight = destination.weight
-    if not weight:
-        return inf
-    active = destination.active
-    return (active + 1) / weight if active else -weight
+from ktcpvs.schedulers.loads import delay_unless_idle, expected_delay
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

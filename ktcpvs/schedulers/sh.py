@@ -6,6 +6,7 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import (
     CONNECTION,
+    USES_EACH_SERVER,
     USES_WEIGHT,
     Choice,
     IScheduler,
@@ -35,7 +36,7 @@ class SH:
 
     name = "sh"
     unit = CONNECTION
-    uses = frozenset((USES_WEIGHT,))
+    uses = frozenset((USES_WEIGHT, USES_EACH_SERVER))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> BoundSH:
         return BoundSH(service)

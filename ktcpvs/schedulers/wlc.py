@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from ktcpvs.interfaces import CONNECTION, USES_WEIGHT, IScheduler, ISchedulerFactory, IUsesOptions, ServiceView
 from ktcpvs.schedulers.least import Least, bind_least
-from ktcpvs.schedulers.order import connections, weighted_connections
+from ktcpvs.schedulers.loads import connections, weighted_connections
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

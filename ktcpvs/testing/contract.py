@@ -22,6 +22,7 @@ from ktcpvs.interfaces import (
     UNITS,
     USES_BALANCE,
     USES_COOKIE,
+    USES_EACH_SERVER,
     USES_MATCH,
     USES_MAXCONN,
     USES_RULES,
@@ -56,7 +57,7 @@ SEED = 20261127
 
 KEY = b"a key of tests that is long enough"
 
-USES = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE, USES_MAXCONN))
+USES = frozenset((USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE, USES_MAXCONN, USES_EACH_SERVER))
 
 
 class ContractBroken(AssertionError):

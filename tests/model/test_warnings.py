@@ -12,7 +12,7 @@ from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import OPTIONS
-from ktcpvs.model.warnings import ServiceWarning, is_due, warnings_of
+from ktcpvs.model.warnings import MANY_SERVERS, ServiceWarning, is_due, warnings_of
 from ktcpvs.system.plugins import find_schedulers
 
 KNOWN = find_schedulers().known
@@ -63,6 +63,36 @@ def test_first_needs_maxconn(lines: tuple[str, ...], what: str) -> None:
 def test_several_servers_without_maxconn_are_counted() -> None:
     (text,) = texts("scheduler = first", A, B, "server = 10.0.0.3:80")
     assert text.startswith("server 10.0.0.1:80 and 1 more have no maxconn: ")
+
+
+MANY = [f"server = 10.0.{number >> 8}.{number & 255}:80" for number in range(MANY_SERVERS + 1)]
+USED = " ".join(line.replace(" =", "") for line in MANY)
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (("scheduler = chash",), "scheduler chash"),
+        (("scheduler = fo",), "scheduler fo"),
+        (("scheduler = phttp", "balance = sh"), "balance sh"),
+        (("scheduler = phttp", f'rule = pattern "^/" balance chash use {USED}'), "balance chash"),
+    ],
+)
+def test_a_scheduler_that_looks_at_each_of_many_servers(lines: tuple[str, ...], what: str) -> None:
+    (text,) = texts(*lines, *MANY)
+    assert text == (
+        f"{what} looks at all 1001 servers for each choice: with more than 1000 that takes as long as the rest of a "
+        "request, or longer; maglev, wlc and p2c do not"
+    )
+    assert texts(*lines[:1], *MANY[:-1]) == []
+
+
+def test_each_server_beyond_many_is_warned_of() -> None:
+    (warning,) = found("scheduler = sh", *MANY)
+    address = parse_address("10.0.0.1:80")
+    assert is_due(warning, edits.AddServer("s", address))
+    assert is_due(warning, edits.EditService("s", {"scheduler": "sh"}))
+    assert not is_due(warning, edits.EditServer("s", address, weight=2))
 
 
 def test_a_limit_that_is_taken_away_is_warned_of() -> None:

@@ -1,9 +1,10 @@
-"""The compiled functions of schedulers return what those in Python do, and survive servers of any kind."""
+"""The compiled functions and methods of schedulers return what those in Python do, and survive servers of any kind."""
 
 from __future__ import annotations
 
 import gc
 import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,28 +13,53 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
-from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice
+from ktcpvs.model.destination import Destination, SharedDestination
+from ktcpvs.model.scheduling import Choice, Request, ServiceView
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.weighed_destination import WeighedDestination
-from ktcpvs.schedulers.drawing import plain_draw_two
+from ktcpvs.schedulers import p2c, peak_ewma
+from ktcpvs.schedulers.drawing import new_state
 from ktcpvs.schedulers.hashing import pack_seeds, plain_pick, plain_pick_bounded
-from ktcpvs.schedulers.peak_ewma import plain_expected_cost
+from ktcpvs.schedulers.least import LEAST_IN_PYTHON, ONLY_IN_PYTHON, LeastLoad, OnlyOne
+from ktcpvs.schedulers.p2c import P2C, BoundP2C
+from ktcpvs.schedulers.peak_ewma import BoundPeakEWMA, PeakEWMA
+from ktcpvs.schedulers.sed import NQ, SED
+from ktcpvs.schedulers.wlc import LC, WLC
 
 compiled = pytest.importorskip("ktcpvs.schedulers._compiled")
+balance = pytest.importorskip("ktcpvs.schedulers._balance")
 
 NUMBERS = st.integers(0, 2**64 - 1)
+
+IN_PYTHON: dict[type, Callable[..., Any]] = {
+    LeastLoad: LEAST_IN_PYTHON,
+    OnlyOne: ONLY_IN_PYTHON,
+    BoundP2C: p2c.CHOOSE_IN_PYTHON,
+    BoundPeakEWMA: peak_ewma.CHOOSE_IN_PYTHON,
+}
+"""The methods `choose` that have a compiled form."""
+
+
+def shared(address: Inet, weight: int, counts: list[int]) -> SharedDestination:
+    """A server that several processes use. counts: the connections of each."""
+    row = memoryview(bytearray(4 * len(counts))).cast("i")
+    for place, count in enumerate(counts):
+        row[place] = count
+    return SharedDestination(address, weight, 0, row, 0)
 
 
 @st.composite
 def destinations(draw: st.DrawFn) -> list[Destination]:
-    """Servers as the switch has them, some as a rule weighs them."""
-    found = []
+    """Servers as the switch has them, of one process and of several, some as a rule weighs them."""
+    found: list[Destination] = []
     for number in range(draw(st.integers(0, 9))):
-        one = Destination(Inet(f"10.0.0.{number}", 80), draw(st.integers(0, 5)))
-        one.active = draw(st.integers(0, 40))
-        if draw(st.booleans()):
+        address, weight, active = Inet(f"10.0.0.{number}", 80), draw(st.integers(0, 5)), draw(st.integers(0, 40))
+        kind = draw(st.integers(0, 7))
+        one = shared(address, weight, [active, kind]) if kind < 2 else Destination(address, weight)
+        one.active = active
+        if kind % 2:
             one.weight = one.weight / 2
-        if draw(st.integers(0, 3)) == 0:
+        if kind % 4 < 2:
             one = WeighedDestination(one, draw(st.integers(0, 5)))
         found.append(one)
     return found
@@ -43,63 +69,120 @@ def choices_of(servers: list[Destination], reason: str = "") -> tuple[Choice, ..
     return tuple([Choice(one, reason) for one in servers])
 
 
+def tried_of(data: st.DataObject, servers: list[Destination]) -> set[Destination]:
+    """Some of the servers, as selection excludes them: those of the switch, not those of a rule."""
+    tried = data.draw(st.sets(st.sampled_from(servers))) if servers else set()
+    return {one.real if isinstance(one, WeighedDestination) else one for one in tried}
+
+
 @settings(deadline=None, max_examples=200)
 @given(NUMBERS, destinations(), st.sampled_from([1, 1.1, 1.25, 2.0, 1000.0]), st.data())
 def test_keys_have_the_same_servers(
     number: int, servers: list[Destination], factor: float, data: st.DataObject
 ) -> None:
-    tried = data.draw(st.sets(st.sampled_from(servers))) if servers else set()
+    tried = tried_of(data, servers)
     choices, others, seeds = choices_of(servers), choices_of(servers, "other"), pack_seeds(servers)
     assert compiled.pick(number, seeds, choices, tried) is plain_pick(number, seeds, choices, tried)
     found = compiled.pick_bounded(number, seeds, choices, tried, others, factor)
     assert found is plain_pick_bounded(number, seeds, choices, tried, others, factor)
 
 
-@settings(deadline=None, max_examples=200)
+def test_the_compiled_methods_are_in_use() -> None:
+    assert [kind for kind, method in IN_PYTHON.items() if kind.choose is method] == []  # type: ignore[attr-defined]
+
+
+def bound_pair(factory: Callable[[], Any], servers: list[Destination]) -> Iterator[tuple[Any, Callable[..., Any]]]:
+    """(scheduler, its `choose`) of both forms. They share the servers."""
+    view = ServiceView(VirtualService("s"), tuple(servers))
+    compiled_one, plain = factory().bind(view, None), factory().bind(view, None)
+    yield compiled_one, type(compiled_one).choose
+    yield plain, IN_PYTHON[type(plain)]
+
+
+BY_LOAD = {"wlc": WLC, "lc": LC, "sed": SED, "nq": NQ}
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(sorted(BY_LOAD)), destinations(), st.data())
+def test_the_server_with_the_least_load_is_the_same(name: str, servers: list[Destination], data: st.DataObject) -> None:
+    (one, choose), (other, choose_in_python) = bound_pair(BY_LOAD[name], servers)
+    for _ in range(data.draw(st.integers(1, 6))):
+        request = Request(tried=tried_of(data, servers))
+        choice, expected = choose(one, request), choose_in_python(other, request)
+        assert getattr(choice, "destination", None) is getattr(expected, "destination", None)
+        assert getattr(one, "place", 0) == getattr(other, "place", 0)
+        if choice is not None:
+            (getattr(choice.destination, "real", choice.destination)).take()
+
+
+@settings(deadline=None, max_examples=100)
 @given(st.integers(0, 1000), destinations(), st.data())
-def test_the_same_two_are_drawn(seed: int, servers: list[Destination], data: st.DataObject) -> None:
-    tried = data.draw(st.sets(st.sampled_from(servers))) if servers else set()
-    choices, one, other = choices_of(servers), random.Random(seed), random.Random(seed)
-    assert compiled.draw_two(choices, tried, one.random) == plain_draw_two(choices, tried, other.random)
-    assert one.random() == other.random()
+def test_the_less_loaded_of_the_same_two(seed: int, servers: list[Destination], data: st.DataObject) -> None:
+    request = Request(tried=tried_of(data, servers))
+    draws = [random.Random(seed), random.Random(seed)]
+    left = iter(draws)
+    (one, choose), (other, choose_in_python) = bound_pair(lambda: P2C(next(left)), servers)
+    for _ in range(4):
+        choice, expected = choose(one, request), choose_in_python(other, request)
+        assert getattr(choice, "destination", None) is getattr(expected, "destination", None)
+    assert one._state == other._state
 
 
 TIMES = st.floats(0, 100)
 
 
-@settings(deadline=None, max_examples=200)
+class SeenPeakEWMA(BoundPeakEWMA):
+    """Notes how often the usual latency is asked for."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seen: list[float] = []
+
+    def usual_latency(self) -> float:
+        self.seen.append(super().usual_latency())
+        return self.seen[-1]
+
+
+@settings(deadline=None, max_examples=100)
 @given(
-    st.lists(st.tuples(TIMES, TIMES, st.booleans()), max_size=4), TIMES, st.integers(0, 9), st.integers(1, 5),
-    st.floats(0, 3600), st.booleans(),
-)  # fmt: skip
-def test_servers_cost_the_same(
-    past: list[tuple[float, float, bool]], now: float, active: int, weight: int, failure_cost: float, is_weighed: bool
+    destinations(),
+    st.lists(st.tuples(st.integers(0, 8), TIMES, TIMES, st.booleans()), max_size=12),
+    st.integers(0, 1000),
+    st.floats(0, 3600),
+    st.data(),
+)
+def test_the_same_server_is_expected_to_respond_sooner(
+    servers: list[Destination],
+    past: list[tuple[int, float, float, bool]],
+    seed: int,
+    failure_cost: float,
+    data: st.DataObject,
 ) -> None:
-    server = Destination(Inet("10.0.0.1", 80), weight)
-    server.active = active
     moment = 0.0
-    for later, seconds, has_failed in past:
+    reals = [one.real if isinstance(one, WeighedDestination) else one for one in servers]
+    for server in reals:
+        server.clock = lambda: moment
+    for number, later, seconds, has_failed in past:
         moment += later
-        server.latency.record(seconds, moment)
-        if server.error_rate >= 0 and server.measured_errors is not None:
-            server.measured_errors.record(has_failed, moment)
-    seen: list[tuple[float, float, float]] = []
-
-    def uncertain(seconds: float, last: float, active: float) -> float:
-        seen.append((seconds, last, active))
-        return 0.25
-
-    one = WeighedDestination(server, 2 * weight) if is_weighed else server
-    arguments = one, moment + now, failure_cost, uncertain
-    assert compiled.expected_cost(*arguments) == plain_expected_cost(*arguments)
-    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+        for server in reals[number : number + 1]:
+            server.latency.record(seconds, moment)
+            if server.error_rate >= 0 and server.measured_errors is not None:
+                server.measured_errors.record(has_failed, moment)
+    view = ServiceView(VirtualService("s"), tuple(servers))
+    one, other = [SeenPeakEWMA(view, random.Random(seed), failure_cost) for _ in range(2)]
+    request = Request(tried=tried_of(data, servers))
+    for _ in range(4):
+        choice, expected = one.choose(request), peak_ewma.CHOOSE_IN_PYTHON(other, request)
+        assert getattr(choice, "destination", None) is getattr(expected, "destination", None)
+        moment += 1.0
+    assert one.seen == other.seen
 
 
 def test_the_first_reading_begins_to_measure() -> None:
-    server = Destination(Inet("10.0.0.1", 80), 1)
-    assert compiled.expected_cost(server, 0.0, 30.0, lambda *_: 2.0) == 2.0
-    assert server.measured_latency is not None
-    assert server.measured_errors is not None
+    servers = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(2)]
+    view = ServiceView(VirtualService("s"), tuple(servers))
+    assert PeakEWMA().bind(view, None).choose(Request()) is not None
+    assert all(server.measured_latency is not None and server.measured_errors is not None for server in servers)
 
 
 # Odd objects.
@@ -120,15 +203,39 @@ def odd_values() -> Iterator[Any]:
     yield from (None, "text", b"", object(), -1, 0, float("nan"), float("inf"), 10**400, True, (), [], {})
 
 
+def load_of(destination: Any) -> Any:
+    """A load that the compiled form does not know."""
+    return destination.active / destination.weight
+
+
+def scheduler_of(kind: type, choices: Any, seed: int = 0) -> Any:
+    """A scheduler with choices of any kind. seed: of its random numbers."""
+    one = kind.__new__(kind)
+    values = {
+        "_choices": choices, "_choice": choices[0] if choices else None, "_load": load_of,
+        "_state": new_state(random.Random(seed)),
+        "_destination": choices[0] if choices else None, "_failure_cost": 30.0, "place": 0, "_median": 1.0,
+        "_uses_left": 1000, "_destinations": (),
+    }  # fmt: skip
+    for name in kind.__slots__:  # type: ignore[attr-defined]
+        setattr(one, name, values[name])
+    return one
+
+
 def calls(choices: Any, server: Any) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
     seeds = bytes(8 * 3)
-    return [
+    found: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
         (compiled.pick, (1, seeds, choices, set())),
         (compiled.pick, (1, seeds, choices, {server})),
         (compiled.pick_bounded, (1, seeds, choices, set(), choices, 1.25)),
-        (compiled.draw_two, (choices, set(), lambda: 0.3)),
-        (compiled.expected_cost, (server, 1.0, 30.0, lambda *_: 1.0)),
     ]
+    for kind in IN_PYTHON:
+        for tried in (set(), {server}):
+            found.append((kind.choose, (scheduler_of(kind, choices), Request(tried=tried))))  # type: ignore[attr-defined]
+    known = scheduler_of(LeastLoad, choices)
+    known._load = WLC().bind(ServiceView(VirtualService("s"), ()), None)._load
+    found.append((LeastLoad.choose, (known, Request())))
+    return found
 
 
 def survive(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -150,8 +257,13 @@ class OddServer:
     def at(self, now: float) -> float:
         return 1.0
 
+    def clock(self) -> float:
+        return 1.0
 
-NAMES = ("active", "at", "destination", "last", "latency", "measured_errors", "measured_latency", "weight")
+
+NAMES = (
+    "active", "at", "clock", "destination", "last", "latency", "measured_errors", "measured_latency", "weight",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -169,19 +281,62 @@ def test_attributes_of_any_type(name: str, number: int) -> None:
 def test_servers_of_any_class() -> None:
     server = OddServer("weight", 1)
     results = [function(*arguments) for function, arguments in calls((server, server, server), server)]
-    assert results == [server, None, server, (server, server), 31.0 * 2]
+    assert results == [server, None, server, *[server, None] * len(IN_PYTHON), server]
     server.measured_errors, server.error_rate = None, 1  # type: ignore[attr-defined]
-    arguments = server, 1.0, 30.0, lambda *_: 1.0
-    assert compiled.expected_cost(*arguments) == plain_expected_cost(*arguments) == 31.0 * 2
+    scheduler = scheduler_of(BoundPeakEWMA, (server, server))
+    assert scheduler.choose(Request()) is peak_ewma.CHOOSE_IN_PYTHON(scheduler, Request()) is server
 
 
-def test_slots_without_a_value() -> None:
-    for name in ("_peak", "_stamp", "last"):
-        server = Destination(Inet("10.0.0.1", 80), 1)
+@pytest.mark.parametrize("kind", IN_PYTHON, ids=lambda kind: kind.__name__)
+def test_attributes_of_schedulers_of_any_type(kind: Any) -> None:
+    servers = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(3)]
+    for name in kind.__slots__:
+        for value in odd_values():
+            scheduler = scheduler_of(kind, choices_of(servers))
+            setattr(scheduler, name, value)
+            survive(kind.choose, (scheduler, Request()))
+        delattr(scheduler, name)
+        survive(kind.choose, (scheduler, Request()))
+    for argument in odd_values():
+        survive(kind.choose, (scheduler_of(kind, choices_of(servers)), argument))
+        with pytest.raises(TypeError):
+            kind.choose(argument, Request())
+
+
+SLOTS = [
+    *[(0, name) for name in ("active", "clock", "measured_errors", "measured_latency", "share", "weight")],
+    *[(1, name) for name in ("clock", "measured_errors", "measured_latency", "share", "weight", "row")],
+    *[(number, name) for number in (2, 3) for name in ("_own", "real")],
+]
+"""(number of a server, one of its attributes)."""
+
+
+@pytest.mark.parametrize(("number", "name"), SLOTS)
+def test_slots_of_servers_with_anything(number: int, name: str) -> None:
+    servers: list[Any] = [Destination(Inet("10.0.0.1", 80), 1), shared(Inet("10.0.0.2", 80), 1, [1, 2])]
+    servers += [WeighedDestination(one, 2) for one in servers]
+    choices = choices_of(servers)
+    released = memoryview(bytearray(4)).cast("i")
+    released.release()
+    for value in (*odd_values(), released, memoryview(b"abc"), memoryview(bytearray(8)).cast("d")):
+        setattr(servers[number], name, value)
+        for kind in IN_PYTHON:
+            for seed in range(3):
+                survive(kind.choose, (scheduler_of(kind, choices, seed), Request()))  # type: ignore[attr-defined]
+    if name != "real":  # without which no attribute is found
+        delattr(servers[number], name)
+        for kind in IN_PYTHON:
+            survive(kind.choose, (scheduler_of(kind, choices), Request()))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["_peak", "_stamp", "last"])
+def test_slots_of_measurements_without_a_value(name: str) -> None:
+    servers = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(2)]
+    for server in servers:
         server.latency.record(1.0, 1.0)
         delattr(server.latency, name)
-        with pytest.raises((TypeError, SystemError)):
-            compiled.expected_cost(server, 1.0, 30.0, lambda *_: 1.0)
+    with pytest.raises(AttributeError):
+        scheduler_of(BoundPeakEWMA, choices_of(servers)).choose(Request())
 
 
 def test_what_a_server_does_while_it_is_read() -> None:
@@ -191,19 +346,36 @@ def test_what_a_server_does_while_it_is_read() -> None:
     def read(name: str) -> Any:
         held.clear()
         gc.collect(0)
+        if name == "clock":
+            return lambda: 1.0
         return Odd(read) if name in ("destination", "latency", "measured_latency", "measured_errors") else 1.0
 
-    for number in range(5):
+    for number in range(len(calls((None,), Odd(read)))):
         held.extend(Odd(read) for _ in range(3))
         function, arguments = calls(tuple(held), Odd(read))[number]
+        held.append(arguments)
         survive(function, arguments)
 
 
-@pytest.mark.parametrize("drawn", [1.0, -0.1, float("nan"), float("inf"), None, "1"], ids=str)
-def test_numbers_that_are_not_random(drawn: Any) -> None:
-    servers = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(3)]
-    with pytest.raises((IndexError, TypeError)):
-        compiled.draw_two(choices_of(servers), set(), lambda: drawn)
+@pytest.mark.parametrize("state", [bytearray(7), bytearray(9), bytearray(), bytes(8), None], ids=repr)
+@pytest.mark.parametrize("kind", [BoundP2C, BoundPeakEWMA], ids=lambda kind: kind.__name__)
+def test_states_that_are_not_of_random_numbers(kind: Any, state: Any) -> None:
+    scheduler = scheduler_of(kind, choices_of([Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(3)]))
+    scheduler._state = state
+    with pytest.raises(TypeError):
+        scheduler.choose(Request())
+
+
+@pytest.mark.parametrize("kind", [BoundP2C, BoundPeakEWMA], ids=lambda kind: kind.__name__)
+def test_a_server_that_changes_the_state_of_random_numbers(kind: Any) -> None:
+    def read(name: str) -> Any:
+        scheduler._state.clear()
+        return server if name == "destination" else 0
+
+    server = Odd(read)
+    scheduler = scheduler_of(kind, (server, server, server))
+    with pytest.raises(TypeError):
+        scheduler.choose(Request())
 
 
 def test_an_exception_of_a_server_is_passed_on() -> None:
@@ -214,3 +386,22 @@ def test_an_exception_of_a_server_is_passed_on() -> None:
     for function, arguments in calls((server, server, server), server):
         with pytest.raises(LookupError):
             function(*arguments)
+
+
+@pytest.mark.parametrize("factory", [*BY_LOAD.values(), P2C, PeakEWMA], ids=lambda factory: factory.__name__)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_nothing_is_kept_of_a_request(factory: Any, count: int) -> None:
+    servers: list[Any] = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(count)]
+    servers[0] = WeighedDestination(shared(Inet("10.0.1.1", 80), 1, [1, 2]), 3)
+    scheduler = factory().bind(ServiceView(VirtualService("s"), tuple(servers)), None)
+    requests = [Request(), Request(tried=set(servers[:1])), Request(tried=set(servers))]
+    watched: list[Any] = [*servers, *requests, servers[0].real, servers[0].real.row, *[one.tried for one in requests]]
+
+    def ask(times: int) -> list[int]:
+        for _ in range(times):
+            for request in requests:
+                scheduler.choose(request)
+        return [sys.getrefcount(one) for one in watched]
+
+    before = ask(20)
+    assert ask(500) == before

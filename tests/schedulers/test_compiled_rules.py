@@ -1,4 +1,5 @@
-"""`BoundRules.choose` compiled and in Python: the same choices, counts and errors, whatever the objects are."""
+"""`BoundRules.choose` and `RuleSet.place`, compiled and in Python: the same choices, counts and errors, whatever the
+objects are."""
 
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.interfaces import Request
+from ktcpvs.model.scheduling import BoundRule
+from ktcpvs.schedulers.binding import run_to_end
 from ktcpvs.schedulers.content import CHOOSE_IN_PYTHON, BoundRules
 from ktcpvs.schedulers.http import PHTTP
+from ktcpvs.schedulers.rules import PLACE_IN_PYTHON, RuleSet, compile_rules
 from ktcpvs.testing import service_of
 
 RULES = (
@@ -31,6 +35,7 @@ FORMS = (BoundRules.choose, CHOOSE_IN_PYTHON)
 
 def test_the_compiled_form_is_tested_where_it_can_be_built() -> None:
     assert BoundRules.choose is not CHOOSE_IN_PYTHON or shutil.which("cc") is None
+    assert RuleSet.place is not PLACE_IN_PYTHON or shutil.which("cc") is None
 
 
 def bind(*rules: str) -> BoundRules:
@@ -58,6 +63,50 @@ def test_both_forms_choose_and_count_the_same(asked: list[tuple[bytes, bool]], r
         told = [describe(choose(bound, request_of(*one))) for one in asked]
         found.append((told, bound.rule_requests()))
     assert found[0] == found[1]
+
+
+def rule_set(patterns: tuple[str, ...], has_default: bool) -> RuleSet:
+    rules = [BoundRule(number, pattern, False, None, ()) for number, pattern in enumerate(patterns, 1)]
+    rules += [BoundRule(len(rules) + 1, ".*", True, None, ())] * has_default
+    return run_to_end(compile_rules(rules))
+
+
+PATTERNS = ("^/new/", "^/", "^/a/b", "^/only$", "x+", "^/img\\.png")
+
+
+@given(
+    st.lists(st.sampled_from(PATTERNS), max_size=4), st.booleans(), st.lists(st.sampled_from((*PATHS, b"/a/bx", None)))
+)
+def test_both_forms_find_the_same_rule(patterns: list[str], has_default: bool, paths: list[bytes | None]) -> None:
+    one, other = rule_set(tuple(patterns), has_default), rule_set(tuple(patterns), has_default)
+    for path in (*paths, *paths):  # of some the rule is cached then
+        assert one.place(Request(path=path)) == PLACE_IN_PYTHON(other, Request(path=path))
+
+
+@pytest.mark.parametrize("patterns", [("^/new/",), ("x+",)], ids=["prefix", "automaton"])
+def test_rule_sets_with_anything_in_their_attributes(patterns: tuple[str, ...]) -> None:
+    values: tuple[Any, ...] = (None, 1, "text", b"", (), [], {}, (1,), (("a", 1),), ((b"/", 1, 2),), object())
+    for name in ("_cache", "_default", "_prefixes"):
+        for value in values:
+            found = rule_set(patterns, False)
+            setattr(found, name, value)
+            outcomes = [outcome_of(place, found) for place in (RuleSet.place, PLACE_IN_PYTHON)]
+            assert outcomes[0] == outcomes[1]
+        delattr(found, name)
+        outcome_of(RuleSet.place, found)
+    for argument in values:
+        with pytest.raises((TypeError, AttributeError)):
+            RuleSet.place(found, argument)
+        with pytest.raises(TypeError):
+            RuleSet.place(argument, Request(path=b"/"))
+
+
+def outcome_of(place: Callable[..., Any], found: RuleSet) -> Any:
+    """What a method returns, or the kind of its exception."""
+    try:
+        return place(found, Request(path=b"/new/"))
+    except Exception as error:
+        return type(error)
 
 
 class _Finder:

@@ -14,6 +14,7 @@ from ktcpvs.interfaces import (
     UNITS,
     USES_BALANCE,
     USES_COOKIE,
+    USES_EACH_SERVER,
     USES_MATCH,
     USES_MAXCONN,
     USES_RULES,
@@ -73,7 +74,8 @@ def test_the_plugin_provides_its_interface(name: str) -> None:
     assert type(plugin).__doc__, "the list of schedulers shows it"
     verifyObject(IScheduler, plugin.bind(view([1, 2]), None))
     verifyObject(IUsesOptions, plugin)
-    assert plugin.uses <= {USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE, USES_MAXCONN}
+    known = {USES_RULES, USES_MATCH, USES_BALANCE, USES_WEIGHT, USES_COOKIE, USES_MAXCONN, USES_EACH_SERVER}
+    assert plugin.uses <= known
 
 
 @pytest.mark.parametrize("name", ALL)

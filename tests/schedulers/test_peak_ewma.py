@@ -139,7 +139,7 @@ def test_a_long_stream_does_not_make_a_server_slow() -> None:
 
 
 def cost(world: World, number: int) -> float:
-    return expected_cost(world.servers[number], world.now, 30.0, world.scheduler.uncertain_latency)
+    return expected_cost(world.servers[number], world.now, 30.0, world.scheduler.usual_latency)
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (1,) * 40])

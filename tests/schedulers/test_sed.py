@@ -13,6 +13,7 @@ from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.schedulers.least import LeastLoad, OnlyOne, OrderedLoad
+from ktcpvs.schedulers.loads import Load, delay_unless_idle, expected_delay
 from ktcpvs.schedulers.sed import NQ, SED
 from ktcpvs.schedulers.wlc import WLC
 
@@ -28,6 +29,14 @@ def bound(plugin: SED | NQ | WLC, destinations: list[Destination]) -> LeastLoad 
         for destination, call in scheduler.watched():
             destination.watchers += (call,)
     return scheduler  # type: ignore[return-value]
+
+
+def in_order(load: Load, destinations: list[Destination]) -> OrderedLoad:
+    """A scheduler for many servers, whose watchers are registered."""
+    scheduler = OrderedLoad(ServiceView(VirtualService("s"), tuple(destinations)), load, "least")
+    for destination, call in scheduler.watched():
+        destination.watchers += (call,)
+    return scheduler
 
 
 def chosen(scheduler: LeastLoad | OrderedLoad | OnlyOne, *tried: Destination) -> Destination:
@@ -96,15 +105,14 @@ def test_no_usable_server_has_a_shorter_expected_delay(loads: list[tuple[int, in
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(1, 9), min_size=17, max_size=24), st.lists(st.integers(0, 60), max_size=100))
 def test_many_are_chosen_as_if_all_were_compared(weights: list[int], ends: list[int]) -> None:
-    for plugin in (SED(), NQ()):
+    for load in (expected_delay, delay_unless_idle):
         destinations = servers(*weights)
-        scheduler = bound(plugin, destinations)
-        assert isinstance(scheduler, OrderedLoad)
+        scheduler = in_order(load, destinations)
         leases: list[Lease] = []
         for end in ends:
             destination = chosen(scheduler)
             idle = any(not one.active for one in destinations)
-            if isinstance(plugin, NQ) and idle:
+            if load is delay_unless_idle and idle:
                 assert destination.active == 0
             else:
                 delay = min((one.active + 1) / one.weight for one in destinations)

@@ -11,8 +11,8 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Request, ServiceView
 from ktcpvs.model.service import VirtualService
-from ktcpvs.schedulers.least import LeastLoad, OrderedLoad
-from ktcpvs.schedulers.order import connections, weighted_connections
+from ktcpvs.schedulers.least import MAX_SCANNED_SERVERS, LeastLoad, OrderedLoad
+from ktcpvs.schedulers.loads import connections, weighted_connections
 from ktcpvs.schedulers.wlc import LC, WLC
 
 
@@ -119,7 +119,7 @@ def test_kept_in_order_they_are_chosen_as_if_all_were_looked_at(
 
 
 def test_many_servers_are_kept_in_order_and_few_are_not() -> None:
-    for count, kind in ((16, LeastLoad), (17, OrderedLoad)):
+    for count, kind in ((MAX_SCANNED_SERVERS, LeastLoad), (MAX_SCANNED_SERVERS + 1, OrderedLoad)):
         view = ServiceView(VirtualService("s"), tuple(destinations(*[(0, 1)] * count)))
         assert type(WLC().bind(view, None)) is kind
         assert type(LC().bind(view, None)) is kind

@@ -14,7 +14,8 @@ from ktcpvs.model.real_server import RealServer
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.counters import ClientCounter
-from ktcpvs.schedulers.order import REFRESHED_PER_CHOICE, Order, weighted_connections
+from ktcpvs.schedulers.loads import weighted_connections
+from ktcpvs.schedulers.order import REFRESHED_PER_CHOICE, Order
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.workers.shared_counters import CLIENTS, CounterKey, SharedClientCounter, SharedCounters, SlotAllocator
 
