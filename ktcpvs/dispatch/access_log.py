@@ -17,6 +17,14 @@ MAX_SERVERS = 1024
 """The most servers with a reason whose texts are cached for a log."""
 
 
+PlainEnd = tuple[
+    PlainRequest, Request, tuple[float, float], int, Choice, tuple[int, int, int], tuple[bytes, bytes] | None
+]
+"""A plain request that ends: (as it came, the request that has its client, what L{RequestLog.start} returned when it
+began, the status, the choice, the bytes to the server, to the client and of the body, the IDs of its trace and of its
+span or None). A tuple, since each logged request makes one."""
+
+
 class EntryLog(Protocol):
     """The log of an entry. is_http2: its requests are of clients of HTTP/2."""
 
@@ -40,16 +48,7 @@ class RequestLog(EntryLog, Protocol):
     ) -> RequestNotes:
         """Return a new entry."""
 
-    def write_plain(
-        self,
-        plain: PlainRequest,
-        request: Request,
-        started: tuple[float, float],
-        status: int,
-        choice: Choice,
-        moved: tuple[int, int, int],
-        trace: tuple[bytes, bytes] | None = None,
-    ) -> None:
+    def write_plain(self, ended: PlainEnd) -> None:
         """Write the line of a plain request that ends now."""
 
 
@@ -99,21 +98,9 @@ class AccessLogWriter:
         """Write the line of `record`."""
         self._write(self._form.line(record))
 
-    def write_plain(
-        self,
-        plain: PlainRequest,
-        request: Request,
-        started: tuple[float, float],
-        status: int,
-        choice: Choice,
-        moved: tuple[int, int, int],
-        trace: tuple[bytes, bytes] | None = None,
-    ) -> None:
-        """Write the line of a plain request that ends now.
-
-        request: has the client. started: what `start` returned when it began. moved: bytes
-        to the server, to the client, and of the body. trace: the IDs of its trace and of its span; None: it has none.
-        """
+    def write_plain(self, ended: PlainEnd) -> None:
+        """Write the line of a plain request that ends now."""
+        plain, request, started, status, choice, moved, trace = ended
         destination = choice.destination
         key = destination, choice.reason, choice.why
         server = self._servers.get(key)

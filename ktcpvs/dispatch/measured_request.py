@@ -12,7 +12,6 @@ from ktcpvs.dispatch.request_notes import ChainedNotes, RequestNotes
 from ktcpvs.model import connection, exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.outcome import ABORTED, BAD_RESPONSE, CLIENT_GONE, OK, RESET, TIMEOUT, Outcome
-from ktcpvs.model.scheduling import Choice, OwnResponse
 
 Completed = Callable[[Outcome], object]
 """A function that is called with the outcome of a choice."""
@@ -37,8 +36,8 @@ class MeasuredRequest(ChainedNotes):
     """
 
     __slots__ = (
-        "_began", "_client", "_completed", "_connections", "_destination", "_first_byte", "_moved",
-        "_moved_of", "_report", "_resent", "_retries", "_status", "_waits_since", "reason",
+        "_began", "_client", "_completed", "_connections", "_destination", "_first_byte", "_moved", "_moved_of",
+        "_report", "_resent", "_retries", "_status", "_waits_since", "reason",
     )  # fmt: skip
 
     def __init__(
@@ -119,23 +118,23 @@ class MeasuredRequest(ChainedNotes):
             ),
         )  # fmt: skip
 
-    # What is noted.
+    # What is noted. Calls of super() would take longer, and each connection of a service that learns has some of these.
 
     def connected(self, is_reused: bool) -> None:
         self._connections += 1
-        super().connected(is_reused)
+        ChainedNotes.connected(self, is_reused)
 
     def retried(self) -> None:
         self._resent += 1
-        super().retried()
+        ChainedNotes.retried(self)
 
     def response_begun(self, status: int, head_size: int) -> None:
         self._status = status
         self.first_byte_received()
-        super().response_begun(status, head_size)
+        ChainedNotes.response_begun(self, status, head_size)
 
     def end(self, moved: tuple[int, int], ending: str) -> None:
         """The request is over. ending: as for L{RequestNotes.end}, which begins with words that have a meaning here."""
         word = ending.partition(";")[0].partition(":")[0]
         self.end_at_server(self.reason or _REASONS.get(word, ABORTED), moved)
-        super().end(moved, ending)
+        ChainedNotes.end(self, moved, ending)

@@ -1,4 +1,4 @@
-"""Notes about a request while it is served: their contract, and the base of those that tell everything to others too."""
+"""Notes about a request while it is served: their contract, and the base of those that tell others everything too."""
 
 from __future__ import annotations
 

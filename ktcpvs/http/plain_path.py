@@ -414,7 +414,8 @@ class PlainPath:
             if writer is not None:
                 moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
                 trace = None if edits is None else edits.trace_ids
-                writer.write_plain(plain, exchange.dispatcher.request, started, response.status, choice, moved, trace)
+                request = exchange.dispatcher.request
+                writer.write_plain((plain, request, started, response.status, choice, moved, trace))
             if edits is not None and edits.observed is not None:
                 edits.observed.response_begun(response.status, 0)
                 edits.observed.end((exchange.bytes_in, exchange.bytes_out), ANSWERED)
