@@ -6,7 +6,8 @@ instructions.py TREE --learning: in one checkout, what ILearns costs a plugin, a
 
 Each is counted in several rounds, in turn: the tables have medians, with the spread in brackets.
 The processor's time of the same work scatters by a tenth and more on a shared machine. The number of instructions in
-user space does not: valgrind counts them. What the kernel does is not among them; `strace -c` counts its calls.
+user space does not: valgrind counts them, in what is done for events of sockets. What the kernel does is not among
+them; `strace -c` counts its calls.
 Both checkouts need their own environment (`make compiled`), and valgrind, nginx and openssl must be installed.
 """
 
@@ -35,6 +36,10 @@ START_SECONDS = 1200.0
 """A daemon starts fifty times slower in valgrind, and slower still on a busy machine."""
 
 TIMEOUT = 120.0
+SERVING = "uv__io_cb"
+"""The function of uvloop that is called for each event of a socket. All else is left out: timers and other threads,
+which have the more to do for a request the slower the machine is."""
+
 BODY = b"x" * 65536
 HEAD = (
     "GET {path} HTTP/1.1\r\nHost: site.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html\r\n"
@@ -357,12 +362,22 @@ def count(folder: Path, pid: int, client: Client, case: Case) -> float:
     until = time.monotonic() + TIMEOUT
     while True:
         for path in set(folder.glob("counts.*")) - known:
-            found = re.search(r"(?m)^totals: *(\d+)", path.read_text(errors="replace"))
-            if found is not None:
-                return int(found[1]) / case.count
+            text = path.read_text(errors="replace")
+            if re.search(r"(?m)^totals:", text):
+                return spent_in(SERVING, text) / case.count
         if time.monotonic() > until:
             raise SystemExit(f"{case.letter}: valgrind has written no counts")
         time.sleep(0.2)
+
+
+def spent_in(name: str, text: str) -> int:
+    """Return the instructions within the calls of a function, by a dump of callgrind: its name stands where it is first
+    named, and its number from then on; the line behind that of its calls has what they took."""
+    number = re.search(rf"(?m)^c?fn=(\(\d+\)) {re.escape(name)}$", text)
+    if number is None:
+        raise SystemExit(f"the daemon never calls {name}: it must run on uvloop's reactor")
+    pattern = rf"(?m)^cfn={re.escape(number[1])}.*\ncalls=.*\n\S+ (\d+)$"
+    return sum(int(one) for one in re.findall(pattern, text))
 
 
 def control(what: str, pid: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any
@@ -240,6 +241,34 @@ def test_the_values_of_an_outcome_that_is_dropped_do_not_change(make: Make, kind
     assert len({one[at("bytes_in")] for one in found}) == 1
     if kind != "general":  # which has the clock of the tests
         assert len({one[at("total")] for one in found}) == len(found)
+
+
+@implementer(ILearns)
+class Indifferent(First):
+    """Learns nothing."""
+
+    def completed(self, outcome: Outcome) -> None:
+        """Do nothing with it."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outcomes_leave_no_references(make: Make, kind: str) -> None:
+    found: list[First] = []
+
+    def bind(service: ServiceView, factory: Learners) -> First:
+        found.append(Indifferent(service, factory))
+        return found[-1]
+
+    world = make(kind, "scheduler = bare", name="other", schedulers=(Learners(name="bare", kind=bind),))
+    client, server = world.kept()
+    watched = (world.first, found[-1], Indifferent.completed, world.connection.dispatcher.request.client)
+    counts = set()
+    for _ in range(20):
+        client.says(get())
+        server.says(answer())
+        client.heard()
+        counts.add(tuple(map(sys.getrefcount, watched)))
+    assert len(counts) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
