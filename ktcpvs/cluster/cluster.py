@@ -364,7 +364,7 @@ class Cluster:
         size, read = self.store.unread()
         if size <= MAX_READ_AT_ONCE:
             return await self._adopt_read()
-        with collector_paused():
+        with collector_paused(is_first=not self.applied):
             await run_beside(partial(read, self.director.table))
             return await self._adopt_read()
 

@@ -22,7 +22,7 @@ from ktcpvs.model.describe import describe_service
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write_service, write_settings
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.settings import DAY, Settings
+from ktcpvs.model.settings import DAY, DEFAULT_SETTINGS, Settings
 
 FORMAT = 1
 """Of all values. A node that reads a higher one keeps what it has."""
@@ -192,7 +192,7 @@ def decode_service(ident: str, value: bytes, known: VirtualService | None = None
         else:
             load = parse(text, f"service {ident}")
             services = load.services
-            text = text if load.settings == Settings() else ""
+            text = text if load.settings == DEFAULT_SETTINGS else ""
     except Refusal as refusal:
         raise BadRecord(f"this version cannot read it: {refusal}") from None
     if list(services) != [ident]:

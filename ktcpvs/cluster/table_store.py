@@ -39,7 +39,7 @@ from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.adopt import with_known_rules
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.model.table import Table
 
 MAX_OPERATIONS = 100
@@ -359,7 +359,7 @@ class TableStore:
     def _usable(stored: _Stored | None, former: Settings) -> Settings:
         """Return settings that are stored; those of them that cannot be read are as in `former`."""
         if stored is None:
-            return Settings()
+            return DEFAULT_SETTINGS
         record = stored.record
         if not isinstance(record, SettingsRecord):
             return former

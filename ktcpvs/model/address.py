@@ -32,7 +32,7 @@ def no_port_names(name: str) -> int | None:
     return None
 
 
-@frozen
+@frozen(cache_hash=True)
 class Inet:
     """A TCP address. host: a name, or an IP address in its shortest form, without brackets. port: 1..65535, or None if
     it was left out."""

@@ -79,7 +79,7 @@ class Placer:
         if not is_here(service, self._node):
             return None
         here = tuple([one for one in service.listen if is_for(self._node, one.on)])
-        return service if len(here) == len(service.listen) else evolve(service, listen=here)
+        return service if len(here) == len(service.listen) else service.with_some_listeners(here)
 
 
 # What is known of the other nodes.

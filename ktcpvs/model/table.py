@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 
 from ktcpvs.errors import NoSuchService, ServiceExists, did_you_mean, shorten
 from ktcpvs.model.service import VirtualService
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 
 
 def _by_ident(services: Iterable[VirtualService]) -> dict[str, VirtualService]:
@@ -24,7 +24,7 @@ class Table:
 
     services: dict[str, VirtualService] = field(factory=dict, eq=lambda services: tuple(services.items()))
     running: frozenset[str] = frozenset()
-    settings: Settings = field(factory=Settings)
+    settings: Settings = DEFAULT_SETTINGS
     local: tuple[Any, ...] = ()
 
     @classmethod

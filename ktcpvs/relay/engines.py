@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ktcpvs.model.service import AUTO, COPY, KERNEL, SPLICE, TCP_ONLY
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS
 from ktcpvs.relay import program, splice
 from ktcpvs.relay.body_relay import BodyRelay
 from ktcpvs.relay.copy import CopyRelay
@@ -79,7 +79,7 @@ class Relays:
         self._bodies = BodyRelay(self._pipes)
         self._find = {KERNEL: find_kernel, SPLICE: find_splice}
         self._found: dict[str, str | None] = {}
-        self._window = Settings().relay_window << 10
+        self._window = DEFAULT_SETTINGS.relay_window << 10
         self._poller: SocketPoller | None = None
         self._slots: ProgramSlots | None = None
 

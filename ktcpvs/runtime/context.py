@@ -9,7 +9,7 @@ from typing import Any
 
 from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.quorum import Quorum
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.relay.engines import Relays
 from ktcpvs.runtime.body_prefix_memory import BodyPrefixMemory
 from ktcpvs.runtime.challenges import NO_CHALLENGES
@@ -74,7 +74,7 @@ class Context:
         that it opens itself, the default settings, every relay that the machine supports, no name."""
         self.reactor = reactor
         self.log = log
-        self.settings = settings or Settings()
+        self.settings = settings or DEFAULT_SETTINGS
         self.steps = steps or Steps(log)
         self.wheel = TimerWheel(reactor, lambda: log.failure("a timer's call failed"))
         self.descriptors = descriptors or Descriptors.of_process()

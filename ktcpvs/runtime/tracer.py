@@ -14,7 +14,7 @@ from attrs import asdict, define
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.python.failure import Failure
 
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.model.spans import Span, Value
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.otlp_encoder import OTLPEncoder, encoder, unavailable
@@ -145,7 +145,7 @@ class Tracer:
         self._log = log
         self._node = node
         self._make = make_exporter or (lambda endpoint: OTLPExporter(reactor, endpoint, __version__))
-        self._settings = Settings()
+        self._settings = DEFAULT_SETTINGS
         self._senders: dict[str, _Sender] = {}
         self._encoder: OTLPEncoder | None = None
         self._second = -1

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.lingering_close import LingeringClose
 from ktcpvs.streams.stream import Stream
@@ -241,7 +241,7 @@ class Preamble:
             self._stop_stage()
             self._stages = iter(())
             self.stream.write(message)
-            LingeringClose(self.stream, self._wheel, self._settings or Settings()).linger()
+            LingeringClose(self.stream, self._wheel, self._settings or DEFAULT_SETTINGS).linger()
         else:
             self.reject()
         self._owner.refused(self, reason)
@@ -249,7 +249,7 @@ class Preamble:
     def _finish(self, stream: Stream) -> None:
         self._stages = iter(())
         self._watch(stream)
-        LingeringClose(stream, self._wheel, self._settings or Settings()).linger()
+        LingeringClose(stream, self._wheel, self._settings or DEFAULT_SETTINGS).linger()
         self._owner.finished(self)
 
     def reject(self) -> None:

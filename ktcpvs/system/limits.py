@@ -37,14 +37,20 @@ def uncollected() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
+def collector_paused(is_first: bool = False) -> Iterator[None]:
     """Collect no garbage while a large table is made: nearly all of its objects stay, and collections over them would
-    take a tenth of the time."""
+    take a tenth of the time.
+
+    is_first: exclude these objects from later collections too, the first of which would take as long: where this
+    happens once in the life of a process, so that what an edit deletes later cannot pile up.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if is_first:
+            gc.freeze()
         if was_enabled:
             gc.enable()
 

@@ -18,7 +18,7 @@ from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import NO_CLUSTER, DrainNode, Edit, ForgetNode, UndrainNode
 from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.local_edits import Local
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
 from ktcpvs.takeover.handover_source import HandoverSource
@@ -152,7 +152,7 @@ class AdministeredSwitch:
 
     def settings(self) -> Settings:
         """The settings in force in this daemon."""
-        return Settings() if self._context is None else self._context.settings
+        return DEFAULT_SETTINGS if self._context is None else self._context.settings
 
     def processes(self) -> Mapping[str, int]:
         """Name -> process id of each process of this daemon."""

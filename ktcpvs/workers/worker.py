@@ -35,7 +35,7 @@ from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.nodes import NodeIdentity
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS
 from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
@@ -367,7 +367,7 @@ class Worker:
     @property
     def drain_timeout(self) -> int:
         """Seconds."""
-        return Settings().drain_timeout if self._director is None else self._director.table.drain_timeout
+        return DEFAULT_SETTINGS.drain_timeout if self._director is None else self._director.table.drain_timeout
 
     def drain(self) -> None:
         """Close the listeners, let connections drain, and end the process."""

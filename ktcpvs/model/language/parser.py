@@ -125,6 +125,8 @@ def _parse(
 def _check_programs(services: dict[str, VirtualService], names: dict[str, Token]) -> None:
     """Raise BadConfiguration if two services start different programs for the same server. names: of the services, as
     the text has them."""
+    if not any(server.start is not None for service in services.values() for server in service.servers):
+        return
     conflict = first_program_conflict(Table(), Table(services), KnownNodes(NodeIdentity()))
     if conflict is not None:
         raise names[conflict.service].error(str(conflict))
@@ -382,13 +384,8 @@ class _Block:
                 weights = tuple([weight for *_, weight in rule.users])
                 rules.append(Rule(rule.text, users, rule.match, rule.name, rule.action, rule.modifiers, weights))
         networks: dict[str, Any] = {name: Networks(tuple(found)) for name, found in self.networks.items()}
-        service = VirtualService(
-            self.ident,
-            servers=tuple(servers.values()),
-            rules=tuple(rules),
-            **options,
-            **networks,
-        )
+        values = {"ident": self.ident, "servers": tuple(servers.values()), "rules": tuple(rules), **options, **networks}
+        service = VirtualService.of_checked(values)
         return evolve(service, tests=tuple(self._tests(service))) if self.tests else service
 
     def _complete_options(self) -> dict[str, Any]:
@@ -448,10 +445,15 @@ class _Block:
 def _service(reader: _Reader, name: Token, port_named: PortNamed, listeners: _Places) -> VirtualService:
     """Read a service. listeners: its listeners are added to them."""
 
+    known: dict[str, Address] = {}  # rules name the same servers again
+
     def address() -> tuple[Token, Address]:
         token = reader.next("an address")
-        with _at(token):
-            return token, parse_address(token.text, port_named)
+        found = known.get(token.text)
+        if found is None:
+            with _at(token):
+                found = known[token.text] = parse_address(token.text, port_named)
+        return token, found
 
     with _at(name):
         check_ident(name.text)

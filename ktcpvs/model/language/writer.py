@@ -13,7 +13,7 @@ from ktcpvs.model.network import read_networks
 from ktcpvs.model.options import Option, read_address
 from ktcpvs.model.server_words import write_words
 from ktcpvs.model.service import OPTIONS
-from ktcpvs.model.settings import Settings
+from ktcpvs.model.settings import DEFAULT_SETTINGS
 
 NETWORKS_PER_LINE = 8
 """The networks on one line."""
@@ -97,7 +97,7 @@ def write_test(test: Expectation) -> str:
 
 def write_settings(values: dict[str, int | str]) -> str:
     """Return the `global { ... }` block of the settings that differ from their defaults, or ""."""
-    defaults = Settings().described()
+    defaults = DEFAULT_SETTINGS.described()
     changed = [f"    {name} = {word(str(value))}" for name, value in values.items() if value != defaults[name]]
     return "\n".join(("global {", *changed, "}")) + "\n" if changed else ""
 
