@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, OwnResponse, Request
 from ktcpvs.protocols import grpc
@@ -17,14 +16,6 @@ MAX_SERVERS = 1024
 """The most servers with a reason whose texts are cached for a log."""
 
 
-PlainEnd = tuple[
-    PlainRequest, Request, tuple[float, float], int, Choice, tuple[int, int, int], tuple[bytes, bytes] | None
-]
-"""A plain request that ends: (as it came, the request that has its client, what L{RequestLog.start} returned when it
-began, the status, the choice, the bytes to the server, to the client and of the body, the IDs of its trace and of its
-span or None). A tuple, since each logged request makes one."""
-
-
 class EntryLog(Protocol):
     """The log of an entry. is_http2: its requests are of clients of HTTP/2."""
 
@@ -35,21 +26,6 @@ class EntryLog(Protocol):
 
     def write(self, record: Record) -> None:
         """Write the line of `record`."""
-
-
-class RequestLog(EntryLog, Protocol):
-    """Notes the requests of a service: AccessLogWriter describes the methods."""
-
-    def start(self) -> tuple[float, float]:
-        """Return the time of a request that begins."""
-
-    def begin(
-        self, request: Request, moved: tuple[int, int], started: tuple[float, float] | None = None
-    ) -> RequestNotes:
-        """Return a new entry."""
-
-    def write_plain(self, ended: PlainEnd) -> None:
-        """Write the line of a plain request that ends now."""
 
 
 def tls_of(request: Request) -> TLSNames | None:
@@ -98,9 +74,21 @@ class AccessLogWriter:
         """Write the line of `record`."""
         self._write(self._form.line(record))
 
-    def write_plain(self, ended: PlainEnd) -> None:
-        """Write the line of a plain request that ends now."""
-        plain, request, started, status, choice, moved, trace = ended
+    def write_plain(
+        self,
+        plain: PlainRequest,
+        request: Request,
+        started: tuple[float, float],
+        status: int,
+        choice: Choice,
+        moved: tuple[int, int, int],
+        trace: tuple[bytes, bytes] | None,
+    ) -> None:
+        """Write the line of a plain request that ends now.
+
+        request: has the client. started: what `start` returned when it began. moved: bytes
+        to the server, to the client, and of the body. trace: the IDs of its trace and of its span; None: it has none.
+        """
         destination = choice.destination
         key = destination, choice.reason, choice.why
         server = self._servers.get(key)
@@ -110,7 +98,8 @@ class AccessLogWriter:
             server = self._servers[key] = str(destination.address), choice.reason, choice.why
         began, since = started
         total = self._context.reactor.seconds() - since
-        client = request.client, tls_of(request)
+        connection: Any = request.connection
+        client = request.client, None if connection is None else connection.tls  # `tls_of`, without a call
         line = self._form.plain_line(plain, client, began, total, status, server, moved)
         self._write(line if trace is None else self._form.traced(line, *trace))
 
