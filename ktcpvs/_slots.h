@@ -75,6 +75,24 @@ put_made(PyObject **place, PyObject *value)
     return 0;
 }
 
+/* Gives several slots one value: FILL(self, connection, Py_None, C_TIMER, C_RELAY). */
+#define FILL(object, layout, value, ...)                                                                               \
+    do {                                                                                                               \
+        static const int fields[] = {__VA_ARGS__};                                                                     \
+        for (size_t at = 0; at < sizeof fields / sizeof *fields; at++)                                                 \
+            put_new(&SLOT(object, layout, fields[at]), value);                                                         \
+    } while (0)
+
+/* Calls a method of a class, as it is there, with an object of a class below it. all: the object, then the arguments. */
+MAYBE_UNUSED static PyObject *
+call_base(PyTypeObject *base, PyObject *name, PyObject *const *all, size_t count)
+{
+    PyObject *method = PyObject_GetAttr((PyObject *)base, name);
+    PyObject *result = method == NULL ? NULL : PyObject_Vectorcall(method, all, count, NULL);
+    Py_XDECREF(method);
+    return result;
+}
+
 /* Calls a method and drops its result. argument: NULL for none. */
 static inline int
 call(PyObject *object, PyObject *name, PyObject *argument)

@@ -45,8 +45,8 @@ where it listens."""
 
 @frozen
 class ProcessOptions:
-    """is_background: leave the terminal. pid_file: its path; "": none. log_file: its path; None: standard output, or
-    syslog in the background. has_syslog: log to syslog."""
+    """Options of the daemon's process. is_background: leave the terminal. pid_file: its path; "": none. log_file: its
+    path; None: standard output, or syslog in the background. has_syslog: log to syslog."""
 
     is_background: bool = False
     pid_file: str = ""

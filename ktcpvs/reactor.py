@@ -90,7 +90,7 @@ async def _first_stream(loop: uvloop.Loop) -> None:
 
 
 class UVReactor(AsyncioSelectorReactor):
-    """uv: the loop, for code that uses uvloop's own transports."""
+    """Twisted's asyncio reactor on uvloop. uv: the loop, for code that uses uvloop's own transports."""
 
     def __init__(self, loop: uvloop.Loop) -> None:
         self.uv = loop

@@ -176,7 +176,7 @@ def start(options: DaemonOptions, reactor: Any) -> Daemon:
 
 
 def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
-    """opened: gets what must be closed again if the start is refused."""
+    """Build the daemon, as `start` does. opened: gets what must be closed again if the start is refused."""
     raise_descriptor_limit()
     log = EventLog()
     if not is_proc_mounted():
@@ -316,7 +316,8 @@ def _share_secrets(
 def _administration(
     cluster: Cluster | None, own: Views | MergedViews, reactor: Any, log: EventLog, readiness: Readiness
 ) -> ClusterAdministration | None:
-    """own: the views of this node. readiness: gets the condition that the node is not drained."""
+    """Return what answers the commands about nodes; None: this switch is in no cluster. own: the views of this node.
+    readiness: gets the condition that the node is not drained."""
     if cluster is None:
         return None
     from ktcpvs.cluster.administration import ClusterAdministration
@@ -482,8 +483,8 @@ def _build_switch(
     reader: CertificateReader | None,
     nodes: Callable[[], KnownNodes],
 ) -> _BuiltSwitch:
-    """save: saves each table that an edit makes. reader: reads the files of TLS; None: this process may read them.
-    nodes: as for a Director."""
+    """Build the director of the switch, its workers and its views. save: saves each table that an edit makes. reader:
+    reads the files of TLS; None: this process may read them. nodes: as for a Director."""
     make_context = partial(
         Context,
         reactor,

@@ -266,5 +266,19 @@ def test_periodic_work_does_not_use_looping_call() -> None:
     assert [module for module, path in MODULES.items() if "import LoopingCall" in path.read_text()] == []
 
 
+QUESTIONS = frozenset(("What", "Who", "Whom", "Whose", "How", "Where", "When", "Why", "Which"))
+
+
+def test_docstrings_name_the_thing_first() -> None:
+    """Not "Why a request is refused.", but "The reason why a request is refused."."""
+    texts = [
+        (module, node.lineno, node.value.value)
+        for module in MODULES
+        for node in nodes_of(module)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    assert [f"{module}:{line}: {text}" for module, line, text in texts if text.split()[0] in QUESTIONS] == []
+
+
 def test_every_module_opens_with_its_docstring() -> None:
     assert [module for module in MODULES if not ast.get_docstring(tree_of(module))] == []

@@ -25,8 +25,8 @@ from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyObject
 
 from ktcpvs import interfaces
+from ktcpvs.control.tcpvsadm.argument_reader import read_arguments
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.errors import BadConfiguration
 from ktcpvs.interfaces import IScheduler, ISchedulerFactory, Outcome
 from ktcpvs.model import exchange

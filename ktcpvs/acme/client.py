@@ -96,8 +96,8 @@ class OrderState:
 
 @frozen
 class RenewalInfo:
-    """When the CA suggests to renew a certificate. retry_after: seconds until it may be asked again; None: it does not
-    say."""
+    """The time at which the CA suggests to renew a certificate. retry_after: seconds until it may be asked again; None:
+    it does not say."""
 
     window: Window
     retry_after: float | None
@@ -328,7 +328,7 @@ class ACMEClient:
 
     @staticmethod
     def _post(client: ClientV2, url: str, content: JSONDeSerializable | None) -> requests.Response:
-        """content: None: a request that only reads (RFC 8555 section 6.3)."""
+        """Send a request signed by the account. content: None: a request that only reads (RFC 8555 section 6.3)."""
         return _past_bad_nonces(_send, client, url, content)
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -299,7 +299,7 @@ class CertificateManager:
         return managed.record.due_at(self._directory)
 
     def _ask_at(self, managed: _Managed) -> float:
-        """When to ask the CA for the time of renewal, as seconds since 1970."""
+        """Return when to ask the CA for the time of renewal, as seconds since 1970; infinity: not at all."""
         record = managed.record
         can_ask = record.pem and record.directory == self._directory and not record.order
         return record.ask_at if can_ask and record.not_after > self._wall() else float("inf")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from random import random
+from typing import TYPE_CHECKING
 
-from ktcpvs.acme.manager import CertificateManager
-from ktcpvs.acme.order import CAClient
 from ktcpvs.acme.store import CertificateFolder
 from ktcpvs.model.acme import directory_url
 from ktcpvs.model.acme_sharing import Leadership, SharedValues
 from ktcpvs.model.challenges import ChallengePublisher
 from ktcpvs.model.settings import Settings
 from ktcpvs.services.director import Director
+
+if TYPE_CHECKING:
+    from ktcpvs.acme.manager import CertificateManager
+    from ktcpvs.acme.order import CAClient
 
 
 def make_manager(
@@ -22,6 +25,7 @@ def make_manager(
     shared: SharedValues | None = None,
 ) -> CertificateManager:
     """Return the manager. leadership, shared: of a cluster; None: this switch is in none."""
+    from ktcpvs.acme.manager import CertificateManager  # without --state there is none
 
     def make_client(settings: Settings) -> CAClient:
         from ktcpvs.acme.client import CA, Accounts, ACMEClient

@@ -28,7 +28,8 @@ REST_SECONDS = 60.0
 
 @frozen
 class _Leader:
-    """node: its name. instance: of its daemon; a daemon that takes over is the same one. revision: of the key."""
+    """The node that orders certificates, as its key in etcd says. node: its name. instance: of its daemon; a daemon
+    that takes over is the same one. revision: of the key."""
 
     node: str
     instance: str

@@ -68,12 +68,12 @@ MAX_NOTE_LENGTH = 300
 
 
 class Cluster:
-    """is_connected: etcd responds, and this node follows. problem: why it is not; "": it is. applied: the revision of
-    the table in force. errors: what is not in force here, a line each. drain_state: of this node. has_left: it has
-    ended, or another daemon has taken over. is_adopting: the director carries out now what comes from the cluster.
-    choose_table: returns the table that this node is to run, from the cluster's. notes: what has become of edits that
-    held on this node only. node_notes: each returns what else `--nodes` says of a node, a line each. confirmation: of a
-    table on trial, for the director; None: it has its own."""
+    """This switch as a node of a cluster. is_connected: etcd responds, and this node follows. problem: why it is not;
+    "": it is. applied: the revision of the table in force. errors: what is not in force here, a line each. drain_state:
+    of this node. has_left: it has ended, or another daemon has taken over. is_adopting: the director carries out now
+    what comes from the cluster. choose_table: returns the table that this node is to run, from the cluster's. notes:
+    what has become of edits that held on this node only. node_notes: each returns what else `--nodes` says of a node, a
+    line each. confirmation: of a table on trial, for the director; None: it has its own."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str, instance: str = "", sealer: Sealer | None = None) -> None:
         """prefix: of all keys. name: of this node. instance: of the daemon whose place this one takes; "": of none.
@@ -258,7 +258,8 @@ class Cluster:
         return job
 
     def _disconnected(self, why: str, kind: type[Exception] = EtcdError) -> None:
-        """kind: of error; the log names one of each kind, since the members fail one after the other."""
+        """Note that etcd does not respond. kind: of error; the log names one of each kind, since the members fail one
+        after the other."""
         if self.has_left:
             return
         if self.is_connected:
@@ -398,6 +399,7 @@ class Cluster:
                 errors.append(text if text.startswith(named) else f"{named}{text}")
                 return
         for part in parts:
+            await deferLater(self._reactor, 0)  # a table of 1,000 services has as many parts
             await self._adopt_parts(part, errors)
 
     def _halves(self, adopt: Adopt) -> list[Adopt]:
@@ -418,7 +420,8 @@ class Cluster:
         return not self.is_connected and not self._ends_forced
 
     def _forced_ended(self, before: Table, after: Table) -> None:
-        """etcd responds again. before, after: what this node has run until now, and what it runs now."""
+        """Note what the edits by --force-local had changed, since etcd responds again. before, after: what this node
+        has run until now, and what it runs now."""
         lines = table_differences(before, after)
         more = [f"{len(lines) - MAX_NOTES + 1} more changes"] if len(lines) > MAX_NOTES else []
         for line in [*lines[: MAX_NOTES - len(more)], *more]:

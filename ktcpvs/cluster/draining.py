@@ -29,14 +29,14 @@ RETRY_INTERVAL = 15.0
 
 @frozen
 class KnownDrain:
-    """revision: at which its key was last changed."""
+    """The drain of a node, as its key in etcd says. revision: at which its key was last changed."""
 
     drain: Drain
     revision: int
 
 
 class NodeDrains:
-    """drains: of all nodes that are drained, by name. Provides Follower."""
+    """The drains of the nodes of a cluster. drains: of all nodes that are drained, by name. Provides Follower."""
 
     def __init__(self, prefix: str, node: str, report: Callable[[], Awaitable[None]]) -> None:
         """node: the name of this one. report: tells the others what this node does."""

@@ -119,7 +119,8 @@ class RequestCounts:
 
 @frozen
 class Credentials:
-    """user, password: of etcd; "": without. policy: makes TLS connections; None: the members speak plain HTTP."""
+    """The identity of this node towards etcd. user, password: of etcd; "": without. policy: makes TLS connections;
+    None: the members speak plain HTTP."""
 
     user: str = ""
     password: str = ""

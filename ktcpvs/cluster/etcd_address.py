@@ -16,7 +16,8 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 @frozen
 class EtcdAddress:
-    """urls: of the members, without a path. prefix: of all keys of this cluster, with a slash at both ends."""
+    """The address of a cluster's table in etcd. urls: of the members, without a path. prefix: of all keys of this
+    cluster, with a slash at both ends."""
 
     urls: tuple[str, ...]
     prefix: str

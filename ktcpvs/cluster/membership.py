@@ -28,8 +28,8 @@ class NameTaken(Exception):
 
 
 class Membership:
-    """name: of this node. reports: of the nodes that are alive, by name. members: all that have ever joined.
-    unreadable: of the nodes whose report this version cannot read, by name."""
+    """The nodes of a cluster. name: of this node. reports: of the nodes that are alive, by name. members: all that have
+    ever joined. unreadable: of the nodes whose report this version cannot read, by name."""
 
     def __init__(self, etcd: Etcd, prefix: str, name: str) -> None:
         self._etcd = etcd

@@ -16,9 +16,10 @@ from ktcpvs.system.files import read_file
 
 @frozen
 class ClusterOptions:
-    """address: of etcd. node: the name of this node. cert, key, ca: files of TLS; None: none, or the system's CAs.
-    credentials: a file with USER:PASSWORD in its first line; None: etcd asks for none. secret: a file with the secret
-    of the cluster; None: this node shares no secrets."""
+    """Options of the command line that make this switch a node of a cluster. address: of etcd. node: the name of this
+    node. cert, key, ca: files of TLS; None: none, or the system's CAs. credentials: a file with USER:PASSWORD in its
+    first line; None: etcd asks for none. secret: a file with the secret of the cluster; None: this node shares no
+    secrets."""
 
     address: EtcdAddress
     node: str

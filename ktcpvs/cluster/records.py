@@ -182,8 +182,8 @@ def encode_service(record: ServiceRecord) -> bytes:
 
 
 def decode_service(ident: str, value: bytes, known: VirtualService | None = None) -> ServiceRecord:
-    """known: the service as this node knows it, which is returned if it is the same: writing it costs a seventh of
-    parsing. Raises BadRecord."""
+    """Read the record of a service. known: the service as this node knows it, which is returned if it is the same:
+    writing it costs a seventh of parsing. Raises BadRecord."""
     found = _decode(value)
     text = _field(found, "service", str)
     try:
@@ -201,8 +201,8 @@ def decode_service(ident: str, value: bytes, known: VirtualService | None = None
 
 
 def encode_settings(settings: Settings, key: str, sealer: Sealer | None) -> bytes:
-    """key: of etcd, to which their secrets are bound. sealer: None: this node has no secret of the cluster. Raises
-    BadValue."""
+    """Write the record of the settings. key: of etcd, to which their secrets are bound. sealer: None: this node has no
+    secret of the cluster. Raises BadValue."""
     sealed = {}
     if settings.cookie_key:
         if sealer is None:

@@ -56,7 +56,8 @@ Answer = Callable[[Mapping[str, Any]], Any]
 
 @frozen
 class Answers:
-    """values: node -> its answer. missing: node -> why there is none, in a few words."""
+    """The answers of the nodes to one request. values: node -> its answer. missing: node -> why there is none, in a few
+    words."""
 
     values: dict[str, Any]
     missing: dict[str, str]

@@ -30,7 +30,7 @@ class CannotOpen(Exception):
 
 @frozen
 class _Key:
-    """name: tells the key from others, without telling anything about it."""
+    """A key made from one secret of the cluster. name: tells the key from others, without telling anything about it."""
 
     name: str
     cipher: AESGCM = field(repr=False)

@@ -141,8 +141,8 @@ class Transaction:
 
 
 class TableStore:
-    """prefix: of all keys. revision: the last one that is known. generation: of the table in use; None: there is none
-    yet."""
+    """The table of the cluster, as etcd has it. prefix: of all keys. revision: the last one that is known. generation:
+    of the table in use; None: there is none yet."""
 
     def __init__(self, prefix: str, sealer: Sealer | None = None) -> None:
         """sealer: seals secret settings; None: this node has no secret of the cluster, so that none can be stored."""
@@ -166,7 +166,7 @@ class TableStore:
 
     @property
     def problem(self) -> str:
-        """Why this version cannot read the cluster's table at all; "": it can."""
+        """The reason why this version cannot read the cluster's table at all; "": it can."""
         return next(iter(self._problems.values()), "")
 
     def remember(self, services: Mapping[str, VirtualService]) -> None:
@@ -194,7 +194,7 @@ class TableStore:
         """See Follower."""
 
     def _change(self, key: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
-        """known: services that are read already."""
+        """Note that a key of the table has another value, or none. known: services that are read already."""
         if key == FORMAT_KEY:
             self._problems.pop(key, None)
             try:

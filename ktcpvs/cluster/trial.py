@@ -129,7 +129,7 @@ class ClusterTrial:
             self._schedule(0)
 
     def _changed(self, value: bytes | None, revision: int) -> None:
-        """value: None: there is no key."""
+        """Follow the key of the trial. value: None: there is no key."""
         if revision < self._revision:
             return
         if value is None:

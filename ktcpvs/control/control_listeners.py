@@ -16,7 +16,8 @@ from ktcpvs.system.privileges import Identity
 
 
 class ControlListeners:
-    """unix_listener: None where there is no unix socket. A takeover hands over the unix socket only."""
+    """The listeners of all control addresses. unix_listener: None where there is no unix socket. A takeover hands over
+    the unix socket only."""
 
     def __init__(
         self,

@@ -42,7 +42,8 @@ class TLSFiles:
 
 @frozen
 class ControlAddress:
-    """path: of a unix socket; None: host and port are a TCP address, on loopback unless it has tls."""
+    """The address of a control connection. path: of a unix socket; None: host and port are a TCP address, on loopback
+    unless it has tls."""
 
     path: str | None = None
     host: str = ""
@@ -142,7 +143,7 @@ def _host(named: dict[str, str], plain: list[str]) -> str:
 
 
 def _tcp(text: str, loopback: str, named: dict[str, str], plain: list[str]) -> ControlAddress:
-    """loopback: the host where `text` names none."""
+    """Read the rest of a TCP address. loopback: the host where `text` names none."""
     port, host = _port(text, named, plain, "tcp:7777"), _host(named, plain) or loopback
     if host == "localhost":
         host = "127.0.0.1"

@@ -31,8 +31,8 @@ def _made(kind: type[_T], data: Data, **converted: Any) -> _T:
 
 @frozen
 class Health:
-    """state: up, down, ejected, draining, standby, maintenance or unresolved. since: seconds since 1970; 0: since the
-    server is known. reason: of the last change, in words; "": none."""
+    """The health of a server. state: up, down, ejected, draining, standby, maintenance or unresolved. since: seconds
+    since 1970; 0: since the server is known. reason: of the last change, in words; "": none."""
 
     state: str
     since: float = 0.0
@@ -42,7 +42,7 @@ class Health:
 
 @frozen
 class LastError:
-    """Why a server last failed. at: seconds since 1970. in_a_row: failures since it last served a request."""
+    """The last failure of a server. at: seconds since 1970. in_a_row: failures since it last served a request."""
 
     at: float
     reason: str
@@ -105,8 +105,8 @@ class Listener:
 
 @frozen
 class Rule:
-    """pattern: its conditions, as a text. action: what responds in place of servers; None: its servers serve. weights:
-    of its servers where the rule has its own; empty: those of the servers hold."""
+    """A rule of a service. pattern: its conditions, as a text. action: what responds in place of servers; None: its
+    servers serve. weights: of its servers where the rule has its own; empty: those of the servers hold."""
 
     pattern: str
     name: str | None = None
@@ -268,8 +268,8 @@ class Rebalance:
 
 @frozen
 class Explanation:
-    """Which server would handle a request. outcome: server, redirect, respond, queue or nobody. server: its address;
-    None: none. reason: in words. notes: what else has decided."""
+    """The server that would handle a request, and why. outcome: server, redirect, respond, queue or nobody. server: its
+    address; None: none. reason: in words. notes: what else has decided."""
 
     outcome: str
     reason: str

@@ -1,4 +1,4 @@
-"""A connection to a running switch: what its two kinds, `client` and `blocking_client`, have in common.
+"""A connection to a running switch: what `twisted_client`, `blocking_client` and `asyncio_client` have in common.
 
 It imports no Twisted, so that tcpvsadm starts quickly.
 """

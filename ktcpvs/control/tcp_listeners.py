@@ -14,9 +14,10 @@ from ktcpvs.control.server import ControlFactory
 from ktcpvs.errors import CannotListen, NoTLS
 from ktcpvs.model.address import Inet
 from ktcpvs.model.settings import Settings
+from ktcpvs.system.listening_process import process_of
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.system.sockets import open_listener
+from ktcpvs.system.sockets import is_in_use, name_holder, open_listener
 
 BACKLOG = 128
 
@@ -53,10 +54,17 @@ class TCPControlListener:
     def open(self) -> None:
         """Listen. Raises CannotListen."""
         try:
-            held = self._held_socket(self._inet)
-            sock = held.dup() if held is not None else open_listener(self._inet, BACKLOG)
+            self._listen()
         except CannotListen as error:
-            raise CannotListen(f"control {self.address}: {error}") from None
+            raise self._named(error) from None
+
+    def _named(self, refusal: CannotListen) -> CannotListen:
+        other = process_of(self._inet) if is_in_use(refusal) else None
+        return CannotListen(f"control {self.address}: {name_holder(refusal, self._inet, other)}")
+
+    def _listen(self) -> None:
+        held = self._held_socket(self._inet)
+        sock = held.dup() if held is not None else open_listener(self._inet, BACKLOG)
         with sock:  # the reactor duplicates the descriptor
             self._port = self._reactor.adoptStreamPort(sock.fileno(), sock.family, self._factory)
 
@@ -68,10 +76,10 @@ class TCPControlListener:
     def _open_if_free(self) -> float | None:
         self._attempts += 1
         try:
-            self.open()
+            self._listen()
         except CannotListen as error:
             if self._attempts == ATTEMPTS_BEFORE_WARNING:
-                self._log.warn("{why}; the daemon keeps trying", why=error)
+                self._log.warn("{why}; the daemon keeps trying", why=self._named(error))
             return RETRY_INTERVAL
         return None
 

@@ -36,8 +36,8 @@ _ALERTS = {
 
 @implementer(IHandshakeListener)
 class _TLSClientProtocol(QuietAMP):
-    """ready: fires when the daemon's certificate has been verified; fails with NotTrusted. verify_errors: the defects
-    of that certificate."""
+    """The client's end of a control connection over TLS. ready: fires when the daemon's certificate has been verified;
+    fails with NotTrusted. verify_errors: the defects of that certificate."""
 
     transport: Any
 

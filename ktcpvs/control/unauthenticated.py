@@ -36,7 +36,8 @@ _KEEPALIVE = {
 
 
 def _keep_alive(sock: socket.socket | None) -> None:
-    """sock: None for a transport without a socket, as in memory."""
+    """Let TCP detect that an administrator's machine is gone. sock: None for a transport without a socket, as in
+    memory."""
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():

@@ -16,7 +16,13 @@ from ktcpvs.model.address import Unix
 from ktcpvs.system.files import private_folder
 from ktcpvs.system.listening_process import OWN_NAME, process_of
 from ktcpvs.system.privileges import Identity
-from ktcpvs.system.sockets import close_listener, open_private_unix_listener, release_listener
+from ktcpvs.system.sockets import (
+    close_listener,
+    is_in_use,
+    name_holder,
+    open_private_unix_listener,
+    release_listener,
+)
 
 BACKLOG = 128
 
@@ -67,11 +73,12 @@ class UnixControlListener:
         try:
             return open_private_unix_listener(self.path, BACKLOG)
         except CannotListen as refusal:
-            other = process_of(Unix(self.path))
+            other = process_of(Unix(self.path)) if is_in_use(refusal) else None
+            named = name_holder(refusal, Unix(self.path), other)
             if other is None or other.name != OWN_NAME:
-                raise
+                raise named from None
             raise CannotListen(
-                f"{refusal}; end that one with 'tcpvsadm --control unix:{self.path} --set unload=1', or give this one "
+                f"{named}; end that one with 'tcpvsadm --control unix:{self.path} --set unload=1', or give this one "
                 "an address of its own with --control"
             ) from None
 

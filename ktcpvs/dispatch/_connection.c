@@ -153,12 +153,8 @@ fill_dispatcher(PyObject *self, PyObject *service, PyObject *owner, PyObject *cl
     PyObject *log = context == NULL ? NULL : PyObject_GetAttr(context, s_log);
     PyObject *request = log == NULL ? NULL : make_request(service, client_host);
     if (request != NULL) {
-        static const int none[] = {D_PENDING, D_CHOICE, D_COMPLETED, D_LEASE, D_ENTRY};
-        static const int no[] = {D_IS_RETRY, D_IS_WAITING};
-        for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-            put_new(&SLOT(self, dispatcher, none[i]), Py_None);
-        for (size_t i = 0; i < sizeof no / sizeof *no; i++)
-            put_new(&SLOT(self, dispatcher, no[i]), Py_False);
+        FILL(self, dispatcher, Py_None, D_PENDING, D_CHOICE, D_COMPLETED, D_LEASE, D_ENTRY);
+        FILL(self, dispatcher, Py_False, D_IS_RETRY, D_IS_WAITING);
         put_new(&SLOT(self, dispatcher, D_SERVICE), service);
         put_new(&SLOT(self, dispatcher, D_SETTINGS_OF), context);
         put_new(&SLOT(self, dispatcher, D_LOG), log);
@@ -277,7 +273,6 @@ dispatcher_select(PyObject *self, PyObject *unused)
 static PyObject *
 connection_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    static const int none[] = {C_TIMER, C_HANDOVER, C_LIMITS, C_RELAY};
     if (count != 4) {
         PyErr_SetString(PyExc_TypeError, "ClientConnection() takes 4 arguments");
         return NULL;
@@ -287,8 +282,7 @@ connection_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
                                                : PyObject_GetAttr(service, s_context);
     if (context == NULL)
         return NULL;
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        put_new(&SLOT(self, connection, none[i]), Py_None);
+    FILL(self, connection, Py_None, C_TIMER, C_HANDOVER, C_LIMITS, C_RELAY);
     put_new(&SLOT(self, connection, C_SERVICE), service);
     put_new(&SLOT(self, connection, C_CLIENT_NAME), args[1]);
     put_new(&SLOT(self, connection, C_STATE), args[3]);

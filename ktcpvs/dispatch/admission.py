@@ -28,7 +28,7 @@ MAX_CACHED_CLIENTS = 4096
 """The most client addresses whose slots are cached."""
 
 DENIED = "the client that a trusted proxy tells is in a network of deny"
-"""Why such a request gets status 403."""
+"""The reason why such a request gets status 403."""
 
 _UNKNOWN = NOWHERE, 0
 

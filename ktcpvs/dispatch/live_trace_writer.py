@@ -28,7 +28,7 @@ MAX_ATTEMPTS = 32
 """The most attempts at servers that an entry has."""
 
 NO_RESPONSE = "no response"
-"""Why an attempt has failed of which nothing more is known."""
+"""The reason why an attempt has failed of which nothing more is known."""
 
 Attempt = dict[str, Any]
 """server, and failure: why it has failed; None: it has not."""

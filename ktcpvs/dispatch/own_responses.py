@@ -26,7 +26,7 @@ MAX_LABEL = 120
 
 
 CHALLENGE_ANSWERED = "a challenge of ACME"
-"""Why the switch responds itself to the request of a CA."""
+"""The reason why the switch responds itself to the request of a CA."""
 
 
 def challenge_response(key_authorization: bytes) -> OwnMessage:

@@ -22,7 +22,7 @@ from ktcpvs.streams.stream import Stream
 from ktcpvs.system import log as levels
 
 CLIENTS_SPEAK_TLS, SERVERS_SPEAK_TLS = "all clients speak TLS", "all servers speak TLS"
-"""Why the connections of a service are copied: only this process can encrypt."""
+"""The reason why the connections of a service are copied: only this process can encrypt."""
 
 
 def no_preconnection(destination: Destination) -> Stream | None:
@@ -31,8 +31,9 @@ def no_preconnection(destination: Destination) -> Stream | None:
 
 
 class TrafficCounters:
-    """total: client connections accepted. refused: requests and connections that got no server. refusals: HTTP status
-    -> number of clients refused with it. ended_in, ended_out: bytes of connections that have ended."""
+    """Counters of the traffic of one service. total: client connections accepted. refused: requests and connections
+    that got no server. refusals: HTTP status -> number of clients refused with it. ended_in, ended_out: bytes of
+    connections that have ended."""
 
     __slots__ = ("ended_in", "ended_out", "refusals", "refused", "total")
 

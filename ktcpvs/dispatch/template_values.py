@@ -13,9 +13,10 @@ from ktcpvs.streams.contract import address_text
 
 
 class TemplateValues:
-    """client_name: the address of the connection, with its port. rule: the label of the rule; "": there is none.
-    groups: the texts of the groups of its pattern. server: the address of the chosen server; "": there is none.
-    request_id: the ID of the request; b"": it has none, as where a redirect is made."""
+    """The values of templates for one request. client_name: the address of the connection, with its port. rule: the
+    label of the rule; "": there is none. groups: the texts of the groups of its pattern. server: the address of the
+    chosen server; "": there is none. request_id: the ID of the request; b"": it has none, as where a redirect is
+    made."""
 
     __slots__ = ("client_name", "groups", "request", "request_id", "rule", "server")
 

@@ -50,7 +50,8 @@ class TracedConnection:
 
 @frozen
 class TracingClock:
-    """now: returns monotonic seconds. epoch: the Unix time of their zero. began: those when the request began."""
+    """The clock of the spans of one request. now: returns monotonic seconds. epoch: the Unix time of their zero. began:
+    those when the request began."""
 
     now: Callable[[], float]
     epoch: float

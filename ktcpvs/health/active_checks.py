@@ -63,7 +63,7 @@ MAX_REASON = 160
 """The most characters of a reason why a check has failed."""
 
 RESET = "the server has reset the connection after the handshake"
-"""Why a tcp check has failed whose server has not sent an alert."""
+"""The reason why a tcp check has failed whose server has not sent an alert."""
 
 MAX_RESPONSE = 1 << 16
 """The bytes of a response within which the expected text must come."""
@@ -170,7 +170,8 @@ class ActiveChecks:
 
 @frozen
 class _Outcome:
-    """why: the reason why a check has failed; None: it has passed. response: None: there was none."""
+    """The outcome of one check. why: the reason why a check has failed; None: it has passed. response: None: there was
+    none."""
 
     why: str | None
     response: CheckResponse | None = None

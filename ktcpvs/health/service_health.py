@@ -185,8 +185,8 @@ class ServiceHealth:
             self._observer(destination)
 
     def _change(self, destination: Destination, event: str, why: str, level: int = levels.ANNOUNCE) -> None:
-        """level: of the log; a process that was told of the change by another one, which has logged it, says no more of
-        it."""
+        """Change the state of a server's health by an event. level: of the log; a process that was told of the change
+        by another one, which has logged it, says no more of it."""
         destination.health.happened(event, why, self._context.wall())
         destination.errors = 0
         self._log_change(destination, why, level)

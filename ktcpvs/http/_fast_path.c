@@ -1130,9 +1130,7 @@ make_receiver(PyObject *args, vectorcallfunc receives, Layout *layout, const cha
 static void
 fill_exchange(PyObject *self, PyObject *http, PyObject *owner, PyObject *dispatcher)
 {
-    static const int none[] = {X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_SENDER, X_FORWARDER, X_EDITS};
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        put_new(&SLOT(self, exchange, none[i]), Py_None);
+    FILL(self, exchange, Py_None, X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_SERVER, X_SENDER, X_FORWARDER, X_EDITS);
     put_new(&SLOT(self, exchange, X_HTTP), http);
     put_new(&SLOT(self, exchange, X_OWNER), owner);
     put_new(&SLOT(self, exchange, X_DISPATCHER), dispatcher);
@@ -1157,29 +1155,22 @@ exchange_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 static PyObject *
 connection_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    static const int none[] = {C_READER, C_PROGRESS, C_BODY};
-    static const int no[] = {C_IS_SERVING_PENDING, C_IS_TURN_OVER, C_CLOSES_AFTER, C_HAS_ENDED, C_IS_FULL, C_IS_LAST};
-    static const int zeros[] = {C_HEAD_BEGAN, C_BODY_BYTES, C_HELD};
     if (count != 3) {
         PyErr_SetString(PyExc_TypeError, "HTTPClientConnection() takes 3 arguments");
         return NULL;
     }
     PyObject *context = PyObject_GetAttr(args[0], s_context);
-    PyObject *init = context == NULL ? NULL : PyObject_GetAttr((PyObject *)base_type, s_init), *result = NULL;
-    if (init != NULL) {
-        PyObject *all[] = {self, context, args[1], args[2], idle_state};
-        result = PyObject_Vectorcall(init, all, 5, NULL);
-    }
-    Py_XDECREF(init);
-    Py_XDECREF(context);
+    if (context == NULL)
+        return NULL;
+    PyObject *all[] = {self, context, args[1], args[2], idle_state};
+    PyObject *result = call_base(base_type, s_init, all, 5);
+    Py_DECREF(context);
     if (result == NULL)
         return NULL;
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        put_new(&SLOT(self, connection, none[i]), Py_None);
-    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
-        put_new(&SLOT(self, connection, no[i]), Py_False);
-    for (size_t i = 0; i < sizeof zeros / sizeof *zeros; i++)
-        put_new(&SLOT(self, connection, zeros[i]), zero);
+    FILL(self, connection, Py_None, C_READER, C_PROGRESS, C_BODY);
+    FILL(self, connection, Py_False, C_IS_SERVING_PENDING, C_IS_TURN_OVER, C_CLOSES_AFTER, C_HAS_ENDED, C_IS_FULL,
+         C_IS_LAST);
+    FILL(self, connection, zero, C_HEAD_BEGAN, C_BODY_BYTES, C_HELD);
     put_new(&SLOT(self, connection, C_HTTP), args[0]);
     put_new(&SLOT(self, connection, C_PENDING), no_bytes);
     PyObject *exchange = exchange_layout.type->tp_alloc(exchange_layout.type, 0);

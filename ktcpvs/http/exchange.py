@@ -37,11 +37,11 @@ from ktcpvs.protocols.http1.target import https_url
 from ktcpvs.system import log as levels
 
 TO_HTTPS = "https only"
-"""Why a request without TLS is redirected."""
+"""The reason why a request without TLS is redirected."""
 
 
 MISDIRECTED = "this connection is not for that host, which demands other things of TLS; connect to the host itself"
-"""Why a request for a host of another TLS profile is not served (RFC 9110, section 15.5.20)."""
+"""The reason why a request for a host of another TLS profile is not served (RFC 9110, section 15.5.20)."""
 
 
 class Exchange:

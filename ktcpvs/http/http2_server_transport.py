@@ -17,12 +17,9 @@ from ktcpvs.http.http2_request_stream import RequestStream, StreamUser
 from ktcpvs.http.http2_stream_transport import HTTP2StreamTransport
 from ktcpvs.protocols.http1 import BadFrame, BadRequest
 from ktcpvs.protocols.http2 import MalformedMessage
-from ktcpvs.streams.contract import BackpressuredWriter, SocketAddress
+from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
-
-MAX_BUFFERED = 64 << 10
-"""Bytes of a request that wait for the server's window, above which the client is not read."""
 
 MAX_RESENT = 2
 """The most repetitions of a request that the server has not begun with, or that its connection cannot carry, before its
@@ -58,22 +55,23 @@ class Carrier(Protocol):
 
 
 class HTTP2ServerTransport(HTTP2StreamTransport):
-    """stream: the server connection; None once it is over. is_idle: no request is in progress."""
+    """The transport of a server connection whose requests a connection of HTTP/2 carries, one at a time. stream: the
+    server connection; None once it is over. is_idle: no request is in progress."""
 
     __slots__ = (
-        "_carrier", "_is_buffer_full", "_is_paused", "_is_scheduled", "_moving", "_request", "_resent", "_response",
-        "_unsent", "_writer", "failure", "stream", "write",
+        "_carrier", "_is_paused", "_is_scheduled", "_moving", "_request", "_resent", "_response",
+        "_unsent", "failure", "stream", "write",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier) -> None:
+        super().__init__()
         self._carrier = carrier
         self._request: RequestStream | None = None
         self._response = b""  # a whole one that waits until it is read
         self._unsent: bytes | None = None  # a request that waits for another connection
         self._moving: Deferred[Any] | None = None  # fires when that is there
         self._resent = 0  # how often the current request was sent again
-        self._is_paused = self._is_scheduled = self._is_buffer_full = False
-        self._writer: BackpressuredWriter | None = None
+        self._is_paused = self._is_scheduled = False
         self.failure = ""
         self.stream: Stream | None = None
         self.write: Callable[[bytes], object] = self._write
@@ -140,17 +138,6 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
 
     def body_sent(self) -> None:
         self._apply_backpressure()
-
-    def _apply_backpressure(self) -> None:
-        size = self.unsent()
-        if size > MAX_BUFFERED and not self._is_buffer_full:
-            self._is_buffer_full = True
-            if self._writer is not None:
-                self._writer.pause_writing()
-        elif self._is_buffer_full and size <= MAX_BUFFERED >> 2:
-            self._is_buffer_full = False
-            if self._writer is not None:
-                self._writer.resume_writing()
 
     # A request that this connection cannot carry.
 
@@ -278,14 +265,6 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
             self._deliver_whole()
         else:
             self.response_received()
-
-    def set_backpressure(self, writer: BackpressuredWriter) -> None:
-        self._writer = writer
-        if self._is_buffer_full:
-            writer.pause_writing()
-
-    def clear_backpressure(self) -> None:
-        self._writer = None
 
     def _over_soon(self, clean: bool) -> None:
         self.write = nothing

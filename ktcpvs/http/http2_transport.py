@@ -17,12 +17,9 @@ from ktcpvs.protocols import http2
 from ktcpvs.protocols.http1 import CHUNKED, BadFrame, BadResponse
 from ktcpvs.protocols.http2.constants import INTERNAL_ERROR
 from ktcpvs.protocols.http2.downgrade import MAX_RESPONSE_HEAD, RequestWriter, ResponseReader
-from ktcpvs.streams.contract import BackpressuredWriter, SocketAddress
+from ktcpvs.streams.contract import SocketAddress
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import nothing
-
-MAX_BUFFERED = 64 << 10
-"""Bytes of a response that wait for the client's window, above which the server is not read."""
 
 MAX_JOINED = 16 << 10
 """A longer piece of a response is sent at once, so that little memory is in use; shorter ones of one turn are sent
@@ -79,12 +76,13 @@ class HTTP2Transport(HTTP2StreamTransport):
     """
 
     __slots__ = (
-        "_awaits_upload", "_body_left", "_has_fin", "_input", "_is_buffer_full", "_is_closing", "_is_complete",
-        "_is_paused", "_is_scheduled", "_method", "_multiplexer", "_reader", "_sender", "_writer", "_written",
+        "_awaits_upload", "_body_left", "_has_fin", "_input", "_is_closing", "_is_complete",
+        "_is_paused", "_is_scheduled", "_method", "_multiplexer", "_reader", "_sender", "_written",
         "connection", "deadline", "stream", "stream_id", "write",
     )  # fmt: skip
 
     def __init__(self, multiplexer: Multiplexer, connection: HTTP2StreamConnection) -> None:
+        super().__init__()
         self._multiplexer = multiplexer
         self._method = b""
         self._written: RequestWriter | None = None  # of the request's body; None: there is none
@@ -97,8 +95,7 @@ class HTTP2Transport(HTTP2StreamTransport):
         self._sender = StreamSender(multiplexer.protocol, 0)  # of the response
         self._has_fin = False  # the owner is to be told that nothing more comes
         self._awaits_upload = False  # the response has been sent, but the server still reads the request's body
-        self._is_paused = self._is_scheduled = self._is_buffer_full = self._is_closing = False
-        self._writer: BackpressuredWriter | None = None
+        self._is_paused = self._is_scheduled = self._is_closing = False
         self.connection = connection
         self.stream_id = 0
         self.deadline: Any = None
@@ -296,17 +293,6 @@ class HTTP2Transport(HTTP2StreamTransport):
             sender.end()
             self._response_ended()
 
-    def _apply_backpressure(self) -> None:
-        size = self._sender.unsent
-        if size > MAX_BUFFERED and not self._is_buffer_full:
-            self._is_buffer_full = True
-            if self._writer is not None:
-                self._writer.pause_writing()
-        elif self._is_buffer_full and size <= MAX_BUFFERED >> 2:
-            self._is_buffer_full = False
-            if self._writer is not None:
-                self._writer.resume_writing()
-
     def _response_ended(self) -> None:
         """The response has been sent to its end: nothing more comes from the client on this stream."""
         if self._is_closing:
@@ -379,14 +365,6 @@ class HTTP2Transport(HTTP2StreamTransport):
         self._is_scheduled = False
         self._deliver()
         self._multiplexer.flush()
-
-    def set_backpressure(self, writer: BackpressuredWriter) -> None:
-        self._writer = writer
-        if self._is_buffer_full:
-            writer.pause_writing()
-
-    def clear_backpressure(self) -> None:
-        self._writer = None
 
     def _over(self, clean: bool) -> None:
         stream, self.stream = self.stream, None

@@ -21,8 +21,8 @@ C = TypeVar("C", bound=Poolable)
 
 
 class Pool(Generic[C]):
-    """kept: server -> its idle connections, the most recently used last. Methods return the connections that the
-    caller must close; they are not in the pool any more."""
+    """The idle server connections of one service. kept: server -> its idle connections, the most recently used last.
+    Methods return the connections that the caller must close; they are not in the pool any more."""
 
     __slots__ = ("kept",)
 

@@ -24,7 +24,8 @@ CHECK_INTERVAL = 5
 
 
 class HTTPService:
-    """context: shared by all kinds of connections. connections: to the service's servers. cache: parsed heads.
+    """The collaborators of the HTTP connections of one service. context: shared by all kinds of connections.
+    connections: to the service's servers. cache: parsed heads.
 
     retries: decides about requests that are sent again. access_log, selector, kept: of the above, which each request
     needs. plain_path: the fast path of requests. edits: of messages. own_responses: sends those of the switch itself.

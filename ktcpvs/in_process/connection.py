@@ -24,7 +24,7 @@ CLIENT_NAME = "this process"
 """The client in the log and in views."""
 
 STOPPED = "the service has stopped"
-"""Why a connection that is not made yet ends."""
+"""The reason why a connection that is not made yet ends."""
 
 
 class NotConnected(ConnectError):
@@ -89,7 +89,7 @@ class ProtocolConnection(ClientConnection):
         """Do nothing: how the protocol ends its connection is up to the program."""
 
     def rearm(self) -> None:
-        """How long it may be idle is up to the protocol; the queue has a timeout."""
+        """Apply changed timeouts: only the queue has one here, since the protocol decides how long it may be idle."""
         if self.dispatcher.is_waiting:
             self.dispatcher.rearm()
 

@@ -42,7 +42,8 @@ def services_for_endpoints(
 
 
 def _for_endpoints(service: VirtualService, number: int, schedulers: Schedulers) -> VirtualService:
-    """number: of the service in its table. Raises NoSuchScheduler, and BadValue if none of its rules can be used."""
+    """Return the service as it runs behind endpoints. number: of the service in its table. Raises NoSuchScheduler, and
+    BadValue if none of its rules can be used."""
     # A service has an address; nothing is opened there.
     listen = (ListenAddress(Unix(f"/in-process/{number}")),)
     servers, scheduler = service.servers, service.scheduler

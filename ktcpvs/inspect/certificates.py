@@ -66,7 +66,7 @@ def _describe(file: TLSFile, contents: Contents, now: datetime.datetime) -> Iter
 
 
 def _describe_validity(validity: Validity | None, now: datetime.datetime) -> dict[str, Any]:
-    """validity: None: it is not known."""
+    """Describe how long a certificate is valid. validity: None: it is not known."""
     if validity is None:
         return {"not_before": None, "not_after": None, "left": None, "warning": ""}
     return {

@@ -254,7 +254,7 @@ def _consider(prepared: Prepared, request: Request, context: Context, notes: lis
 
 
 def _describe_server(destination: Destination, modes: Mapping[Address, str]) -> dict[str, Any]:
-    """modes: of the servers, by address."""
+    """Describe a server that the scheduler has considered. modes: of the servers, by address."""
     state: str = destination.health.state
     if modes.get(destination.address, READY) != READY:
         state = DRAINING if modes[destination.address] == DRAIN else MAINTENANCE

@@ -32,7 +32,7 @@ def describe_value(value: Any) -> Any:
 
 
 def describe_listener(listener: ListenAddress) -> dict[str, Any]:
-    """on: the nodes that listen there, as a configuration names them; None: all."""
+    """Return a listener as plain data. on: the nodes that listen there, as a configuration names them; None: all."""
     return {"listen": str(listener.address), "tls": listener.is_tls, "on": describe_value(listener.on)}
 
 
@@ -54,9 +54,9 @@ def describe_server(server: RealServer) -> dict[str, Any]:
 
 
 def describe_rule(rule: Rule) -> dict[str, Any]:
-    """pattern: its pattern, or the text of its conditions. name: None without one. weights: of its servers in this
-    rule, None: the server's own; empty: no server has one. action: its text; None: it has servers. modifiers: their
-    text; "": there are none."""
+    """Return a rule as plain data. pattern: its pattern, or the text of its conditions. name: None without one.
+    weights: of its servers in this rule, None: the server's own; empty: no server has one. action: its text; None: it
+    has servers. modifiers: their text; "": there are none."""
     servers = [str(address) for address in rule.servers]
     action = None if rule.action is None else str(rule.action)
     return {

@@ -18,7 +18,8 @@ DEFAULT_SECONDS, MAX_SECONDS = 60, 3600
 """The seconds after which it ends."""
 
 COUNT_REACHED, TIME_OVER, STOPPED = "count", "time", "stopped"
-"""Why a trace has ended: it has seen as many requests as it should, or for so long, or its administrator is gone."""
+"""The reason why a trace has ended: it has seen as many requests as it should, or for so long, or its administrator is
+gone."""
 
 
 def _up_to(most: int, unit: str) -> Callable[[object, Attribute[int], int], None]:

@@ -1,4 +1,4 @@
-"""Where services run: which parts of the table are for which nodes of a cluster.
+"""The placement of services: which parts of the table are for which nodes of a cluster.
 
 Every node has the whole table. Each runs its part of it (`placed`): the services and listeners that name it, by its
 name or by one of its labels, and those that name no nodes.

@@ -12,8 +12,9 @@ from ktcpvs.model.table import Table
 
 @frozen
 class Plan:
-    """start: services to start. change: (old, new) of services that keep running with another configuration. stop:
-    services to stop. settings: whether any setting differs."""
+    """The services that a changed table starts, changes and stops. start: services to start. change: (old, new) of
+    services that keep running with another configuration. stop: services to stop. settings: whether any setting
+    differs."""
 
     start: tuple[VirtualService, ...]
     change: tuple[tuple[VirtualService, VirtualService], ...]

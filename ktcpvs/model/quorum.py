@@ -35,8 +35,8 @@ NO_RESULTS: Results = {}
 
 @frozen
 class Verdict:
-    """is_up: None: as many nodes say that the server is up as that it is down. why: the nodes that find it down, in
-    words; "": none does. reports: how many nodes count."""
+    """The verdict of the nodes about one server. is_up: None: as many nodes say that the server is up as that it is
+    down. why: the nodes that find it down, in words; "": none does. reports: how many nodes count."""
 
     is_up: bool | None
     why: str

@@ -15,7 +15,8 @@ LOWEST, HIGHEST = 1, 100
 
 @frozen
 class Surplus:
-    """over: the connections of a server above its share. room: how many of them the other servers can take."""
+    """The connections that a server has too many. over: the connections of a server above its share. room: how many of
+    them the other servers can take."""
 
     over: int
     room: int

@@ -1,5 +1,4 @@
-"""How a server has responded recently: the latency to the first byte, and the share of failures, newer ones weighing
-more.
+"""The recent responses of a server: the latency to the first byte, and the share of failures, newer ones weighing more.
 
 Both decay exponentially with the same time constant. They belong to a destination, and are made when a scheduler first
 reads them there: until then nothing is measured.

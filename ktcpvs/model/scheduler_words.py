@@ -36,7 +36,8 @@ MAX_OPTIONS = 64
 
 @frozen
 class NamedScheduler:
-    """name: of the scheduler. options: (name, text of the value) of those that are given, in their order."""
+    """A scheduler as a configuration names it. name: of the scheduler. options: (name, text of the value) of those that
+    are given, in their order."""
 
     name: str
     options: tuple[tuple[str, str], ...] = ()

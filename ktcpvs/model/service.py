@@ -648,7 +648,8 @@ class VirtualService:
         maxconn: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> VirtualService:
-        """weight, maxconn: None keeps the value. options: other fields of the server -> new value."""
+        """Change the weight, the limit or other fields of a server. weight, maxconn: None keeps the value. options:
+        other fields of the server -> new value."""
         pairs = (("weight", weight), ("maxconn", maxconn))
         given: dict[str, Any] = {name: value for name, value in pairs if value is not None} | dict(options or {})
         changed = evolve(self.server(address), **given)

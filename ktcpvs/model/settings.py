@@ -312,6 +312,10 @@ class Settings:
         8192, 64, 1_000_000, "spans", "the most spans that wait in each process for a collector; further ones are "
         "dropped, and counted"
     )  # fmt: skip
+    trace_memory: int = _setting(
+        16_384, 64, 999_999_999, "KiB", "the most memory of one process for spans that wait for collectors; further "
+        "ones are dropped, and counted"
+    )  # fmt: skip
     trace_interval: int = _setting(
         2, 1, 3600, "seconds", "send spans to the collector in this interval, and earlier once 512 wait"
     )

@@ -27,7 +27,8 @@ def divided(runs: Table, table: Table, live: Collection[NodeIdentity]) -> Table:
 
 
 def _part(service: VirtualService, whole: VirtualService, live: Collection[NodeIdentity]) -> VirtualService:
-    """whole: the service as configured, with the listeners of all nodes."""
+    """Return the service with this node's part of its limits. whole: the service as configured, with the listeners of
+    all nodes."""
     count = sum(is_here(whole, node) for node in live) if service.share == SHARED else 1
     if count < 2:
         return service

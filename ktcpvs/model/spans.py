@@ -25,9 +25,9 @@ class SpanEvent:
 
 @define
 class Span:
-    """name: as people list spans. trace_id, span_id, parent_id: hexadecimal digits; parent_id "": it has no parent.
-    state: of the trace; "": none. began, ended: nanoseconds since 1970. error: why it failed, in words; None: it did
-    not fail."""
+    """A span of OpenTelemetry. name: as people list spans. trace_id, span_id, parent_id: hexadecimal digits; parent_id
+    "": it has no parent. state: of the trace; "": none. began, ended: nanoseconds since 1970. error: why it failed, in
+    words; None: it did not fail."""
 
     name: str
     kind: int

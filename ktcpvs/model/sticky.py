@@ -25,7 +25,8 @@ _ARGUMENT_NAME = re.compile(r"[!-~]{1,64}")
 
 @frozen
 class Sticky:
-    """kind: HEADER or QUERY. name: of the field, or of the argument."""
+    """The part of a request that the option `sticky` names. kind: HEADER or QUERY. name: of the field, or of the
+    argument."""
 
     kind: str
     name: str

@@ -18,9 +18,9 @@ def _by_ident(services: Iterable[VirtualService]) -> dict[str, VirtualService]:
 
 @frozen
 class Table:
-    """services: ident -> service, in the order in which they were added; never changed in place. running: the idents of
-    the services that are started. local: the edits that hold on this node of a cluster only (see `local_edits`), which
-    are not carried out in it."""
+    """All services, those of them that run, and the settings. services: ident -> service, in the order in which they
+    were added; never changed in place. running: the idents of the services that are started. local: the edits that hold
+    on this node of a cluster only (see `local_edits`), which are not carried out in it."""
 
     services: dict[str, VirtualService] = field(factory=dict, eq=lambda services: tuple(services.items()))
     running: frozenset[str] = frozenset()

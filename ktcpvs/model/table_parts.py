@@ -1,4 +1,4 @@
-"""Which parts of the table an edit changes, so that two edits of the same part are told from two that commute."""
+"""The parts of the table that an edit changes, so that two edits of the same part are told from two that commute."""
 
 from __future__ import annotations
 

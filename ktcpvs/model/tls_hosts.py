@@ -1,4 +1,4 @@
-"""Which hosts belong to which TLS profile, so that requests for those of another profile can be told apart.
+"""The hosts of each TLS profile, so that requests for those of another profile can be told apart.
 
 A client may send requests for several hosts on one connection (RFC 9113, section 9.1.1), and name any host in them.
 Where services demand different things of their clients, for example certificates, a request must not reach on a

@@ -1,4 +1,4 @@
-"""Why a request or a connection went where it went: a closed list of words, for logs and programs.
+"""Reasons why a request or a connection went where it went: a closed list of words, for logs and programs.
 
 Reasons are texts for people and may be worded differently in a later version. These words stay as they are. The access
 log, `tcpvsadm --trace` and the field X-Ktcpvs-Why have them as one text: `rule=2, session`, in which the rule comes

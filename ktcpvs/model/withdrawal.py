@@ -9,7 +9,7 @@ from ktcpvs.model.table import Table
 
 @frozen
 class Withdrawal:
-    """is_whole: all services. idents: only these, which could not be started again."""
+    """The services that are withdrawn. is_whole: all services. idents: only these, which could not be started again."""
 
     is_whole: bool = False
     idents: frozenset[str] = frozenset()

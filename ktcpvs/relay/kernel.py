@@ -8,6 +8,7 @@ kernel are copied here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
 from twisted.logger import Logger
@@ -44,8 +45,8 @@ delay."""
 
 Buffer = bytes | memoryview
 
-_scratch = memoryview(bytearray(WHOLE_QUEUE))
-"""The buffer for reading, shared by all; nothing stays in it."""
+_scratch = memoryview(mmap(-1, WHOLE_QUEUE, MAP_PRIVATE | MAP_ANONYMOUS))
+"""The buffer for reading, shared by all; nothing stays in it. It takes no memory until a relay has read into it."""
 
 
 class KernelRelay(SocketRelay):
@@ -234,7 +235,7 @@ class KernelRelay(SocketRelay):
     # The kernel takes over.
 
     def _join(self) -> None:
-        """When both directions are ready, let the program handle all further packets."""
+        """Let the program handle all further packets, once both directions are ready."""
         inward, outward = self.inward, self.outward
         if not (inward.state is READY and outward.state is READY):
             return

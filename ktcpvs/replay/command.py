@@ -16,6 +16,7 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
 from ktcpvs.replay.log_file import LogFile
+from ktcpvs.replay.reader_process import is_worthwhile
 from ktcpvs.replay.replay import Replay, choose_service, unresolved_names
 from ktcpvs.replay.report import as_json, format_text
 from ktcpvs.system.names import service_port
@@ -39,6 +40,7 @@ def replay(options: ReplayOptions, warn: Warn) -> str:
         only=options.ident,
         headers=_lines(options.headers),
         default_seconds=options.seconds,
+        reads_aside=is_worthwhile(options.log),
     )
     thresholds = gc.get_threshold()
     gc.set_threshold(COLLECTED_AFTER)  # the requests of a replay form no cycles: collections take a tenth of its time

@@ -98,12 +98,13 @@ class LogFile:
             with open(self.name, "rb") as file:
                 yield from self._lines_of(file, os.fstat(file.fileno()).st_size)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise Refusal(f"{self._shown}: damaged after line {self.lines}: {error}") from None
+            raise Refusal(f"{self.shown}: damaged after line {self.lines}: {error}") from None
         except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-            raise Refusal(f"{self._shown}: {getattr(error, 'strerror', None) or error}") from None
+            raise Refusal(f"{self.shown}: {getattr(error, 'strerror', None) or error}") from None
 
     @property
-    def _shown(self) -> str:
+    def shown(self) -> str:
+        """Its name in messages."""
         return "<stdin>" if self.name == "-" else shorten(self.name)
 
     def _lines_of(self, raw: Any, size: int) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp, log
 from random import Random
 
-from ktcpvs.protocols.access_log_reader import LoggedRequest
+from ktcpvs.replay.logged_arrival import LoggedArrival
 from ktcpvs.simulation.behaviour import FAILED, OK, REFUSED, Outcome
 from ktcpvs.simulation.durations import LEAST
 
@@ -58,13 +58,13 @@ class LoggedServers:
         self._servers: dict[str, _Server] = {}
         self._chance = Random(MEMORY)
 
-    def observe(self, request: LoggedRequest) -> None:
+    def observe(self, request: LoggedArrival) -> None:
         """Learn from a request of the log."""
         failed, server = request.failed_server, request.server
         if failed is not None and failed != server:
             self._observe(failed, None, REFUSED)
         if server is not None:
-            self._observe(server, own_seconds(request), request.status or OK)
+            self._observe(server, request.seconds, request.status or OK)
 
     def _observe(self, server: str, seconds: float | None, status: int) -> None:
         known = self._servers.get(server)
@@ -74,7 +74,7 @@ class LoggedServers:
             known = self._servers[server] = _Server()
         known.observe(seconds, status)
 
-    def outcome(self, request: LoggedRequest, address: str) -> Outcome:
+    def outcome(self, request: LoggedArrival, address: str) -> Outcome:
         """Return what a server does with a request of the log: what it did if it had this request, and what its last
         requests let expect if another one had it."""
         if address == request.server:
@@ -91,10 +91,10 @@ class LoggedServers:
                 status = known.status
         return Outcome(self._seconds(request, known), status)
 
-    def _seconds(self, request: LoggedRequest, other: _Server | None) -> float:
+    def _seconds(self, request: LoggedArrival, other: _Server | None) -> float:
         """Return the time of a request. other: the server that has it instead of its own; None: its own has it, or
         nothing is known of that one."""
-        seconds = own_seconds(request)
+        seconds = request.seconds
         own = self._servers.get(request.server) if request.server is not None else None
         if seconds is None or (own is None and other is not None):
             known = other or own
@@ -103,11 +103,3 @@ class LoggedServers:
         if own is None or other is None or own.pace is None or other.pace is None:
             return seconds
         return seconds * min(max(exp(other.pace - own.pace), 1 / MAX_RATIO), MAX_RATIO)
-
-
-def own_seconds(request: LoggedRequest) -> float | None:
-    """Return the time that the server took for a request: without the time until it accepted; None: unknown."""
-    if request.total is None:
-        return None
-    seconds = request.total - (request.connect or 0.0)
-    return seconds if seconds > 0 else 0.0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
-from attrs import define, evolve, frozen
+from attrs import evolve, frozen
 
 from ktcpvs.errors import BadValue, Refusal, shorten, unknown
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION
@@ -16,21 +17,20 @@ from ktcpvs.model.scheduler_words import parse_scheduler
 from ktcpvs.model.scheduling import BoundRule, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
-from ktcpvs.protocols.access_log_reader import LoggedRequest
 from ktcpvs.replay.log_file import LogFile
+from ktcpvs.replay.log_reader import WITHOUT_REQUEST, LogReader
+from ktcpvs.replay.logged_arrival import LoggedArrival, Row
 from ktcpvs.replay.logged_servers import LoggedServers
+from ktcpvs.replay.outcomes import Outcomes
+from ktcpvs.replay.reader_process import ReaderProcess
 from ktcpvs.schedulers.content import NO_RULE, BoundRules, RuleFinder
 from ktcpvs.simulation.arrivals import Arrival
 from ktcpvs.simulation.behaviour import FAILED, REFUSED, Outcome
 from ktcpvs.simulation.durations import Durations
-from ktcpvs.simulation.moves import Moves
 from ktcpvs.simulation.simulated_service import SimulatedRequest, SimulatedService
 
 DEFAULT_SECONDS = 0.1
 """The time of a request for which neither its line nor another one of its server says one."""
-
-MAX_LOGGED_SERVERS = 10_000
-"""The most servers of the log whose requests are counted one by one."""
 
 MAX_BYTES_AT_ONCE = 256 << 20
 """The most bytes of requests that are in progress at once, in virtual time. A log that tells absurd times has more."""
@@ -39,66 +39,6 @@ REQUEST_BYTES = 2048
 """The bytes that a request in progress takes, besides its target and its header lines."""
 
 _LOGGED_HEADERS = ("host", "referer", "user-agent")
-
-
-@define(eq=False)
-class LoggedArrival(Arrival):
-    """A request of a log. logged: its line."""
-
-    logged: LoggedRequest | None = None
-
-
-class Outcomes:
-    """The results of requests: as it happened, or in the replay. requests, errors: of all. moves: of clients. servers:
-    address -> durations of the requests that it has responded to. counts: address -> how many these were. failures:
-    address -> how many of them, and connections, have failed."""
-
-    def __init__(self) -> None:
-        self.requests = self.errors = 0
-        self.moves = Moves()
-        self._others = Durations()
-        self.servers: dict[str, Durations] = {}
-        self.counts: dict[str, int] = {}
-        self.failures: dict[str, int] = {}
-
-    def add(self, client: str, server: str | None, seconds: float | None, is_error: bool) -> None:
-        """Count a request. seconds: to its end; None: unknown. server: None: no server has responded."""
-        self.requests += 1
-        self.errors += is_error
-        if server is None:
-            self._add_other(seconds)
-            return
-        self.moves.add(client, server)
-        count = self.counts.get(server, 0)
-        if not count and len(self.counts) >= MAX_LOGGED_SERVERS:
-            self._add_other(seconds)
-            return
-        self.counts[server] = count + 1
-        if is_error:
-            self.failed(server)
-        if seconds is not None:
-            durations = self.servers.get(server)
-            if durations is None:
-                durations = self.servers[server] = Durations()
-            durations.add(seconds)
-
-    def _add_other(self, seconds: float | None) -> None:
-        """Count the time of a request that no server, or one of too many, has responded to."""
-        if seconds is not None:
-            self._others.add(seconds)
-
-    @property
-    def durations(self) -> Durations:
-        """Of all requests."""
-        durations = Durations()
-        for one in (self._others, *self.servers.values()):
-            durations.include(one)
-        return durations
-
-    def failed(self, server: str) -> None:
-        """Count a failure of a server."""
-        if server in self.failures or len(self.failures) < MAX_LOGGED_SERVERS:
-            self.failures[server] = self.failures.get(server, 0) + 1
 
 
 @frozen(eq=False)
@@ -190,21 +130,21 @@ class Replay:
         only: str | None = None,
         headers: bytes = b"",
         default_seconds: float = DEFAULT_SECONDS,
+        reads_aside: bool = False,
     ) -> None:
         """table: has the settings. service: as `choose_service` returns it. only: the service whose lines are replayed;
-        None: all are. headers: lines that each request gets besides those of its line, each with CRLF. Raises a Refusal
-        where the service cannot be bound."""
+        None: all are. headers: lines that each request gets besides those of its line, each with CRLF.
+        reads_aside: whether another process reads the log. Raises a Refusal where the service cannot be bound."""
         self._log = log
-        self._only = only
+        self._reads_aside = reads_aside
         self._headers = headers
         self._servers = LoggedServers(default_seconds)
-        self._happened, self._simulated = Outcomes(), Outcomes()
+        self._simulated = Outcomes()
         self._waits = Durations()
         self._retries = self._bytes_at_once = 0
-        self._skipped: dict[str, int] = {}
         self._texts: dict[Destination, str] = {}
-        self._began: float | None = None
         self._service = SimulatedService(service, self._answer, self._ended, settings=table.settings)
+        self._reader = LogReader(log, only, self._service.reads_requests)
         bound = self._service.scheduler
         self._rules: RuleHits | None = None
         if isinstance(bound, BoundRules) and bound.rules[0].number != NO_RULE:
@@ -212,8 +152,28 @@ class Replay:
 
     def run(self) -> Replayed:
         """Replay the log. Raises Refusal where it cannot be read, or has no request that can be replayed."""
-        service, time, rules = self._service, self._service.time, self._rules
-        for arrival in self._arrivals():
+        with ExitStack() as stack:
+            rows = self._reader.rows
+            if self._reads_aside:
+                with suppress(OSError):  # there are too many processes: this one reads
+                    rows = stack.enter_context(ReaderProcess(self._reader)).rows
+            self._replay(rows())
+        began, time = self._reader.began, self._service.time
+        ended = time.now
+        self._service.finish()
+        if began is None:
+            raise Refusal(self._nothing())
+        return self._result(began, began + ended)
+
+    def _replay(self, rows: Iterable[Row]) -> None:
+        """Let all requests come at their times."""
+        service, time, rules, headers = self._service, self._service.time, self._rules, self._headers
+        observe = self._servers.observe
+        for row in rows:
+            arrival = LoggedArrival(*row)
+            if headers:
+                arrival.lines += headers
+            observe(arrival)
             time.advance(arrival.at)
             if rules is not None:
                 rules.is_new = True
@@ -224,60 +184,17 @@ class Replay:
                     f"{MAX_BYTES_AT_ONCE >> 20} MiB are in progress at once; replay a part of the log"
                 )
             service.begin(arrival)
-        ended = time.now
-        service.finish()
-        if self._began is None:
-            raise Refusal(self._nothing())
-        return self._result(self._began, self._began + ended)
-
-    def _arrivals(self) -> Any:
-        """Yield the requests that can be replayed."""
-        reads_requests, headers = self._service.reads_requests, self._headers
-        began = self._began
-        for logged in self._log.requests():
-            why = self._obstacle(logged, reads_requests)
-            if why:
-                self._skipped[why] = self._skipped.get(why, 0) + 1
-                continue
-            if began is None:
-                began = self._began = logged.began
-            self._servers.observe(logged)
-            is_error = logged.status == 0 or logged.status >= FAILED
-            if logged.method is None:
-                is_error = logged.server is None or logged.connect is None
-            self._happened.add(logged.client, logged.server, logged.total, is_error)
-            if logged.failed_server is not None and logged.failed_server != logged.server:
-                self._happened.failed(logged.failed_server)
-            yield LoggedArrival(
-                max(logged.began - began, 0.0),
-                logged.client,
-                logged.method or b"",
-                logged.target or b"",
-                logged.lines + headers if headers else logged.lines,
-                logged.is_tls,
-                logged=logged,
-            )
-
-    def _obstacle(self, logged: LoggedRequest, reads_requests: bool) -> str:
-        """Return why a line cannot be replayed; "" if it can."""
-        if self._only is not None and logged.service is not None and logged.service != self._only:
-            return "of other services"
-        if reads_requests and (logged.method is None or logged.target is None):
-            return "without a request"
-        if not logged.has_reason and 400 <= logged.status < FAILED:
-            return "refused before a server was chosen"
-        return ""
 
     def _nothing(self) -> str:
         """Return why there is no request to replay."""
-        log = self._log
-        if log.first_malformed is not None and not self._skipped:  # others may be empty
+        log, skipped = self._log, self._reader.skipped
+        if log.first_malformed is not None and not skipped:  # others may be empty
             number, why = log.first_malformed
             return f"{log.name}: no line is one of an access log; line {number}: {why}"
-        if self._skipped:
-            counts = ", ".join(f"{count} {why}" for why, count in self._skipped.items())
+        if skipped:
+            counts = ", ".join(f"{count} {why}" for why, count in skipped.items())
             hint = ""
-            if "without a request" in self._skipped:
+            if WITHOUT_REQUEST in skipped:
                 hint = (
                     f"; {self._service.config.scheduler} chooses by requests, and a log of whole connections has none: "
                     "use a scheduler such as wlc"
@@ -288,9 +205,8 @@ class Replay:
     def _answer(self, request: SimulatedRequest, destination: Destination) -> Outcome:
         arrival = request.arrival
         assert isinstance(arrival, LoggedArrival)
-        assert arrival.logged is not None
         address = self._text(destination)
-        outcome = self._servers.outcome(arrival.logged, address)
+        outcome = self._servers.outcome(arrival, address)
         if outcome.status == REFUSED:
             self._simulated.failed(address)
         return outcome
@@ -321,9 +237,9 @@ class Replay:
             self._log,
             began,
             ended,
-            self._happened,
+            self._reader.happened,
             self._simulated,
-            self._skipped,
+            self._reader.skipped,
             tuple(map(str, (destination.address for destination in service.destinations))),
             {self._text(destination): station.peak for destination, station in service.stations.items()},
             service.queued,

@@ -8,7 +8,8 @@ from typing import Any
 
 from ktcpvs.control.tcpvsadm.columns import align, wrap
 from ktcpvs.control.tcpvsadm.output import escape, format_duration
-from ktcpvs.replay.replay import Outcomes, Replayed
+from ktcpvs.replay.outcomes import Outcomes
+from ktcpvs.replay.replay import Replayed
 from ktcpvs.simulation.durations import Durations
 from ktcpvs.simulation.moves import Moves
 

@@ -16,8 +16,8 @@ CHALLENGE_PATH = b"/.well-known/acme-challenge/"
 
 @frozen
 class PendingChallenges:
-    """challenges: all of them. responses: path of a request -> key authorization; None: there are none. names: server
-    name in a ClientHello -> its challenge."""
+    """The challenges of ACME that are pending in this process. challenges: all of them. responses: path of a request ->
+    key authorization; None: there are none. names: server name in a ClientHello -> its challenge."""
 
     challenges: tuple[Challenge, ...] = ()
     responses: Mapping[bytes, bytes] | None = None

@@ -58,8 +58,9 @@ class InheritedSockets(ListeningSockets):
         found = self._inherited(address, 1)
         try:
             return found[0] if found else super().open(address, backlog, beside)
-        except CannotListen as error:
-            raise self._explained(error, address) from None
+        except CannotListen:
+            self._refuse_beside_activated(address)
+            raise
 
     def open_shared(
         self, address: Address, backlog: int, count: int, beside: Iterable[socket.socket]
@@ -67,18 +68,19 @@ class InheritedSockets(ListeningSockets):
         found = self._inherited(address, count)
         try:
             return found or super().open_shared(address, backlog, count, beside)
-        except CannotListen as error:
-            raise self._explained(error, address) from None
+        except CannotListen:
+            self._refuse_beside_activated(address)
+            raise
 
-    def _explained(self, error: CannotListen, address: Address) -> CannotListen:
-        """Return the same error; if a service manager's socket has the port, the message names it."""
+    def _refuse_beside_activated(self, address: Address) -> None:
+        """Raise CannotListen if a service manager's socket has the port, with its address."""
         if isinstance(address, Inet):
             for sock in self.activated:
                 host, port = _local_name(sock) if sock.family != socket.AF_UNIX else ("", None)
                 if port == address.port:
                     where = Inet(host, port)
-                    return CannotListen(f"{error}: the service manager's socket listens on {where}; listen there")
-        return error
+                    held = f"the service manager's socket listens on {where}; listen there"
+                    raise CannotListen(f"cannot listen on {address}: {held}") from None
 
     def _inherited(self, address: Address, count: int) -> list[socket.socket]:
         """Return `count` inherited sockets for `address`, or an empty list.

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from random import uniform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, define
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -17,9 +17,12 @@ from twisted.python.failure import Failure
 from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.model.spans import Span, Value
 from ktcpvs.system.log import EventLog
-from ktcpvs.system.otlp_encoder import OTLPEncoder, encoder, unavailable
-from ktcpvs.system.otlp_exporter import OTLPExporter, SendResult
+from ktcpvs.system.otlp_encoder import OTLPEncoder, encoder
+from ktcpvs.system.otlp_packages import unavailable
 from ktcpvs.version import __version__
+
+if TYPE_CHECKING:
+    from ktcpvs.system.otlp_exporter import OTLPExporter, SendResult
 
 MAX_BATCH_SPANS = 512
 """The most spans of one request to a collector, as in OpenTelemetry's exporters."""
@@ -30,6 +33,9 @@ MAX_BATCH_BYTES = 1 << 20
 FIRST_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 60.0
 """Seconds until a batch is sent again after a failure, and the most: each further failure doubles the delay."""
 
+UNUSED_TIMEOUT = 3600.0
+"""Seconds without a span for a collector after which its queue and its connection are given up."""
+
 FLUSH_TIMEOUT = 1.5
 """Seconds that a process which ends has to send what is in its queues."""
 
@@ -39,7 +45,8 @@ class SpanCounts:
     """Counts since the start of this process.
 
     sent: spans that a collector has accepted. rejected: spans that it has refused, or that it could not read.
-    queue_full: spans that were dropped because the queue was full. lost: spans in the queue when the process ended.
+    queue_full: spans that were dropped because the queue or the memory was full. lost: spans in the queue when the
+    process ended, or when their collector had been out of use for UNUSED_TIMEOUT.
     limited: requests that were sampled and not recorded, because of `trace_limit`. failures: requests to collectors
     that have failed.
     """
@@ -53,7 +60,10 @@ class SpanCounts:
 
 
 class _Sender:
-    """The queue of spans for one collector. One batch is on its way at a time, so batches keep their order."""
+    """The queue of spans for one collector. One batch is on its way at a time, so batches keep their order.
+
+    size: of all spans in the queue, in bytes. last_added: when it got its last span.
+    """
 
     def __init__(
         self,
@@ -67,13 +77,20 @@ class _Sender:
         self._now = now
         self.exporter = exporter
         self.queue: deque[bytes] = deque()
-        self.last_sent = 0.0
+        self.size = 0
+        self.last_sent = self.last_added = 0.0
         self._log = log
         self._counts = counts
         self._encode = encode
         self._delay = 0.0
         self._not_before = 0.0
         self.in_flight: Deferred[None] | None = None
+
+    def add(self, span: bytes) -> None:
+        """Queue an encoded span."""
+        self.queue.append(span)
+        self.size += len(span)
+        self.last_added = self._now()
 
     def is_due(self, now: float, interval: float) -> bool:
         """Return whether a batch is to be sent now. now: monotonic seconds. interval: between two batches."""
@@ -117,7 +134,7 @@ class _Sender:
             self._log.fault("traces: {ident}: {reason}", self.exporter.endpoint, result.reason)
         if result.is_sent or not result.is_retryable:
             for _ in range(count):
-                self.queue.popleft()
+                self.size -= len(self.queue.popleft())
         else:
             self._delay = min(max(2 * self._delay, FIRST_RETRY_DELAY), MAX_RETRY_DELAY)
             # From the response on: a collector that responds late would else be asked again at once.
@@ -126,7 +143,12 @@ class _Sender:
     def _failed(self, failure: Failure) -> None:
         self.in_flight = None
         self._log.failure("internal error: spans cannot be sent", failure)
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all that is queued."""
         self.queue.clear()
+        self.size = 0
 
 
 class Tracer:
@@ -144,7 +166,7 @@ class Tracer:
         self._reactor = reactor
         self._log = log
         self._node = node
-        self._make = make_exporter or (lambda endpoint: OTLPExporter(reactor, endpoint, __version__))
+        self._make = make_exporter or self._make_exporter
         self._settings = DEFAULT_SETTINGS
         self._senders: dict[str, _Sender] = {}
         self._encoder: OTLPEncoder | None = None
@@ -177,11 +199,14 @@ class Tracer:
         if sender is None:
             parts = self._make(endpoint), self._log, self.counts, self._encoder, self._reactor.seconds
             sender = self._senders[endpoint] = _Sender(*parts)
+        room = (self._settings.trace_memory << 10) - sum(one.size for one in self._senders.values())
         for span in spans:
-            if len(sender.queue) >= self._settings.trace_queue:
+            encoded = self._encoder.span(span) if room > 0 and len(sender.queue) < self._settings.trace_queue else None
+            if encoded is None or len(encoded) > room:
                 self.counts.queue_full += 1
             else:
-                sender.queue.append(self._encoder.span(span))
+                sender.add(encoded)
+                room -= len(encoded)
 
     @property
     def queued(self) -> int:
@@ -195,9 +220,16 @@ class Tracer:
     def tick(self) -> None:
         """Send the batches that are due. To be called once a second."""
         now = self._reactor.seconds()
-        for sender in self._senders.values():
-            if sender.is_due(now, self._settings.trace_interval):
+        for endpoint, sender in list(self._senders.items()):
+            if sender.in_flight is None and now - sender.last_added >= UNUSED_TIMEOUT:
+                self._give_up(endpoint)
+            elif sender.is_due(now, self._settings.trace_interval):
                 sender.send(now)
+
+    def _give_up(self, endpoint: str) -> None:
+        sender = self._senders.pop(endpoint)
+        self._count_lost(len(sender.queue))
+        sender.exporter.close()
 
     def flush(self) -> Deferred[None]:
         """Send what is queued, before this process ends. Fires when that is done, or has failed, after FLUSH_TIMEOUT at
@@ -216,7 +248,7 @@ class Tracer:
 
         timer = self._reactor.callLater(FLUSH_TIMEOUT, finished)
         flushed.addBoth(finished)
-        return done.addCallback(lambda _: self._count_lost())
+        return done.addCallback(lambda _: self._count_lost(self.queued))
 
     async def _flush(self, sender: _Sender, deadline: float) -> None:
         if sender.in_flight is not None:
@@ -227,8 +259,7 @@ class Tracer:
             if self.counts.failures != before:
                 return
 
-    def _count_lost(self) -> None:
-        lost = self.queued
+    def _count_lost(self, lost: int) -> None:
         self.counts.lost += lost
         if lost:
             self._log.warn("traces: {lost} spans are lost, which no collector has accepted", lost=lost)
@@ -237,6 +268,11 @@ class Tracer:
         """Close the connections to collectors."""
         for sender in self._senders.values():
             sender.exporter.close()
+
+    def _make_exporter(self, endpoint: str) -> OTLPExporter:
+        from ktcpvs.system.otlp_exporter import OTLPExporter  # an HTTP client takes 3 MiB, and few send spans
+
+        return OTLPExporter(self._reactor, endpoint, __version__)
 
     def _resource(self) -> dict[str, Value]:
         """Return the attributes of this process (OpenTelemetry's semantic conventions for resources)."""

@@ -24,15 +24,12 @@ from ktcpvs.interfaces import (
     Destination,
     IScheduler,
     Request,
-    ServiceView,
 )
-from ktcpvs.model.scheduling import BoundRule, OwnResponse
+from ktcpvs.model.scheduling import OwnResponse
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.why import NEW_SESSION, SESSION, joined, of_rule
 from ktcpvs.protocols.http1.cookies import take_cookie, take_single_cookie
-from ktcpvs.schedulers.content import NO_RULE, BoundRules, LearningRules, RuleScheduler, WithinRule
-from ktcpvs.schedulers.rule_table import RuleTable
-from ktcpvs.schedulers.rules import RuleSet
+from ktcpvs.schedulers.content import NO_RULE, BoundRules, LearningRules, RuleParts, RuleScheduler
 
 MAX_COOKIE_NAMES = 8
 """The most servers that one cookie names: those of the rules that the client's requests matched last."""
@@ -66,14 +63,9 @@ def _set_cookie(config: VirtualService, is_tls: bool) -> bytes:
 class BoundCHTTP(BoundRules):
     """The rules of one service, and the names of its servers."""
 
-    def __init__(
-        self,
-        service: ServiceView,
-        rules: tuple[BoundRule, ...],
-        rule_set: RuleSet | RuleTable,
-        within: dict[str, WithinRule],
-    ) -> None:
-        super().__init__(service, rules, rule_set, within)
+    def __init__(self, parts: RuleParts) -> None:
+        super().__init__(parts)
+        service, rules = parts.service, parts.rules
         key = hashlib.blake2b(service.key).digest()
         self._names = {destination: name_of(destination, key) for destination in service.destinations}
         self._named = {name: destination for destination, name in self._names.items()}

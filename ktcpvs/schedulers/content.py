@@ -115,32 +115,39 @@ class WithinRule:
         return self.rule, self.weights, self.balance, self.balance_text
 
 
+@frozen(eq=False)
+class RuleParts:
+    """The parts from which the bound rules of one service are made.
+
+    rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: key of a
+    rule -> the scheduler within it, in the order of `rules`.
+    """
+
+    service: ServiceView
+    rules: tuple[BoundRule, ...]
+    rule_set: RuleSet | RuleTable
+    within: dict[str, WithinRule]
+
+
 @implementer(IScheduler, IExplains, IWatches, ICountsRules)
 class BoundRules:
     """The rules of one service.
 
-    rules: in the order in which they are tried, at least one. rule_set: finds the first that matches. within: key of a
-    rule -> the scheduler within it, in the order of `rules`. modifiers: place of a rule -> its modifiers, where
-    requests have to do with them. counts: of the requests that rules have taken.
+    rules, rule_set, within: see RuleParts. modifiers: place of a rule -> its modifiers, where requests have to do with
+    them. counts: of the requests that rules have taken.
     """
 
     __slots__ = (
         "_counts", "_destinations", "_in_order", "counts", "modifiers", "rule_set", "rules", "sticky", "within",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        service: ServiceView,
-        rules: tuple[BoundRule, ...],
-        rule_set: RuleSet | RuleTable,
-        within: dict[str, WithinRule],
-    ) -> None:
-        self.rules = rules
-        self.rule_set: RuleFinder = rule_set
-        self.within = within
-        self.sticky = service.config.sticky
+    def __init__(self, parts: RuleParts) -> None:
+        rules = self.rules = parts.rules
+        self.rule_set: RuleFinder = parts.rule_set
+        self.within = parts.within
+        self.sticky = parts.service.config.sticky
         self._destinations = [rule.destinations for rule in rules]
-        self._in_order = [known.scheduler for known in within.values()]
+        self._in_order = [known.scheduler for known in parts.within.values()]
         self.counts = RuleCounts(rules)
         self._counts = self.counts.by_place
         self.modifiers = {
@@ -211,15 +218,9 @@ class LearningRules(BoundRules):
 
     completed = staticmethod(by_chooser)
 
-    def __init__(
-        self,
-        service: ServiceView,
-        rules: tuple[BoundRule, ...],
-        rule_set: RuleSet | RuleTable,
-        within: dict[str, WithinRule],
-    ) -> None:
-        super().__init__(service, rules, rule_set, within)
-        self._completed = [known.completed for known in within.values()]
+    def __init__(self, parts: RuleParts) -> None:
+        super().__init__(parts)
+        self._completed = [known.completed for known in parts.within.values()]
 
     def choose(self, request: Request) -> Choosing:
         place = self.rule_set.place(request)
@@ -305,7 +306,7 @@ class RuleScheduler(BindsInSteps):
             if bound % BOUND_PER_STEP == 0:
                 yield
         learns = any(known.completed is not None for known in within.values())
-        bound_rules = (self.learning if learns else self.bound)(service, rules, rule_set, within)
+        bound_rules = (self.learning if learns else self.bound)(RuleParts(service, rules, rule_set, within))
         if before is not None and not service.trial:
             bound_rules.continue_counts(before)
         return bound_rules

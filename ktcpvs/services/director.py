@@ -136,7 +136,7 @@ class Director:
         self.checked_servers = CheckedServers(services, running.idents)
 
         self._placer = placer = Placer(context.node)
-        self._binder = binder = SchedulerBinder(context, search, logs_broken=is_strict)
+        self._binder = binder = SchedulerBinder(context, search, is_strict, self.processes.most_seconds_to_bind)
         self._scheduler_reload = SchedulerReload(self, context, binder, running, is_strict)
         self._file_reload = TLSFileReload(self, context, running, self.files)
         self._response_files = response_files = ResponseFiles(running, context.log)

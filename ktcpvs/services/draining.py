@@ -56,10 +56,11 @@ class Draining:
             self._timer = self._context.wheel.after(self._settings.drain_timeout, self._timed_out)
 
     def cancel(self) -> None:
-        """The service listens again: its connections may stay."""
+        """The service listens again: the connections that it has may stay."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self.spread.stop()
 
     def finish(self) -> None:
         """No connection is left."""
@@ -86,12 +87,12 @@ class Draining:
 
     # Of the connections to servers that leave.
 
-    def end_relayed(self, drained: Collection[Destination]) -> None:
+    def end_relayed(self, drained: Collection[Destination], is_drained: Callable[[Destination], bool]) -> None:
         """End what is relayed to these servers, which have just been taken out of use, where its protocol has a way for
-        that."""
+        that. is_drained: whether a server is still out of use when the turn of a connection has come."""
         if drained:
             found = [one for one in self._connections if one.dispatcher.destination in drained]
-            self.spread.make("drained servers", [one.end_relayed for one in found])
+            self.spread.make("drained servers", [partial(_end_relayed, one, is_drained) for one in found])
 
     def end_leaving_later(self, still_leaving: Callable[[], Collection[Destination]]) -> None:
         """End the connections of deleted servers after `drain_timeout`. still_leaving: returns the servers, without
@@ -114,3 +115,9 @@ class Draining:
 
     def _step(self, name: str, call: Callable[[], object]) -> None:
         self._context.steps.run(f"service {self._service.ident}: {name}", call)
+
+
+def _end_relayed(connection: ClientConnection, is_drained: Callable[[Destination], bool]) -> None:
+    destination = connection.dispatcher.destination
+    if destination is not None and is_drained(destination):
+        connection.end_relayed()

@@ -185,7 +185,7 @@ def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: 
 
 
 def make_outcome(outcome: str, address: Address | None, reason: str, why: str = "") -> dict[str, Any]:
-    """why: the reason in words of `model/why.py`."""
+    """Return the outcome of a dry run as plain data. why: the reason in words of `model/why.py`."""
     return {"outcome": outcome, "server": None if address is None else str(address), "reason": reason, "why": why}
 
 

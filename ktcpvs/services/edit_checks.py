@@ -18,8 +18,7 @@ from ktcpvs.services.response_files import ResponseFiles
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.system.authorities import check_authorities
-from ktcpvs.system.otlp_encoder import unavailable
-from ktcpvs.system.otlp_exporter import https_unavailable
+from ktcpvs.system.otlp_packages import https_unavailable, unavailable
 
 
 class EditChecks:

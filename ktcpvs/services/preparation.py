@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from attrs import Factory, define
 
+from ktcpvs.errors import CannotListen
+from ktcpvs.model.address import Address
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import VirtualService
@@ -24,7 +26,8 @@ from ktcpvs.services.serving_processes import ServingProcesses
 from ktcpvs.services.tls_file_store import TLSFiles
 from ktcpvs.services.tls_file_users import TLSFileUsers
 from ktcpvs.streams.preamble import Stage
-from ktcpvs.system.sockets import close_listener
+from ktcpvs.system.listening_process import ListeningProcesses
+from ktcpvs.system.sockets import close_listener, is_in_use, name_holder
 
 StagesOf = Callable[[VirtualService, ListenAddress, str], Sequence[Stage]]
 """Returns the stages of the preamble that clients of a service go through who come to that listener. The third argument
@@ -80,6 +83,7 @@ class Preparer:
         self._files = files
         self._file_users = file_users
         self._response_files = response_files
+        self._listening = ListeningProcesses(context.monotonic)
 
     async def prepare(
         self, new: Table, *, is_strict: bool = False, is_rekeyed: bool = False, rebound: Collection[str] = ()
@@ -102,11 +106,20 @@ class Preparer:
                 known = before.addresses if before is not None else ()
                 for address in config.addresses:
                     if address not in known:
-                        prepared.socks[address] = self._processes.open(address, new.settings.max_backlog, closing)
+                        prepared.socks[address] = await self._open(address, new.settings.max_backlog, closing)
         except BaseException:
             preparation.abandon()
             raise
         return preparation
+
+    async def _open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
+        """Return new sockets that listen on `address`. Raises CannotListen, with the process that does already."""
+        try:
+            return self._processes.open(address, backlog, closing)
+        except CannotListen as refusal:
+            if not is_in_use(refusal):
+                raise
+            raise name_holder(refusal, address, await self._listening.process_of(address)) from None
 
     async def _prepared(
         self, service: RunningService, config: VirtualService, settings: Settings, is_strict: bool

@@ -20,14 +20,14 @@ from ktcpvs.system.response_files import ResponseFile
 
 @define
 class Prepared:
-    """config: the next configuration. destinations: one for each of its servers. factory, balance, fallback: scheduler
-    plugins; fallback None: the service has none. rule_balances: those that rules name for themselves, by their text
-    there. key: the
-    secret that signs its cookies. is_dry_run: the scheduler is bound for a dry run only and dropped afterwards.
-    scheduler: the bound scheduler. seen: the view it was bound with. socks: new listening sockets, a list for each
-    address on which it does not listen yet. listens_anew: its addresses change. stages: address -> the stages of the
-    preamble of its clients there. connection_options: address -> how connections to that server are made, where they
-    are not plain. response_files: those that its rules respond with, by their paths."""
+    """A prepared configuration of one service. config: the next configuration. destinations: one for each of its
+    servers. factory, balance, fallback: scheduler plugins; fallback None: the service has none. rule_balances: those
+    that rules name for themselves, by their text there. key: the secret that signs its cookies. is_dry_run: the
+    scheduler is bound for a dry run only and dropped afterwards. scheduler: the bound scheduler. seen: the view it was
+    bound with. socks: new listening sockets, a list for each address on which it does not listen yet. listens_anew: its
+    addresses change. stages: address -> the stages of the preamble of its clients there. connection_options: address ->
+    how connections to that server are made, where they are not plain. response_files: those that its rules respond
+    with, by their paths."""
 
     config: VirtualService
     destinations: dict[Address, Destination]

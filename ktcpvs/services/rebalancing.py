@@ -29,7 +29,7 @@ REBALANCED = "rebalanced: the client shall connect again"
 """The reason of the end of a connection, in the log."""
 
 HELD = frozenset((SESSION, NEW_SESSION, HASH))
-"""Why a client that connects again would come to the same server."""
+"""The reason why a client that connects again would come to the same server."""
 
 PLAN_DELAY = 0.5
 """Seconds from the command to the first move where several processes serve: each of them chooses by the loads of all,

@@ -53,7 +53,7 @@ class Found(Protocol):
 
     @property
     def failed(self) -> str:
-        """Why a part of it could not be looked up; "": nothing has failed."""
+        """The reason why a part of it could not be looked up; "": nothing has failed."""
 
     def beside(self, known: Iterable[str]) -> tuple[str, ...]:
         """Return the addresses of a name that had the addresses `known`: a failed look-up removes none of them."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import ClientLimits
@@ -32,7 +31,9 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols.forwarding import HTTP, HTTPS
 from ktcpvs.runtime.context import Context
+from ktcpvs.services.check_connectors import CheckConnectors
 from ktcpvs.services.client_factory import ClientFactory
+from ktcpvs.services.client_room import ClientRoom
 from ktcpvs.services.draining import Draining
 from ktcpvs.services.http2_clients import HTTP2Clients
 from ktcpvs.services.listener import Listener
@@ -49,7 +50,6 @@ from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls_stage import TLSStage
 from ktcpvs.system import log as levels
-from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.sockets import close_descriptor_with_reset, keep_alive
 from ktcpvs.tcp.preconnections import Preconnections
 
@@ -61,9 +61,6 @@ changed load only at their next choice."""
 LATE_CLOSE_DELAY = 3.0
 """Seconds for which a socket stays open that another process does not take over: the kernel retransmits a lost SYN-ACK
 after one second, and after two more."""
-
-ROOM_POLL_INTERVAL = 0.05
-"""Seconds between two checks whether another process has made room."""
 
 
 class RunningService:
@@ -112,15 +109,14 @@ class RunningService:
         self._draining = Draining(self.traffic, self.connections, self.preambles, self.http2_clients)
         self.rebalancing = Rebalancing(self.traffic, self.connections, self.scheduler, self._draining.spread)
         self.health.observe_down(self._draining.close_connections_of)
-        self.traffic.room_needed = self._room_needed
+        self._room = ClientRoom(self.traffic, self.clients, self.preambles, self.resume_listeners)
+        self.traffic.room_needed = self._room.needed
         self._is_deleted = False
         self._is_handed_over = False
-        self._room_job = PeriodicJob(context.reactor, self._check_room, self._room_check_failed, ROOM_POLL_INTERVAL)
         self._retiring: list[Listener] = []  # previous listeners, until their handshakes are complete
         self._stages: Mapping[Address, Sequence[Stage]] = {}
         self._foreign_hosts: ForeignHosts | None = None
-        self._checked_at: dict[Address, Address] = {}  # server -> the address that is checked, where configured
-        self._check_connectors: dict[Destination, Connector] = {}
+        self._check_connectors = CheckConnectors(self.traffic)
 
     def __repr__(self) -> str:
         return f"<RunningService {self.ident}: {len(self.connections)} connections, {len(self.destinations)} servers>"
@@ -153,24 +149,8 @@ class RunningService:
         return frozenset([one for one in checked if one.address not in self.traffic.started or not state(one.address)])
 
     def check_connector(self, destination: Destination, check: Check) -> Connector:
-        """Return what connects to the address at which that server is checked; at another one than the server's own,
-        with TLS and the PROXY protocol only if the check says so."""
-        at = self._checked_at.get(destination.address) or check.address(destination.address)
-        own = self.connector(destination)
-        if at == destination.address and at not in self.traffic.started:
-            return own
-        options = ConnectionOptions(
-            tls=own.options.tls if check.tls else None,
-            proxy=own.options.proxy if check.proxy else OFF,
-            http2=own.options.http2 and check.tls and own.options.tls is not None,  # its TLS offers that in ALPN
-        )
-        if at == destination.address:
-            options = own.options  # a check must not start the server
-        known = self._check_connectors.get(destination)
-        if known is None or (known.address, known.options) != (at, options):
-            known = Connector(self.context.reactor, at, lambda: self.traffic.settings.connect_timeout, options)
-            self._check_connectors[destination] = known
-        return known
+        """See CheckConnectors.connector."""
+        return self._check_connectors.connector(destination, check)
 
     def connector(self, destination: Destination) -> Connector:
         """The connector of one of its servers."""
@@ -257,8 +237,7 @@ class RunningService:
         self._stages = prepared.stages
         self.client_factory.stages = prepared.stages.get(config.address, ())
         usable = frozenset(destinations.values())
-        self._checked_at = {server.address: server.check for server in config.servers if server.check is not None}
-        self._check_connectors = {one: known for one, known in self._check_connectors.items() if one in usable}
+        self._check_connectors.configure(config, usable)
         traffic.selector.configure(config, prepared.scheduler, usable, self.scheduler.make_fallback)
         if gone:
             self._draining.end_leaving_later(lambda: set(gone.values()).intersection(self.leaving.values()))
@@ -285,8 +264,12 @@ class RunningService:
                 listener.accepted = self._accept_at(at)
         self.resume_listeners()
         self._step("queue", traffic.queue.try_all)
-        taken_out = in_use.difference(self._in_use)
-        self._step("drained servers", self._draining.end_relayed, {destination for destination, _ in taken_out})
+        drained = {destination for destination, _ in in_use.difference(self._in_use)}
+        self._step("drained servers", self._draining.end_relayed, drained, self._is_drained)
+
+    def _is_drained(self, server: Destination) -> bool:
+        """Whether a server gets no new clients, or no more sessions."""
+        return server not in self.usable or not server.share or server in self.selector.in_maintenance
 
     @property
     def _in_use(self) -> frozenset[tuple[Destination, bool]]:
@@ -370,7 +353,7 @@ class RunningService:
 
     def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
         def admit() -> int:
-            return self._admit(listener, address)
+            return self._room.left(listener, address if self._stages.get(address) else None)
 
         listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
         keep_alive(sock, self.config.tcp_keepalive)
@@ -488,51 +471,6 @@ class RunningService:
         self._draining.end_all()
 
     # Clients.
-
-    def _admit(self, listener: Listener, at: Address) -> int:
-        """Return for how many clients there is room now."""
-        most, clients, descriptors = self.config.maxclients, self.clients, self.context.descriptors
-        begun = self.preambles.room(at) if self._stages.get(at) else None
-        if begun == 0:
-            return 0
-        left = most - clients.in_all if most else 0
-        if most and left <= 0:
-            if clients.is_shared:
-                self._schedule_room_check()
-            return 0
-        room = descriptors.room
-        if room <= 0:
-            descriptors.close_idle()  # idle server connections are closed first
-            descriptors.waiting.add(listener)
-            return 0
-        if begun is not None:
-            room = min(room, begun)
-        if not most:
-            return room
-        return min(room, 1 if clients.is_shared else left)  # other processes may accept clients at the same time
-
-    def _room_needed(self) -> None:
-        """A client waits for room: look for room that other processes make."""
-        if any(destination.is_shared for destination in self.selector.limited):
-            self._schedule_room_check()
-
-    def _schedule_room_check(self) -> None:
-        """Check again soon: other processes serve this service too, and give no notice when their clients leave."""
-        if not self._room_job.is_scheduled:
-            self._room_job.start(ROOM_POLL_INTERVAL)
-
-    def _check_room(self) -> float | None:
-        queue = self.traffic.queue
-        self.resume_listeners()
-        for destination in self.selector.limited if queue else ():
-            if not destination.is_full:
-                queue.freed(destination)
-        if queue:
-            self._schedule_room_check()
-        return None
-
-    def _room_check_failed(self, why: Failure) -> None:
-        self.context.log.failure("service {ident}: cannot serve waiting clients", why, ident=self.ident)
 
     @property
     def _poller(self) -> SocketPoller | None:

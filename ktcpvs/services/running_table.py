@@ -9,9 +9,9 @@ from ktcpvs.services.running import RunningService
 
 
 class RunningTable:
-    """table: the one that runs: the services and listeners that are for this node, with a server for each address of a
-    name; other services are stopped in it. services: ident -> running service, including stopped ones that drain; the
-    dict stays the same. draining: deleted services that drain."""
+    """The table that runs, with its running services. table: the one that runs: the services and listeners that are for
+    this node, with a server for each address of a name; other services are stopped in it. services: ident -> running
+    service, including stopped ones that drain; the dict stays the same. draining: deleted services that drain."""
 
     def __init__(self) -> None:
         self.table = Table()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
+from math import inf
 from typing import Any
 
 from attrs import evolve
@@ -18,7 +19,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
-from ktcpvs.system.plugin_reload import Reloaded, packages_of, reload_schedulers
+from ktcpvs.system.plugin_reload import NOT_TRIED, Reloaded, packages_of, reload_schedulers
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
 MAX_LOGGED = 100
@@ -36,10 +37,16 @@ class SchedulerBinder:
     """Binds schedulers of services without changing anything that runs."""
 
     def __init__(
-        self, context: Context, search: Callable[[], Schedulers] = find_schedulers, logs_broken: bool = True
+        self,
+        context: Context,
+        search: Callable[[], Schedulers] = find_schedulers,
+        logs_broken: bool = True,
+        most_seconds: Callable[[Settings], float] = lambda _: inf,
     ) -> None:
-        """search: finds all installed schedulers. logs_broken: log plugins that cannot be used, each once."""
+        """search: finds all installed schedulers. logs_broken: log plugins that cannot be used, each once.
+        most_seconds: see ServingProcesses.most_seconds_to_bind."""
         self._context = context
+        self._most_seconds = most_seconds
         self._logs_broken = logs_broken
         self._logged: set[tuple[str, str]] = set()
         self._search = search
@@ -94,18 +101,20 @@ class SchedulerBinder:
         self.find_all()
         return self._installed  # those that are not installed any more cannot be loaded again
 
-    def reload(self, name: str | None) -> Reloaded:
-        """Load a plugin's package again; None: those of all plugins. Raises a Refusal; then nothing has changed.
+    def reload(self, name: str | None, tried: Mapping[str, str] = NOT_TRIED) -> Reloaded:
+        """Load a plugin's package again; None: those of all plugins. tried: see reload_schedulers. Raises a Refusal;
+        then nothing has changed.
 
         `undo` of the result makes that undone here too.
         """
-        reloaded = reload_schedulers(self._before_reload(name), name, self._search)
-        before = self._found
+        reloaded = reload_schedulers(self._before_reload(name), name, self._search, tried)
+        before, installed = self._found, self._installed
+        self._installed = reloaded.found
         self._found = reloaded.found if before is None else self._keep_loaded(reloaded.found, before)
 
         def undo() -> None:
             reloaded.undo()
-            self._found = before
+            self._found, self._installed = before, installed
 
         return evolve(reloaded, undo=undo)
 
@@ -149,7 +158,8 @@ class SchedulerBinder:
         self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False
     ) -> Prepared:
         """Bind `config` for `service`. is_dry_run: the scheduler is only used for dry runs. Raises a Refusal."""
-        return await self._run_steps(self._binding(service, config, settings, is_dry_run))
+        steps = self._binding(service, config, settings, is_dry_run)
+        return await self._run_steps(steps, config, self._most_seconds(settings))
 
     def _binding(
         self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool
@@ -176,18 +186,30 @@ class SchedulerBinder:
             return
         steps = config_tests.bind_for_tests(config, self.plugins_of(config), self._context.cookie_key(settings))
         try:
-            await config_tests.run(self._context, await self._run_steps(steps))
+            await config_tests.run(self._context, await self._run_steps(steps, config))
         except (Refusal, KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
             raise _cannot_serve(config, error) from None
 
-    async def _run_steps(self, steps: Generator[None, None, Prepared]) -> Prepared:
+    async def _run_steps(
+        self, steps: Generator[None, None, Prepared], config: VirtualService, most_seconds: float = inf
+    ) -> Prepared:
+        """Raise BadValue for a step that takes too long, unless nobody is served yet."""
         while True:
+            begun = self._context.monotonic()
+            prepared: Prepared | None = None
             try:
                 next(steps)
             except StopIteration as end:
-                prepared: Prepared = end.value
+                prepared = end.value
+            took = self._context.monotonic() - begun
+            if took > most_seconds and self._yields_turns:
+                raise BadValue(
+                    f"service {config.ident}: scheduler {config.scheduler_name}: its bind takes {took:.0f} s, in which "
+                    "a worker serves nobody, and is killed by worker_timeout; it must bind in steps (IBindsInSteps)"
+                )
+            if prepared is not None:
                 return prepared
             if self._yields_turns:
                 turn: Deferred[None] = Deferred()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from ktcpvs.errors import BadValue
@@ -14,7 +15,8 @@ from ktcpvs.services.running_table import RunningTable
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.table_runner import TableRunner
 from ktcpvs.system import log as levels
-from ktcpvs.system.plugin_trial import try_plugins
+from ktcpvs.system.plugin_reload import NOT_TRIED
+from ktcpvs.system.plugin_trial import Trial, try_plugins
 
 
 class SchedulerReload:
@@ -34,9 +36,8 @@ class SchedulerReload:
     async def carry_out(self, edit: ReloadSchedulers) -> Sequence[str]:
         """To be called within `between_edits`. Returns warnings, a line each. Raises a Refusal; then nothing has
         changed."""
-        if self._is_strict:
-            await self._try(edit.scheduler)
-        reloaded = self._binder.reload(edit.scheduler)
+        tried = await self._try(edit.scheduler) if self._is_strict else NOT_TRIED
+        reloaded = self._binder.reload(edit.scheduler, tried)
         table = self._running.table
         users = [service for service in table if not reloaded.names.isdisjoint(scheduler_names(service))]
         running = [service.ident for service in users if service.ident in table.running]
@@ -48,27 +49,31 @@ class SchedulerReload:
             raise
         commands = partial(self._runner.processes.commands_for, edit)
         await self._runner.run_anew(lambda: None, reloaded.undo, commands, rebound=running)
-        names = ", ".join(sorted(reloaded.names))
+        names, packages = ", ".join(sorted(reloaded.names)), ", ".join(reloaded.packages)
+        del reloaded  # which keeps the modules of before
+        gc.collect()  # they are cycles, and may have files open
         if self._is_strict:
             self._context.log.event(
                 levels.ANNOUNCE,
                 "schedulers {names} are loaded again from {packages}; services bound anew: {services}",
                 names=names,
-                packages=", ".join(reloaded.packages),
+                packages=packages,
                 services=", ".join(running) or "none",
             )
         if self._context.quorum is None:
             return ()
         return [f"only this node has loaded {names} again; the other nodes of the cluster have what they had"]
 
-    async def _try(self, name: str | None) -> None:
-        """Raise BadValue for a plugin whose import would hold up this process, or end it."""
+    async def _try(self, name: str | None) -> Mapping[str, str]:
+        """Return what has been tried, see reload_schedulers. Raises BadValue for a plugin whose import would hold up
+        this process, or end it."""
         try:
-            why = await try_plugins(self._context.reactor, self._binder.packages_of(name))
+            trial = await try_plugins(self._context.reactor, self._binder.packages_of(name))
         except OSError as error:
-            why = f"the plugins cannot be tried in a process of their own: {error.strerror}"
-        if why is not None:
-            raise BadValue(f"{why}; what was loaded before stays in use")
+            trial = Trial(f"the plugins cannot be tried in a process of their own: {error.strerror}")
+        if trial.why is not None:
+            raise BadValue(f"{trial.why}; what was loaded before stays in use")
+        return trial.loaded
 
 
 def scheduler_names(service: VirtualService) -> set[str]:

@@ -210,6 +210,7 @@ class _Server:
     def _begin(self) -> None:
         """See whether the server runs already: the daemon that this one has taken over from may have started it."""
         self.state = STARTING
+        self._reason = ""
         self._deadline = self._reactor.seconds() + self.started.settings.start_timeout
         self._probe()
 

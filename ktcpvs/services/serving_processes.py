@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import inf
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -13,6 +14,7 @@ from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.nodes import NodeIdentity
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.runtime.context import Context
@@ -40,6 +42,10 @@ class ServingProcesses(Protocol):
 
     def open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
         """Return new sockets that listen on `address`. closing: those that this change closes. Raises CannotListen."""
+
+    def most_seconds_to_bind(self, settings: Settings) -> float:
+        """Return how long one step of a scheduler's binding may take: in a process that serves nobody meanwhile, and is
+        ended for that."""
 
     def commands_for(self, edit: Edit) -> Any:
         """Return the commands with which `send` has other processes carry `edit` out. May raise: nothing has changed
@@ -138,6 +144,9 @@ class SingleProcess:
 
     def open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
         return [self._context.sockets.open(address, backlog, closing)]
+
+    def most_seconds_to_bind(self, settings: Settings) -> float:
+        return inf
 
     def commands_for(self, edit: Edit) -> Any:
         return None

@@ -12,7 +12,8 @@ from ktcpvs.services.table_runner import TableRunner
 
 
 class SharedLimits:
-    """live: the nodes that divide limits, this one included; none: it keeps them whole."""
+    """The nodes among which the limits of services are divided. live: the nodes that divide limits, this one included;
+    none: it keeps them whole."""
 
     def __init__(self, runner: TableRunner) -> None:
         self._runner = runner

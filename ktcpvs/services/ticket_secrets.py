@@ -55,7 +55,8 @@ def _secret(text: str) -> bytes:
 
 
 class TicketSecrets:
-    """current: tickets are made with it. previous: its tickets are still accepted; None: there is none."""
+    """The secrets of session tickets. current: tickets are made with it. previous: its tickets are still accepted;
+    None: there is none."""
 
     def __init__(
         self,

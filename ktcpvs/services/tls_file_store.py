@@ -47,7 +47,8 @@ def _ignore(files: Collection[TLSFile]) -> Deferred[Any]:
 
 @frozen
 class Update:
-    """contents: of files that are new, or have changed. dropped: files that no service needs any more."""
+    """Files of TLS that an edit brings and drops. contents: of files that are new, or have changed. dropped: files that
+    no service needs any more."""
 
     contents: Mapping[TLSFile, Contents] = Factory(dict)
     dropped: Collection[TLSFile] = ()

@@ -13,7 +13,7 @@ from ktcpvs.services.table_runner import TableRunner
 
 
 class Withdrawals:
-    """current: the services that are withdrawn."""
+    """Withdraws services, and starts them again. current: the services that are withdrawn."""
 
     def __init__(self, runner: TableRunner) -> None:
         self._runner = runner

@@ -1,4 +1,4 @@
-"""How simulated servers behave: constant, lognormal, slow, failing, refusing, flapping, warming up, and others by
+"""The behaviour of simulated servers: constant, lognormal, slow, failing, refusing, flapping, warming up, and others by
 composition."""
 
 from __future__ import annotations

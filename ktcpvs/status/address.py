@@ -15,7 +15,7 @@ _FORM = re.compile(r"(?P<kind>tcp6?):(?:port=)?(?P<port>[0-9]{1,5})(?::interface
 
 @frozen
 class StatusAddress:
-    """host: an IP address. port: 1 to 65535."""
+    """The address of the status page. host: an IP address. port: 1 to 65535."""
 
     host: str
     port: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Inet
 from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.readiness import Readiness
+from ktcpvs.system.listening_process import process_of
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob
-from ktcpvs.system.sockets import explain_failure
+from ktcpvs.system.sockets import describe_holder, explain_failure
 
 BACKLOG = 128
 
@@ -51,15 +53,19 @@ class StatusListener:
         address = self._address
         if address is None:
             return
+        try:
+            self._listen(address)
+        except CannotListenError as error:
+            # Its own text names the address in another form.
+            why = _why_not(error.socketError, Inet(address.host, address.port))
+            raise CannotListen(f"cannot listen for the status at {address}: {why}") from None
+
+    def _listen(self, address: StatusAddress) -> None:
+        """Raises CannotListenError."""
         from ktcpvs.status.server import StatusFactory  # imported only where the status is served
 
         self._factory = StatusFactory(self._switch, self._hosts, self._log, self._reactor, self._readiness)
-        try:
-            self._port = self._reactor.listenTCP(address.port, self._factory, BACKLOG, address.host)
-        except CannotListenError as error:
-            # Its own text names the address in another form.
-            why = explain_failure(error.socketError, Inet(address.host, address.port))
-            raise CannotListen(f"cannot listen for the status at {address}: {why}") from None
+        self._port = self._reactor.listenTCP(address.port, self._factory, BACKLOG, address.host)
         self._log.event(ANNOUNCE, "status at {where}", where=address)
 
     def open_when_free(self) -> None:
@@ -67,10 +73,11 @@ class StatusListener:
         self._retries.start()
 
     def _open_if_free(self) -> float | None:
-        try:
-            self.open()
-        except CannotListen:
-            return RETRY_INTERVAL
+        if self._address is not None:
+            try:
+                self._listen(self._address)  # without a search for the process that has the port
+            except CannotListenError:
+                return RETRY_INTERVAL
         return None
 
     def _retry_failed(self, why: Failure) -> None:
@@ -83,3 +90,8 @@ class StatusListener:
             self._port.stopListening()
             self._factory.close_all()
             self._port = None
+
+
+def _why_not(error: OSError, address: Inet) -> str:
+    holder = process_of(address) if error.errno == errno.EADDRINUSE else None
+    return explain_failure(error) if holder is None else describe_holder(holder)

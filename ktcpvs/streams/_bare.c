@@ -737,17 +737,13 @@ transport_over(PyObject *self, PyObject *clean)
 static PyObject *
 transport_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    static const int no[] = {T_ABORTED, T_CLOSING, T_FIN_CAME, T_FULL, T_HALF_CLOSED, T_HAS_INPUT, T_HAS_WRITTEN,
-                             T_IS_SCHEDULED, T_PAUSED, T_PEER_ENDED, T_PUTS_URGENT, T_READS_ON, T_READS_SMALL, T_WAS_BULK};
-    static const int none[] = {T_RECV, T_SEND, T_SOCK, T_UNSENT, T_WRITER, T_STREAM};
     if (count < 3 || count > 6) {
         PyErr_SetString(PyExc_TypeError, "BareTransport() takes 3 to 6 arguments");
         return NULL;
     }
-    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
-        put_new(&T(no[i]), Py_False);
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        put_new(&T(none[i]), Py_None);
+    FILL(self, transport, Py_False, T_ABORTED, T_CLOSING, T_FIN_CAME, T_FULL, T_HALF_CLOSED, T_HAS_INPUT, T_HAS_WRITTEN,
+         T_IS_SCHEDULED, T_PAUSED, T_PEER_ENDED, T_PUTS_URGENT, T_READS_ON, T_READS_SMALL, T_WAS_BULK);
+    FILL(self, transport, Py_None, T_RECV, T_SEND, T_SOCK, T_UNSENT, T_WRITER, T_STREAM);
     PyObject *is_delaying = count > 5 ? args[5] : Py_False;
     put_new(&T(T_POLLER), args[0]);
     put_new(&T(T_FD), args[1]);
@@ -845,19 +841,13 @@ stream_read_connection_lost(PyObject *self, PyObject *unused)
 static PyObject *
 stream_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    static const int nothings[] = {S_BULK_DETECTED, S_DATA_RECEIVED, S_ENDED, S_LOST, S_WRITE};
-    static const int no[] = {S_IS_OPEN, S_PEER_ENDED, S_RESTING};
-    static const int none[] = {S_CALLED, S_TIMER, S_TLS, S_TRANSPORT};
     if (count > 1) {
         PyErr_SetString(PyExc_TypeError, "Stream() takes at most one argument");
         return NULL;
     }
-    for (size_t i = 0; i < sizeof nothings / sizeof *nothings; i++)
-        put_new(&S(nothings[i]), nothing);
-    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
-        put_new(&S(no[i]), Py_False);
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        put_new(&S(none[i]), Py_None);
+    FILL(self, stream, nothing, S_BULK_DETECTED, S_DATA_RECEIVED, S_ENDED, S_LOST, S_WRITE);
+    FILL(self, stream, Py_False, S_IS_OPEN, S_PEER_ENDED, S_RESTING);
+    FILL(self, stream, Py_None, S_CALLED, S_TIMER, S_TLS, S_TRANSPORT);
     put_new(&S(S_CONNECTED), zero);
     put_new(&S(S_MADE), count ? args[0] : nothing);
     return Py_NewRef(Py_None);

@@ -63,7 +63,8 @@ _AF_UNIX = int(socket.AF_UNIX)
 
 
 class BareTransport(SocketTransport):
-    """poller: polls the socket. stream: the Stream that it carries; None when the connection is over."""
+    """A transport on a bare socket. poller: polls the socket. stream: the Stream that it carries; None when the
+    connection is over."""
 
     __slots__ = (
         "_aborted", "_closing", "_events", "_family", "_fd", "_fin_came", "_full", "_half_closed", "_has_input",

@@ -201,7 +201,7 @@ class ByteStream(Protocol):
 
     @property
     def failure(self) -> str:
-        """Why TLS has broken the connection, in words, until `lost` has returned; "" otherwise."""
+        """The reason why TLS has broken the connection, in words, until `lost` has returned; "" otherwise."""
 
     def detach_obstacle(self) -> NotDetachable | None:
         """Return None, or why `detach` is not possible now."""

@@ -188,7 +188,7 @@ class StreamITransport:
                 handle.setsockopt(level, option, int(enabled))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """streaming: True; pull producers are not supported."""
+        """Register a push producer (IConsumer). streaming: True; pull producers are not supported."""
         if not streaming:
             raise ValueError(f"{producer} cannot be registered: pull producers are not supported")
         if self._producer is not None:

@@ -199,7 +199,7 @@ class Stream(Protocol):
 
     @property
     def failure(self) -> str:
-        """Why TLS has broken the connection, in words, until `lost` has returned; "" otherwise."""
+        """The reason why TLS has broken the connection, in words, until `lost` has returned; "" otherwise."""
         failure: str = self.transport.failure if self.transport is not None else ""
         return failure
 

@@ -17,7 +17,7 @@ from ktcpvs.streams.transport import StreamTransport, nothing
 _log = Logger(namespace="ktcpvs")
 
 NO_CLOSE_NOTIFY = "the peer has ended the connection without close_notify"
-"""Why TLS has broken a connection that may have been cut off by anybody on the way."""
+"""The reason why TLS has broken a connection that may have been cut off by anybody on the way."""
 
 MAX_CIPHERTEXT_SIZE = MAX_RECORD_SIZE + 2048 + 5
 """The most bytes of one record on its way, with its header (RFC 5246, section 6.2.3)."""

@@ -65,7 +65,7 @@ class StreamTransport(ABC):
     """The poller that watches its bare socket; None for transports of an event loop."""
 
     failure: str = ""
-    """Why the connection is broken, in words, where the transport knows more than that; else ""."""
+    """The reason why the connection is broken, in words, where the transport knows more than that; else ""."""
 
     write: Callable[[bytes], object]
 

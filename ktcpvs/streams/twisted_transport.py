@@ -18,7 +18,7 @@ from ktcpvs.streams.transport import NONBLOCKING, Backpressure, SocketTransport,
 
 
 class TwistedTransport(SocketTransport):
-    """twisted: the transport that Twisted gave the stream, an ITransport."""
+    """A transport on one of Twisted's. twisted: the transport that Twisted gave the stream, an ITransport."""
 
     __slots__ = ("twisted", "write", "writev")
 

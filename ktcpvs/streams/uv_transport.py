@@ -241,7 +241,8 @@ class UVTransport(SocketTransport):
             self._writer.resume_writing()
 
     def connection_lost(self, error: BaseException | None) -> None:
-        """error: of the system, or raised by the stream's owner; None when the connection was closed or aborted."""
+        """See asyncio.Protocol. error: of the system, or raised by the stream's owner; None when the connection was
+        closed or aborted."""
         if error is not None and error.__traceback__ is not None:
             self._reset_on_close()
             if isinstance(error, OSError):  # uvloop treats it as an error of the connection, and logs nothing

@@ -150,7 +150,7 @@ def _read(path: str) -> bytes:
 def _certificate(
     file: str, data: bytes, key_file: str, key_data: bytes, *, is_for_clients: bool = True
 ) -> ServerCertificate:
-    """is_for_clients: False: servers see it, as that of a client."""
+    """Read and check a certificate with its key. is_for_clients: False: servers see it, as that of a client."""
     key = read_private_key(key_file, key_data)
     try:
         chain = x509.load_pem_x509_certificates(data)
@@ -195,7 +195,8 @@ def read_private_key(source: str, data: bytes) -> Any:
 
 
 def _check_purpose(file: str, subject: str, purposes: Any, is_for_clients: bool) -> None:
-    """purposes: the value of extendedKeyUsage; None: there is none, and the certificate is for everything."""
+    """Refuse a certificate that is not made for this use. purposes: the value of extendedKeyUsage; None: there is none,
+    and the certificate is for everything."""
     wanted = ExtendedKeyUsageOID.SERVER_AUTH if is_for_clients else ExtendedKeyUsageOID.CLIENT_AUTH
     if purposes is None or wanted in purposes or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in purposes:
         return

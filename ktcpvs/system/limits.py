@@ -12,8 +12,8 @@ COLLECTION_THRESHOLD = 10_000
 loaded has 500,000, and clients wait meanwhile."""
 
 COLLECTIONS_OF_NEW_OBJECTS = 100
-"""How many such collections there are before one over all objects that have been made since the last one of that kind,
-which takes some 100 ms."""
+"""The number of such collections before one over all objects that have been made since the last one of that kind, which
+takes some 100 ms."""
 
 
 def calm_collector() -> None:

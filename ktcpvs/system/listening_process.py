@@ -1,15 +1,17 @@
-"""The process that listens on an address, found in /proc as far as this user may read it."""
+"""The processes that listen on addresses, found in /proc as far as this user may read it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 
 from attrs import frozen
 
 from ktcpvs.errors import shorten
 from ktcpvs.model.address import Address, Unix
+from ktcpvs.system.threads import run_beside
 
 OWN_NAME = "ktcpvs"
 """The name of all processes of a switch."""
@@ -17,13 +19,20 @@ OWN_NAME = "ktcpvs"
 MAX_FILES = 50_000
 """The most open files of processes that one search looks at."""
 
+MAX_AGE = 1.0
+"""Seconds for which the processes that one search has found answer further questions."""
+
 _LISTEN = "0A"
 """The state of a listening socket in /proc/net/tcp."""
+
+_ACCEPTS = 1 << 16
+"""The flag of a listening socket in /proc/net/unix (SO_ACCEPTCON)."""
 
 
 @frozen
 class ListeningProcess:
-    """name: of its program; ktcpvs for all processes of a switch. number: its process ID."""
+    """The process that listens on an address. name: of its program; ktcpvs for all processes of a switch. number: its
+    process ID."""
 
     name: str
     number: int
@@ -34,18 +43,52 @@ def process_of(address: Address, proc: str = "/proc") -> ListeningProcess | None
 
     proc: where the file system of processes is.
     """
-    if isinstance(address, Unix):
-        inodes = [parts[6] for parts in _rows(f"{proc}/net/unix") if len(parts) > 7 and parts[7] == address.path]
-    else:
-        inodes = list(_inodes_of_port(address.port, proc))
-    return _process_with({f"socket:[{inode}]" for inode in inodes}, proc)
+    return _found(_listening_processes(proc), address)
 
 
-def _inodes_of_port(port: int | None, proc: str) -> Iterator[str]:
+class ListeningProcesses:
+    """Says which processes listen, where there may be many questions: one search answers all of a second. A search
+    takes 30 ms on a small machine, so 1,000 services whose ports another program has would take half a minute."""
+
+    def __init__(self, seconds: Callable[[], float], proc: str = "/proc") -> None:
+        """seconds: returns those of a clock that does not go back. proc: as for `process_of`."""
+        self._seconds = seconds
+        self._proc = proc
+        self._known: Mapping[int | str | None, ListeningProcess] = {}
+        self._searched = -MAX_AGE
+
+    async def process_of(self, address: Address) -> ListeningProcess | None:
+        """As the function `process_of`, beside the reactor."""
+        if self._seconds() - self._searched >= MAX_AGE:
+            self._known = await run_beside(partial(_listening_processes, self._proc))
+            self._searched = self._seconds()
+        return _found(self._known, address)
+
+
+def _found(known: Mapping[int | str | None, ListeningProcess], address: Address) -> ListeningProcess | None:
+    return known.get(address.path if isinstance(address, Unix) else address.port)
+
+
+def _listening_processes(proc: str) -> Mapping[int | str | None, ListeningProcess]:
+    """Return the process that listens on each port and at each path, the oldest one where there are several."""
+    found: dict[int | str | None, ListeningProcess] = {}
+    places = _listening_sockets(proc)
+    for link, process in _holders(set(places), proc):
+        found.setdefault(places[link], process)
+    return found
+
+
+def _listening_sockets(proc: str) -> Mapping[str, int | str]:
+    """Return the port or the path of each listening socket, by the target of the links to it."""
+    places: dict[str, int | str] = {}
     for table in ("tcp", "tcp6"):
         for parts in _rows(f"{proc}/net/{table}"):
-            if len(parts) > 9 and parts[3] == _LISTEN and int(parts[1].rpartition(":")[2], 16) == port:
-                yield parts[9]
+            if len(parts) > 9 and parts[3] == _LISTEN:
+                places[f"socket:[{parts[9]}]"] = int(parts[1].rpartition(":")[2], 16)
+    for parts in _rows(f"{proc}/net/unix"):
+        if len(parts) > 7 and int(parts[3], 16) & _ACCEPTS:
+            places[f"socket:[{parts[6]}]"] = parts[7]
+    return places
 
 
 def _rows(path: str) -> Iterator[list[str]]:
@@ -58,23 +101,25 @@ def _rows(path: str) -> Iterator[list[str]]:
         return
 
 
-def _process_with(links: set[str], proc: str) -> ListeningProcess | None:
-    """Return the oldest process with one of these open files."""
+def _holders(links: Container[str], proc: str) -> Iterator[tuple[str, ListeningProcess]]:
+    """Yield those of `links` that are open files of processes, each with its process, the oldest first."""
     left = MAX_FILES
-    for process in sorted(int(name) for name in os.listdir(proc) if name.isdigit()) if links else ():
-        folder = f"{proc}/{process}"
+    for number in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
+        folder = f"{proc}/{number}"
         try:
             names = os.listdir(f"{folder}/fd")[:left]
         except OSError:  # of another user, or gone
             continue
+        process = None
         for name in names:
-            if _target_of(f"{folder}/fd/{name}") in links:
+            link = _target_of(f"{folder}/fd/{name}")
+            if link in links:
                 with suppress(OSError):
-                    return ListeningProcess(_name_of(folder), process)
+                    process = process or ListeningProcess(_name_of(folder), number)
+                    yield link, process
         left -= len(names)
         if not left:
             break
-    return None
 
 
 def _target_of(link: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from ktcpvs.model.spans import ERROR, Span, Value
@@ -21,13 +20,6 @@ CONTENT_TYPE = b"application/x-protobuf"
 
 SCOPE = "ktcpvs"
 """The name of the instrumentation scope."""
-
-
-def unavailable() -> str:
-    """Return why spans cannot be encoded; "" if they can."""
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.proto") is None:
-        return "OpenTelemetry's messages are not installed: pip install 'ktcpvs[otel]'"
-    return ""
 
 
 class OTLPEncoder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 from attrs import frozen
@@ -45,13 +44,6 @@ _NETWORK_ERRORS = (
     ConnectError, ConnectionLost, DNSLookupError, RequestGenerationFailed, ResponseFailed, TimeoutError,
     CancelledError, OSError,
 )  # fmt: skip
-
-
-def https_unavailable() -> str:
-    """Return why no collector can be reached over https; "" if one can."""
-    if find_spec("OpenSSL") is None or find_spec("service_identity") is None:
-        return "https needs the packages for TLS: pip install 'ktcpvs[otel,tls]'"
-    return ""
 
 
 @frozen

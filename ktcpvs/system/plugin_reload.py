@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from hashlib import sha256
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
@@ -12,6 +13,9 @@ from attrs import frozen
 
 from ktcpvs.errors import BadValue
 from ktcpvs.system.plugins import Schedulers, keep_instances
+
+NOT_TRIED: Mapping[str, str] = {}
+"""No file has been tried."""
 
 _PLUGINS = "twisted.plugins."
 _NEVER = frozenset(("ktcpvs", "twisted", "zope", "attr", "attrs", "__main__", *sys.stdlib_module_names))
@@ -29,11 +33,14 @@ class Reloaded:
     undo: Callable[[], None]
 
 
-def reload_schedulers(before: Schedulers, name: str | None, search: Callable[[], Schedulers]) -> Reloaded:
+def reload_schedulers(
+    before: Schedulers, name: str | None, search: Callable[[], Schedulers], tried: Mapping[str, str] = NOT_TRIED
+) -> Reloaded:
     """Load the package of a scheduler again, with all schedulers in it; None: those of all plugins.
 
-    before: the schedulers until now. search: finds all of them. Raises NoSuchScheduler, or BadValue where there is
-    nothing to load again, or where a plugin is broken now; then nothing has changed.
+    before: the schedulers until now. search: finds all of them. tried: the files that a trial has loaded, each with the
+    digest of its contents: a file that has changed since is not loaded. Raises NoSuchScheduler, or BadValue where there
+    is nothing to load again, or where a plugin is broken now; then nothing has changed.
     """
     roots = packages_of(before, name)
     names = frozenset(one for one in before.origins if _roots_of(before, one) & roots)
@@ -48,7 +55,7 @@ def reload_schedulers(before: Schedulers, name: str | None, search: Callable[[],
             if parent in sys.modules:
                 setattr(sys.modules[parent], child, module)
 
-    finder = SourceFinder(roots)
+    finder = SourceFinder(roots, tried)
     sys.meta_path.insert(0, finder)
     try:
         found = search()
@@ -121,17 +128,32 @@ def _take_modules(roots: Collection[str]) -> dict[str, ModuleType]:
 class _UncachedLoader(SourceFileLoader):
     """Compiles the source: a compiled file may be as old as a source that was changed within the same second."""
 
+    finder: SourceFinder
+
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
-        code: CodeType = self.source_to_code(self.get_data(path), path)
+        source = self.get_data(path)
+        self.finder.note(path, source)
+        code: CodeType = self.source_to_code(source, path)
         return code
 
 
 class SourceFinder(MetaPathFinder):
-    """Finds the modules of some packages as Python does, and has their sources compiled."""
+    """Finds the modules of some packages as Python does, and has their sources compiled. loaded: the files of those
+    that were, each with the digest of its contents."""
 
-    def __init__(self, roots: Collection[str]) -> None:
+    def __init__(self, roots: Collection[str], tried: Mapping[str, str] = NOT_TRIED) -> None:
+        """tried: see reload_schedulers."""
         self._roots = roots
+        self._tried = tried
+        self.loaded: dict[str, str] = {}
+
+    def note(self, path: str, source: bytes) -> None:
+        """The contents of that file are to be loaded. Raises ImportError if others were tried."""
+        digest = sha256(source).hexdigest()
+        if self._tried.get(path, digest) != digest:
+            raise ImportError(f"{path} was changed after it was tried; reload it again")
+        self.loaded[path] = digest
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -141,4 +163,5 @@ class SourceFinder(MetaPathFinder):
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and type(spec.loader) is SourceFileLoader:
             spec.loader = _UncachedLoader(spec.loader.name, spec.loader.path)
+            spec.loader.finder = self
         return spec

@@ -1,23 +1,28 @@
 """Loads scheduler plugins in a process of its own before a running daemon does: one that loops for ever, takes all
 memory or ends the process is found out there.
 
-The process gets the names of the packages that are loaded from their sources as its arguments.
+The process gets as its arguments a file, to which it writes the digests of the sources that it has loaded, and the
+names of the packages that are loaded from their sources.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from ktcpvs.errors import shorten
-from ktcpvs.system.plugin_reload import SourceFinder
+from ktcpvs.system.plugin_reload import NOT_TRIED, SourceFinder
 from ktcpvs.system.plugins import find_schedulers
 from ktcpvs.system.program import Program
 from ktcpvs.system.stall_watch import where_is
@@ -34,11 +39,20 @@ MAX_TRIAL_MEMORY = 2 << 30
 _SAYS = "trial: "
 
 
-def try_plugins(reactor: Any, packages: Collection[str]) -> Deferred[str | None]:
-    """Load all plugins in another process. packages: those that are loaded from their sources. Fires with why that is
-    not possible, in words; None: it is. Raises OSError."""
+@frozen
+class Trial:
+    """The result of a trial. why: it is not possible to load the plugins; None: it is. loaded: the sources of the
+    packages that were loaded, each with the digest of its contents."""
+
+    why: str | None = None
+    loaded: Mapping[str, str] = NOT_TRIED
+
+
+def try_plugins(reactor: Any, packages: Collection[str]) -> Deferred[Trial]:
+    """Load all plugins in another process. packages: those that are loaded from their sources. Raises OSError."""
     said: list[str] = []
-    tried: Deferred[str | None] = Deferred()
+    tried: Deferred[Trial] = Deferred()
+    digests = NamedTemporaryFile(prefix="ktcpvs-")  # noqa: SIM115
 
     def note(line: str) -> None:
         if line.startswith(_SAYS):
@@ -47,18 +61,24 @@ def try_plugins(reactor: Any, packages: Collection[str]) -> Deferred[str | None]
     def ended(how: str) -> None:
         if timeout.active():
             timeout.cancel()
-        if how == "status 0":
-            tried.callback(None)
-        else:
-            tried.callback(said[0] if said else f"loading the plugins ends the process: {how}")
+        with digests:  # the file goes
+            if how == "status 0":
+                trial = Trial(loaded=json.load(digests))
+            else:
+                trial = Trial(said[0] if said else f"loading the plugins ends the process: {how}")
+        tried.callback(trial)
 
     def late() -> None:
         said.append(f"the plugins are not loaded within {TRIAL_TIMEOUT:.0f} s")
         program.signal(signal.SIGKILL)
 
     environment = {**os.environ, "PYTHONPATH": ":".join(path or os.getcwd() for path in sys.path)}
-    command = [sys.executable, "-P", "-m", __name__, *sorted(packages)]
-    program = Program(reactor, command, environment, note, ended)
+    command = [sys.executable, "-P", "-m", __name__, digests.name, *sorted(packages)]
+    try:
+        program = Program(reactor, command, environment, note, ended)
+    except OSError:
+        digests.close()
+        raise
     timeout = reactor.callLater(TRIAL_TIMEOUT + KILL_DELAY, late)
     return tried
 
@@ -80,11 +100,13 @@ def main() -> None:
     timer = threading.Timer(TRIAL_TIMEOUT, _give_up)
     timer.daemon = True
     timer.start()
-    sys.meta_path.insert(0, SourceFinder(sys.argv[1:]))
+    finder = SourceFinder(sys.argv[2:])
+    sys.meta_path.insert(0, finder)
     sys.dont_write_bytecode = True
     for where, error in find_schedulers().broken:
         if error.startswith("MemoryError"):
             _end(f"{where}: {error or 'MemoryError'}: plugins may take {MAX_TRIAL_MEMORY >> 20} MiB")
+    Path(sys.argv[1]).write_text(json.dumps(finder.loaded))
     os._exit(0)  # threads of plugins hold up nothing
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -40,8 +41,15 @@ LISTED_BY = "'tcpvsadm --schedulers'"
 MAX_ERROR_LENGTH = 200
 """The most characters of each plugin's error in the refusal of an unknown name."""
 
+_BREACH = re.compile(r"The object <.*?> has failed to implement interface \S+: (?=The contract of )")
+"""What zope.interface says before it says what is wrong, so that the limits of messages would cut that off."""
+
 _EDITABLE = "; installed with -e? start the daemon again, or 'pip install .'"
 """The hint where the module of an entry point is not found: a running Python reads no new paths of such packages."""
+
+
+_MACHINERY = frozenset((__file__, __file__.replace("plugins.py", "plugin_reload.py")))
+"""The files of ours that import plugins."""
 
 
 @frozen
@@ -115,7 +123,7 @@ def find_schedulers() -> Schedulers:
         try:
             _check(plugin)
         except (Invalid, ValueError) as wrong:
-            broken.append((origin.text, " ".join(str(wrong).split())))
+            broken.append((origin.text, _BREACH.sub("", " ".join(str(wrong).split()))))
             continue
         except Exception as wrong:  # of an attribute that cannot be read
             broken.append((origin.text, f"{type(wrong).__name__}: {safe_str(wrong)}"))
@@ -244,4 +252,4 @@ def _place_of(error: BaseException, origin: Origin) -> tuple[str, str]:
 
 def _is_machinery(file: str) -> bool:
     """Whether a file is a part of what imports plugins."""
-    return file.startswith("<frozen") or file == __file__ or "/importlib/" in file
+    return file.startswith("<frozen") or file in _MACHINERY or "/importlib/" in file

@@ -64,7 +64,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def prctl(option: int, first: int = 0, second: int = 0) -> int:
-    """prctl(2). Raises OSError."""
+    """Call prctl(2). Raises OSError."""
     result = int(_libc().prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -27,8 +27,8 @@ _PDEATHSIG = 1
 
 
 def end_after_parent(seconds: Callable[[], float]) -> None:
-    """When the parent process ends, resume this process if it is stopped, and let the kernel end it after `seconds()`
-    unless it ends by itself before. Raises OSError.
+    """Prepare for the end of the parent process: this process is then resumed if it is stopped, and the kernel ends it
+    after `seconds()` unless it ends by itself before. Raises OSError.
 
     The kernel sends SIGCONT (prctl(2), PR_SET_PDEATHSIG) when the *thread* that started this process ends; that thread
     must live as long as its process, as the main thread does. SIGKILL would cut off connections that can drain.
@@ -42,6 +42,14 @@ def end_after_parent(seconds: Callable[[], float]) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGCONT, continued)
     prctl(_PDEATHSIG, signal.SIGCONT)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends, and end now if it has ended. parent: its number. The
+    process that has started this one must have no threads. Raises OSError."""
+    prctl(_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Process:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address, Inet, Unix
-from ktcpvs.system.listening_process import OWN_NAME, ListeningProcess, process_of
+from ktcpvs.system.listening_process import OWN_NAME, ListeningProcess
 
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 """Errors that mean that the system has no resources for another connection."""
@@ -66,7 +66,7 @@ def give_descriptor(sock: Any) -> None:
 
 
 def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket] = ()) -> socket.socket:
-    """Return a non-blocking socket that listens on `address`. Raises CannotListen.
+    """Return a non-blocking socket that listens on `address`. Raises CannotListen: see `name_holder` too.
 
     backlog: the most connections that wait to be accepted. beside: listening sockets of ours that this one replaces;
     they may have the same port. A stale file of a unix socket is replaced.
@@ -76,7 +76,7 @@ def open_listener(address: Address, backlog: int, beside: Iterable[socket.socket
             return _listening(_unix_socket(address.path), backlog)
         return _inet_socket(address, backlog, beside)
     except OSError as error:
-        raise CannotListen(f"cannot listen on {address}: {explain_failure(error, address)}") from None
+        raise CannotListen(f"cannot listen on {address}: {explain_failure(error)}") from error
 
 
 def open_listeners(
@@ -97,7 +97,7 @@ def open_listeners(
                 # Only the first one detects that another program has the port.
                 opened.append(_inet_socket(address, backlog, [*beside, *opened], shared=True))
             except OSError as error:
-                raise CannotListen(f"cannot listen on {address}: {explain_failure(error, address)}") from None
+                raise CannotListen(f"cannot listen on {address}: {explain_failure(error)}") from error
     except BaseException:
         for sock in opened:
             close_listener(sock)
@@ -141,10 +141,10 @@ def _inode(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def explain_failure(error: OSError, address: Address) -> str:
-    """Return why nothing can listen on `address`, with the process that does already."""
+def explain_failure(error: OSError) -> str:
+    """Return why nothing can listen on an address."""
     if error.errno == errno.EADDRINUSE:
-        return _describe_other(process_of(address))
+        return "another program listens there already"
     if error.errno == errno.EACCES:
         return "permission denied: ports below 1024 and other users' folders need more privileges"
     if error.errno == errno.EADDRNOTAVAIL:
@@ -152,10 +152,24 @@ def explain_failure(error: OSError, address: Address) -> str:
     return error.strerror or str(error)
 
 
-def _describe_other(process: ListeningProcess | None) -> str:
-    """Say which process listens on an address. None: it is not known."""
-    if process is None:
-        return "another program listens there already"
+def is_in_use(refusal: CannotListen) -> bool:
+    """Whether `open_listener` has refused an address because something listens there."""
+    return isinstance(refusal.__cause__, OSError) and refusal.__cause__.errno == errno.EADDRINUSE
+
+
+def name_holder(refusal: CannotListen, address: Address, holder: ListeningProcess | None) -> CannotListen:
+    """Return a refusal that names the process which listens on an address that is in use. holder: None: it is not
+    known.
+
+    Whoever opens many listeners, or tries one again and again, looks for processes once and not for each attempt.
+    """
+    if holder is None:
+        return refusal
+    return CannotListen(f"cannot listen on {address}: {describe_holder(holder)}")
+
+
+def describe_holder(process: ListeningProcess) -> str:
+    """Say which process listens on an address."""
     if process.number == os.getpid():
         return "this daemon listens there already"
     which = "another ktcpvs" if process.name == OWN_NAME else f"another program, {process.name},"
@@ -193,7 +207,7 @@ def _listening_info(address: Address) -> Any:
 def _inet_socket(
     address: Address, backlog: int, beside: Iterable[socket.socket], shared: bool = False
 ) -> socket.socket:
-    """shared: other sockets of ours may listen on the same address."""
+    """Open a listening socket of TCP. shared: other sockets of ours may listen on the same address."""
     info = _listening_info(address)
     sock = socket.socket(info[0], socket.SOCK_STREAM)
     try:

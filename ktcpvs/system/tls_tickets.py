@@ -153,7 +153,7 @@ def _functions() -> _Functions | str:
 
 
 def unavailable() -> str:
-    """Why tickets cannot be shared by processes here; "" where they can."""
+    """Return why tickets cannot be shared by processes here; "" where they can."""
     found = _functions()
     return found if isinstance(found, str) else ""
 

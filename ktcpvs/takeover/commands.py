@@ -26,7 +26,8 @@ class _Command(amp.Command):
 
 
 class TakeOver(_Command):
-    """protocol, version: those of the new daemon. pages: the number of pages of the inventory; sockets: of sockets."""
+    """Ask the running daemon for its table and its sockets. protocol, version: those of the new daemon. pages: the
+    number of pages of the inventory; sockets: of sockets."""
 
     arguments = [(b"protocol", amp.Integer()), (b"version", amp.Unicode())]
     response = [(b"version", amp.Unicode()), (b"pages", amp.Integer()), (b"sockets", amp.Integer())]

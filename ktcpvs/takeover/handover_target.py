@@ -18,7 +18,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ktcpvs.control.client import QuietAMP
+from ktcpvs.control.client_protocol import QuietAMP
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.address import parse_address

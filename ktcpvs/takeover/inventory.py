@@ -42,13 +42,13 @@ class SocketRecord:
 
 @frozen
 class Inventory:
-    """key: the switch's own secret, or the one that it shares with a cluster. sockets: in the order in which they are
-    fetched. down: servers that checks have found down: ident, address, reason. resolution: what the names of servers
-    stand for. watchdog: the microseconds within which the service manager expects a sign of life; 0: it expects none.
-    tickets: the secrets of session tickets; None: an older version has none. has_reader: a process reads certificates
-    for the daemon, and TakeReader hands it over. instance: as which the daemon is a node of its cluster, so that the
-    new one takes its place; "": it is in none. is_drained: it is a node that accepts no clients. challenges: of ACME,
-    which a CA may look for just now."""
+    """The inventory of a daemon that is taken over. key: the switch's own secret, or the one that it shares with a
+    cluster. sockets: in the order in which they are fetched. down: servers that checks have found down: ident, address,
+    reason. resolution: what the names of servers stand for. watchdog: the microseconds within which the service manager
+    expects a sign of life; 0: it expects none. tickets: the secrets of session tickets; None: an older version has
+    none. has_reader: a process reads certificates for the daemon, and TakeReader hands it over. instance: as which the
+    daemon is a node of its cluster, so that the new one takes its place; "": it is in none. is_drained: it is a node
+    that accepts no clients. challenges: of ACME, which a CA may look for just now."""
 
     table: Table
     key: bytes
@@ -89,7 +89,7 @@ def _read_record(use: str, ident: str, file: list[int] | None, address: str = ""
 
 
 def _read_challenge(kind: str, name: str, token: str, key_authorization: str, **more: object) -> Challenge:
-    """more: what later versions may add."""
+    """Read one challenge of ACME. more: what later versions may add."""
     return Challenge(str(kind), str(name), str(token), str(key_authorization))
 
 

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from ktcpvs.control.client import Switch, connect
 from ktcpvs.control.edit_commands import commands_for
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.trace_session import TraceSession
+from ktcpvs.control.twisted_client import Switch, connect
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 

@@ -15,7 +15,7 @@ OPTION = "pidfile"
 
 
 class PidFile:
-    """path: absolute; "": there is none."""
+    """The pid file of twistd. path: absolute; "": there is none."""
 
     def __init__(self, options: Any) -> None:
         """options: twistd's own; None: the daemon does not run under twistd."""

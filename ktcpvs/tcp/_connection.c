@@ -110,7 +110,6 @@ set_method(PyObject **place, PyObject *self, PyObject *name)
 static PyObject *
 connection_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    static const int none[] = {C_BEGINNING, C_CONNECTING, C_FIRST_BYTE, C_HELLO_READER, C_READER, C_SERVER};
     if (count != 3) {
         PyErr_SetString(PyExc_TypeError, "TCPClientConnection() takes 3 arguments");
         return NULL;
@@ -122,14 +121,11 @@ connection_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
     if (state == NULL && !PyErr_Occurred())
         PyErr_SetObject(PyExc_KeyError, unit);
     Py_DECREF(unit);
-    PyObject *init = state == NULL ? NULL : PyObject_GetAttr((PyObject *)base_type, s_init);
-    if (init == NULL)
+    if (state == NULL)
         return NULL;
     PyObject *all[] = {self, args[0], args[1], args[2], state};
-    PyObject *result = PyObject_Vectorcall(init, all, 5, NULL);
-    Py_DECREF(init);
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        put_new(&C(none[i]), Py_None);
+    PyObject *result = call_base(base_type, s_init, all, 5);
+    FILL(self, connection, Py_None, C_BEGINNING, C_CONNECTING, C_FIRST_BYTE, C_HELLO_READER, C_READER, C_SERVER);
     put_new(&C(C_FIRST), no_bytes);
     put_new(&C(C_SENT_SSL_REQUEST), Py_False);
     put_new(&C(C_IS_SETTLED), Py_False);

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import Any
 
 from attrs import asdict, evolve
@@ -24,6 +25,7 @@ from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.health import DOWN
 from ktcpvs.model.nodes import NodeIdentity
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.srv import without_host
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import TLSFile
@@ -88,6 +90,9 @@ class SupervisedWorkers:
 
     def open(self, address: Address, backlog: int, closing: Iterable[socket.socket]) -> list[socket.socket]:
         return self._context.sockets.open_shared(address, backlog, len(self._workers.all), closing)
+
+    def most_seconds_to_bind(self, settings: Settings) -> float:
+        return settings.worker_timeout / 2 or inf  # a worker may take longer than this process
 
     def commands_for(self, edit: edits.Edit) -> Sequence[CommandCall] | None:
         if isinstance(edit, edits.Confirm | edits.Unload):  # workers end when their links are closed

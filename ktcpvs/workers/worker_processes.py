@@ -20,9 +20,11 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from ktcpvs.control.client import NoAnswer, QuietAMP, Switch
+from ktcpvs.control.client_errors import NoAnswer
+from ktcpvs.control.client_protocol import QuietAMP
 from ktcpvs.control.edit_commands import CommandCall
 from ktcpvs.control.endpoints import ControlAddress
+from ktcpvs.control.twisted_client import Switch
 from ktcpvs.errors import Refusal
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.live_trace import TraceBatch, TraceQuery

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from ktcpvs import __version__
 from ktcpvs.control.command_table import COMMAND_OF_NAME
+from ktcpvs.control.tcpvsadm.argument_reader import read_arguments
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, SCOPES, Command, Invocation, read_arguments
+from ktcpvs.control.tcpvsadm.invocation import Invocation
+from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, SCOPES, Command
 from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
 
 COLUMNS = (

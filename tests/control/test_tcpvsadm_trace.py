@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from ktcpvs.control.tcpvsadm.argument_reader import read_arguments
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.control.tcpvsadm.trace import format_entry, query_of
 from ktcpvs.control.tcpvsadm.usage import help_text
 from ktcpvs.model.live_trace import DEFAULT_COUNT, DEFAULT_SECONDS, TraceQuery

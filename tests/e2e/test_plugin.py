@@ -417,9 +417,13 @@ def test_a_plugin_that_would_hold_up_or_end_the_daemon_is_not_loaded_again(
         assert {served(port) for _ in range(8)} == {b"2"}
     assert daemon.workers() == workers
     wait_for(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) <= len(descriptors), "the descriptors to be closed")
-    file.write_text(VERSIONED)
-    daemon.adm("--reload-schedulers")
+    file.write_text(f"{VERSIONED}\nKEPT = open(__file__)\n")
+    for _ in range(3):
+        daemon.adm("--reload-schedulers")
     assert {served(port) for _ in range(8)} == {b"2"}
+    for pid in (daemon.pid, *daemon.workers()):
+        links = [os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir() if one.is_symlink()]
+        assert links.count(str(file)) == 1, "the modules of before are gone, with what they had open"
 
 
 LOOPING = VERSIONED.replace(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from servers import Nginx, free_port, wait_for
 
-from .harness import Daemon, tcpvsadm
+from ktcpvs.system.process import Process
+
+from .harness import TCPVSADM, TIMEOUT, Daemon, child_processes, command, environment, tcpvsadm
 
 pytestmark = pytest.mark.e2e
 
@@ -75,3 +80,33 @@ def test_a_log_is_replayed_with_a_file_and_without_a_daemon(tmp_path: Path) -> N
         assert why in refused.stderr
     missing = tcpvsadm("--replay", "none.log", "--config", "try.conf", folder=tmp_path)
     assert missing.stderr == "tcpvsadm: replay: none.log: No such file or directory\n"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the log is read by a process of its own on two cores")
+@pytest.mark.parametrize("is_interrupted", [False, True], ids=["the reader is killed", "Ctrl-C"])
+def test_the_process_that_reads_the_log_ends(tmp_path: Path, is_interrupted: bool) -> None:
+    (tmp_path / "try.conf").write_text(CONFIGURATION)
+    program = [*command("tcpvsadm", TCPVSADM), "--replay", "-", "--config", str(tmp_path / "try.conf")]
+    with subprocess.Popen(
+        program,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+        process_group=0,
+    ) as adm:
+        assert adm.stdout is not None
+        assert adm.stderr is not None
+        wait_for(lambda: child_processes(adm.pid), "the process that reads", TIMEOUT)
+        (reader,) = child_processes(adm.pid)
+        process = Process(reader)
+        if is_interrupted:
+            os.killpg(adm.pid, signal.SIGINT)
+        else:
+            os.kill(reader, signal.SIGKILL)
+        status, output, complaint = adm.wait(TIMEOUT), adm.stdout.read(), adm.stderr.read()
+    killed = "the process that reads it was ended by signal 9 (Killed) near line 0; run the command again"
+    expected = (130, "") if is_interrupted else (1, f"tcpvsadm: replay: <stdin>: {killed}\n")
+    assert (status, complaint, output) == (*expected, "")
+    wait_for(process.has_ended, "the process that reads to end")

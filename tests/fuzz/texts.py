@@ -20,8 +20,8 @@ from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.control.arguments import service_options
 from ktcpvs.control.endpoints import parse_control
+from ktcpvs.control.tcpvsadm.argument_reader import read_arguments
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.control.tcpvsadm.options import read_arguments
 from ktcpvs.errors import BadConfiguration, Refusal
 from ktcpvs.model.address import Inet, parse_address
 from ktcpvs.model.describe import configuration as described

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from memory import A, B, Peer, World, answer, get, worlds
 
-from ktcpvs.model.edits import StopService
+from ktcpvs.model.edits import StartService, StopService
 from ktcpvs.protocols.websocket import close_frame
 
 HTTP = ("scheduler = phttp", "balance = rr", f"server = {A}", f"server = {B}")
@@ -183,6 +183,30 @@ def test_connections_are_closed_one_after_the_other(make: Make) -> None:
     assert sum(told) == 10
     assert max(told) <= 3
     assert idle.line.ended or idle.line.disconnecting
+
+
+@pytest.mark.parametrize("what", ["server", "service"])
+def test_a_drain_that_is_cancelled_closes_no_more_connections(make: Make, what: str) -> None:
+    """By `--ready`, or a start of the service, before all of `drain_spread` is over."""
+    settings = f"{SETTINGS} drain_spread = 10"
+    world = make(*HTTP, settings=settings)
+    clients = [websocket(world, (A, B)[place % 2])[0] for place in range(20)]
+
+    def told() -> int:
+        return sum(CLOSE in client.heard() for client in clients)
+
+    if what == "server":
+        world.load(*DRAINED, settings=settings)
+    else:
+        world.director.submit(StopService("s"))
+    world.passes(3)
+    assert 0 < told() < 10
+    if what == "server":
+        world.load(*HTTP, settings=settings)
+    else:
+        world.director.submit(StartService("s"))
+    world.passes(20)
+    assert told() == 0
 
 
 def test_a_request_before_its_turn_is_the_last_one(make: Make) -> None:

@@ -10,45 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from access_logs import CONFIGURATION, A, B, C, lines, record
 
 from ktcpvs.control.tcpvsadm.offline_commands import ReplayOptions
 from ktcpvs.errors import BadValue, Refusal
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
-from ktcpvs.protocols.access_log import FORMATS, Record
+from ktcpvs.protocols.access_log import Record
 from ktcpvs.replay import log_file
 from ktcpvs.replay import replay as replay_module
 from ktcpvs.replay.command import replay
 from ktcpvs.replay.log_file import LogFile
+from ktcpvs.replay.logged_arrival import LoggedArrival
 from ktcpvs.replay.logged_servers import LoggedServers
 from ktcpvs.replay.replay import Replay, Replayed, choose_service
 from ktcpvs.replay.report import as_json, format_text
 from ktcpvs.simulation.behaviour import REFUSED
-
-A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
-CONFIGURATION = f"""
-Virtual web {{
-    listen = 0.0.0.0:8080
-    scheduler = phttp
-    balance = rr
-    server = {A}
-    server = {B}
-    rule = name shop path /shop/ use server {A} server {B}
-    rule = name beta header X-Beta "^1$" use server {B}
-    rule = name old path /old/ use respond 403
-    rule = name shopping host shop.example use server {B}
-}}
-"""
-
-
-def record(at: float, target: str = "/shop/1", server: str | None = A, total: float = 0.1, **more: Any) -> Record:
-    given = {"method": b"GET", "target": target.encode(), "minor": 1, "lines": b"Host: shop.example\r\n", "status": 200}
-    given |= {"client": "192.0.2.1", "reason": "any", "connect": 0.0, "first": total, "ending": "answered"}
-    return Record(began=1_800_000_000 + at, server=server, total=total, **{**given, **more})
-
-
-def lines(*records: Record, form: str = "json", service: str = "web") -> bytes:
-    return b"".join(FORMATS[form](service, "phttp").line(one) for one in records)
 
 
 def replayed(
@@ -89,21 +66,23 @@ def test_a_server_that_failed_requests_fails_them_again_and_others_by_its_rate(t
     assert found.happened.failures == {B: 100}
 
 
+def arrival(server: str, status: int = 200, failed_server: str | None = None) -> LoggedArrival:
+    """Return a request that took 0.1 s."""
+    return LoggedArrival(0.0, "192.0.2.1", seconds=0.1, status=status, server=server, failed_server=failed_server)
+
+
 def test_errors_stay_with_their_server() -> None:
     servers = LoggedServers(0.1)
-    from ktcpvs.protocols.access_log_reader import read_line
-
     for number in range(64):
-        servers.observe(read_line(lines(record(number, server=A, status=503 if number % 2 else 200))))
-        servers.observe(read_line(lines(record(number, server=B))))
-    own = read_line(lines(record(99, server=A, status=503)))
+        servers.observe(arrival(A, 503 if number % 2 else 200))
+        servers.observe(arrival(B))
+    own = arrival(A, 503)
     assert servers.outcome(own, A).status == 503
     assert servers.outcome(own, B).status == 200
-    foreign = read_line(lines(record(99, server=B)))
+    foreign = arrival(B)
     statuses = [servers.outcome(foreign, A).status for _ in range(400)]
     assert 150 < statuses.count(503) < 250
-    refused = read_line(lines(record(99, server=B, error=f"{C}: refused")))
-    assert servers.outcome(refused, C).status == REFUSED
+    assert servers.outcome(arrival(B, failed_server=C), C).status == REFUSED
     assert servers.outcome(foreign, "10.9.9.9:80").seconds == pytest.approx(0.1)
 
 

@@ -56,7 +56,7 @@ def test_the_socket_in_the_way_is_named(stack: contextlib.ExitStack) -> None:
     sock = held(stack, "0.0.0.0")
     sockets = InheritedSockets([sock])
     address = Inet("127.0.0.1", port_of(sock))
-    why = f"already: the service manager's socket listens on 0.0.0.0:{port_of(sock)}; listen there"
+    why = f": the service manager's socket listens on 0.0.0.0:{port_of(sock)}; listen there"
     with pytest.raises(CannotListen, match=why):
         sockets.open(address, 5, ())
     with pytest.raises(CannotListen, match=why):

@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from ktcpvs import __version__
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.spans import CLIENT, SERVER, Span, SpanEvent
-from ktcpvs.runtime.tracer import FLUSH_TIMEOUT, MAX_BATCH_SPANS, Tracer
+from ktcpvs.runtime.tracer import FLUSH_TIMEOUT, MAX_BATCH_SPANS, UNUSED_TIMEOUT, Tracer
 from ktcpvs.system.otlp_exporter import SendResult
 
 URL = "http://127.0.0.1:4318"
@@ -149,6 +149,35 @@ def test_a_collector_that_is_down_gets_the_batch_later_and_the_queue_ends() -> N
     assert traces.tracer.queued == 0
     assert (traces.tracer.counts.sent, traces.tracer.counts.failures) == (64, 20)
     assert traces.lines == [f"traces: {URL}: Connection refused"]
+
+
+def test_the_memory_of_all_queues_is_bounded() -> None:
+    traces = Traces(trace_interval=1, trace_memory=64)
+    long = span("x" * 10_000)
+    traces.tracer.record(URL, [long] * 4)
+    traces.tracer.record("http://127.0.0.2:4318", [long] * 4)
+    assert (traces.tracer.queued, traces.tracer.counts.queue_full) == (6, 2)
+    traces.record("short")
+    assert traces.tracer.queued == 7, "what fits is queued"
+    traces.passes(1)
+    traces.exporter.responds()
+    traces.exporter.responds()
+    assert traces.tracer.queued == 0
+    traces.tracer.record(URL, [long] * 7)
+    assert traces.tracer.queued == 6, "what was sent takes no memory"
+
+
+@pytest.mark.parametrize("result", [SENT, DOWN], ids=["sent", "down"])
+def test_a_collector_that_no_service_names_any_more_is_given_up(result: SendResult) -> None:
+    traces = Traces(trace_interval=1)
+    traces.record("a")
+    for _ in range(int(UNUSED_TIMEOUT) + 120):
+        traces.passes(1)
+        if traces.exporter.waiting:
+            traces.exporter.responds(result)
+    assert traces.exporter.is_closed
+    assert traces.tracer.queued == 0
+    assert traces.tracer.counts.lost == (result is DOWN)
 
 
 @pytest.mark.parametrize("after", [0, 30])

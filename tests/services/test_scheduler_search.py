@@ -7,14 +7,20 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger
 
 from ktcpvs.errors import BadValue, NoSuchScheduler
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
+from ktcpvs.schedulers.rr import RR
+from ktcpvs.services.prepared import Prepared
+from ktcpvs.services.running import RunningService
 from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.plugins import Origin, Schedulers, find_schedulers
@@ -92,3 +98,35 @@ def test_what_is_not_installed_any_more_is_not_loaded_again(installation: Instal
     with pytest.raises(BadValue, match="there are no scheduler plugins"):
         installation.binder.reload(None)
     assert "good" in installation.binder.find_all().known
+
+
+@pytest.mark.parametrize(("seconds", "is_started"), [(6, True), (5, True), (6, False)])
+def test_a_bind_for_which_workers_would_be_killed_is_refused(seconds: int, is_started: bool) -> None:
+    """By the supervisor, which tries it before them; not at the start, when nobody is served yet."""
+    clock, reactor = Clock(), MemoryReactorClock()
+    context = Context(reactor, EventLog(), Descriptors(1000), monotonic=clock.seconds)
+    built_in = find_schedulers()
+
+    class Slow(RR):
+        name = "slow"
+
+        def bind(self, service: Any, previous: Any) -> Any:
+            clock.advance(seconds)
+            return super().bind(service, previous)
+
+    found = evolve(built_in, known={**built_in.known, "slow": Slow()})
+    binder = SchedulerBinder(context, lambda: found, most_seconds=lambda settings: settings.worker_timeout / 2)
+    if is_started:
+        binder.start()
+    config = service("slow")
+    bound = Deferred.fromCoroutine(binder.bind(RunningService(context, config), config, Settings()))
+    bound.addErrback(lambda why: why.value)
+    reactor.pump([0] * 5)
+    results: list[Any] = []
+    bound.addCallback(results.append)
+    if (seconds, is_started) == (6, True):
+        assert str(results[0]).startswith(
+            "service web: scheduler slow: its bind takes 6 s, in which a worker serves nob"
+        )
+    else:
+        assert isinstance(results[0], Prepared)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from servers import LOOPBACK, free_port
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from ktcpvs.model.address import Inet, Unix
 from ktcpvs.system import listening_process
-from ktcpvs.system.listening_process import ListeningProcess, process_of
+from ktcpvs.system.listening_process import ListeningProcess, ListeningProcesses, process_of
 
 LISTENER = """
 import socket, sys
@@ -108,3 +110,31 @@ def test_a_search_ends_after_so_many_files(tmp_path: Path, monkeypatch: pytest.M
     assert process_of(Unix("/s"), str(tmp_path)) is None
     monkeypatch.setattr(listening_process, "MAX_FILES", 11)
     assert process_of(Unix("/s"), str(tmp_path)) == ListeningProcess("ktcpvs", 13)
+
+
+def test_one_search_answers_all_questions_of_a_second(tmp_path: Path) -> None:
+    """A node of a cluster with 1,000 services whose ports are taken asks as often."""
+    clock = Clock()
+    answers: list[ListeningProcess | None] = []
+    (tmp_path / "net").mkdir()
+    row = "   0: 0100007F:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1\n"
+    (tmp_path / "net/tcp").write_text("heading\n" + row + row.replace(":0050", ":0051").replace("4711", "4712"))
+    (tmp_path / "12/fd").mkdir(parents=True)
+    (tmp_path / "12/fd/3").symlink_to("socket:[4711]")
+    (tmp_path / "12/fd/4").symlink_to("socket:[4712]")
+    (tmp_path / "12/cmdline").write_bytes(b"ktcpvs\0")
+    processes = ListeningProcesses(clock.seconds, str(tmp_path))
+
+    def ask(port: int) -> None:
+        Deferred.fromCoroutine(processes.process_of(Inet(LOOPBACK, port))).addCallback(answers.append)
+
+    ask(80)
+    ask(82)
+    (tmp_path / "12/fd/4").unlink()
+    clock.advance(0.9)
+    ask(81)
+    assert answers == [ListeningProcess("ktcpvs", 12), None, ListeningProcess("ktcpvs", 12)]
+    clock.advance(0.1)
+    ask(81)
+    ask(80)
+    assert answers[3:] == [None, ListeningProcess("ktcpvs", 12)]

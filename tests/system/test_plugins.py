@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,16 @@ def test_an_entry_point_that_cannot_be_used_is_named(site: Path, entry: str, why
     assert where == f"entry point {entry.split()[0]} of acme 1.5"
 
 
+def test_a_breach_of_the_contract_begins_with_what_is_wrong(site: Path) -> None:
+    """The log and the refusals show the first 200 characters."""
+    code = PACKAGE.format(name="good", version=1).replace("service, previous", "service")
+    install(site, "acme", "good = acme_module:Good", code)
+    ((_, error),) = find_schedulers().broken
+    assert error.startswith("The contract of ktcpvs.model.scheduling.ISchedulerFactory.bind(service, previous) is")
+    assert error.endswith("'Good.bind(service)' doesn't allow enough arguments.")
+    assert len(error) < 200
+
+
 def test_a_built_in_scheduler_goes_before_an_entry_point(site: Path) -> None:
     install(site, "acme", "wlc = acme_module:Good", PACKAGE.format(name="wlc", version=1))
     found = find_schedulers()
@@ -270,6 +281,23 @@ def test_what_is_broken_changes_nothing(site: Path, code: str, why: str) -> None
         with pytest.raises(BadValue, match=rf"{why}.*; what was loaded before stays in use$"):
             reload_schedulers(before, name, find_schedulers)
         assert find_schedulers().known["good"] is before.known["good"]
+
+
+def test_a_file_that_was_changed_after_its_trial_is_not_loaded(site: Path) -> None:
+    """The trial finds out what would hold up the daemon, so the daemon must load what was tried."""
+    install(site, "acme", "good = acme_module:Good", PACKAGE.format(name="good", version=1))
+    before = find_schedulers()
+    tried = {str(site / "acme_module.py"): sha256((site / "acme_module.py").read_bytes()).hexdigest()}
+    assert bound(reload_schedulers(before, "good", find_schedulers, tried).found) == 1
+    (site / "acme_module.py").write_text("while True:\n    pass\n")
+    found = find_schedulers()
+    with pytest.raises(BadValue) as refused:
+        reload_schedulers(found, "good", find_schedulers, tried)
+    assert str(refused.value) == (
+        f"entry point good of acme 1.5: ImportError: {site}/acme_module.py was changed after it was tried; reload it "
+        "again; what was loaded before stays in use"
+    )
+    assert find_schedulers().known["good"] is found.known["good"]
 
 
 def test_a_scheduler_that_is_gone_stays_in_use(folder: Path) -> None:

@@ -14,10 +14,13 @@ from servers import free_port
 
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import parse_address
+from ktcpvs.system.listening_process import ListeningProcess, process_of
 from ktcpvs.system.sockets import (
     close_listener,
     distinct,
+    is_in_use,
     is_over,
+    name_holder,
     open_listener,
     open_listeners,
     open_private_unix_listener,
@@ -48,15 +51,22 @@ def test_ipv4_and_ipv6_share_a_port_number() -> None:
     ],
 )
 def test_why_not(address: str, why: str) -> None:
-    with pytest.raises(CannotListen, match=why):
+    with pytest.raises(CannotListen, match=why) as refused:
         open_listener(parse_address(address), 5)
+    assert not is_in_use(refused.value)
 
 
 def test_a_taken_port() -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = parse_address(f"127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(CannotListen, match="this daemon listens there already"):
+        with pytest.raises(CannotListen, match="another program listens there already") as refused:
             open_listener(address, 5)
+        assert is_in_use(refused.value)
+        named = name_holder(refused.value, address, process_of(address))
+        assert str(named) == f"cannot listen on {address}: this daemon listens there already"
+        assert name_holder(refused.value, address, None) is refused.value
+        other = name_holder(refused.value, address, ListeningProcess("nginx", 12))
+        assert str(other).endswith(": another program, nginx, listens there already (process 12)")
 
 
 def test_listeners_share_a_port_only_with_each_other() -> None:
@@ -65,15 +75,15 @@ def test_listeners_share_a_port_only_with_each_other() -> None:
         ours = open_listeners(address, 5, 1)
         stack.callback(ours[0].close)
         for count in (1, 2):
-            with pytest.raises(CannotListen, match="this daemon listens there already"):
+            with pytest.raises(CannotListen, match="another program listens there already"):
                 open_listeners(address, 5, count)
         more = open_listeners(address, 5, 2, beside=ours)
         for sock in more:
             stack.callback(sock.close)
         assert [sock.getsockname() for sock in more] == [ours[0].getsockname()] * 2
-        with pytest.raises(CannotListen, match="this daemon listens there already"):
+        with pytest.raises(CannotListen, match="another program listens there already"):
             open_listeners(address, 5, 2)
-        with pytest.raises(CannotListen, match="this daemon listens there already"):
+        with pytest.raises(CannotListen, match="another program listens there already"):
             open_listener(address, 5)
 
 
@@ -138,7 +148,7 @@ def test_a_unix_socket_that_is_left_over_is_replaced(tmp_path: Path) -> None:
 def test_a_unix_socket_that_is_alive_is_not(tmp_path: Path) -> None:
     path = tmp_path / "s"
     alive = open_listener(parse_address(f"unix:{path}"), 5)
-    with pytest.raises(CannotListen, match="this daemon listens there already"):
+    with pytest.raises(CannotListen, match="another program listens there already"):
         open_listener(parse_address(f"unix:{path}"), 5)
     close_listener(alive)
 

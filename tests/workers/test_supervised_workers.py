@@ -19,7 +19,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols import amp
 from zope.interface import implementer
 
-from ktcpvs.control.client import QuietAMP
+from ktcpvs.control.client_protocol import QuietAMP
 from ktcpvs.control.commands import OF_EDIT
 from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.errors import Refusal

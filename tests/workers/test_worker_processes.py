@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from ktcpvs.control.client import QuietAMP
+from ktcpvs.control.client_protocol import QuietAMP
 from ktcpvs.workers.commands import Ping
 from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
 

@@ -1,6 +1,7 @@
 """tcpvsadm, the command line of the switch; docs/tcpvsadm.md describes it.
 
-- `options`: the table of commands and options, and the reading of argv
+- `options`: the table of commands and options
+- `argument_reader`: reads argv by it into an `invocation`; `argument_checks` refuses what makes no sense
 - `usage`: the text of --help
 - `session`: one command carried to the daemon
 - `reactor_session`: the same by Twisted's reactor, for TLS and --top

@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ktcpvs.control.tcpvsadm import exit_status
+from ktcpvs.control.tcpvsadm.argument_checks import check_details
+from ktcpvs.control.tcpvsadm.argument_reader import read_arguments
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.input_files import read_configuration, read_networks
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.offline_commands import OfflineCommands, ReplayOptions
-from ktcpvs.control.tcpvsadm.options import Invocation, check_details, read_arguments
 from ktcpvs.errors import Refusal, shorten
 from ktcpvs.version import __version__
 

@@ -36,8 +36,9 @@ Warn = Callable[[str], object]
 
 @frozen
 class OfflineCommands:
-    """check: (text, its name in messages, whether it may be empty) -> warnings, one per line. replay: (options, called
-    with each warning) -> what is printed. new_scheduler: (name, folder) -> what is printed. All raise a Refusal."""
+    """The commands that need no daemon. check: (text, its name in messages, whether it may be empty) -> warnings, one
+    per line. replay: (options, called with each warning) -> what is printed. new_scheduler: (name, folder) -> what is
+    printed. All raise a Refusal."""
 
     check: Callable[[str, str, bool], Sequence[str]]
     replay: Callable[[ReplayOptions, Warn], str]

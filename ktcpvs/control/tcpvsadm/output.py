@@ -279,7 +279,8 @@ def _format_counters(
     each: str = "",
     width: int = 0,
 ) -> str:
-    """kind: the key of the counters. of_service, of_server: their names. each: appended to their headings."""
+    """Format the counters of services and their servers. kind: the key of the counters. of_service, of_server: their
+    names. each: appended to their headings."""
 
     def numbers(counters: dict[str, int], names: Sequence[str]) -> list[str]:
         return [str(counters[name]) if name else "" for name in names]

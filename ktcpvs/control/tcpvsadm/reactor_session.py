@@ -14,10 +14,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
-from ktcpvs.control.client import connect
 from ktcpvs.control.switch_base import SwitchBase
-from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
+from ktcpvs.control.twisted_client import connect
 
 reactor: Any = installed
 

@@ -11,7 +11,7 @@ from ktcpvs.control.tcpvsadm.addresses import with_port_name
 from ktcpvs.control.tcpvsadm.all_nodes import describe_nodes
 from ktcpvs.control.tcpvsadm.draining import show_until_done, write_out
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.errors import shorten
 
 _PERCENT = re.compile(r"([0-9]{1,9})%?")

@@ -20,8 +20,9 @@ from ktcpvs.control.endpoints import ControlAddress, default_control
 from ktcpvs.control.switch_base import SwitchBase, find_address
 from ktcpvs.control.tcpvsadm.all_nodes import comparable
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
-from ktcpvs.control.tcpvsadm.options import SCOPES, Invocation
+from ktcpvs.control.tcpvsadm.options import SCOPES
 from ktcpvs.control.tcpvsadm.session_io import SessionIO
 from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal
 

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from attrs import frozen
 
 from ktcpvs.control.switch_base import SwitchBase
-from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 
 
 @frozen
 class SessionIO:
-    """connect: connects to the daemon. sleep: waits for that many seconds. show_top: runs --top; None: it cannot."""
+    """The calls of a command that wait. connect: connects to the daemon. sleep: waits for that many seconds. show_top:
+    runs --top; None: it cannot."""
 
     connect: Callable[[], Awaitable[SwitchBase]]
     sleep: Callable[[float], Awaitable[object]]

@@ -37,9 +37,10 @@ KEYS = (
 
 @define
 class TopView:
-    """offset: the number of lines above those that are shown. page: the lines of a page, which the screen sets. filter:
-    "": everything is shown. is_typing: keys are text of the filter. is_paused: no new figures. has_trouble_first: or
-    the order of the table. has_help: the help is shown instead. has_quit: the user has pressed a key to quit."""
+    """The state of --top that keys change. offset: the number of lines above those that are shown. page: the lines of a
+    page, which the screen sets. filter: "": everything is shown. is_typing: keys are text of the filter. is_paused: no
+    new figures. has_trouble_first: or the order of the table. has_help: the help is shown instead. has_quit: the user
+    has pressed a key to quit."""
 
     offset: int = 0
     page: int = 10

@@ -12,7 +12,7 @@ from typing import Any
 from ktcpvs.control.client_errors import NoAnswer
 from ktcpvs.control.switch_base import SwitchBase
 from ktcpvs.control.tcpvsadm import exit_status
-from ktcpvs.control.tcpvsadm.options import Invocation
+from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.output import escape
 from ktcpvs.model.live_trace import (
     COUNT_REACHED,

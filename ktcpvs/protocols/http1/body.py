@@ -106,7 +106,8 @@ def _number(text: bytes, is_request: bool) -> int:
 
 
 def _bad_coding(codings: list[bytes], is_request: bool) -> BadMessage:
-    """Why these are not accepted: every coding but `chunked` is unknown (RFC 9112, section 6.1)."""
+    """Return the error about transfer codings that are not accepted: every coding but `chunked` is unknown (RFC 9112,
+    section 6.1)."""
     found = [_CODING.fullmatch(element.strip(b" \t")) for value in codings for element in value.split(b",")]
     if all(found) and any(coding is not None and coding[1].lower() != b"chunked" for coding in found):
         return _bad(is_request, "Transfer-Encoding names a coding other than chunked", 501)

@@ -74,7 +74,7 @@ def window_update_frame(stream_id: int, increment: int) -> bytes:
 
 
 def ping_frame(payload: bytes, is_ack: bool) -> bytes:
-    """payload: eight bytes."""
+    """Return a PING frame. payload: eight bytes."""
     return frame_header(8, PING, ACK if is_ack else 0, 0) + payload
 
 
