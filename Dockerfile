@@ -55,6 +55,6 @@ VOLUME ["/var/lib/ktcpvs"]
 STOPSIGNAL SIGTERM
 # Healthy: the daemon answers, and is neither starting nor draining.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9109/ready', timeout=4)"]
+    CMD ["tcpvsadm", "--wait-ready", "4"]
 ENTRYPOINT ["ktcpvs", "--control", "unix:/run/ktcpvs/control.sock", "--status", "tcp:9109"]
 CMD ["--config", "/etc/ktcpvs/ktcpvs.conf"]

@@ -1,7 +1,8 @@
 # make demo: see it work.  make test: run every test.  Both set up what they need.
 
 PYTHON ?= python3
-VENV ?= .venv
+# An environment into which `pip install .` has put ktcpvs, as the README does, stays as it is: a daemon may run from it.
+VENV ?= $(if $(wildcard .venv/lib/python3*/site-packages/ktcpvs/__init__.py),.venv-dev,.venv)
 BIN = $(VENV)/bin
 
 .PHONY: help compiled demo demo-cluster test test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean

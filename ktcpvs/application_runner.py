@@ -31,9 +31,9 @@ from zope.interface import provider
 from ktcpvs.command_line import WrongUsage
 from ktcpvs.errors import CannotStart
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.syslog import open_syslog
 from ktcpvs.tap import Options, makeService
 
-SYSLOG_PREFIX = "ktcpvs"
 SYSLOG_SOCKET = "/dev/log"
 MAX_STATUS_LENGTH = 4000
 """The most bytes of the line that a daemon in the background sends to the process that has started it."""
@@ -136,10 +136,7 @@ class _Log:
     def _open(self) -> ILogObserver | Callable[[LogEvent], object]:
         """Open the log, and return what writes an event to it. Raises CannotStart."""
         if self._config["syslog"]:
-            from twisted.logger import LegacyLogObserverWrapper
-            from twisted.python.syslog import SyslogObserver
-
-            return LegacyLogObserverWrapper(SyslogObserver(SYSLOG_PREFIX).emit)  # type: ignore[arg-type]
+            return open_syslog()
         if self._config["logfile"] is None:
             return textFileLogObserver(sys.stdout)
         try:

@@ -204,6 +204,14 @@ _WORD_HINTS = {
     "version": "use --version",
 }
 
+_SIGNALS = {
+    "reload": _WORD_HINTS["reload"],
+    "stop": _WORD_HINTS["stop"],
+    "quit": _WORD_HINTS["stop"],
+    "reopen": "send SIGUSR1, which opens log files again",
+}
+"""Words behind `-s` that are signals for nginx, and not meant as state files -> what to use instead."""
+
 EXIT_STATUSES = (
     "0 ended on request, or --check found no error; 1 not started, or --check found an error; 2 wrong usage."
 )
@@ -246,6 +254,8 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         if option.name in seen and not option.repeats:
             raise WrongUsage(f"--{option.name} is given twice")
         seen.add(option.name)
+        if option.name == "state" and value in _SIGNALS:
+            raise WrongUsage(f"--state {value}: {_SIGNALS[value]} (a state file of that name: ./{value})")
         if option in SERVICE_OPTIONS:
             service.append(f"--{option.name}={value}")
         elif option.value and not value:

@@ -112,7 +112,13 @@ class NoSuchNetwork(Refusal):
 
 
 class NoSuchScheduler(Refusal):
+    """name: of the scheduler; "": unknown, as in a client."""
+
     code = b"NO_SUCH_SCHEDULER"
+
+    def __init__(self, reason: str, name: str = "") -> None:
+        super().__init__(reason)
+        self.name = name
 
 
 class NoSuchSetting(Refusal):

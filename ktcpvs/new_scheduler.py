@@ -137,6 +137,12 @@ is no release yet that pip could find.
     tcpvsadm --schedulers
     tcpvsadm -E -i SERVICE -s @NAME@
 
+The tests run the files in this folder, the daemon those that pip has installed. So after each change:
+
+    python -m pytest
+    pip install .
+    tcpvsadm --reload-schedulers @NAME@
+
 Try it on the access log of a service before:
 
     tcpvsadm --replay access.log -i SERVICE -s @NAME@

@@ -13,7 +13,9 @@ from twisted.python.failure import Failure
 from ktcpvs.acme.access import IssuedAccess
 from ktcpvs.acme.store import CertificateFolder
 from ktcpvs.errors import BadValue, NoSuchScheduler, NoTLS
+from ktcpvs.model.language.includes import unmatched_includes
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.language.scheduler_places import place_of_scheduler
 from ktcpvs.model.placement import UNKNOWN_NODES
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
@@ -49,13 +51,15 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         context = Context(reactor, EventLog())
         files = TLSFileStore(context, _access(context))
         director = Director(context, nodes=lambda: UNKNOWN_NODES, files=files)
-        warnings = _check_authorities(table.settings)
+        warnings = [f"{where}: include = {pattern} matches no file" for pattern, where in unmatched_includes(text)]
+        warnings += _check_authorities(table.settings)
         for service in table:
             running = RunningService(context, service)
             try:
                 prepared = await director.bind(running, service, table.settings, is_dry_run=True)
             except NoSuchScheduler as refusal:
-                raise NoSuchScheduler(f"{source}: service {service.ident}: {refusal}") from None
+                where = place_of_scheduler(text, source, service.ident, refusal.name) or source
+                raise NoSuchScheduler(f"{where}: service {service.ident}: {refusal}") from None
             await director.run_tests(service, table.settings)
             warnings += _check_response_files(service)
             warnings += await _check_tls(director, service, prepared.factory.unit)

@@ -245,7 +245,8 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
         )
     administration = _administration(cluster, built.views, reactor, log, readiness)
     _obtain_certificates(built, challenges, cluster, store, administration)
-    switch.begin(OwnSwitch(director, built.views, shared_edits, administration), built.workers, source)
+    own = OwnSwitch(director, built.views, readiness, shared_edits, administration)
+    switch.begin(own, built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     has_state, is_in_cluster = options.state is not None, cluster is not None
     reload = Reload(director, control, service_manager, options.config, has_state, is_in_cluster)

@@ -51,11 +51,16 @@ def describe_service(live: RunningService) -> str:
 
 
 def _stopped_lines(table: Table, expanded: Table) -> Iterator[str]:
-    """Yield a line about services that do not run here."""
-    names = [ident for ident in table.services if ident not in expanded.running]
-    if names:
-        more = f" and {len(names) - MAX_SERVICES} more" if len(names) > MAX_SERVICES else ""
-        yield f"not running here: {', '.join(names[:MAX_SERVICES])}{more}"
+    """Yield a line about services that are stopped, and one about those that only other nodes run."""
+    elsewhere = [ident for ident in table.services if ident in table.running - expanded.running]
+    stopped = [ident for ident in table.services if ident not in table.running]
+    for names, begin, end in (
+        (stopped, "stopped", "; 'tcpvsadm --start -i ID' starts one"),
+        (elsewhere, "running on other nodes only", ""),
+    ):
+        if names:
+            more = f" and {len(names) - MAX_SERVICES} more" if len(names) > MAX_SERVICES else ""
+            yield f"{begin}: {', '.join(names[:MAX_SERVICES])}{more}{end}"
     if not table.services:
         yield "the table has no services: 'tcpvsadm -f FILE --start' loads some"
 

@@ -52,8 +52,22 @@ SCHEDULERS = (
     "wrr",
 )
 
+CLUSTER = (
+    "acme_sharing",
+    "administration",
+    "editing",
+    "known_nodes",
+    "live_nodes",
+    "options",
+    "sealed_store",
+    "secret_file",
+    "shared_health",
+    "shared_secrets",
+)
+
 MODULES = (
     "ktcpvs.adm",
+    *(f"ktcpvs.cluster.{name}" for name in CLUSTER),
     "ktcpvs.control.client",
     "ktcpvs.control.tcpvsadm.addresses",
     "ktcpvs.control.tcpvsadm.colours",

@@ -30,6 +30,9 @@ PACKAGES = (
 
 LOOPBACK = "127.0.0.1"
 
+MAX_PAUSE = 0.1
+"""The longest pause of `wait_for` between two looks, in seconds, unless a test asks for a longer one."""
+
 
 def program(name: str) -> str:
     """Return the path of a program that tests need. Raises AssertionError, which names the packages to install."""
@@ -44,14 +47,18 @@ def wait_for(
 ) -> Any:
     """Call `condition` until it returns a true value; return that value.
 
-    Raises AssertionError, which says `what`, after `timeout` seconds. pause: seconds between two calls.
+    The pause between two calls is a tenth of the time that has passed, so that a test that waits for seconds leaves the
+    processors to others.
+
+    Raises AssertionError, which says `what`, after `timeout` seconds. pause: the shortest, in seconds.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() >= deadline:
+        passed = time.monotonic() - began
+        if passed >= timeout:
             said = what() if callable(what) else what
             raise AssertionError(f"not within {timeout} s: {said or condition}")
-        time.sleep(pause)
+        time.sleep(min(max(pause, passed / 10), max(pause, MAX_PAUSE)))
     return value
 
 

@@ -59,6 +59,8 @@ def test_options_of_the_service_and_of_the_process() -> None:
         ("web.conf", "unexpected argument 'web.conf': to load it, use --config web.conf"),
         ("reload", "unexpected argument 'reload': send SIGHUP, or run 'tcpvsadm -f FILE'"),
         ("stop", "send SIGTERM"),
+        ("-s reload", "--state reload: send SIGHUP, or run 'tcpvsadm -f FILE' (a state file of that name: ./reload)"),
+        ("-s reopen", "send SIGUSR1"),
         ("other", "unexpected argument 'other'"),
         ("-t", "use --check FILE"),
         ("-f web.conf", "use -c FILE, --config FILE"),

@@ -461,7 +461,6 @@ NOTICE = re.compile(r"^(\S*: line \d+: +\d+ |\[\d+\]. +)(Killed|Terminated|Done)
 
 WAITS = {
     "python3 -m http": "for try in {{1..200}}; do (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null && break; sleep 0.1; done",
-    "ktcpvs --control": "for try in {{1..100}}; do tcpvsadm >/dev/null 2>&1 && break; sleep 0.1; done",
     "kill ": "wait $switch 2>/dev/null",
 }
 """Beginning of a command -> shell command that waits until a reader would go on."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from preloaded import MODULES
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("tests/soak", "tests/fuzz", "docs/tools")
@@ -28,9 +29,34 @@ runpy.run_path({file!r}, run_name="imported")
 """
 """Imports a program as Python does when it starts it, but does not run it."""
 
-SHOW = """
-print(*(module.__file__ for module in [*sys.modules.values()] if getattr(module, "__file__", None)), sep="\\n")
+FORK = """
+import importlib, json, os, sys, traceback
+modules, programs = json.load(sys.stdin)
+for name in modules:
+    importlib.import_module(name)
+failed = []
+for number, (name, (code, path)) in enumerate(programs.items()):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            sys.path[1:1] = path
+            exec(code, {"__name__": "__main__"})
+            files = [module.__file__ for module in [*sys.modules.values()] if getattr(module, "__file__", None)]
+            with open(str(number), "w") as file:
+                file.write("\\n".join(files))
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    if os.waitpid(pid, 0)[1]:
+        failed.append(name)
+sys.exit(f"cannot be imported: {' '.join(failed)}" if failed else 0)
 """
+"""Imports each program in a process of its own, which has the modules of ktcpvs and of Twisted already. Writes the
+names of the files of all its modules to a file in the current folder, whose name is the number of the program."""
 
 PROGRAMS = {
     name: IMPORT.format(folder=str((ROOT / name).parent), file=str(ROOT / name))
@@ -53,18 +79,34 @@ RUN_BY_IMPORT = {"docs/tools/bench/forwarder.py"}
 """Programs that cannot be imported without running. They must use nothing of ktcpvs or of the tests."""
 
 
-def imported(program: str) -> set[str]:
-    """Import a program in a process of its own; return the names of the files of this repository that it loads."""
-    environment = {**os.environ, **({"PYTHONPATH": str(ROOT / "tests")} if program in STARTED_BY_OTHERS else {})}
-    command = [sys.executable, "-c", PROGRAMS[program] + SHOW]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment)
-    assert done.returncode == 0, f"{program} cannot be imported: {done.stderr}"
-    paths = [Path(line) for line in done.stdout.splitlines()]
-    return {str(path.relative_to(ROOT)) for path in paths if path.is_relative_to(ROOT)} | {program}
-
-
 @pytest.mark.long
-def test_every_program_can_be_imported_and_every_file_belongs_to_one() -> None:
-    with ThreadPoolExecutor(4) as pool:
-        loaded = set().union(*pool.map(imported, PROGRAMS))
+def test_every_program_can_be_imported_and_every_file_belongs_to_one(tmp_path: Path) -> None:
+    programs = {
+        name: (code, [str(ROOT / "tests")] if name in STARTED_BY_OTHERS else []) for name, code in PROGRAMS.items()
+    }
+    command = [sys.executable, "-c", FORK]
+    given = json.dumps([MODULES, programs])
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    loaded = set(PROGRAMS)
+    for number in range(len(programs)):
+        paths = [Path(line) for line in (tmp_path / str(number)).read_text().splitlines()]
+        loaded |= {str(path.relative_to(ROOT)) for path in paths if path.is_relative_to(ROOT)}
     assert FILES - loaded == RUN_BY_IMPORT
+
+
+@pytest.mark.parametrize(
+    ("installed", "folder"),
+    [("lib/python3.11/site-packages/ktcpvs/__init__.py", ".venv-dev"), ("lib/python3.11/site-packages/x.pth", ".venv")],
+    ids=["of the quick start", "of make"],
+)
+def test_make_leaves_an_environment_with_an_installed_ktcpvs_as_it_is(
+    tmp_path: Path, installed: str, folder: str
+) -> None:
+    file = tmp_path / ".venv" / installed
+    file.parent.mkdir(parents=True)
+    file.touch()
+    command = ["make", "--dry-run", "--no-print-directory", "-f", str(ROOT / "Makefile"), "clean"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "VENV")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith(f"rm -rf {folder} build "), done.stderr

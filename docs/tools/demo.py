@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
@@ -99,12 +98,9 @@ def main() -> int:
         log = folder / "ktcpvs.log"
         print(f"$ ktcpvs --control unix:{control}")
         daemon = stack.enter_context(running(str(BIN / "ktcpvs"), "--control", f"unix:{control}", log=log))
-        end = time.monotonic() + 20
-        while not control.exists():
-            if daemon.poll() is not None or time.monotonic() > end:
-                print(log.read_text(), file=sys.stderr)
-                return 1
-            time.sleep(0.05)
+        if demo.run_tcpvsadm((), ("--wait-ready",))[0]:
+            print(log.read_text(), file=sys.stderr)
+            return 1
         url = demo.play(addresses)
         if oneshot:
             print("\nEvery step succeeded." if not demo.failures else f"\n{demo.failures} steps failed.")

@@ -127,8 +127,6 @@ class ClusterEdits:
     async def save(self, table: Table) -> None:
         """Store the table in the cluster and on this node's disk; the director calls it for each edit. Raises
         _Conflict and CannotSave."""
-        if isinstance(self._edit, Unload):  # this node ends, and the others go on
-            return
         if not (self._node.is_adopting or isinstance(self._edit, Local | EndLocal)):
             await self._store(self._node.director.table, table)
         if not self.trial.holds_the_save:

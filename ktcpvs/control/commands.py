@@ -82,9 +82,9 @@ class Scope(_Command):
 class Read(_Command):
     """Read a view and return its first page.
 
-    view: table, configured, stats, connections, schedulers, settings or certificates; of a cluster nodes, cluster_stats
-    or cluster_connections. ident: only this service; left out: all of them. The pages together are one JSON document in
-    UTF-8, which describes one moment; `pages` is their number.
+    view: table, configured, stats, connections, schedulers, settings, certificates or readiness; of a cluster nodes,
+    cluster_stats or cluster_connections. ident: only this service; left out: all of them. The pages together are one
+    JSON document in UTF-8, which describes one moment; `pages` is their number.
     """
 
     arguments = [(b"view", amp.Unicode()), (b"ident", amp.Unicode(optional=True))]
@@ -124,14 +124,14 @@ class Rebalance(_Command):
     with Read.
 
     percent: 1 to 100, the most of a server's connections. resets: also reset connections whose protocol has no way to
-    tell the client. nodes: on all nodes of the cluster; False: on this one.
+    tell the client. all_nodes: of the cluster; False: on this one.
     """
 
     arguments = [
         (b"ident", amp.Unicode()),
         (b"percent", amp.Integer()),
         (b"resets", amp.Boolean()),
-        (b"nodes", amp.Boolean()),
+        (b"all_nodes", amp.Boolean()),
     ]
     response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 

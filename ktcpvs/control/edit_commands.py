@@ -19,6 +19,7 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model import edits
 from ktcpvs.model.conditions import written_text
 from ktcpvs.model.describe import describe_service
+from ktcpvs.model.language.lexer import quoted
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.local_edits import Local, LocalEdit
@@ -104,8 +105,11 @@ def text_of_edit(edit: edits.Edit) -> str:
     words = [entry.name]
     for argument in entry.arguments:
         value = WRITERS[argument.type](getattr(edit, argument.name))
-        if value is not None:
-            words += _words_of(argument, value)
+        if value is None:
+            continue
+        if isinstance(edit, edits.DeleteRule) and argument.name == "pattern":  # or the rule's name, or its number
+            argument = evolve(argument, name="rule", option="rule")
+        words += _words_of(argument, value)
     return shorten(" ".join(words), EDIT_LENGTH)
 
 
@@ -129,6 +133,8 @@ def _words_of(argument: Argument, value: Any) -> list[str]:
         return [written_text(value)] if value else []
     if argument.name == "on":
         return ["on", str(value)]
+    if argument.option in ("rule", "before") and " " in str(value):
+        return [*option, quoted(str(value))]
     return [*option, _FIELD_VALUE.sub(r"\1 ...", str(value))]
 
 

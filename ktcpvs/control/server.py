@@ -149,7 +149,9 @@ class Administrator(GuardedAMP):
 
     def _log_edit(self, warnings: Sequence[str], edit: edits.Edit) -> Sequence[str]:
         """Log who has changed what, at every level. A supervisor's workers do not: it has logged the edit itself."""
-        if self.peer_name and not isinstance(edit, edits.Load):  # the director logs each change of a file
+        if self.peer_name and isinstance(edit, edits.Load):  # the director has logged each of its changes
+            self._log.event(levels.ANNOUNCE, "{peer} has loaded a configuration", peer=self.peer_name)
+        elif self.peer_name:
             form = "{peer}: {edit}"
             self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, edit=command_line_of(edit))
         return warnings
@@ -238,16 +240,17 @@ class Administrator(GuardedAMP):
         return self._first_page(described)
 
     @commands.Rebalance.responder
-    def rebalance(self, ident: str, percent: int, resets: bool, nodes: bool) -> Deferred[dict[str, Any]]:
-        return self.respond(self._rebalance(ident, percent, resets, nodes))
+    def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Deferred[dict[str, Any]]:
+        return self.respond(self._rebalance(ident, percent, resets, all_nodes))
 
     async def _rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> dict[str, Any]:
         begun = self._switch.rebalance(ident, percent, resets, all_nodes)
         moves = await begun if isinstance(begun, Deferred) else begun
         if self.peer_name:
             count = sum(row["moving"] for row in moves["servers"])
-            form = "{peer} rebalances service {service} by {percent}%: {count} connections move"
-            self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, service=ident, percent=percent, count=count)
+            moving = "1 connection moves" if count == 1 else f"{count} connections move"
+            form = "{peer} rebalances service {service} by {percent}%: {moving}"
+            self._log.event(levels.ANNOUNCE, form, peer=self.peer_name, service=ident, percent=percent, moving=moving)
         return self._first_page(moves)
 
     @commands.Explain.responder

@@ -111,7 +111,7 @@ class SwitchBase(ABC):
         has no way to tell the client, such as those of TCP. all_nodes: of a cluster. Raises NoSuchService, or BadValue
         where the service cannot be rebalanced.
         """
-        asked = {"ident": ident, "percent": percent, "resets": resets, "nodes": all_nodes}
+        asked = {"ident": ident, "percent": percent, "resets": resets, "all_nodes": all_nodes}
         return dict(await self._read_pages(await self.send("Rebalance", asked)))
 
     async def schedulers(self) -> dict[str, Any]:
@@ -178,6 +178,10 @@ class SwitchBase(ABC):
     async def end_trace(self, number: int) -> None:
         """End a trace. Does nothing if it has ended."""
         await self.send("EndTrace", {"number": number})
+
+    async def why_not_ready(self) -> str:
+        """Return why the daemon should get no clients now, in a few words, as its path /ready does; "": it is ready."""
+        return str((await self.read("readiness"))["reason"])
 
     async def settings(self) -> list[dict[str, Any]]:
         """Return all settings: name, value, default, lowest, highest, unit, meaning."""

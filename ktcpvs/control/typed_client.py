@@ -50,6 +50,11 @@ class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
         """Return the version of the daemon."""
         return str((await self.switch.table())["version"])
 
+    async def why_not_ready(self) -> str:
+        """Return why the daemon should get no clients now: "starting", "ending", or the state of a node that is
+        drained; "": it is ready."""
+        return await self.switch.why_not_ready()
+
     async def services(self) -> list[results.Service]:
         """Return all services with their servers, their health and their counts."""
         return [results.read_service(one) for one in (await self.switch.stats())["services"]]
@@ -130,6 +135,7 @@ class BlockingClient(EditMethods[list[str]]):
         return run(self._client.submit(entry, arguments))
 
     version = _blocking(Client.version)
+    why_not_ready = _blocking(Client.why_not_ready)
     services = _blocking(Client.services)
     service = _blocking(Client.service)
     connections = _blocking(Client.connections)

@@ -56,7 +56,8 @@ def differences(
         else:
             counts = f"{_count(service['servers'], 'server')}, {_count(service['rules'], 'rule')}"
             where = ", ".join(write_listeners(service))
-            lines.append(f"+ service {ident}: {service['scheduler']} at {where}, {counts}, stopped")
+            state = "" if service.get("running") else ", stopped"
+            lines.append(f"+ service {ident}: {service['scheduler']} at {where}, {counts}{state}")
     if not lines and list(old) != list(new):
         lines.append("the order of the services changes")
     return lines

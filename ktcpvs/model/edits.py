@@ -225,7 +225,8 @@ class _SetMode(Edit):
         services = list(table) if self.ident is None else [table.service(self.ident)]
         if not any(service.has_server(self.address) for service in services):
             where = "no service has a" if self.ident is None else f"service {self.ident} has no"
-            raise NoSuchServer(f"{where} server {self.address}")
+            hint = next(filter(None, (service.server_of_same_host(self.address) for service in services)), "")
+            raise NoSuchServer(f"{where} server {self.address}{hint}")
         changed = {service.ident: service.with_mode(self.address, self.mode) for service in services}
         return evolve(table, services={**table.services, **changed})
 
@@ -448,7 +449,10 @@ class Set(Edit):
 
 @frozen
 class Unload(Edit):
-    """Stop all services; when they have drained, the daemon ends (KTCPVS: unload = 1)."""
+    """Stop all services; when they have drained, the daemon ends (KTCPVS: unload = 1).
+
+    The stop is not saved, so those that ran run again after the next start, as after SIGTERM.
+    """
 
     name: ClassVar[str] = "unload"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import evolve
 
-from ktcpvs.errors import BadValue, NoSuchRule, NoSuchServer, Refusal, RuleExists, did_you_mean, shorten
+from ktcpvs.errors import BadValue, NoSuchRule, NoSuchServer, Refusal, RuleExists, shorten, unknown
 from ktcpvs.model.actions import Action, as_action
 from ktcpvs.model.address import Address
 from ktcpvs.model.conditions import NAME, normalized_text
@@ -28,8 +28,8 @@ def find_rule(service: VirtualService, reference: str) -> Rule:
             return rule
     if reference.isascii() and reference.isdigit() and len(reference) < 9 and 0 < int(reference) <= len(rules):
         return rules[int(reference) - 1]
-    hint = did_you_mean(reference, [rule.label for rule in rules])
-    raise NoSuchRule(f"service {service.ident} has no rule '{shorten(reference)}'{hint}")
+    described = unknown(reference, [shorten(rule.label, 40) for rule in rules], listed_by="'tcpvsadm --list'")
+    raise NoSuchRule(f"service {service.ident} has no rule {described}")
 
 
 def with_rule(

@@ -626,9 +626,9 @@ class VirtualService:
         for server in self.servers:
             if server.address == address:
                 return server
-        raise NoSuchServer(f"service {self.ident} has no server {address}{self._of_same_host(address)}")
+        raise NoSuchServer(f"service {self.ident} has no server {address}{self.server_of_same_host(address)}")
 
-    def _of_same_host(self, address: Address) -> str:
+    def server_of_same_host(self, address: Address) -> str:
         """Return a hint at a server with that host and another port, or ""."""
         for server in self.servers:
             known = server.address

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import combinations
 from types import MappingProxyType
 
-from attrs import evolve, fields, frozen
+from attrs import fields, frozen
 
 from ktcpvs.errors import shorten
 from ktcpvs.model import edits
@@ -18,7 +18,6 @@ from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF, parse_check
 from ktcpvs.model.conditions import PATH, SHARE, TLS, Condition
-from ktcpvs.model.expectation import NOBODY
 from ktcpvs.model.language.lexer import quoted
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
@@ -41,6 +40,13 @@ from ktcpvs.model.scheduling import (
 from ktcpvs.model.server_words import H2, READY
 from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, OWN, SHARED, SPLICE, VirtualService
 from ktcpvs.model.tls import TLS_OPTIONS
+from ktcpvs.model.unmatched import (
+    describe_unmatched,
+    is_catch_all,
+    leaves_unmatched,
+    proposed_command,
+    proposed_line,
+)
 
 WHOLE = "whole"
 """The subject of warnings that make sense only for a complete configuration."""
@@ -95,9 +101,6 @@ NOT_TLS = Condition(TLS, is_negated=True)
 NOBODY_SHARE = Condition(SHARE, ("0%",))
 """The condition that holds for no client."""
 
-CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*$"))
-"""Patterns that match every request target."""
-
 MAX_COMPARED_RULES = 5000
 """The most rules of a service that are compared with those before them, which takes some 3 us for each."""
 
@@ -128,9 +131,13 @@ _ABOUT_ONE = (
     edits.DeleteListener,
     edits.AddRule,
     edits.EditRule,
+    edits.DeleteRule,
     edits.AddServer,
     edits.EditServer,
 )
+_OF_COVERAGE = (edits.AddRule, edits.EditRule, edits.DeleteRule, edits.EditService)
+"""The edits after which requests may be refused that a service has served before."""
+
 _OF_MODES = (edits.Drain, edits.Maintenance)
 
 Balances = Mapping[str, ISchedulerFactory]
@@ -148,13 +155,14 @@ Installed = Callable[[], Iterable[ISchedulerFactory]]
 
 def warnings_about(
     edit: edits.Edit,
+    before: Mapping[str, VirtualService],
     services: Mapping[str, VirtualService],
     plugins: Plugins,
     installed: Installed,
     nodes: KnownNodes | None = None,
 ) -> list[str]:
-    """Return the warnings that are due after `edit`, a line each. services: after the edit. nodes: of the cluster;
-    None: nothing is known of where services run."""
+    """Return the warnings that are due after `edit`, a line each. before, services: before and after the edit. nodes:
+    of the cluster; None: nothing is known of where services run."""
     is_whole = isinstance(edit, _ABOUT_ALL)
     found: list[str] = []
     for service in _concerned(edit, services):
@@ -163,8 +171,30 @@ def warnings_about(
         if nodes is not None:
             placement = placement_warnings(service, nodes)
             about += [ServiceWarning(service.ident, text, frozenset(subjects)) for text, subjects in placement]
-        found += [str(warning) for warning in about if is_due(warning, edit)]
+        about = [warning for warning in about if is_due(warning, edit)]
+        if is_whole or isinstance(edit, _OF_COVERAGE):
+            about += _about_unmatched(edit, before.get(service.ident), service, scheduler)
+        found += map(str, about)
     return found
+
+
+def _about_unmatched(
+    edit: edits.Edit, before: VirtualService | None, service: VirtualService, scheduler: ISchedulerFactory
+) -> Iterator[ServiceWarning]:
+    """Warn of requests that no rule matches: always after a load or a start, otherwise if the edit has caused it."""
+    if not leaves_unmatched(service, scheduler):
+        return
+    which = describe_unmatched(service, scheduler)
+    if isinstance(edit, _ABOUT_ALL):
+        is_file = isinstance(edit, edits.Load)
+        how = proposed_line(service, scheduler) if is_file else proposed_command(service, scheduler)
+        text = f"{which}; for a default rule: {how}"
+    elif before is not None and before.scheduler == service.scheduler and leaves_unmatched(before, scheduler):
+        return
+    else:
+        served = ", and all servers served before it had one" if before is not None and not before.rules else ""
+        text = f"{which} now{served}; for a default rule: {proposed_command(service, scheduler)}"
+    yield ServiceWarning(service.ident, text, frozenset((WHOLE,)))
 
 
 def warnings_of(
@@ -321,8 +351,36 @@ def _about_rule_balances(
     if off := [rule for rule in service.rules if NOBODY_SHARE in rule.conditions]:
         yield f"rule {_some(off)} is switched off: share 0% is no client", (RULES,)
     yield from _about_stars(service.rules)
+    yield from _about_foreign_variables(service.rules)
     if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
         yield f"all servers of rule {_some(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
+
+
+_FOREIGN_VARIABLE = re.compile(
+    r"\$(host|http_host|request_uri|uri|scheme|server_name|remote_addr|args)\b|%\[(?:hdr|req|src|path|url)[^\]]*\]"
+)
+"""A variable of nginx, or an expression of HAProxy, in a template."""
+
+_VARIABLES = {
+    "host": "host",
+    "http_host": "hostport",
+    "request_uri": "target",
+    "uri": "path",
+    "scheme": "scheme",
+    "server_name": "host",
+    "remote_addr": "client",
+    "args": "query",
+}
+"""Variables of nginx -> those of templates."""
+
+
+def _about_foreign_variables(rules: Sequence[Rule]) -> Iterator[_Found]:
+    """Warn of variables of nginx and expressions of HAProxy in URLs of redirects, which are sent as they are."""
+    for rule in rules:
+        if isinstance(rule.action, Redirect) and (found := _FOREIGN_VARIABLE.search(rule.action.url)):
+            instead = f"{{{_VARIABLES[found[1]]}}}" if found[1] else "a variable in braces, as {host}"
+            yield f"rule {_some([rule])}: {shorten(found[0], 40)} is no variable; write {instead}", (RULES,)
+            return
 
 
 def _about_stars(rules: Sequence[Rule]) -> Iterator[_Found]:
@@ -518,7 +576,7 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
         yield f"no rule uses {_count(unused, 'server')}: {', '.join(unused[:3])}{more}", (WHOLE,)
     in_order = [rule for rule in service.rules if not rule.is_default]
     in_order += [rule for rule in service.rules if rule.is_default]
-    last = next((place for place, rule in enumerate(in_order) if rule.pattern in CATCH_ALL), len(in_order))
+    last = next((place for place, rule in enumerate(in_order) if is_catch_all(rule)), len(in_order))
     if hidden := in_order[last + 1 :]:
         yield (
             f"rule {_some(hidden)} can never be reached: "
@@ -527,10 +585,6 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
         )
     yield from _about_hidden(in_order[: last + 1])
     yield from _about_redirects(service)
-    is_meant = service.redirect is not None or any(test.outcome == NOBODY for test in service.tests)
-    if last == len(in_order) and not is_meant and not _covers_all(in_order):
-        what = "request" if scheduler.unit in (FIRST_REQUEST, EACH_REQUEST) else "client"
-        yield f"a {what} that no rule takes is refused; a rule with the pattern .* would take it", (WHOLE,)
 
 
 def _about_redirects(service: VirtualService) -> Iterator[_Found]:
@@ -548,12 +602,6 @@ def _about_redirects(service: VirtualService) -> Iterator[_Found]:
             "'not tls' it leaves them alone",
             (WHOLE,),
         )
-
-
-def _covers_all(rules: Sequence[Rule]) -> bool:
-    """Whether one rule takes what another one leaves: their only conditions are opposites."""
-    alone = {rule.conditions[0] for rule in rules if len(rule.conditions) == 1}
-    return any(evolve(one, is_negated=True) in alone for one in alone if not one.is_negated)
 
 
 def _about_hidden(rules: Sequence[Rule]) -> Iterator[_Found]:

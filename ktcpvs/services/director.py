@@ -301,7 +301,8 @@ class Director:
         preparation = await self._preparer.prepare(self._table_to_run(effective), is_strict=is_strict)
         try:
             preparation.commands = self._commands_for(edit, old, new, effective)
-            is_final = new != old and not getattr(edit, "confirm", 0)
+            # Services stop with the daemon, and run again after its next start: an Unload is not saved.
+            is_final = new != old and not getattr(edit, "confirm", 0) and not isinstance(edit, Unload)
             if is_saved and (is_final or isinstance(edit, Confirm)):
                 await self._save(new)
         except BaseException:

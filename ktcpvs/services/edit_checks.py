@@ -78,7 +78,8 @@ class EditChecks:
         new: the table before and after it. Never raises."""
         try:
             alone = warnings_without_cluster(edit, new.services) if self._context.quorum is None else []
-            found = warnings_about(edit, new.services, self._binder.plugins_of, self._binder.installed, self._nodes())
+            binder, nodes = self._binder, self._nodes()
+            found = warnings_about(edit, before.services, new.services, binder.plugins_of, binder.installed, nodes)
             return [*warnings_about_edit(edit, before, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]

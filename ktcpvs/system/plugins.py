@@ -42,7 +42,7 @@ MAX_ERROR_LENGTH = 200
 """The most characters of each plugin's error in the refusal of an unknown name."""
 
 _BREACH = re.compile(r"The object <.*?> has failed to implement interface \S+: (?=The contract of )")
-"""What zope.interface says before it says what is wrong, so that the limits of messages would cut that off."""
+"""The words of zope.interface before those that say what is wrong: limits of messages would cut the latter off."""
 
 _EDITABLE = "; installed with -e? start the daemon again, or 'pip install .'"
 """The hint where the module of an entry point is not found: a running Python reads no new paths of such packages."""
@@ -89,7 +89,7 @@ class Schedulers:
             message = f"no scheduler {unknown(name, sorted(self.known), listed_by=LISTED_BY)}"
         for where, error in self.broken:
             message += f"; {where} failed to load: {shorten(error, MAX_ERROR_LENGTH)}"
-        raise NoSuchScheduler(message)
+        raise NoSuchScheduler(message, name)
 
     def and_loaded(self, before: Schedulers) -> Schedulers:
         """Return these and those of an earlier search that this one has not found, which stay loaded: pip takes away

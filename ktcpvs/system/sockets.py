@@ -146,7 +146,10 @@ def explain_failure(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return "another program listens there already"
     if error.errno == errno.EACCES:
-        return "permission denied: ports below 1024 and other users' folders need more privileges"
+        return (
+            "permission denied: a port below 1024 needs the capability CAP_NET_BIND_SERVICE, or a start as root with "
+            "--user USER; another user's folder needs its rights"
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine does not have that address"
     return error.strerror or str(error)

@@ -21,6 +21,7 @@ from ktcpvs.model.local_edits import Local
 from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
+from ktcpvs.status.readiness import Readiness
 from ktcpvs.takeover.handover_source import HandoverSource
 from ktcpvs.workers.merged_tracing import MergedTracing
 from ktcpvs.workers.merged_views import MergedViews
@@ -29,6 +30,9 @@ from ktcpvs.workers.worker_processes import WorkerProcesses
 if TYPE_CHECKING:
     from ktcpvs.cluster.administration import ClusterAdministration  # needs treq, which the core does not install
     from ktcpvs.cluster.editing import ClusterEdits
+
+READINESS = "readiness"
+"""The view that says whether the daemon serves."""
 
 NODE_VIEWS = ("nodes", "cluster_stats", "cluster_connections")
 """The views that only a node of a cluster has."""
@@ -41,17 +45,19 @@ class OwnSwitch:
         self,
         director: Director,
         views: Views | MergedViews,
+        readiness: Readiness,
         shared_edits: ClusterEdits | None = None,
         administration: ClusterAdministration | None = None,
     ) -> None:
-        """shared_edits: carries out edits in the whole cluster; None: edits are this daemon's own. administration:
-        of the cluster's nodes; None: this daemon is in none."""
+        """readiness: whether this daemon serves. shared_edits: carries out edits in the whole cluster; None: edits are
+        this daemon's own. administration: of the cluster's nodes; None: this daemon is in none."""
         self.context = director.context
         self._submit: Callable[[Edit], Deferred[Sequence[str]]] = partial(_submit_alone, director)
         if shared_edits is not None:
             self._submit = lambda edit: Deferred.fromCoroutine(shared_edits.submit(edit))
         self._views = views
         self._administration = administration
+        self._readiness = readiness
         self.explain = Explainer(director, views).explain
         self.close_connection = views.close_connection
         self._rebalance = views.rebalance
@@ -68,6 +74,8 @@ class OwnSwitch:
 
     def view(self, name: str, ident: str | None) -> Any:
         """See control.server.Switch."""
+        if name == READINESS:
+            return {"reason": self._readiness.why_not()}
         if name not in NODE_VIEWS:
             return self._views.view(name, ident)
         if self._administration is None:

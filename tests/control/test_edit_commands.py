@@ -111,6 +111,14 @@ def test_the_text_of_an_edit() -> None:
             "tcpvsadm --add-rule --ident web path /a/ share 5% --real-server 10.0.0.1:80 --name canary",
         ),
         (
+            edits.DeleteRule("web", "path /old"),
+            'tcpvsadm --del-rule --ident web --rule "path /old"',
+        ),
+        (
+            edits.DeleteRule("web", "canary", parse_address("10.0.0.1:80")),
+            "tcpvsadm --del-rule --ident web --rule canary --real-server 10.0.0.1:80",
+        ),
+        (
             edits.EditRule("web", "canary", action="respond 403", modifiers='request_header X-Key "hidden words"'),
             "tcpvsadm --edit-rule --ident web --rule canary use respond 403 request_header X-Key ...",
         ),

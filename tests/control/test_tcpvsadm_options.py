@@ -83,6 +83,7 @@ trace               o . . . . . . . . . . . . . . . . . . . . . . o . . . . . o 
 certificates        o . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . . .
 reload-certificates . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
 renew-certificate   . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+wait-ready          . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
 nodes               . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . . .
 drain-node          . . . . . . . . . . . . . . . . . . . o . . . . o . . . . . . . . . . .
 undrain-node        . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
@@ -138,6 +139,7 @@ WORDS = {
     "new-scheduler": ["NAME", "DIR"],
     **{name: ["NODE"] for name in ("drain-node", "undrain-node", "forget-node")},
     "renew-certificate": ["a.example"],
+    "wait-ready": ["5m"],
     **{name: ["::1"] for name in ("allow", "deny", "del-network")},
 }
 
@@ -225,7 +227,9 @@ def test_local_goes_with_every_command_that_edits_and_no_other(command: str) -> 
         else:
             assert complaint(words) == f"Illegal '{option}' option with the '{command}' command"
     if is_edit:
-        assert complaint([*words, "--local"]) == "Illegal 'local' option with the 'force-local' option"
+        assert (
+            complaint([*words, "--local"]) == "Illegal 'local' option with the 'force-local' option: give one of them"
+        )
 
 
 @pytest.mark.parametrize("command", USES)
@@ -400,6 +404,37 @@ INVALID = [
         "-r 10.0.0.1:80",
     ),
     (["-l"], "Option '-l' needs a value (to list, use -L)"),
+    (
+        ["-L", "shop"],  # the name is similar to --stop
+        "Unexpected argument 'shop' with the 'list' command: the name of the virtual service goes with -i: -i shop",
+    ),
+    (
+        ["shop"],
+        "Unexpected argument 'shop' with the 'list' command; did you mean '--stop', or -i shop for a virtual service?",
+    ),
+    (["-help"], "Unknown option '-help'; did you mean '--help'?"),
+    (["--loglevel", "5"], "Unknown option '--loglevel': use --set debug_level=5"),
+    (
+        ["--save", "x.conf"],
+        "Unexpected argument 'x.conf' with the 'save' command: it prints the configuration: tcpvsadm --save > x.conf",
+    ),
+    (
+        ["-R", "x.conf"],
+        "Unexpected argument 'x.conf' with the 'restore' command: it reads standard input: use -f x.conf",
+    ),
+    (["--help", "rule"], "Unexpected argument 'rule' with the 'help' command: 'man tcpvsadm' describes each command"),
+    (
+        ["--del-rule", "-i", "x", "canary"],
+        "Unexpected argument 'canary' with the 'del-rule' command: a rule goes with --rule: --rule canary",
+    ),
+    (
+        ["--del-rule", "-i", "x", "--name", "canary"],
+        "Illegal 'name' option with the 'del-rule' command; the rule goes with --rule: --rule canary",
+    ),
+    (
+        ["--add-rule", "-i", "x", "path", "/x", "respond", "404"],
+        "Unexpected argument 'respond' with the 'add-rule' command: write 'use' before it: use respond 404",
+    ),
     (["-ln"], "Illegal 'listen' option with the 'list' command; to list numeric addresses, use -L -n"),
     (
         ["-aix", "-ry", "-m"],
@@ -452,8 +487,8 @@ INVALID = [
     (["--load-configfile="], "The value of option '--load-configfile' is empty"),
     (["--stats=3"], "Option '--stats' takes no value"),
     (["--stop=web"], "Option '--stop' takes no value"),
-    (["--stats", "--rate"], "Illegal 'rate' option with the 'stats' option"),
-    (["--connections", "--stats"], "Illegal 'stats' option with the 'connections' option"),
+    (["--stats", "--rate"], "Illegal 'rate' option with the 'stats' option: give one of them"),
+    (["--connections", "--stats"], "Illegal 'stats' option with the 'connections' option: give one of them"),
     (
         ["web"],
         "Unexpected argument 'web' with the 'list' command: the name of the virtual service goes with -i: -i web",
@@ -560,6 +595,13 @@ def test_invalid_command_lines(argv: list[str], why: str) -> None:
 @pytest.mark.parametrize("command", [["--set"], ["-A", "-i", "web"], ["-E", "-i", "web"]])
 def test_words_that_are_names_and_values(command: list[str]) -> None:
     assert read_arguments([*command, "a=1", "b=2=3", "c="]).named() == {"a": "1", "b": "2=3", "c": ""}
+
+
+def test_words_of_conditions_may_be_those_of_actions_and_one_condition_is_a_word() -> None:
+    given = read_arguments(["--add-rule", "-i", "x", "query", "redirect", "-r", "10.0.0.1:80"])
+    assert given.conditions == ("query", "redirect")
+    assert read_arguments(["--edit-rule", "-i", "x", "--rule", "1", "query", "redirect"]).action == ()
+    assert read_arguments(["--del-rule", "-i", "x", "tls"]).conditions == ("tls",)
 
 
 def test_a_header_may_be_repeated() -> None:
@@ -737,6 +779,13 @@ def test_an_invalid_control_address_is_wrong_usage(unused_control: str) -> None:
             2,
             "",
             "tcpvsadm: Nothing to change: give an option of the service (examples: maxclients=100, -s wlc)\n" + TRY,
+        ),
+        (
+            ["-e", "-i", "shop", "-r", "10.0.0.1:80"],
+            2,
+            "",
+            "tcpvsadm: Nothing to change: give a weight, a maxconn or words of the server (examples: -w 2, maintenance)"
+            f"\n{TRY}",
         ),
         (["--count"], 2, "", f"tcpvsadm: The 'count' option needs the 'connections' option\n{TRY}"),
         (

@@ -16,6 +16,7 @@ from ktcpvs.control.tcpvsadm import addresses, output
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.describe import configuration, describe_service
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.scheduling import CONNECTION, EACH_REQUEST
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.system.names import service_port
@@ -200,6 +201,28 @@ def test_rates_of_an_idle_second_say_so() -> None:
     assert output.format_rates(idle).endswith("\n" + output.NOTHING_PASSED)
     assert output.NOTHING_PASSED not in output.format_rates({**idle, "services": []})
     assert output.NOTHING_PASSED not in output.format_rates(output.compute_rates(stats(1), stats(2), 1.0))
+
+
+def test_rates_name_the_services_whose_servers_get_single_requests() -> None:
+    before, after = stats(1), stats(2)
+    for answer in (before, after):
+        for service in answer["services"]:
+            service["unit"] = EACH_REQUEST
+    line = "\nConns/s of their servers are requests: {}\n"
+    assert output.format_rates(output.compute_rates(before, after, 1.0)).endswith(line.format("web, sön"))
+    after["services"][0]["unit"] = CONNECTION
+    assert output.format_rates(output.compute_rates(before, after, 1.0)).endswith(line.format("sön"))
+    one = output.compute_rates(before, after, 1.0)
+    many = output.format_rates({**one, "services": one["services"][1:] * 7})
+    assert many.endswith(line.format("sön, sön, sön, sön, sön and 2 more"))
+
+
+@pytest.mark.parametrize(("state", "label"), [("up", "check"), ("ejected", "last check")])
+def test_the_response_of_a_check_of_before_the_server_went_away_is_its_last(state: str, label: str) -> None:
+    answer = stats(1)
+    health = {"state": state, "since": 0, "reason": "3 failures", "until": None, "weight": 1}
+    answer["services"][0]["servers"][0] |= {"health": health, "check_response": "HTTP/1.1 200 OK"}
+    assert f"\n     {label}: HTTP/1.1 200 OK\n" in output.format_stats(answer)
 
 
 def test_redirects_are_no_refusals() -> None:

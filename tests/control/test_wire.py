@@ -375,7 +375,7 @@ READS: dict[str, tuple[Call, list[bytes]]] = {
     "Rebalance": (
         lambda switch: switch.rebalance("web", 20, True),
         [
-            request_box(b"Rebalance", ident=b"web", percent=b"20", resets=b"True", nodes=b"False"),
+            request_box(b"Rebalance", ident=b"web", percent=b"20", resets=b"True", all_nodes=b"False"),
             request_box(b"ReadPage", b"2", number=b"1"),
         ],
     ),

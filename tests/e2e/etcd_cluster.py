@@ -28,7 +28,7 @@ class Node:
         self.name = name
         self.links = Links(ports)
         arguments = ["--cluster", f"etcd:{self.links.urls}/faults", "--node", name, "--state", folder / "state"]
-        self.daemon = Daemon(thread, folder, *arguments, *options, workers=workers)
+        self.daemon = Daemon(thread, folder, *arguments, *options, workers=workers, preloaded=True)
         self.call, self.adm = self.daemon.call, self.daemon.adm
 
     def start(self) -> None:

@@ -35,7 +35,7 @@ class Nodes:
             own.mkdir()
             secret = write_secret(own / "secret", SECRET)
             words = [*options(etcd, name, secret, "/acme-test/"), "--state", own / "state"]
-            self.daemons[name] = Daemon(thread, own, *words, workers=2 if name == "a" else 0, tls=True)
+            self.daemons[name] = Daemon(thread, own, *words, workers=2 if name == "a" else 0, tls=True, preloaded=True)
             self.daemons[name].start()
             self.daemons[name].wait_for_log(f"node {name} follows")
 
@@ -104,7 +104,8 @@ def test_without_a_secret_a_cluster_refuses(
         stack.callback(etcd.stop)
         folder = tmp_path / "c"
         folder.mkdir()
-        daemon = Daemon(control_thread, folder, *options(etcd, "c"), "--state", folder / "state", tls=True)
+        words = [*options(etcd, "c"), "--state", folder / "state"]
+        daemon = Daemon(control_thread, folder, *words, tls=True, preloaded=True)
         stack.callback(daemon.finish)
         daemon.start()
         daemon.wait_for_log("node c follows")

@@ -69,7 +69,7 @@ def test_check_accepts_a_correct_file(site: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ("scheduler = phttp", "scheduler = nope", "{file}: service web: no scheduler 'nope'; there are: chash, "),
+        ("scheduler = phttp", "scheduler = nope", "{file}:4:17: service web: no scheduler 'nope'; there are: chash, "),
         (
             "scheduler = phttp",
             "scheduller = phttp",
@@ -270,9 +270,9 @@ def test_wait_shows_how_many_connections_are_left(daemon: Daemon, serve: Callabl
         return what in shown
 
     try:
-        wait_for(lambda: seen(b"3 connections, oldest "))
+        wait_for(lambda: seen(b"3 client connections, oldest "))
         clients.pop().close()
-        wait_for(lambda: seen(b"\r\x1b[K2 connections, oldest "))
+        wait_for(lambda: seen(b"\r\x1b[K2 client connections, oldest "))
         assert daemon.stats("s")["servers"][0]["weight"] == 0
         while clients:
             clients.pop().close()

@@ -51,9 +51,9 @@ def services(daemon: Daemon) -> dict[str, Any]:
 def nodes(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactory, etcd: EtcdServer) -> Iterator[Nodes]:
     made = []
     for name, workers in (("a", 2), ("b", 0)):
-        options = ["--cluster", f"etcd:{etcd.url}/cluster", "--node", name]
         folder = tmp_path_factory.mktemp(name)
-        made.append(Daemon(control_thread, folder, *options, "--state", folder / "state", workers=workers))
+        options = ["--cluster", f"etcd:{etcd.url}/cluster", "--node", name, "--state", folder / "state"]
+        made.append(Daemon(control_thread, folder, *options, workers=workers, preloaded=True))
         made[-1].start()
         made[-1].wait_for_log(f"node {name} follows")
     yield Nodes(*made)

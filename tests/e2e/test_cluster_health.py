@@ -95,7 +95,8 @@ def started(
     with contextlib.ExitStack() as stack:
         for name in NAMES:
             options = ["--cluster", f"etcd:{etcd.url}/health", "--node", name]
-            daemon = Daemon(control_thread, tmp_path_factory.mktemp(name), *options, workers=2 if name == "a" else 0)
+            folder, workers = tmp_path_factory.mktemp(name), 2 if name == "a" else 0
+            daemon = Daemon(control_thread, folder, *options, workers=workers, preloaded=True)
             daemon.start()
             stack.callback(daemon.finish)
             daemon.wait_for_log(f"node {name} follows")

@@ -59,7 +59,7 @@ def nodes(
         folder = tmp_path_factory.mktemp(name)
         secret = write_secret(folder / "secret", SECRET)
         words = [*options(etcd, name, secret), "--state", folder / "state"]
-        made.append(Daemon(control_thread, folder, *words, workers=2, tls=True))
+        made.append(Daemon(control_thread, folder, *words, workers=2, tls=True, preloaded=True))
         made[-1].start()
         made[-1].wait_for_log(f"node {name} follows")
     wait_for(lambda: state_key(made[0]) == state_key(made[1]), "both nodes to have one secret")
@@ -318,7 +318,7 @@ def upgrade(control_thread: ControlThread, etcd: EtcdServer, nodes: list[Daemon]
     old, name = nodes[place], "ab"[place]
     words = [*options(etcd, name, old.folder / "secret"), "--state", old.folder / "state", "--takeover", old.control]
     old.forget_log()
-    new = Daemon(control_thread, old.folder, *words, control=old.control, workers=2, tls=True)
+    new = Daemon(control_thread, old.folder, *words, control=old.control, workers=2, tls=True, preloaded=True)
     new.run()
     old.wait_for_log("taken over from", timeout=TIMEOUT)
     assert old.wait() == 0

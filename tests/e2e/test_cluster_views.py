@@ -84,7 +84,8 @@ def nodes(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactor
             folder, status[name] = tmp_path_factory.mktemp(name), free_port()
             given[name] = ["--cluster", f"etcd:{etcd.url}/views", "--node", name, "--state", folder / "state"]
             given[name] += ["--status", f"tcp:{status[name]}"]
-            daemons[name] = Daemon(control_thread, folder, *given[name], workers=2 if name == "a" else 0)
+            workers = 2 if name == "a" else 0
+            daemons[name] = Daemon(control_thread, folder, *given[name], workers=workers, preloaded=True)
             daemons[name].start()
             stack.callback(lambda one=name: daemons[one].finish())
             daemons[name].wait_for_log(f"node {name} follows")
@@ -368,7 +369,8 @@ def test_an_upgrade_of_a_drained_node_accepts_no_clients(
 ) -> None:
     nodes["b"].adm("--drain-node", name, "--wait")
     old, options = nodes[name], [*nodes.options[name], "--takeover", nodes[name].control]
-    new = Daemon(control_thread, tmp_path, *options, control=old.control, workers=2 if name == "a" else 0)
+    workers = 2 if name == "a" else 0
+    new = Daemon(control_thread, tmp_path, *options, control=old.control, workers=workers, preloaded=True)
     new.run()
     nodes.daemons[name] = new
     accepted = []

@@ -91,6 +91,7 @@ def test_an_administrator_with_a_certificate_may_administer(make_daemon: Make, s
     daemon = make_daemon("--control", site.listens, workers=workers, tls=True)
     daemon.start()
     daemon.set(debug_level=3)
+    assert site.adm("--wait-ready", "20").returncode == 0
     assert site.adm("-A", "-i", "web", "-P", "8080").returncode == 0
     place = site.place(host="localhost")
     listed = site.adm("--list", "--json", "--control", place, KTCPVS_CONTROL="unix:/nowhere")
@@ -184,6 +185,12 @@ def test_errors_of_a_connection_name_the_cause(
     why = "(Connection refused): start it with 'ktcpvs', or give its address with --control"
     assert nobody.stderr == f"tcpvsadm: no daemon answers at tls:{LOOPBACK}:{site.port} {why}\n"
     assert nobody.returncode == 3
+    waited = site.adm("--wait-ready", "1")
+    assert waited.returncode == 3
+    assert (
+        waited.stderr
+        == f"tcpvsadm: no daemon answers at tls:{LOOPBACK}:{site.port} {why.replace(':', ' after 1 s:')}\n"
+    )
     plain = make_daemon(control=f"tcp:{site.port}:interface={LOOPBACK}")
     plain.start()
     assert site.wrong() == "it closed the connection in the TLS handshake: it may not speak TLS; otherwise see its log"

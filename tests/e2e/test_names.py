@@ -143,7 +143,7 @@ def test_wait_drains_all_servers_of_a_name(
         [*words, "-w", "0", "--wait"], stdout=subprocess.PIPE, text=True, env=environment()
     ) as waiting:
         assert waiting.stdout is not None
-        assert waiting.stdout.readline().startswith("1 connection, oldest ")
+        assert waiting.stdout.readline().startswith("1 client connection, oldest ")
         client.close()
         assert waiting.stdout.read() == "drained\n"
     assert served(port) == {HOSTS[2]}

@@ -36,7 +36,7 @@ class Nodes:
     def _make(self, name: str, labels: str, workers: int) -> Daemon:
         folder = self._make_folder(name)
         options = [*self.options, "--node", name, "--node-labels", labels, "--state", folder / "state"]
-        daemon = Daemon(self._thread, folder, *options, workers=workers)
+        daemon = Daemon(self._thread, folder, *options, workers=workers, preloaded=True)
         daemon.start()
         daemon.wait_for_log(f"node {name} follows")
         return daemon
@@ -46,7 +46,7 @@ class Nodes:
         self.b.finish()
         folder = self.b.folder
         options = [*self.options, "--node", "b", "--node-labels", labels, "--state", folder / "state"]
-        self.b = Daemon(self._thread, folder, *options)
+        self.b = Daemon(self._thread, folder, *options, preloaded=True)
         self.b.forget_log()
         self.b.start()
         self.b.wait_for_log("node b follows")

@@ -155,6 +155,7 @@ def test_certificates_of_a_ca_are_kept_by_the_user(start: Callable[..., Daemon],
         assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (NOBODY.pw_uid, mode)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_certificates_of_services_that_only_root_can_read(
     start: Callable[..., Daemon], serve: Callable[..., SocketServer], tmp_path: Path, workers: int

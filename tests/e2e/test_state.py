@@ -150,6 +150,19 @@ def test_the_first_start_loads_the_configuration_and_later_ones_the_state(
     assert answers(new_port)
 
 
+def test_services_run_again_after_an_unload(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
+    config, state, port = tmp_path / "conf", tmp_path / "state", free_port()
+    config.write_text(configuration(port, serve(echo).address))
+    daemon = make_daemon("--config", config, "--state", state)
+    daemon.start()
+    daemon.call("add_service", "stopped", port=free_port())
+    daemon.adm("--set", "unload=1")
+    assert daemon.wait() == 0
+    daemon.start()
+    assert answers(port)
+    daemon.wait_for_log("stopped: stopped; 'tcpvsadm --start -i ID' starts one")
+
+
 def test_an_empty_configuration_starts_without_services(make_daemon: Make, tmp_path: Path) -> None:
     config = tmp_path / "conf"
     config.write_text("# nothing yet\n")

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.together]
 
 NAME = "<b>wéb'&</b>"
 
-AXE = Path(__file__).parents[2] / ".venv" / "axe-core.js"
+AXE = Path(sys.prefix) / "axe-core.js"
 
 NOTHING = "\N{EN DASH}"
 """The text of the page where there is nothing to show."""
@@ -291,7 +292,7 @@ def test_an_update_writes_only_what_has_changed(page: Page) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_barriers(page: Page, width: int, dark: bool) -> None:
-    assert AXE.exists(), "missing axe-core; make .venv/axe-core.js downloads it"
+    assert AXE.exists(), "missing axe-core; make test TESTS=tests/e2e/test_status_page.py downloads it"
     script = page.browser.before_each_page(OTHER_TROUBLE)
     try:
         page.open(width, dark=dark)

@@ -85,6 +85,20 @@ ODD = "\\\"'#={}[]%:;,$` aAzZ09_-./*+?()|^é日🙂ß\u017f\u212a"
 
 _printable = st.characters(exclude_categories=("C", "Z"))
 
+MAX_ODD = 10
+"""Characters of a path that is none of the chosen ones. hypothesis draws twice for each."""
+
+
+@st.composite
+def some_of(draw: st.DrawFn, values: dict[str, st.SearchStrategy[Any]], most: int, least: int = 0) -> dict[str, Any]:
+    """A dictionary with some of these keys, `least` to `most`, and a value of its strategy for each.
+
+    hypothesis draws nothing for the other keys, as it does for each optional one of fixed_dictionaries: most of the
+    time of a test goes into drawing.
+    """
+    names = draw(st.lists(st.sampled_from(tuple(values)), min_size=least, max_size=most, unique=True))
+    return {name: draw(values[name]) for name in names}
+
 
 def lines(max_size: int = 30) -> st.SearchStrategy[str]:
     """Any text without a line feed."""
@@ -109,8 +123,8 @@ def ports() -> st.SearchStrategy[int]:
 @cache
 def hosts() -> st.SearchStrategy[str]:
     """Names and IP addresses, in the form in which an address keeps them."""
-    label = st.text(st.sampled_from("az09_-"), min_size=1, max_size=10).map(lambda text: text.strip("-") or "x")
-    names = st.lists(label, min_size=1, max_size=4).map(".".join)
+    label = st.text(st.sampled_from("az09_-"), min_size=1, max_size=4).map(lambda text: text.strip("-") or "x")
+    names = st.lists(label, min_size=1, max_size=3).map(".".join)
     return st.one_of(
         st.sampled_from(
             ("server", "use", "match", "rule", "virtual", "unix.example", "r1", "1.example", "a--b", "a.b.")
@@ -124,7 +138,7 @@ def hosts() -> st.SearchStrategy[str]:
 
 @cache
 def unix_paths() -> st.SearchStrategy[str]:
-    odd = st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=30)
+    odd = st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=MAX_ODD)
     return st.one_of(
         st.sampled_from(("/run/web.sock", "/a b", '/"', "/\\", '/\\"', "/#", "/x\\\\", "/=", "/ ", "/unix:/a:80")),
         odd.map(lambda text: "/" + text),
@@ -184,7 +198,7 @@ def patterns() -> st.SearchStrategy[str]:
     )
     return st.one_of(
         st.sampled_from((".*", "^/.*", '"', '""', '\\\\"', '\\\\\\"', "\\\\", "\\\\\\\\", "#", "=", " ", "}", "# {")),
-        st.lists(piece, min_size=1, max_size=6).map("".join),
+        st.lists(piece, min_size=1, max_size=5).map("".join),
         st.text(st.one_of(st.sampled_from(ODD), _printable), min_size=1, max_size=12),
         st.text(st.sampled_from('\\"'), min_size=1, max_size=12),
     ).filter(_compiles)
@@ -195,13 +209,23 @@ def real_servers() -> st.SearchStrategy[RealServer]:
     weight = st.one_of(st.sampled_from((0, 1)), st.integers(0, MAX_WEIGHT))
     maxconn = st.one_of(st.sampled_from((0, 0, 1, MAX_COUNT)), st.integers(0, MAX_COUNT))
     priority = st.one_of(st.sampled_from((0, 0, 1, BACKUP)), st.integers(0, BACKUP))
-    return st.builds(
-        RealServer, server_addresses(), weight, maxconn,
-        tls=_server_tls(), h2=st.booleans(), proxy=_proxies, priority=priority, mode=st.sampled_from(MODES),
-        check=st.one_of(st.none(), complete_addresses()), max_pending=maxconn,
-        start=st.sampled_from((None, "reports", "_a.b-C1")),
-        labels=_labels,
-    )  # fmt: skip
+    options = some_of(
+        {
+            "weight": weight,
+            "maxconn": maxconn,
+            "tls": _server_tls(),
+            "h2": st.just(True),
+            "proxy": _proxies,
+            "priority": priority,
+            "mode": st.sampled_from(MODES),
+            "check": complete_addresses(),
+            "max_pending": maxconn,
+            "start": st.sampled_from(("reports", "_a.b-C1")),
+            "labels": _labels,
+        },
+        5,
+    )
+    return st.builds(lambda address, more: RealServer(address, **more), server_addresses(), options)
 
 
 @st.composite
@@ -216,7 +240,7 @@ def _server_tls(draw: st.DrawFn) -> ServerTLS | None:
 @cache
 def files() -> st.SearchStrategy[str]:
     """Absolute paths, odd ones preferred."""
-    odd = st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=30).map(lambda text: f"/{text}")
+    odd = st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=MAX_ODD).map(lambda text: f"/{text}")
     return st.one_of(st.sampled_from(("/", "/etc/ssl/a.pem", '/a "b"', "/#", "/x\\", "/=", '/a\\"')), odd).filter(
         str.isprintable
     )
@@ -369,7 +393,7 @@ _schedulers = st.one_of(
 )
 _paths = st.one_of(
     st.sampled_from(("/", "/var/log/web.log", '/a "b"', "/#", "/x\\", "/=", "/{", '/a\\"')),
-    st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=30).map(lambda text: f"/{text}"),
+    st.text(st.one_of(st.sampled_from(ODD), _printable), max_size=MAX_ODD).map(lambda text: f"/{text}"),
 ).filter(str.isprintable)
 _access_logs = st.one_of(st.sampled_from(("off", "syslog")), _paths, _paths.map(lambda path: f"syslog:{path}"))
 _server_lists = st.lists(real_servers(), max_size=4, unique_by=lambda server: server.address)
@@ -407,6 +431,65 @@ def _error_pages(draw: st.DrawFn) -> tuple[str, ...]:
     return (*pages, *([f"{' '.join(map(str, statuses[2:]))} /page"] if statuses[2:] else []))
 
 
+MIN_OPTIONS, MAX_OPTIONS = 5, 15
+"""How many options of a service are set, besides those that depend on each other."""
+
+
+@cache
+def _service_options() -> st.SearchStrategy[dict[str, Any]]:
+    """Some options of a service that have nothing to do with each other."""
+    some_networks = network_lists().map(lambda lists: lists[0])
+    some_counts = _counts.map(lambda count: count or 0)
+    return some_of(
+        {
+            "on": node_lists(),
+            "tls_min": st.sampled_from(("1.2", "1.3")),
+            "tls_ciphers": st.sampled_from(("ECDHE+AESGCM:!aNULL", "@SECLEVEL=2")),
+            "tls_default": files(),
+            "https_only": st.just("on"),
+            "not_tls": st.just("default"),
+            "starttls": st.just("postgresql"),
+            "proxy_from": some_networks,
+            "trusted_proxies": some_networks,
+            "trusted_header": st.sampled_from(("x_forwarded_for", "forwarded")),
+            "scheduler": _schedulers,
+            "balance": _schedulers,
+            "fallback": st.one_of(st.just(NO_FALLBACK), _schedulers),
+            "cookie_secure": st.sampled_from(("off", "on")),
+            "cookie_name": st.sampled_from(("sid-1", "off")),
+            "cookie_domain": st.sampled_from(("a.example", "off")),
+            "cookie_max_age": st.sampled_from((1, 34560000)),
+            "cookie_samesite": st.sampled_from(("lax", "strict", "none", "off")),
+            "sticky": st.sampled_from(("header X-User", 'query "#"', "query use")),
+            "access_log": _access_logs,
+            "access_log_format": st.sampled_from(("combined", "json")),
+            "trace": st.sampled_from(("off", "pass", "0%", "0.5%", "100%")),
+            "otlp_endpoint": st.sampled_from(("https://h/a", "http://[::1]:4318")),
+            "relay": st.sampled_from(RELAYS),
+            "error_page": _error_pages(),
+            "request_header": _header_edits,
+            "response_header": _header_edits,
+            "preconnect": st.sampled_from((1, 1024)),
+            "preconnect_timeout": st.sampled_from((1, 86400)),
+            "startservers": _counts,
+            "maxclients": some_counts,
+            "minspareservers": _counts,
+            "maxspareservers": _counts,
+            "redirect": _redirects,
+            "via": st.sampled_from(("off", "append", "replace")),
+            "overflow": st.sampled_from((50, 100)),
+            "retry_on": st.sampled_from(("off", "connect reset", "connect reset 502 503 504", "504")),
+            "tcp_keepalive": st.sampled_from((1, 32767)),
+            "eject_slow": st.sampled_from((2, 1000)),
+            "client_connections": some_counts,
+            "client_rate": _rates,
+            "client_ipv6": st.integers(1, 128),
+        },
+        MAX_OPTIONS,
+        MIN_OPTIONS,
+    )
+
+
 @st.composite
 def services(draw: st.DrawFn) -> VirtualService:
     servers = draw(_server_lists)
@@ -418,55 +501,14 @@ def services(draw: st.DrawFn) -> VirtualService:
     return VirtualService(
         ident=draw(idents()),
         listen=listen,
-        on=draw(node_lists()),
         certificate=certificates,
-        tls_min=draw(st.sampled_from(("1.2", "1.3"))),
-        tls_ciphers=draw(st.sampled_from((None, "ECDHE+AESGCM:!aNULL", "@SECLEVEL=2"))),
         client_ca=client_ca,
-        client_certificate=draw(st.sampled_from(("off", "optional", "required") if client_ca else ("off",))),
-        tls_default=draw(st.one_of(st.just("refuse"), files())),
-        https_only=draw(st.sampled_from(("on", "off"))),
-        not_tls=draw(st.sampled_from(("refuse", "default"))),
-        starttls=draw(st.sampled_from(("off", "postgresql"))),
-        proxy_from=draw(network_lists())[0],
-        trusted_proxies=draw(network_lists())[0],
-        trusted_header=draw(st.sampled_from(("x_forwarded_for", "forwarded"))),
-        scheduler=draw(_schedulers),
-        balance=draw(_schedulers),
-        fallback=draw(st.one_of(st.just(NO_FALLBACK), _schedulers)),
-        cookie_secure=draw(st.sampled_from(("off", "on"))),
-        cookie_name=draw(st.sampled_from(("KTCPVS_SID", "sid-1", "off"))),
-        cookie_domain=draw(st.sampled_from((None, "a.example", "off"))),
-        cookie_max_age=draw(st.sampled_from((0, 1, 34560000))),
-        cookie_samesite=draw(st.sampled_from(("lax", "strict", "none", "off"))),
-        sticky=draw(st.sampled_from(("off", "header X-User", 'query "#"', "query use"))),
-        access_log=draw(_access_logs),
-        access_log_format=draw(st.sampled_from(("combined", "json"))),
-        trace=draw(st.sampled_from(("off", "pass", "0%", "0.5%", "100%"))),
-        otlp_endpoint=draw(st.sampled_from(("http://127.0.0.1:4318", "https://h/a", "http://[::1]:4318"))),
-        relay=draw(st.sampled_from(RELAYS)),
-        error_page=draw(_error_pages()),
-        request_header=draw(_header_edits),
-        response_header=draw(_header_edits),
-        preconnect=draw(st.sampled_from((0, 1, 1024))),
-        preconnect_timeout=draw(st.sampled_from((1, 10, 86400))),
-        startservers=draw(_counts),
-        maxclients=draw(_counts) or 0,
-        minspareservers=draw(_counts),
-        maxspareservers=draw(_counts),
-        redirect=draw(_redirects),
-        via=draw(st.sampled_from(("off", "append", "replace"))),
-        overflow=draw(st.sampled_from((0, 0, 50, 100))),
-        retry_on=draw(st.sampled_from(("off", "connect reset", "connect reset 502 503 504", "504"))),
-        tcp_keepalive=draw(st.sampled_from((0, 0, 1, 32767))),
-        eject_slow=draw(st.sampled_from((0, 0, 2, 1000))),
+        client_certificate=draw(st.sampled_from(("off", "optional", "required"))) if client_ca else "off",
         allow=allow,
         deny=deny,
-        client_connections=draw(_counts) or 0,
-        client_rate=draw(_rates),
-        client_ipv6=draw(st.integers(1, 128)),
         servers=tuple(servers),
         rules=tuple(draw(st.lists(rules(known), max_size=4, unique_by=lambda rule: rule.key)) if known else ()),
+        **draw(_service_options()),
     )
 
 
@@ -499,13 +541,13 @@ _TEXTS: dict[str, Callable[[], st.SearchStrategy[str]]] = {
 @cache
 def settings_values() -> st.SearchStrategy[Settings]:
     """Settings of which some were changed."""
-    optional = {
+    values = {
         attribute.name: _TEXTS[attribute.name]()
         if attribute.name in TEXTS
         else st.integers(*attribute.metadata["range"])
         for attribute in fields(Settings)
     }
-    return st.fixed_dictionaries({}, optional=optional).map(lambda values: Settings(**values))
+    return some_of(values, MAX_OPTIONS).map(lambda changed: Settings(**changed))
 
 
 @st.composite
@@ -525,9 +567,8 @@ POOL_PATTERNS = (".*", "^/.*", '/\\\\"', "/users/([^/]+)", "(", "(a)\\1", "", "a
 
 def _options() -> st.SearchStrategy[dict[str, Any]]:
     count = st.sampled_from((None, -1, 0, 5, MAX_COUNT, MAX_COUNT + 1))
-    return st.fixed_dictionaries(
-        {},
-        optional={
+    return some_of(
+        {
             "port": st.sampled_from((-1, 0, 1, 80, 65535, 65536)),
             "on": node_lists(),
             "listen": st.one_of(
@@ -586,6 +627,7 @@ def _options() -> st.SearchStrategy[dict[str, Any]]:
             "eject_share": st.sampled_from((0, 100, 101)),
             "overflow": st.sampled_from((-1, 0, 50, 101)),
         },
+        MAX_OPTIONS,
     )
 
 

@@ -9,7 +9,7 @@ from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.table import Table
 from ktcpvs.workers.adopt_commands import adopt_commands, read_adopt
 
-FEW = settings(max_examples=20)
+FEW = settings(max_examples=12)
 """Two tables are large examples."""
 
 

@@ -27,8 +27,8 @@ def refused(text: str) -> str:
         ("Virtul web {\n}", "a.conf:1:1: 'Virtul': expected 'Virtual' or 'global'; did you mean 'Virtual'?"),
         (
             "Virtual web {\n  listen 80;\n}",
-            "a.conf:2:3: 'listen': expected a keyword followed by '=', or '}' (example: listen = VALUE); lines end "
-            "without ';'",
+            "a.conf:2:3: 'listen': expected a keyword followed by '=', or '}' (example: listen = 0.0.0.0:80); lines "
+            "end without ';'",
         ),
         (
             "Virtual web {\n  server = 10.0.0.1:80;\n}",
@@ -120,8 +120,61 @@ def test_a_hint_says_what_this_language_has_instead(text: str, why: str) -> None
     assert refused(text) == why
 
 
+SERVICE = """\
+Virtual web {
+    listen = 10.0.0.1:80
+    server = 10.0.0.2:80
+    @
+}
+"""
+CHECKS = "use 'check = tcp' or 'check = http PATH'"
+TIMES = "use 'check_interval = SECONDS', 'check_rise = N' and 'check_fall = N'"
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("httpchk = GET /", f"unknown keyword 'httpchk'; {CHECKS}"),
+        ("http_check = x", f"unknown keyword 'http_check'; {CHECKS}"),
+        ("rise = 2", f"unknown keyword 'rise'; {TIMES}"),
+        ("fall = 2", f"unknown keyword 'fall'; {TIMES}"),
+        ("header = X", "'header'; use 'request_header = NAME VALUE' or 'response_header = NAME VALUE'"),
+        ("http_request = deny", "use a rule, or 'request_header = NAME VALUE' or 'response_header = NAME VALUE'"),
+        ("tls = on", "'tls'; use 'certificate = FILE' and 'listen = ADDR:PORT tls'"),
+        ("stats enable", "(example: ktcpvs --status tcp:9109)"),
+        ("access_log = /x combined", "'combined': expected a keyword followed by '=', or '}'; use 'access_log_format = "
+         "combined' or 'json'"),
+        ("test GET / -> 10.0.0.2:80", "or '}' (example: test \"GET /\" -> 10.0.0.1:80)"),
+        ("server s1 10.0.0.3:80", "or '}' (example: server = 10.0.0.1:80)"),
+        ("scheduler: rr", "or '}' (example: scheduler = phttp)"),
+        ("include conf.d/*.conf", "write '=' behind it (example: include = conf.d/*.conf)"),
+        ("rule = path /a use server 10.0.0.2:80 weight 5", "unknown word 'weight' in a rule; the weight is a number "
+         "behind the address (example: server = 10.0.0.1:80 5); for tcpvsadm it is -w 5"),
+        ("rule = path /a use server 10.0.0.2:80\n    weight = 5", "unknown keyword 'weight'; the weight is a number "
+         "behind the address of a server (example: server = 10.0.0.1:80 5)"),
+        ("rule = !path /a use respond 403", "unknown word '!path'; use 'not CONDITION' (example: not path /api/)"),
+        ("rule = host=a.example use respond 403", "'host=a.example'; a condition has no '=': write host a.example"),
+        ("rule = PathPrefix(`/a`) use respond 403", "use 'path /x' for a path, 'path /x/' for all below it, or "
+         "'pattern REGEX'"),
+        ("rule = hdr(host) a.example use respond 403", "use 'host NAME' (example: host shop.example)"),
+        ("rule = default use respond 403", "a rule for all requests that no other takes has 'pattern \".*\"'"),
+        ("rule = path /a and host b use respond 403", "conditions side by side must all hold: leave it out"),
+        ("rule = path ~ ^/a use respond 403", "for a regular expression use 'pattern REGEX'"),
+        ("rule = method GET,POST use respond 403", "several values stand side by side, without commas"),
+    ],
+)  # fmt: skip
+def test_a_word_of_another_program_leads_to_what_it_means(line: str, end: str) -> None:
+    assert refused(SERVICE.replace("@", line)).endswith(end)
+
+
+@pytest.mark.parametrize("first", ["shop.example {", "http:", "[[routers]]"])
+def test_any_other_first_word_says_what_a_service_is(first: str) -> None:
+    assert refused(first).endswith(BLOCK)
+
+
 def test_hints_are_for_words_that_are_not_ours() -> None:
     assert not foreign_words.IN_BLOCK.keys() & {*KEYWORDS, *Settings.names()}
+    assert foreign_words.EXAMPLES.keys() <= set(KEYWORDS)
 
 
 def test_a_semicolon_in_quotes_is_not_mentioned() -> None:

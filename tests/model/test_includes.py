@@ -7,7 +7,7 @@ import fnmatch
 import pytest
 
 from ktcpvs.errors import BadConfiguration, NoConfiguration
-from ktcpvs.model.language.includes import MAX_DEPTH, MAX_FILES, expand_includes
+from ktcpvs.model.language.includes import MAX_DEPTH, MAX_FILES, expand_includes, unmatched_includes
 from ktcpvs.model.language.parser import parse
 
 
@@ -127,3 +127,9 @@ def test_the_word_elsewhere() -> None:
     text = "Virtual include { rule = path /include use server r:1 server = r:1 } # include = x\n"
     assert idents(folder, text) == ["include"]
     assert not folder.asked
+
+
+def test_an_include_without_files_is_known_with_its_place() -> None:
+    folder = Folder(a="\n  include = e/*")
+    text = folder.expanded("include = d/*.conf\ninclude = a\nVirtual x { }")
+    assert unmatched_includes(text) == [("d/*.conf", "main:1:11"), ("e/*", "a:2:13")]

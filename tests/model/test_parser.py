@@ -112,7 +112,7 @@ def test_nothing_is_an_empty_table(text):
 def test_the_heading_moves_no_line():
     with pytest.raises(BadConfiguration) as refusal:
         parse("\nTCP Virtual Server version 1.0.0\n\n  nonsense", "f")
-    assert str(refusal.value) == "f:4:3: 'nonsense': expected 'Virtual' or 'global'"
+    assert str(refusal.value).startswith("f:4:3: 'nonsense': expected 'Virtual' or 'global'; a service is a block ")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_heading_moves_no_line():
 def test_a_heading_stands_first_and_alone(text, place):
     with pytest.raises(BadConfiguration) as refusal:
         parse(text, "f")
-    assert str(refusal.value) == f"{place}: 'TCP': expected 'Virtual' or 'global'"
+    assert str(refusal.value).startswith(f"{place}: 'TCP': expected 'Virtual' or 'global'; a service is a block ")
 
 
 def test_what_is_left_out_has_its_default():

@@ -65,7 +65,7 @@ def test_what_has_to_be_done(old, new, work):
     assert plan(old, new) == work
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tables(max_services=3), tables(max_services=3))
 def test_the_plan_carried_out_gives_what_was_asked_for(old, new):
     work = plan(old, new)

@@ -234,8 +234,8 @@ def test_the_match_of_a_rule_may_be_left_out_or_repeated():
 def test_what_is_refused_of_a_rule():
     refused(NoSuchServer, "service web has no server unix:/run/r3", with_rule, WEB, "/new", R3, None)
     refused(RuleExists, "rule '.*' already uses server r1:80", with_rule, WEB, ".*", R1, None)
-    refused(NoSuchRule, "service web has no rule '/no'", find_rule, WEB, "/no")
-    refused(NoSuchRule, "service web has no rule '/no'", without_rule, WEB, "/no", R1)
+    refused(NoSuchRule, "service web has no rule '/no'; there are: /a(b), .*", find_rule, WEB, "/no")
+    refused(NoSuchRule, "service web has no rule '/no'; there are: /a(b), .*", without_rule, WEB, "/no", R1)
     refused(NoSuchServer, "rule '.*' does not use server r2:80", without_rule, WEB, ".*", R2)
     refused(NoSuchServer, "rule '.*' does not use server unix:/run/r3", without_rule, WEB, ".*", R3)
 
@@ -250,4 +250,4 @@ def test_an_absent_server_or_rule_is_named_with_the_one_that_may_be_meant():
     )  # fmt: skip
     refused(NoSuchServer, "service web has no server 10.0.0.2:80", service.server, Inet("10.0.0.2", 80))
     refused(NoSuchRule, "service web has no rule '/images/'; did you mean '^/images/'?", find_rule, service, "/images/")
-    refused(NoSuchRule, "service web has no rule 'x'", find_rule, service, "x")
+    refused(NoSuchRule, "service web has no rule 'x'; there are: ^/images/", find_rule, service, "x")

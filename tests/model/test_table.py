@@ -65,7 +65,7 @@ def test_it_is_frozen():
         Table().running = frozenset()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(tables())
 def test_a_table_that_can_be_made_is_sound_and_is_described_as_plain_data(table):
     assert_sound(table)

@@ -71,7 +71,7 @@ def test_two_edits_at_the_same_time(mine: Edit, other: Edit, commute: bool) -> N
         assert changed_parts(one, two) == set()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(tables(), tables())
 def test_equal_tables_have_no_changed_parts(one: Table, other: Table) -> None:
     assert changed_parts(one, one) == set()

@@ -95,7 +95,7 @@ def test_what_is_written_is_read_back(table):
     assert load.apply(table) == table
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tables())
 def test_what_is_listed_with_its_heading_is_read_back_even_with_other_line_ends(table):
     text = "TCP Virtual Server version 1.0.0\n" + write(*configuration(table))

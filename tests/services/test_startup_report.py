@@ -27,8 +27,8 @@ def test_an_empty_table_and_services_that_do_not_run() -> None:
     ]
     stopped = "".join(f"Virtual s{number} {{ }}\n" for number in range(MAX_SERVICES + 3))
     lines = list(start_lines(director_of(stopped), 4))
-    assert lines[0].startswith("not running here: s0, s1, ")
-    assert lines[0].endswith(" and 3 more")
+    assert lines[0].startswith("stopped: s0, s1, ")
+    assert lines[0].endswith(" and 3 more; 'tcpvsadm --start -i ID' starts one")
     assert lines[1] == "4 workers serve"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from ktcpvs.control.command_table import COMMAND_OF_NAME
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
-from ktcpvs.control.tcpvsadm.hints import PERSISTENCE_HINT, WORD_HINTS
+from ktcpvs.control.tcpvsadm.hints import PERSISTENCE_HINT, UNEXPECTED_HINTS, WORD_HINTS
 from ktcpvs.control.tcpvsadm.invocation import Invocation, place_of_use
 from ktcpvs.control.tcpvsadm.options import (
     COMMANDS,
@@ -26,6 +26,7 @@ from ktcpvs.control.tcpvsadm.options import (
 )
 from ktcpvs.errors import nearest, shorten
 
+_DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -34,6 +35,9 @@ _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service
 
 _NAME_VALUE_EXAMPLES = {"setting": "read_timeout=60", "option": "maxclients=100"}
 """The meaning of the names -> an example of NAME=VALUE."""
+
+_TLS = "tls"
+"""The condition of a rule that is one word."""
 
 _MISPLACED = {
     ("listen", "n"): "; to list numeric addresses, use -L -n",
@@ -45,6 +49,12 @@ _MISPLACED = {
 def is_number(text: str) -> bool:
     """Whether it is a whole number of at most 9 digits."""
     return bool(_NUMBER.fullmatch(text))
+
+
+def read_duration(text: str) -> int | None:
+    """Return the seconds in "60", "60s" or "1m"; None: it is no such time."""
+    found = _DURATION.fullmatch(text)
+    return int(found[1]) * (60 if found[2] == "m" else 1) if found else None
 
 
 def check_options(command: Command, words: Sequence[str], values: Mapping[str, str]) -> None:
@@ -62,7 +72,7 @@ def check_options(command: Command, words: Sequence[str], values: Mapping[str, s
     for names in (VIEWS, SCOPES):
         given = [name for name in values if name in names]
         if len(given) > 1:
-            raise UsageError(f"Illegal '{given[1]}' option with the '{given[0]}' option")
+            raise UsageError(f"Illegal '{given[1]}' option with the '{given[0]}' option: give one of them")
     for name in NUMBERS:
         if name in values and not is_number(values[name]):
             raise UsageError(f"{name} '{shorten(values[name], 40)}': not a whole number of at most 9 digits")
@@ -78,6 +88,8 @@ def _explain_illegal(command: Command, name: str, value: str) -> str:
     """Return what to use instead of an option that ipvsadm has with this command; "" where that is unknown."""
     if name == "pattern" and command.name in ("add-service", "edit-service"):
         return f"; for persistence, {PERSISTENCE_HINT}"
+    if name == "name" and "rule" in (*command.required, *command.optional):
+        return f"; the rule goes with --rule: --rule {shorten(value, 64)}"
     return _MISPLACED.get((name, value), "")
 
 
@@ -119,6 +131,14 @@ def check_words(command: Command, words: Sequence[str], values: Mapping[str, str
     conditions = words[: place_of_use(words)]
     if command.name in ("add-rule", "del-rule") and not conditions and not values.keys() & {"pattern", "name", "rule"}:
         raise UsageError(f"You need to supply the 'pattern' option or conditions for the '{command.name}' command")
+    if command.name == "wait-ready" and words and read_duration(words[0]) is None:
+        raise UsageError(f"wait-ready '{shorten(words[0], 40)}': not a time (examples: 60, 60s, 5m)")
+    is_reference = len(words) == 1 and words[0].lower() != _TLS and not values.keys() & {"pattern", "rule"}
+    if command.name == "del-rule" and is_reference:
+        raise UsageError(
+            f"Unexpected argument '{shorten(words[0])}' with the 'del-rule' command: a rule goes with --rule: "
+            f"--rule {shorten(words[0])}"
+        )
     if command.name == "get" and words == [""]:
         raise UsageError("The name of a setting is empty")
     if command.name == "add-listener" and words and words[0] not in ("tls", "on"):
@@ -133,17 +153,28 @@ def check_words(command: Command, words: Sequence[str], values: Mapping[str, str
             raise UsageError(f"'{shorten(request)}': not METHOD TARGET (example: 'GET /index.html')")
 
 
+def check_first_word(given: Sequence[Command], words: Sequence[str], values: Mapping[str, str]) -> None:
+    """Check that a word without any command is not the name of one, or similar to it. Raises UsageError."""
+    word = words[0] if words else ""
+    if given or values or not word[:1].isalnum():
+        return
+    begin = f"Unexpected argument '{shorten(word)}' with the 'list' command"
+    if word in WORD_HINTS:
+        raise UsageError(f"{begin}: {WORD_HINTS[word]}")
+    near = nearest(word, (*COMMANDS, *VIEWS), 0.75)
+    if near == word.lower():
+        raise UsageError(f"{begin}; did you mean '--{near}'?")
+    if near:
+        raise UsageError(f"{begin}; did you mean '--{near}', or -i {shorten(word)} for a virtual service?")
+
+
 def _explain_word(command: Command, word: str, values: Mapping[str, str], missing: str = "") -> str:
     """Return what to use instead of a word that nothing stands for; "" where that is unknown. missing: the option that
     is required and not given."""
     if not word[:1].isalnum():
         return ""
-    if command.name == "list" and not values:
-        if word in WORD_HINTS:
-            return f": {WORD_HINTS[word]}"
-        near = nearest(word, (*COMMANDS, *VIEWS), 0.75)
-        if near:
-            return f"; did you mean '--{near}'?"
+    if command.name in UNEXPECTED_HINTS:
+        return f": {UNEXPECTED_HINTS[command.name].format(word=shorten(word))}"
     is_name = command.name == "explain" and missing and " " not in word  # and no request
     if command.max_words != 0 and not is_name:
         return ""  # the word may belong to the command
@@ -157,6 +188,7 @@ def _explain_word(command: Command, word: str, values: Mapping[str, str], missin
 
 _NEEDED_CHANGE = {
     "edit-service": "an option of the service (examples: maxclients=100, -s wlc)",
+    "edit-server": "a weight, a maxconn or words of the server (examples: -w 2, maintenance)",
 }
 """Commands that change nothing alone -> what they need."""
 
@@ -182,6 +214,12 @@ def _check_action(command: Command, words: Sequence[str], values: Mapping[str, s
             f"Missing action or servers after 'use' with the '{command.name}' command (example: use respond 403)"
         )
     if command.name == "add-rule" and place == len(words) and "real-server" not in values:
+        actions = ("respond", "redirect", "server")
+        if action := next((spot for spot, word in enumerate(words) if word.lower() in actions), None):
+            shown = shorten(" ".join(words[action:]), 40)
+            raise UsageError(
+                f"Unexpected argument '{words[action]}' with the 'add-rule' command: write 'use' before it: use {shown}"
+            )
         raise UsageError(
             "You need to supply the 'real-server' option for the 'add-rule' command, or servers or an action "
             "(examples: use server 10.0.0.1:80 95, use respond 403)"

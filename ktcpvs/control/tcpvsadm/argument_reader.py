@@ -8,14 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ktcpvs.control.tcpvsadm.argument_checks import check_named, check_options, check_words, is_number
+from ktcpvs.control.tcpvsadm.argument_checks import (
+    check_first_word,
+    check_named,
+    check_options,
+    check_words,
+    is_number,
+    read_duration,
+)
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.hints import IPVSADM_OPTIONS, METHOD_HINT, SERVICE_HINT
 from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.options import COMMANDS, EXAMPLES, OPTIONS, Command, Option
 from ktcpvs.errors import nearest, shorten
 
-_DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _MAY_BE_EMPTY = ("pattern", "name", "trace")
 
 
@@ -57,6 +63,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         hint = f"; marks of a firewall are not supported: {SERVICE_HINT}" if is_mark else ""
         raise UsageError(f"Two commands: '{one}' and '{two}'{hint}")
     command = given[0] if given else COMMANDS["list"]
+    check_first_word(given, words, values)
     _take_values(command, words, values)
     check_options(command, words, values)
     check_words(command, words, values)
@@ -80,20 +87,20 @@ def _take_values(command: Command, words: list[str], values: dict[str, str]) -> 
             if not is_number(values["count"]):
                 raise UsageError(f"count '{shorten(values['count'], 40)}': not a whole number of at most 9 digits")
     if "for" in values:
-        found = _DURATION.fullmatch(values["for"])
-        if not (found and int(found[1])):
+        seconds = read_duration(values["for"])
+        if not seconds:
             raise UsageError(f"for '{shorten(values['for'], 40)}': not a time (examples: 60, 60s, 5m)")
-        values["for"] = str(int(found[1]) * (60 if found[2] == "m" else 1))
+        values["for"] = str(seconds)
 
 
 def _take_confirm_time(command: Command, words: list[str], value: str) -> str:
     """Return the seconds of `--confirm TIME`, whose value may be in `words` and is removed there. Raises UsageError."""
     if not value and len(words) > command.min_words:
         value = words.pop()
-    found = _DURATION.fullmatch(value)
-    if "confirm" in command.optional and not (found and int(found[1])):
+    seconds = read_duration(value)
+    if "confirm" in command.optional and not seconds:
         raise UsageError(f"confirm '{shorten(value, 40)}': not a time (examples: 60, 60s, 5m)")
-    return str(int(found[1]) * (60 if found[2] == "m" else 1)) if found else value
+    return value if seconds is None else str(seconds)
 
 
 def _scan(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | None]]:
@@ -123,6 +130,8 @@ def _scan(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | 
 
 def _scan_cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tuple[Command | Option, str | None]]:
     """Iterate over the short options of one word; the rest of the word is the value of an option that takes one."""
+    if letters in _LONG:
+        raise UsageError(f"Unknown option '-{letters}'; did you mean '--{letters}'?")
     while letters:
         letter, letters = letters[0], letters[1:]
         item = _SHORT.get(letter)

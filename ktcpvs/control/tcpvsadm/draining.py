@@ -100,10 +100,10 @@ def _is_meant(known: str | None, address: Address) -> bool:
 
 
 def format_progress(ages: list[float]) -> str:
-    """Return a line such as "12 connections, oldest 4 min". ages: of the connections, in seconds."""
+    """Return a line such as "12 client connections, oldest 4 min". ages: of the connections, in seconds."""
     if not ages:
         return "drained"
-    count = "1 connection" if len(ages) == 1 else f"{len(ages)} connections"
+    count = "1 client connection" if len(ages) == 1 else f"{len(ages)} client connections"
     return f"{count}, oldest {_format_duration(max(ages))}"
 
 

@@ -36,6 +36,9 @@ IPVSADM_OPTIONS = {
     "--persistent": PERSISTENCE_HINT,
     "--enable": "use --ready -r ADDR",
     "--disable": "use --drain -r ADDR or --maintenance -r ADDR",
+    "--loglevel": "use --set debug_level=5",
+    "--log-level": "use --set debug_level=5",
+    "--debug": "use --set debug_level=5",
     "--undrain": "use --ready -r ADDR; for a node of a cluster, --undrain-node NODE",
 }
 """Options of ipvsadm and other programs that do not exist here -> what to use instead."""
@@ -55,3 +58,11 @@ WORD_HINTS = {
     "shutdown": "send SIGTERM to the daemon; --stop stops services",
 }
 """Words where other programs have commands -> what to use instead."""
+
+UNEXPECTED_HINTS = {
+    "save": "it prints the configuration: tcpvsadm --save > {word}",
+    "restore": "it reads standard input: use -f {word}",
+    "help": "'man tcpvsadm' describes each command",
+    "move-rule": "the rule in front of which it goes is named by --before: --before {word}",
+}
+"""Commands that take no words -> what to use instead of one, as a format of `word`."""

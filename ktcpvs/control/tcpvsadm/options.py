@@ -157,6 +157,10 @@ COMMANDS: dict[str, Command] = {
         Command("certificates", None, "print the certificates of running services", (), ("ident", "wide", "json")),
         _edit_command("reload-certificates"),
         _edit_command("renew-certificate", words="[HOST]", max_words=1),
+        Command(
+            "wait-ready", None, "wait until the daemon answers and serves, for SECONDS (30) at most",
+            words="[SECONDS]", max_words=1,
+        ),
         Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("wide", "json")),
         _edit_command(
             "drain-node", also=("wait",), words="NODE", min_words=1, max_words=1, first_is_value=True

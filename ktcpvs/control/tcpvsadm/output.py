@@ -14,7 +14,7 @@ from ktcpvs.control.tcpvsadm.all_nodes import describe_place, format_nodes_line
 from ktcpvs.control.tcpvsadm.columns import align, wrap
 from ktcpvs.errors import shorten
 from ktcpvs.model.conditions import written_text
-from ktcpvs.model.health import IDLE, STANDBY, STARTING
+from ktcpvs.model.health import EJECTED, IDLE, STANDBY, STARTING
 from ktcpvs.model.language import writer
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import within
@@ -40,6 +40,12 @@ _HEADINGS = {
     "bytes_out": "OutBytes",
 }
 
+
+EACH_REQUEST = "EACH_REQUEST"
+"""The unit of schedulers that choose for each request, as `model.scheduling` has it, whose import takes long."""
+
+MAX_NAMES = 5
+"""The most services that the line below --rate names."""
 
 NOTHING_PASSED = "Nothing has passed in the second that --rate has measured; --stats shows the sums.\n"
 
@@ -90,10 +96,16 @@ def format_stats(answer: dict[str, Any], show: ShowAddress = str, width: int = 0
 
 
 def format_rates(answer: dict[str, Any], show: ShowAddress = str, width: int = 0) -> str:
-    """Format the result of `rates` like `stats`, with a line below it if nothing has passed meanwhile."""
+    """Format the result of `rates` like `stats`. A line below it says that nothing has passed meanwhile, or of which
+    services the servers get requests one by one."""
     text = _format_counters(answer, show, "rate", RATES, RATES, "/s", width)
-    is_idle = not any(service["rate"][name] for service in answer["services"] for name in RATES)
-    return text + ("\n" + NOTHING_PASSED if is_idle and answer["services"] else "")
+    services = answer["services"]
+    if not any(service["rate"][name] for service in services for name in RATES):
+        return text + ("\n" + NOTHING_PASSED if services else "")
+    busy = [one for one in services if one.get("unit") == EACH_REQUEST and any(one["rate"].values())]
+    names = [service["ident"] for service in busy[:MAX_NAMES]]
+    more = f" and {len(busy) - MAX_NAMES} more" if busy[MAX_NAMES:] else ""
+    return text + (f"\nConns/s of their servers are requests: {escape(', '.join(names))}{more}\n" if busy else "")
 
 
 def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -311,7 +323,8 @@ def _format_counters(
             if kind == "stats" and (state := _format_health(answer, server.get("health"))):
                 rows.append((state,))
             if kind == "stats" and server.get("check_response"):
-                rows.append((f"     check: {escape(server['check_response'])}",))
+                label = "last check" if (server.get("health") or {}).get("state") == EJECTED else "check"
+                rows.append((f"     {label}: {escape(server['check_response'])}",))
             if kind == "stats" and (error := _format_last_error(server.get("last_error"))):
                 rows.append((error,))
             rows += [(line,) for line in _format_responses(server[kind])]

@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 from twisted.internet import reactor as installed
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
 from ktcpvs.control.switch_base import SwitchBase
 from ktcpvs.control.tcpvsadm.invocation import Invocation
-from ktcpvs.control.tcpvsadm.session_io import SessionIO
+from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.control.twisted_client import connect
 
 reactor: Any = installed
@@ -28,6 +28,7 @@ def run(control: str | None, begin: Callable[[SessionIO], Coroutine[Any, Any, An
     io = SessionIO(
         connect=lambda: connect(reactor, control),
         sleep=lambda seconds: deferLater(reactor, seconds),
+        within=_within,
         show_top=_show_top,
     )
 
@@ -42,6 +43,13 @@ def run(control: str | None, begin: Callable[[SessionIO], Coroutine[Any, Any, An
     if isinstance(result, Failure):
         result.raiseException()
     return result
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await Deferred.fromCoroutine(work).addTimeout(seconds, reactor)
+    except TimeoutError:
+        raise TimeIsUp from None
 
 
 async def _show_top(switch: SwitchBase, given: Invocation) -> None:

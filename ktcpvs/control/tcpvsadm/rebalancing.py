@@ -82,8 +82,9 @@ def format_rebalance(answer: dict[str, Any], show: Callable[[str], str]) -> str:
 
 def _describe(row: dict[str, Any]) -> str:
     """Return a text such as "60 connections, 30 above its share; 12 move, 18 are held by a cookie or a hash"."""
-    parts = [f"{row['moving']} move" if row["moving"] else ""]
+    parts = [f"{row['moving']} move{'s' if row['moving'] == 1 else ''}" if row["moving"] else ""]
     parts.append(f"{row['held']} held by a cookie or a hash" if row["held"] else "")
     parts.append(f"{row['uncloseable']} can only be reset (--reset)" if row["uncloseable"] else "")
     said = ", ".join(filter(None, parts)) or "the others end with their requests"
-    return f"{row['active']} connections, {row['over']} above its share; {said}"
+    active = f"{row['active']} connection{'' if row['active'] == 1 else 's'}"
+    return f"{active}, {row['over']} above its share; {said}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import SCOPES
-from ktcpvs.control.tcpvsadm.session_io import SessionIO
+from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal
 
 ROOT_SOCKET = "/run/ktcpvs/control.sock"
@@ -62,7 +63,7 @@ def run_command(
         from ktcpvs.control.tcpvsadm import reactor_session
 
         gc.enable()
-        return reactor_session.run(control, lambda io: _run_session(io, address, given, text, source, warn))
+        return reactor_session.run(control, lambda io: _carry_out(io, address, given, text, source, warn))
 
     async def connect() -> SwitchBase:
         return blocking_client.connect(address)
@@ -71,7 +72,36 @@ def run_command(
         time.sleep(seconds)
 
     gc.enable()
-    return blocking_client.run(_run_session(SessionIO(connect, sleep), address, given, text, source, warn))
+    return blocking_client.run(_carry_out(SessionIO(connect, sleep, _within), address, given, text, source, warn))
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Do what blocks in at most that many seconds, by SIGALRM: no call of `work` needs a timeout of its own."""
+
+    def give_up(*_: object) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        await work
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+async def _carry_out(
+    io: SessionIO, address: ControlAddress, given: Invocation, text: str, source: str, warn: Warn
+) -> Any:
+    if given.command.name == "wait-ready":
+        from ktcpvs.control.tcpvsadm.argument_checks import read_duration
+        from ktcpvs.control.tcpvsadm.waiting import DEFAULT_SECONDS, wait_until_ready
+
+        seconds = read_duration(given.words[0]) if given.words else None
+        return await wait_until_ready(
+            io, address, DEFAULT_SECONDS if seconds is None else seconds, lambda: what_to_do(address)
+        )
+    return await _run_session(io, address, given, text, source, warn)
 
 
 async def _run_session(

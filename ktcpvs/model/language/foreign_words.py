@@ -1,23 +1,33 @@
-"""Words of the configurations of HAProxy, nginx and keepalived, and what this language has instead."""
+"""Words of the configurations of HAProxy, nginx, Caddy, Traefik and keepalived, and what this language has instead."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ktcpvs.errors import shorten, unknown
+from ktcpvs.errors import did_you_mean, shorten, unknown
 
+_MODE = "the scheduler says what is balanced: wlc, rr and others connections, http and phttp requests"
 _BLOCK = "a service is a block 'Virtual NAME { ... }' with lines 'listen = ADDR:PORT' and 'server = ADDR:PORT'"
 _SERVER = "a server is a line 'server = ADDR:PORT [WEIGHT]' in the block of its service"
 _RULE = "use a rule (example: rule = path /images/ use server ADDR:PORT)"
 _SCHEDULER = "use 'scheduler = NAME'; 'tcpvsadm --schedulers' lists them"
 _LISTEN = "use 'listen = ADDR:PORT' (example: listen = 0.0.0.0:80)"
 _CHECK = "use 'check = tcp' or 'check = http PATH'"
+_CHECK_TIMES = "use 'check_interval = SECONDS', 'check_rise = N' and 'check_fall = N'"
 _TIMEOUTS = "use connect_timeout, read_timeout, keepalive_timeout or response_timeout, in seconds"
 _CERTIFICATE = "use 'certificate = FILE' and 'listen = ADDR:PORT tls'"
 _HEADERS = "use 'request_header = NAME VALUE' or 'response_header = NAME VALUE'"
 _SESSION = "use 'scheduler = chttp', which keeps a client on its server by a cookie, or 'scheduler = sh'"
 _GLOBAL = "settings for all services are in a block 'global { NAME = VALUE ... }'"
 _NOT_COMPRESSED = "responses are not compressed"
+_FILES = "files are only in responses of rules (example: rule = path /x use respond 503 file FILE)"
+_REDIRECT = "use a rule (example: rule = path /old use redirect 301 https://{host}/new), or 'https_only = on'"
+_LIMITS = "use 'client_rate = 100/s' or 'client_connections = N', or 'rate 100/s' in a rule"
+_MAXCLIENTS = "use 'maxclients = N' for a service, and 'server = ADDR:PORT maxconn N' for a server"
+_TRIES = "use 'retry_on = ...' and the setting connect_tries"
+_EJECTION = "use the options 'eject = N' and 'eject_time = SECONDS' of the service"
+_ACME = "use 'certificate = acme NAME...'"
+_LOG_FORMAT = "use 'access_log_format = combined' or 'json'"
 
 OF_PROCESS = {
     "worker_processes": "use 'ktcpvs --workers N'",
@@ -29,7 +39,7 @@ OF_PROCESS = {
     "pid": "use 'ktcpvs --pidfile FILE'",
     "pidfile": "use 'ktcpvs --pidfile FILE'",
     "error_log": "use 'ktcpvs --logfile FILE'",
-    "stats": "use 'ktcpvs --control ENDPOINT' and 'ktcpvs --status ENDPOINT'",
+    "stats": "use 'ktcpvs --control ENDPOINT' and 'ktcpvs --status ENDPOINT' (example: ktcpvs --status tcp:9109)",
     "resolvers": "use 'ktcpvs --nameserver HOST[:PORT]'",
 }
 """Words that are about the process -> the option of the daemon."""
@@ -88,7 +98,30 @@ AT_TOP = {
 IN_BLOCK = {
     **OF_PROCESS,
     "bind": _LISTEN,
-    "mode": "the scheduler says what is balanced: wlc, rr and others connections, http and phttp requests",
+    "mode": _MODE,
+    "protocol": _MODE,
+    "port": _LISTEN,
+    "entrypoints": _LISTEN,
+    "ssl": _CERTIFICATE,
+    "tls": _CERTIFICATE,
+    "https": _CERTIFICATE,
+    "tls.certresolver": _ACME,
+    "certresolver": _ACME,
+    "acme": _ACME,
+    "email": "use the setting acme_email",
+    "reverse_proxy": _SERVER,
+    "loadbalancer": _SERVER,
+    "weight": "the weight is a number behind the address of a server (example: server = 10.0.0.1:80 5)",
+    "backup": "write it behind the address of a server (example: server = 10.0.0.1:80 1 backup)",
+    "label": "labels stand behind the address of a server (example: server = 10.0.0.1:80 1 label zone=a)",
+    "labels": "labels stand behind the address of a server (example: server = 10.0.0.1:80 1 label zone=a)",
+    "routers": _RULE,
+    "middlewares": "rules have modifiers, as rate, request_header and strip_prefix",
+    "redir": _REDIRECT,
+    "rewrite": "use a rule (example: rule = path /a/ strip_prefix /a use server ADDR:PORT)",
+    "include": "write '=' behind it (example: include = conf.d/*.conf)",
+    "combined": _LOG_FORMAT,
+    "json": _LOG_FORMAT,
     "default_backend": _SERVER,
     "proxy_pass": _SERVER,
     "upstream": _SERVER,
@@ -100,16 +133,42 @@ IN_BLOCK = {
     "if": _RULE,
     "server_name": "use a rule (example: rule = host shop.example use server ADDR:PORT)",
     "return": "use a rule (example: rule = path /old use respond 403)",
-    "root": "files are only in responses of rules (example: rule = path /x use respond 503 file FILE)",
+    "root": _FILES,
+    "file_server": _FILES,
+    "try_files": _FILES,
     "http-request": f"use a rule, or {_HEADERS.removeprefix('use ')}",
     "http-response": _HEADERS,
     "proxy_set_header": _HEADERS,
     "add_header": _HEADERS,
-    "option": f"options are lines 'NAME = VALUE'; for checks {_CHECK}",
+    "header": _HEADERS,
+    "header_up": _HEADERS,
+    "header_down": _HEADERS,
+    "forwardfor": "use 'x_forwarded_for = append'",
+    "option": f"options are lines 'NAME = VALUE'; for checks {_CHECK}, for forwardfor 'x_forwarded_for = append'",
     "http_get": _CHECK,
-    "tcp_check": _CHECK,
+    "httpchk": _CHECK,
+    "http-check": _CHECK,
+    "tcp-check": _CHECK,
+    "health_check": _CHECK,
+    "healthcheck": _CHECK,
+    "health_uri": _CHECK,
     "delay_loop": "use 'check_interval = SECONDS'",
+    "inter": _CHECK_TIMES,
+    "rise": _CHECK_TIMES,
+    "fall": _CHECK_TIMES,
+    "retries": _TRIES,
+    "proxy_next_upstream": _TRIES,
+    "max_fails": _EJECTION,
+    "fail_timeout": _EJECTION,
+    "limit_req": _LIMITS,
+    "limit_conn": _LIMITS,
+    "rate_limit": _LIMITS,
+    "ratelimit": _LIMITS,
+    "client_max_body_size": "use 'body_size = KIB'",
     "timeout": _TIMEOUTS,
+    "timeout_connect": _TIMEOUTS,
+    "timeout_client": _TIMEOUTS,
+    "timeout_server": _TIMEOUTS,
     "proxy_read_timeout": "use 'read_timeout = SECONDS'",
     "proxy_send_timeout": "use 'read_timeout = SECONDS'",
     "proxy_connect_timeout": "use 'connect_timeout = SECONDS'",
@@ -120,7 +179,9 @@ IN_BLOCK = {
     "persistent": _SESSION,
     "persistence": _SESSION,
     "errorfile": "use 'error_page = STATUS... FILE'",
-    "maxconn": "use 'maxclients = N' for a service, and 'server = ADDR:PORT maxconn N' for a server",
+    "maxconn": _MAXCLIENTS,
+    "max_conn": _MAXCLIENTS,
+    "max_conns": _MAXCLIENTS,
     "ssl_certificate": _CERTIFICATE,
     "ssl_certificate_key": _CERTIFICATE,
     "ssl_protocols": "use 'tls_min = 1.2' or 'tls_min = 1.3'",
@@ -133,10 +194,33 @@ IN_BLOCK = {
     "keepalive": "connections to servers are kept without it; the setting pool_size limits them",
     "compression": _NOT_COMPRESSED,
     "gzip": _NOT_COMPRESSED,
+    "encode": _NOT_COMPRESSED,
     "log": "use 'access_log = FILE', and 'ktcpvs --logfile FILE' for the daemon's own log",
 }
 """Words of lines in blocks -> what to use instead."""
 
+EXAMPLES = {
+    "listen": "listen = 0.0.0.0:80",
+    "server": "server = 10.0.0.1:80",
+    "rule": "rule = path /images/ use server 10.0.0.1:80",
+    "test": 'test "GET /" -> 10.0.0.1:80',
+    "scheduler": "scheduler = phttp",
+    "balance": "balance = wrr",
+    "certificate": "certificate = /etc/ssl/site.pem",
+    "check": "check = http /health",
+    "allow": "allow = 10.0.0.0/8",
+    "deny": "deny = 10.0.0.0/8",
+    "access_log": "access_log = /var/log/ktcpvs/web.log",
+    "error_page": "error_page = 502 503 /etc/ktcpvs/sorry.html",
+    "request_header": 'request_header = X-Request-ID "{request_id}"',
+    "response_header": 'response_header = Server ""',
+    "redirect": "redirect = 10.0.0.9:80 for clients without a server; to redirect requests: https_only = on, or a rule",
+}
+"""Keywords -> how they are written."""
+
+_ALL = "a rule for all requests that no other takes has 'pattern \".*\"'"
+_AND = "conditions side by side must all hold: leave it out"
+_OR = "several values of one condition stand side by side; for other conditions write a second rule"
 _PATH = "use 'path /x' for a path, 'path /x/' for all below it, or 'pattern REGEX'"
 _FROM = "use 'from NETWORK' (example: from 10.0.0.0/8)"
 _HOST = "use 'host NAME' (example: host shop.example)"
@@ -150,6 +234,10 @@ CONDITIONS = {
     "prefix": _PATH,
     "pathprefix": _PATH,
     "path_beg": _PATH,
+    "path_dir": _PATH,
+    "path_end": "use 'pattern REGEX' (example: pattern \"\\.png(\\?|$)\")",
+    "path_sub": "use 'pattern REGEX'",
+    "path_regexp": "use 'pattern REGEX'",
     "path_reg": _PATH,
     "url_beg": _PATH,
     "regex": "use 'pattern REGEX'",
@@ -161,7 +249,15 @@ CONDITIONS = {
     "hostname": _HOST,
     "domain": _HOST,
     "server_name": _HOST,
+    "hdr(host)": _HOST,
+    "req.hdr(host)": _HOST,
     "hdr": _NAMED_HEADER,
+    "req.hdr": _NAMED_HEADER,
+    "headerregexp": _NAMED_HEADER,
+    "req.cook": "use 'cookie NAME PATTERN' (example: cookie beta \"^1$\")",
+    "clientip": _FROM,
+    "ssl_fc_sni": "use 'sni NAME'",
+    "hostsni": "use 'sni NAME'",
     "headers": _NAMED_HEADER,
     "url_param": _QUERY,
     "arg": _QUERY,
@@ -170,8 +266,31 @@ CONDITIONS = {
     "ssl_fc": "use 'tls'",
     "https": "use 'tls'",
     "percent": "use 'share 5%'",
+    "default": _ALL,
+    "all": _ALL,
+    "any": _ALL,
+    "else": _ALL,
+    "*": _ALL,
+    "if": "conditions stand without it (example: rule = path /api/ use server ADDR:PORT)",
+    "when": "conditions stand without it (example: rule = path /api/ use server ADDR:PORT)",
+    "!": "use 'not CONDITION' (example: not path /api/)",
+    "unless": "use 'not CONDITION' (example: not path /api/)",
 }
 """Words of conditions of rules -> what to use instead."""
+
+JOINERS = {
+    "and": _AND,
+    "&&": _AND,
+    "or": _OR,
+    "|": _OR,
+    "||": _OR,
+    "*": "'path /' is every path",
+    "~": "for a regular expression use 'pattern REGEX'",
+    "~*": "for a regular expression use 'pattern REGEX'",
+    "=": "a condition has no '=' (example: host shop.example)",
+    "==": "a condition has no '=' (example: host shop.example)",
+}
+"""Words between or in conditions of other programs, which stand where a value is expected -> what to use instead."""
 
 _USE_SERVER = "use 'server ADDR:PORT', and add the line 'server = ADDR:PORT'"
 _FORBID = "use 'respond 403'"
@@ -207,7 +326,7 @@ LISTENER_WORDS = {
 _WEIGHT = "the weight is a number behind the address (example: server = 10.0.0.1:80 5); for tcpvsadm it is -w 5"
 _MAXCONN = "write 'maxconn N' behind the weight; for tcpvsadm it is --maxconn N"
 _CHECKS = "checks are options of the service: check, check_interval, check_rise and check_fall"
-_EJECTION = "use the options 'eject = N' and 'eject_time = SECONDS' of the service"
+_COOKIE = "use the option 'scheduler = chttp' of the service; the switch makes the cookies itself"
 
 SERVER_WORDS = {
     "weight": _WEIGHT,
@@ -220,6 +339,14 @@ SERVER_WORDS = {
     "rise": _CHECKS,
     "fall": _CHECKS,
     "ssl": "use 'tls'",
+    "crt": "use 'tls cert PATH'",
+    "ca-file": "use 'tls ca PATH'",
+    "sni": "use 'tls name HOST'",
+    "verifyhost": "use 'tls name HOST'",
+    "alpn": "use 'h2' for HTTP/2",
+    "proto": "use 'h2' for HTTP/2",
+    "cookie": _COOKIE,
+    "on-marked-down": "use the option 'close_on_down = on' of the service",
     "send-proxy": "use 'proxy v1'",
     "send-proxy-v2": "use 'proxy v2'",
     "down": "use 'maintenance'",
@@ -258,10 +385,23 @@ def unknown_option(name: str, known: Iterable[str], listed_by: str = "'man ktcpv
     return f"'{shorten(name, 40)}'{found}" if found else unknown(name, names, 40, listed_by)
 
 
+def hint_at_top(word: str, known: Iterable[str]) -> str:
+    """Return "; " and what to use instead of a word with which a text begins, or that follows a block."""
+    return hint(AT_TOP, word) or did_you_mean(word, known) or f"; {_BLOCK}"
+
+
 def unknown_condition(text: str, known: Iterable[str]) -> str:
     """Return an unknown word in quotes where a condition is expected, and what to use instead: as for `unknown`."""
-    found = f"; for a path: path {shorten(text, 40)}" if text.startswith("/") else hint(CONDITIONS, text)
-    return f"'{shorten(text, 40)}'{found}" if found else unknown(text, known, 40)
+    names = list(known)
+    if text.startswith("/"):
+        found = f"; for a path: path {shorten(text, 40)}"
+    elif (kind := text.partition("=")[0].lower()) in names and "=" in text:
+        found = f"; a condition has no '=': write {kind} {shorten(text.partition('=')[2], 40)}"
+    elif text.startswith("!"):
+        found = hint(CONDITIONS, "!")
+    else:
+        found = hint(CONDITIONS, text) or hint(CONDITIONS, text.partition("(")[0])
+    return f"'{shorten(text, 40)}'{found}" if found else unknown(text, names, 40)
 
 
 def hint_at_daemon_option(name: str, known: Iterable[str] = ()) -> str:
@@ -280,6 +420,7 @@ def hint_at_server_word(word: str) -> str:
 
 
 def hint(words: dict[str, str], word: str) -> str:
-    """Return "; " and what to use instead of `word`; "": it is none of `words`."""
-    found = words.get(word.lower())
+    """Return "; " and what to use instead of `word`, written with `-` or `_`; "": it is none of `words`."""
+    name = word.lower()
+    found = words.get(name) or words.get(name.replace("_", "-")) or words.get(name.replace("-", "_"))
     return f"; {found}" if found else ""

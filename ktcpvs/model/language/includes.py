@@ -18,7 +18,7 @@ MAX_DEPTH = 8
 """The most files that include each other in a row."""
 
 UNMATCHED = "#no file matches include = "
-"""The beginning of the comment that stands in place of an include without files; its pattern follows."""
+"""The beginning of the comment that stands in place of an include without files; its pattern and its place follow."""
 
 MAX_FILES = 10_000
 """The most files that one configuration includes."""
@@ -35,9 +35,10 @@ def expand_includes(text: str, source: str, find: FindFiles, read: ReadFile) -> 
     return _Expansion(find, read).expand(text, source, 0) if INCLUDE in text.lower() else text
 
 
-def unmatched_includes(text: str) -> list[str]:
-    """Return the patterns of those includes of an expanded text that have matched no file."""
-    return [line.removeprefix(UNMATCHED) for line in split_lines(text) if line.startswith(UNMATCHED)]
+def unmatched_includes(text: str) -> list[tuple[str, str]]:
+    """Return (pattern, place) of those includes of an expanded text that have matched no file."""
+    lines = [line.removeprefix(UNMATCHED) for line in split_lines(text) if line.startswith(UNMATCHED)]
+    return [(pattern, where) for pattern, _, where in (line.partition("\t") for line in lines)]
 
 
 @define
@@ -60,7 +61,7 @@ class _Expansion:
             parts.append(_between(lines, (line, column), (token.place.line - 1, token.place.column - 1)))
             names = self._names(pattern, source, depth)
             if not names:
-                parts.append(f"\n{UNMATCHED}{shorten(pattern.text)}")
+                parts.append(f"\n{UNMATCHED}{shorten(pattern.text)}\t{pattern.place}")
             for name in names:
                 parts.append(f"\n#line 1 {quoted(name)}\n{self._included(name, pattern, depth)}")
             line, column = pattern.place.line - 1, end_of(lines[pattern.place.line - 1], pattern)

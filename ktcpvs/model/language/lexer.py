@@ -33,9 +33,12 @@ class Place(NamedTuple):
     line: int
     column: int
 
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}"
+
     def error(self, why: str) -> BadConfiguration:
         """Return a refusal that names this place."""
-        return BadConfiguration(f"{self.source}:{self.line}:{self.column}: {why}")
+        return BadConfiguration(f"{self}: {why}")
 
 
 class Token(NamedTuple):

@@ -108,7 +108,7 @@ def _parse(
                 raise token.error("include: expected '=' behind it (example: include = conf.d/*.conf)")
             raise _cannot_include(token)
         else:
-            hint = foreign_words.hint(foreign_words.AT_TOP, token.text) or did_you_mean(token.text, TOP_KEYWORDS)
+            hint = foreign_words.hint_at_top(token.text, TOP_KEYWORDS)
             raise token.error(f"'{shorten(token.text)}': expected 'Virtual' or 'global'{hint}")
     if not (services or allow_empty):
         what = "has no service" if found else "is empty"
@@ -134,9 +134,9 @@ def _check_programs(services: dict[str, VirtualService], names: dict[str, Token]
 
 def _explain_empty(text: str) -> str:
     """Return which include of an expanded text has matched no file, as the end of a sentence; "": none."""
-    patterns = unmatched_includes(text)
-    more = f" and {len(patterns) - 1} more match" if patterns[1:] else " matches"
-    return f": include = {patterns[0]}{more} no file" if patterns else ""
+    found = unmatched_includes(text)
+    more = f" and {len(found) - 1} more match" if found[1:] else " matches"
+    return f": include = {found[0][0]}{more} no file" if found else ""
 
 
 def _check_addresses(services: dict[str, VirtualService], listeners: _Places) -> None:
@@ -180,6 +180,11 @@ class _Reader:
     def previous(self) -> Token:
         """Return the token before the one that was read last."""
         return self._tokens[self._position - 2]
+
+    @property
+    def line_before(self) -> Place:
+        """The line of the token that was read last."""
+        return self._tokens[self._position - 1].line
 
     def is_keyword(self) -> bool:
         """Whether a keyword with its `=` comes next, or a test."""
@@ -270,11 +275,11 @@ def _keywords(found: Sequence[Token]) -> frozenset[int]:
 
 def _describe_bare(keyword: Token) -> str:
     """Return what is wrong with a word in the place of a keyword, behind which there is no '='."""
-    shown, name = repr(shorten(keyword.text)), keyword.text.lower()
+    shown, name = repr(shorten(keyword.text)), keyword.text.lower().removesuffix(":")
     if keyword.quoted:
         hint = ""
     elif name in KEYWORDS or name in Settings.names():
-        hint = f" (example: {name} = VALUE)"
+        hint = f" (example: {foreign_words.EXAMPLES.get(name, f'{name} = VALUE')})"
     else:
         hint = foreign_words.hint(foreign_words.IN_BLOCK, name) or did_you_mean(keyword.text, KEYWORDS, 0.75)
     return f"{shown}: expected a keyword followed by '=', or '}}'{hint}"
@@ -516,6 +521,8 @@ def _server_words(reader: _Reader) -> dict[str, Any]:
     found: list[Token] = []
     while (token := reader.following()) is not None:
         if not found and not token.is_word(*SERVER_WORDS):
+            if token.line != reader.line_before and foreign_words.hint(foreign_words.IN_BLOCK, token.text):
+                break  # a line of its own, of another program
             is_name = not token.quoted and token.text[:1].isalpha()
             if is_name and (hint := foreign_words.hint_at_server_word(token.text)):
                 raise token.error(f"unknown word '{shorten(token.text)}'{hint}")
@@ -633,6 +640,10 @@ def _rule(reader: _Reader, address: Callable[[], tuple[Token, Address]]) -> _Wri
         users.append(_user(reader, address))
     if reader.following(BALANCE) is not None:
         modifiers = reader.modifiers(modifiers, (BALANCE,))
+    behind = reader.following()
+    is_behind = behind is not None and behind.line == reader.line_before and not behind.quoted
+    if behind is not None and is_behind and (hint := foreign_words.hint_at_server_word(behind.text)):
+        raise behind.error(f"unknown word '{shorten(behind.text)}' in a rule{hint}")
     return _WrittenRule(shown, name, text, match, users, None, modifiers)
 
 
@@ -689,5 +700,11 @@ def _explain_action(token: Token) -> str:
     """Return "; " and what to write, if a word in the place of a condition, or of 'use', is an action; else ""."""
     if token.is_word(*ACTIONS):
         return f"; write 'use {token.text}', behind the conditions"
-    found = "" if token.quoted else foreign_words.hint(foreign_words.ACTIONS, token.text)
+    if token.quoted:
+        return ""
+    if found := foreign_words.hint(foreign_words.JOINERS, token.text):
+        return found
+    if "," in token.text:
+        return "; several values stand side by side, without commas"
+    found = foreign_words.hint(foreign_words.ACTIONS, token.text)
     return f"; an action stands behind 'use'{found}" if found else ""
