@@ -4,8 +4,10 @@ instructions.py TREE --balance wlc,maglev [--only A,X]: in one checkout, with th
 
 instructions.py TREE --learning: in one checkout, what ILearns costs a plugin, and a balance scheduler within a rule.
 
+Each is counted in several rounds, in turn: the tables have medians, with the spread in brackets.
 The processor's time of the same work scatters by a tenth and more on a shared machine. The number of instructions in
-user space does not: valgrind counts them. What the kernel does is not among them; `strace -c` counts its calls.
+user space does not: valgrind counts them, in what is done for events of sockets. What the kernel does is not among
+them; `strace -c` counts its calls.
 Both checkouts need their own environment (`make compiled`), and valgrind, nginx and openssl must be installed.
 """
 
@@ -13,24 +15,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import re
 import signal
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 LOOPBACK, NAME = "127.0.0.1", "site.example"
 START_SECONDS = 1200.0
 """A daemon starts fifty times slower in valgrind, and slower still on a busy machine."""
 
 TIMEOUT = 120.0
+SERVING = "uv__io_cb"
+"""The function of uvloop that is called for each event of a socket. All else is left out: timers and other threads,
+which have the more to do for a request the slower the machine is."""
+
 BODY = b"x" * 65536
 HEAD = (
     "GET {path} HTTP/1.1\r\nHost: site.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html\r\n"
@@ -95,6 +104,33 @@ rr_learning = Factory("rr-learning", CONNECTION, learning(BoundRR), RR())
 chash_plain = Factory("chash-plain", CONNECTION, type("PlainCHash", (BoundCHash,), {}), CHash())
 chash_learning = Factory("chash-learning", CONNECTION, learning(BoundCHash), CHash())
 """
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The counts of one case, one for each round."""
+
+    numbers: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.numbers)
+
+    @property
+    def spread(self) -> float:
+        """The distance of the least and the largest, as a part of the median."""
+        return (max(self.numbers) - min(self.numbers)) / self.median
+
+    def __str__(self) -> str:
+        return f"{self.median:,.0f} ({self.spread:.1%})"
+
+    def beside(self, others: Rounds) -> str:
+        """Return how much more this is than others, in the median of the pairs and at least and at most."""
+        shares = sorted(mine / other - 1 for mine, other in zip(self.numbers, others.numbers, strict=True))
+        return f"{statistics.median(shares):+.1%} ({shares[0]:+.1%} to {shares[-1]:+.1%})"
 
 
 @dataclass(frozen=True)
@@ -251,8 +287,15 @@ def configuration(folder: Path, cases: list[Case], ports: dict[str, int], server
     return "\n".join(lines) + "\n"
 
 
-def count_all(tree: Path, cases: list[Case]) -> dict[str, float]:
-    """Name of a case -> instructions of the daemon of a checkout for each request."""
+Write = Callable[[str], object]
+
+Count = Callable[[Case], float]
+"""Returns the instructions of a daemon for each request of a case."""
+
+
+@contextlib.contextmanager
+def counting(tree: Path, cases: list[Case]) -> Iterator[Count]:
+    """The daemon of a checkout, which runs meanwhile."""
     with tempfile.TemporaryDirectory(prefix="ktcpvs-instructions-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -279,13 +322,34 @@ def count_all(tree: Path, cases: list[Case]) -> dict[str, float]:
             running(nginx, folder / "nginx.log", server),
             running(daemon, folder / "log", ports[cases[0].name]) as process,
         ):
-            return {case.name: count_twice(folder, process.pid, ports[case.name], case) for case in cases}
+            yield lambda case: count(folder, process.pid, Client(ports[case.name], case), case)
 
 
-def count_twice(folder: Path, pid: int, port: int, case: Case) -> float:
-    """Return the smaller of two counts: what the daemon does besides is in the other one."""
-    client = Client(port, case)
-    return min(count(folder, pid, client, case) for _ in range(2))
+def count_all(tree: Path, cases: list[Case], rounds: int) -> dict[str, Rounds]:
+    """Name of a case -> the counts of the daemon of a checkout, the cases in turn in each round."""
+    with counting(tree, cases) as count_case:
+        return turns(rounds, {case.name: functools.partial(count_case, case) for case in cases})
+
+
+def count_both(tree: Path, baseline: Path, cases: list[Case], rounds: int) -> dict[str, tuple[Rounds, Rounds]]:
+    """Name of a case -> the counts of the baseline and those of the tree, in turn: both daemons run meanwhile."""
+    with counting(baseline, cases) as before, counting(tree, cases) as now:
+        what = {
+            (case.name, count_case): functools.partial(count_case, case)
+            for case in cases
+            for count_case in (before, now)
+        }
+        found = turns(rounds, what)
+    return {case.name: (found[case.name, before], found[case.name, now]) for case in cases}
+
+
+def turns(rounds: int, what: Mapping[Key, Callable[[], float]]) -> dict[Key, Rounds]:
+    """Call these functions in turn, so often."""
+    found: dict[Key, list[float]] = {key: [] for key in what}
+    for _ in range(rounds):
+        for key, call in what.items():
+            found[key].append(call())
+    return {key: Rounds(tuple(numbers)) for key, numbers in found.items()}
 
 
 def count(folder: Path, pid: int, client: Client, case: Case) -> float:
@@ -298,12 +362,22 @@ def count(folder: Path, pid: int, client: Client, case: Case) -> float:
     until = time.monotonic() + TIMEOUT
     while True:
         for path in set(folder.glob("counts.*")) - known:
-            found = re.search(r"(?m)^totals: *(\d+)", path.read_text(errors="replace"))
-            if found is not None:
-                return int(found[1]) / case.count
+            text = path.read_text(errors="replace")
+            if re.search(r"(?m)^totals:", text):
+                return spent_in(SERVING, text) / case.count
         if time.monotonic() > until:
             raise SystemExit(f"{case.letter}: valgrind has written no counts")
         time.sleep(0.2)
+
+
+def spent_in(name: str, text: str) -> int:
+    """Return the instructions within the calls of a function, by a dump of callgrind: its name stands where it is first
+    named, and its number from then on; the line behind that of its calls has what they took."""
+    number = re.search(rf"(?m)^c?fn=(\(\d+\)) {re.escape(name)}$", text)
+    if number is None:
+        raise SystemExit(f"the daemon never calls {name}: it must run on uvloop's reactor")
+    pattern = rf"(?m)^cfn={re.escape(number[1])}.*\ncalls=.*\n\S+ (\d+)$"
+    return sum(int(one) for one in re.findall(pattern, text))
 
 
 def control(what: str, pid: int) -> None:
@@ -315,27 +389,27 @@ def letters(text: str) -> list[Case]:
     return [case for case in CASES if case.letter in wanted]
 
 
-def report(write: Callable[[str], object], cases: list[Case], ours: dict[str, float], before: dict[str, float]) -> None:
+def report(write: Write, cases: list[Case], counted: dict[str, tuple[Rounds, Rounds]]) -> None:
     write("| | work | before | now | |\n|---|---|---:|---:|---:|\n")
     for case in cases:
-        old, new = before[case.name], ours[case.name]
-        write(f"| {case.letter} | {case.work} | {old:,.0f} | {new:,.0f} | {new / old - 1:+.1%} |\n")
+        old, new = counted[case.name]
+        write(f"| {case.letter} | {case.work} | {old} | {new} | {new.beside(old)} |\n")
 
 
-def report_balances(write: Callable[[str], object], cases: list[Case], counted: dict[str, float]) -> None:
+def report_balances(write: Write, cases: list[Case], counted: dict[str, Rounds]) -> None:
     write("| | balance | instructions | beside the first |\n|---|---|---:|---:|\n")
     for case in cases:
         first = next(one for one in cases if one.letter == case.letter)
         number = counted[case.name]
-        write(f"| {case.letter} | {case.balance} | {number:,.0f} | {number / counted[first.name] - 1:+.1%} |\n")
+        write(f"| {case.letter} | {case.balance} | {number} | {number.beside(counted[first.name])} |\n")
 
 
-def report_learning(write: Callable[[str], object], counted: dict[str, float]) -> None:
+def report_learning(write: Write, counted: dict[str, Rounds]) -> None:
     write("| scheduler | without ILearns | with it | more | |\n|---|---:|---:|---:|---:|\n")
     for case, learning in zip(LEARNING[::2], LEARNING[1::2], strict=True):
         old, new = counted[case.name], counted[learning.name]
         scheduler = f"{case.work} {case.balance}".strip()
-        write(f"| {scheduler} | {old:,.0f} | {new:,.0f} | {new - old:,.0f} | {new / old - 1:+.1%} |\n")
+        write(f"| {scheduler} | {old} | {new} | {new.median - old.median:,.0f} | {new.beside(old)} |\n")
 
 
 def main() -> int:
@@ -346,20 +420,20 @@ def main() -> int:
         "--balance", metavar="NAME,NAME", help="compare these schedulers within a rule of three servers"
     )
     parser.add_argument("--learning", action="store_true", help="compare schedulers that learn with those that do not")
+    parser.add_argument("--rounds", type=int, default=3, metavar="COUNT", help="counts of each, in turn; 3")
     parser.add_argument("--only", type=letters, default=list(CASES), metavar="A,U", help="these scenarios")
     options = parser.parse_args()
     if options.learning:
-        report_learning(sys.stdout.write, count_all(options.tree.resolve(), list(LEARNING)))
+        report_learning(sys.stdout.write, count_all(options.tree.resolve(), list(LEARNING), options.rounds))
         return 0
     if options.balance is not None:
         cases = [replace(case, balance=name) for case in options.only for name in options.balance.split(",")]
-        report_balances(sys.stdout.write, cases, count_all(options.tree.resolve(), cases))
+        report_balances(sys.stdout.write, cases, count_all(options.tree.resolve(), cases, options.rounds))
         return 0
     if options.baseline is None:
         parser.error("a second checkout to compare with, --balance or --learning is needed")
-    before = count_all(options.baseline.resolve(), options.only)
-    ours = count_all(options.tree.resolve(), options.only)
-    report(sys.stdout.write, options.only, ours, before)
+    both = options.tree.resolve(), options.baseline.resolve()
+    report(sys.stdout.write, options.only, count_both(*both, options.only, options.rounds))
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, OwnResponse, Request
 from ktcpvs.protocols import grpc
@@ -27,30 +26,6 @@ class EntryLog(Protocol):
 
     def write(self, record: Record) -> None:
         """Write the line of `record`."""
-
-
-class RequestLog(EntryLog, Protocol):
-    """Notes the requests of a service: AccessLogWriter describes the methods."""
-
-    def start(self) -> tuple[float, float]:
-        """Return the time of a request that begins."""
-
-    def begin(
-        self, request: Request, moved: tuple[int, int], started: tuple[float, float] | None = None
-    ) -> RequestNotes:
-        """Return a new entry."""
-
-    def write_plain(
-        self,
-        plain: PlainRequest,
-        request: Request,
-        started: tuple[float, float],
-        status: int,
-        choice: Choice,
-        moved: tuple[int, int, int],
-        trace: tuple[bytes, bytes] | None = None,
-    ) -> None:
-        """Write the line of a plain request that ends now."""
 
 
 def tls_of(request: Request) -> TLSNames | None:
@@ -107,7 +82,7 @@ class AccessLogWriter:
         status: int,
         choice: Choice,
         moved: tuple[int, int, int],
-        trace: tuple[bytes, bytes] | None = None,
+        trace: tuple[bytes, bytes] | None,
     ) -> None:
         """Write the line of a plain request that ends now.
 
@@ -123,7 +98,8 @@ class AccessLogWriter:
             server = self._servers[key] = str(destination.address), choice.reason, choice.why
         began, since = started
         total = self._context.reactor.seconds() - since
-        client = request.client, tls_of(request)
+        connection: Any = request.connection
+        client = request.client, None if connection is None else connection.tls  # `tls_of`, without a call
         line = self._form.plain_line(plain, client, began, total, status, server, moved)
         self._write(line if trace is None else self._form.traced(line, *trace))
 

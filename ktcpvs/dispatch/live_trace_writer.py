@@ -11,11 +11,10 @@ from typing import Any
 
 from attrs import evolve
 
-from ktcpvs.dispatch.access_log import AccessLogEntry, RequestLog, tls_of
+from ktcpvs.dispatch.access_log import AccessLogEntry, AccessLogWriter, tls_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.protocols.access_log import HTTP_2, JSONFormat, Record
-from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.live_traces import LiveTrace
 
@@ -36,14 +35,15 @@ Attempt = dict[str, Any]
 
 
 class LiveTraceWriter:
-    """Notes the requests of one service for its live traces, and for its access log. Provides RequestLog."""
+    """Notes the requests of one service for its live traces, and for its access log. Has the methods of
+    AccessLogWriter."""
 
     __slots__ = ("_context", "_form", "_own", "_traces", "is_http2")
 
     def __init__(
         self,
         context: Context,
-        own: RequestLog | None,
+        own: AccessLogWriter | None,
         traces: tuple[LiveTrace, ...],
         service: str,
         scheduler: str,
@@ -95,19 +95,11 @@ class LiveTraceWriter:
         tried = json.dumps(attempts).encode("ascii")
         return b'%b, "queue": %.6f, "attempts": %b}\n' % (self._form.line(record)[:-2], queue, tried)
 
-    def write_plain(
-        self,
-        plain: PlainRequest,
-        request: Request,
-        started: tuple[float, float],
-        status: int,
-        choice: Choice,
-        moved: tuple[int, int, int],
-        trace: tuple[bytes, bytes] | None = None,
-    ) -> None:
+    def write_plain(self, *ended: Any) -> None:
         """Note a plain request that ends now; arguments as those of AccessLogWriter."""
         if self._own is not None:
-            self._own.write_plain(plain, request, started, status, choice, moved, trace)
+            self._own.write_plain(*ended)
+        plain, request, started, status, choice, (bytes_in, bytes_out, body_out), trace = ended
         traces = self.matching(request)
         if not traces:
             return
@@ -126,13 +118,19 @@ class LiveTraceWriter:
             0.0,
             total,
             total,
-            *moved,
+            bytes_in,
+            bytes_out,
+            body_out,
             reused=True,
             ending="answered",
             tls=tls_of(request),
             trace=trace,
         )
         self.show(record, traces, 0.0, [{"server": server, "failure": None}])
+
+
+RequestLog = AccessLogWriter | LiveTraceWriter
+"""Notes the requests of a service: AccessLogWriter describes the methods."""
 
 
 class LiveTraceEntry(AccessLogEntry):

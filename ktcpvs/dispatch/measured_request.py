@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ktcpvs.dispatch.request_notes import RequestNotes
+from ktcpvs.dispatch.request_notes import ChainedNotes, RequestNotes
 from ktcpvs.model import connection, exchange
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.outcome import ABORTED, BAD_RESPONSE, CLIENT_GONE, OK, RESET, TIMEOUT, Outcome
-from ktcpvs.model.scheduling import Choice, OwnResponse
 
 Completed = Callable[[Outcome], object]
 """A function that is called with the outcome of a choice."""
@@ -30,15 +29,15 @@ _REASONS = {
 """The ending of a request or a connection, or the status with which the switch has refused it -> the reason."""
 
 
-class MeasuredRequest:
+class MeasuredRequest(ChainedNotes):
     """The measurement of one request, or of one connection that is relayed as a whole, at one server after the other.
 
     reason: of the end, where that is known before; "": it is not.
     """
 
     __slots__ = (
-        "_began", "_client", "_completed", "_connections", "_destination", "_entry", "_first_byte", "_moved",
-        "_moved_of", "_report", "_resent", "_retries", "_status", "_waits_since", "reason",
+        "_began", "_client", "_completed", "_connections", "_destination", "_first_byte", "_moved", "_moved_of",
+        "_report", "_resent", "_retries", "_status", "_waits_since", "reason",
     )  # fmt: skip
 
     def __init__(
@@ -49,7 +48,7 @@ class MeasuredRequest:
     ) -> None:
         """entry: is told everything too; None: there is none. report: calls its first argument with an outcome.
         moved_of: returns the bytes from the client and to it."""
-        self._entry = entry
+        super().__init__(entry)
         self._report = report
         self._moved_of = moved_of
         self._destination: Destination | None = None  # while it is at a server
@@ -119,67 +118,23 @@ class MeasuredRequest:
             ),
         )  # fmt: skip
 
-    # What is noted.
-
-    def head_complete(self, method: bytes, target: bytes, minor: int, lines: bytes) -> None:
-        if self._entry is not None:
-            self._entry.head_complete(method, target, minor, lines)
-
-    def trace_begun(self, trace_id: bytes, span_id: bytes) -> None:
-        if self._entry is not None:
-            self._entry.trace_begun(trace_id, span_id)
-
-    def queued(self) -> None:
-        if self._entry is not None:
-            self._entry.queued()
-
-    def server_chosen(self, choice: Choice) -> None:
-        if self._entry is not None:
-            self._entry.server_chosen(choice)
-
-    def client_found(self, client: str) -> None:
-        if self._entry is not None:
-            self._entry.client_found(client)
-
-    def response_chosen(self, response: OwnResponse) -> None:
-        if self._entry is not None:
-            self._entry.response_chosen(response)
+    # What is noted. Calls of super() would take longer, and each connection of a service that learns has some of these.
 
     def connected(self, is_reused: bool) -> None:
         self._connections += 1
-        if self._entry is not None:
-            self._entry.connected(is_reused)
+        ChainedNotes.connected(self, is_reused)
 
     def retried(self) -> None:
         self._resent += 1
-        if self._entry is not None:
-            self._entry.retried()
-
-    def server_failed(self, destination: Destination, reason: str) -> None:
-        if self._entry is not None:
-            self._entry.server_failed(destination, reason)
+        ChainedNotes.retried(self)
 
     def response_begun(self, status: int, head_size: int) -> None:
         self._status = status
         self.first_byte_received()
-        if self._entry is not None:
-            self._entry.response_begun(status, head_size)
-
-    def response_ended(self, head: bytes, trailers: bytes) -> None:
-        if self._entry is not None:
-            self._entry.response_ended(head, trailers)
-
-    def decided(self, why: str) -> None:
-        if self._entry is not None:
-            self._entry.decided(why)
-
-    def refused(self, status: int, response: bytes) -> None:
-        if self._entry is not None:
-            self._entry.refused(status, response)
+        ChainedNotes.response_begun(self, status, head_size)
 
     def end(self, moved: tuple[int, int], ending: str) -> None:
         """The request is over. ending: as for L{RequestNotes.end}, which begins with words that have a meaning here."""
         word = ending.partition(";")[0].partition(":")[0]
         self.end_at_server(self.reason or _REASONS.get(word, ABORTED), moved)
-        if self._entry is not None:
-            self._entry.end(moved, ending)
+        ChainedNotes.end(self, moved, ending)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ktcpvs.dispatch.access_log import AccessLogWriter, RequestLog
-from ktcpvs.dispatch.live_trace_writer import LiveTraceWriter
+from ktcpvs.dispatch.access_log import AccessLogWriter
+from ktcpvs.dispatch.live_trace_writer import LiveTraceWriter, RequestLog
 from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.model.scheduling import Request
 from ktcpvs.model.service import NO_LOG, VirtualService

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from attrs import define, frozen
 
-from ktcpvs.dispatch.request_notes import RequestNotes
+from ktcpvs.dispatch.request_notes import ChainedNotes, RequestNotes
 from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, ModifiedChoice, OwnResponse
@@ -75,7 +75,7 @@ class _Attempt:
     failure: str | None = None
 
 
-class TracedRequest:
+class TracedRequest(ChainedNotes):
     """The notes of one recorded request."""
 
     def __init__(
@@ -90,6 +90,7 @@ class TracedRequest:
     ) -> None:
         """ident: of the service. speaks_tls: returns whether the server at an address is reached over TLS.
         done: called at the end."""
+        super().__init__(None)
         self._trace = trace
         self._connection = connection
         self._is_http2 = is_http2
@@ -98,7 +99,6 @@ class TracedRequest:
         self._now = clock.now
         self._speaks_tls = speaks_tls
         self._done = done
-        self._entry: RequestNotes | None = None
         self._method, self._target, self._minor, self._lines = b"", b"", 1, b""
         self._attributes: dict[str, Value] = {"ktcpvs.service": ident}
         self._attempts: list[_Attempt] = []
@@ -118,18 +118,12 @@ class TracedRequest:
     def head_complete(self, method: bytes, target: bytes, minor: int, lines: bytes) -> None:
         self._method, self._target, self._lines = method, target, lines
         self._minor = 2 if self._is_http2 else minor
-        if self._entry is not None:
-            self._entry.head_complete(method, target, minor, lines)
-
-    def trace_begun(self, trace_id: bytes, span_id: bytes) -> None:
-        if self._entry is not None:
-            self._entry.trace_begun(trace_id, span_id)
+        super().head_complete(method, target, minor, lines)
 
     def queued(self) -> None:
         if self._queued_since is None:
             self._queued_since = self._now()
-        if self._entry is not None:
-            self._entry.queued()
+        super().queued()
 
     def server_chosen(self, choice: Choice) -> None:
         self._end_queue()
@@ -140,69 +134,52 @@ class TracedRequest:
         self._attributes["ktcpvs.reason"] = choice.reason
         scheme = "https" if self._speaks_tls(choice.destination.address) else "http"
         self._begin_attempt(str(choice.destination.address), scheme)
-        if self._entry is not None:
-            self._entry.server_chosen(choice)
-
-    def client_found(self, client: str) -> None:
-        if self._entry is not None:
-            self._entry.client_found(client)
+        super().server_chosen(choice)
 
     def response_chosen(self, response: OwnResponse) -> None:
         self._end_queue()
         if response.rule:
             self._attributes["ktcpvs.rule"] = response.rule
         self._attributes["ktcpvs.reason"] = response.reason
-        if self._entry is not None:
-            self._entry.response_chosen(response)
+        super().response_chosen(response)
 
     def connected(self, is_reused: bool) -> None:
         if self._attempts:
             if self._attempts[-1].ended is not None:  # the same server again, on a new connection
                 self._begin_attempt(self._attempts[-1].server, self._attempts[-1].scheme)
             self._attempts[-1].is_connected, self._attempts[-1].is_reused = True, is_reused
-        if self._entry is not None:
-            self._entry.connected(is_reused)
+        super().connected(is_reused)
 
     def retried(self) -> None:
         self._end_attempt(NO_RESPONSE)
-        if self._entry is not None:
-            self._entry.retried()
+        super().retried()
 
     def server_failed(self, destination: Destination, reason: str) -> None:
         if self._attempts:
             self._attempts[-1].failure = reason
-        if self._entry is not None:
-            self._entry.server_failed(destination, reason)
+        super().server_failed(destination, reason)
 
     def response_begun(self, status: int, head_size: int) -> None:
         self._status = status
         if self._attempts:
             self._attempts[-1].status = status
-        if self._entry is not None:
-            self._entry.response_begun(status, head_size)
+        super().response_begun(status, head_size)
 
     def response_ended(self, head: bytes, trailers: bytes) -> None:
         self._note_grpc(head, trailers)
-        if self._entry is not None:
-            self._entry.response_ended(head, trailers)
-
-    def decided(self, why: str) -> None:
-        if self._entry is not None:
-            self._entry.decided(why)
+        super().response_ended(head, trailers)
 
     def refused(self, status: int, response: bytes) -> None:
         self._status = status
         self._note_grpc(response, b"")
-        if self._entry is not None:
-            self._entry.refused(status, response)
+        super().refused(status, response)
 
     def end(self, moved: tuple[int, int], ending: str) -> None:
         self._ending = ending
         self._end_queue()
         self._end_attempt()
         self._done(self)
-        if self._entry is not None:
-            self._entry.end(moved, ending)
+        super().end(moved, ending)
 
     # Attempts and events.
 

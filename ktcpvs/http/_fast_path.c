@@ -805,42 +805,86 @@ measure(PyObject *destination, double took, double now, int bucket)
     return result;
 }
 
-/* An outcome that no scheduler has kept, to be filled in again; NULL: there is none. */
-static PyObject *spare_outcome;
+/* The last outcome, which is filled in again if no scheduler has kept it; NULL: there was none. Until then it keeps its
+ * server, which costs less than to forget it for each request. bytes_in, bytes_out: the numbers in it, both as objects,
+ * which it owns, and as C has them. */
+static struct {
+    PyObject *outcome, *bytes_in, *bytes_out;
+    long long in, out;
+} last;
 
-/* Sets a slot to a number, and makes none where it has that one already. */
-static int
-put_number(PyObject **place, long long number)
+/* Sets a slot and notes what is in it, unless it still has the object that was noted, for the same number. */
+static inline int
+put_number(PyObject **place, long long number, PyObject **known, long long *before)
 {
-    int overflow = 1;
-    if (*place != NULL && PyLong_CheckExact(*place) && PyLong_AsLongLongAndOverflow(*place, &overflow) == number && !overflow)
+    if (*place != NULL && *place == *known && number == *before)
         return 0;
-    return put_made(place, PyLong_FromLongLong(number));
+    if (put_made(place, PyLong_FromLongLong(number)) < 0)
+        return -1;
+    *known = *place;
+    *before = number;
+    return 0;
+}
+
+static inline void
+put_other(PyObject **place, PyObject *value)
+{
+    if (*place != value)
+        put_new(place, value);
+}
+
+/* Sets both times of an outcome. The number in it is written again where nobody else has it. */
+static inline int
+put_times(PyObject *outcome, double seconds)
+{
+    PyObject **first = &SLOT(outcome, outcome, J_FIRST_BYTE), **total = &SLOT(outcome, outcome, J_TOTAL);
+    if (*first != NULL && *first == *total && PyFloat_CheckExact(*first) && Py_REFCNT(*first) == 2) {
+        ((PyFloatObject *)*first)->ob_fval = seconds;
+        return 0;
+    }
+    if (put_made(first, PyFloat_FromDouble(seconds)) < 0)
+        return -1;
+    put_new(total, *first);
+    return 0;
+}
+
+/* A new outcome, in `last`. */
+static int
+begin_outcome(void)
+{
+    if (put_made(&last.outcome, outcome_layout.type->tp_alloc(outcome_layout.type, 0)) < 0)
+        return -1;
+    SLOT(last.outcome, outcome, J_RETRIES) = Py_NewRef(zero); /* as in all outcomes of the fast path */
+    SLOT(last.outcome, outcome, J_REASON) = Py_NewRef(reason_ok);
+    return 0;
 }
 
 /* The outcome of a plain request, a new reference. */
-static PyObject *
+static inline PyObject *
 make_outcome(PyObject *destination, PyObject *client, PyObject *known, double took, long long in, long long out)
 {
-    PyObject *self = spare_outcome;
-    if (self == NULL && (self = outcome_layout.type->tp_alloc(outcome_layout.type, 0)) != NULL) {
-        SLOT(self, outcome, J_RETRIES) = Py_NewRef(zero); /* as in all outcomes of the fast path */
-        SLOT(self, outcome, J_REASON) = Py_NewRef(reason_ok);
-    }
-    spare_outcome = NULL;
-    PyObject *seconds = self == NULL ? NULL : PyFloat_FromDouble(took);
-    if (seconds == NULL || put_number(&SLOT(self, outcome, J_BYTES_IN), in) < 0 ||
-        put_number(&SLOT(self, outcome, J_BYTES_OUT), out) < 0) {
-        Py_XDECREF(seconds);
-        Py_XDECREF(self);
+    if ((last.outcome == NULL || Py_REFCNT(last.outcome) != 1) && begin_outcome() < 0)
         return NULL;
-    }
-    put_new(&SLOT(self, outcome, J_DESTINATION), destination);
-    put_new(&SLOT(self, outcome, J_STATUS), SLOT(known, response, W_STATUS));
-    put_new(&SLOT(self, outcome, J_FIRST_BYTE), seconds);
-    put(&SLOT(self, outcome, J_TOTAL), seconds);
-    put_new(&SLOT(self, outcome, J_CLIENT), client);
-    return self;
+    PyObject *self = last.outcome;
+    if (put_times(self, took) < 0 || put_number(&SLOT(self, outcome, J_BYTES_IN), in, &last.bytes_in, &last.in) < 0 ||
+        put_number(&SLOT(self, outcome, J_BYTES_OUT), out, &last.bytes_out, &last.out) < 0)
+        return NULL;
+    put_other(&SLOT(self, outcome, J_DESTINATION), destination);
+    put_other(&SLOT(self, outcome, J_STATUS), SLOT(known, response, W_STATUS));
+    put_other(&SLOT(self, outcome, J_CLIENT), client);
+    return Py_NewRef(self);
+}
+
+/* Calls `completed`. Nearly always it is a method in Python, whose function is called without a step in between. */
+static inline int
+call_completed(PyObject *completed, PyObject *outcome)
+{
+    if (!PyMethod_Check(completed) || !PyFunction_Check(PyMethod_GET_FUNCTION(completed)))
+        return write_to(completed, outcome);
+    PyObject *function = PyMethod_GET_FUNCTION(completed), *arguments[] = {PyMethod_GET_SELF(completed), outcome};
+    PyObject *result = ((PyFunctionObject *)function)->vectorcall(function, arguments, 2, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
 }
 
 /* Tells a scheduler that learns the outcome of a plain request. */
@@ -852,16 +896,11 @@ tell_outcome(PyObject *exchange, PyObject *destination, PyObject *known, double 
     SLOT(dispatcher, dispatcher, D_COMPLETED) = Py_NewRef(Py_None);
     PyObject *client = SLOT(SLOT(dispatcher, dispatcher, D_REQUEST), request, R_CLIENT);
     PyObject *outcome = make_outcome(destination, client, known, took, in, out);
-    int result = outcome == NULL ? -1 : write_to(completed, outcome);
+    int result = outcome == NULL ? -1 : call_completed(completed, outcome);
     if (result < 0)
         result = handle_fault(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
     Py_DECREF(completed);
-    if (outcome != NULL && Py_REFCNT(outcome) == 1 && spare_outcome == NULL) {
-        put_new(&SLOT(outcome, outcome, J_DESTINATION), Py_None); /* which it must not keep alive */
-        spare_outcome = outcome;
-    }
-    else
-        Py_XDECREF(outcome);
+    Py_XDECREF(outcome);
     return result;
 }
 

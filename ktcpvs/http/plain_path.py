@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.access_log import RequestLog
 from ktcpvs.dispatch.dispatcher import Dispatcher
+from ktcpvs.dispatch.live_trace_writer import RequestLog
 from ktcpvs.dispatch.request_notes import RequestNotes
 from ktcpvs.dispatch.selection import is_choice
 from ktcpvs.dispatch.service_access_log import ServiceAccessLog
@@ -414,7 +414,8 @@ class PlainPath:
             if writer is not None:
                 moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
                 trace = None if edits is None else edits.trace_ids
-                writer.write_plain(plain, exchange.dispatcher.request, started, response.status, choice, moved, trace)
+                request = exchange.dispatcher.request
+                writer.write_plain(plain, request, started, response.status, choice, moved, trace)
             if edits is not None and edits.observed is not None:
                 edits.observed.response_begun(response.status, 0)
                 edits.observed.end((exchange.bytes_in, exchange.bytes_out), ANSWERED)

@@ -318,7 +318,13 @@ FIELDS(rules, "rule_set", "_counts", "_in_order", "modifiers");
 enum { C_REQUESTS };
 FIELDS(count, "requests");
 
-static PyObject *s_added_to, *s_choose, *s_is_repeated, *s_place, *one;
+enum { G_COMPLETED };
+FIELDS(learning, "_completed");
+
+enum { Q_COMPLETED };
+FIELDS(chosen_for, "completed");
+
+static PyObject *s_added_to, *s_choose, *s_completed, *s_is_repeated, *s_place, *one;
 
 /* The slots of rules are only set when they are made, or by an edit: what is in them is owned here while Python runs. */
 static PyObject *
@@ -332,9 +338,8 @@ slot_of(PyObject *rules, int field)
 
 /* What is at that place of a list; a new reference. */
 static PyObject *
-at_place(PyObject *rules, int field, Py_ssize_t place)
+at_place(PyObject *list, Py_ssize_t place)
 {
-    PyObject *list = SLOT(rules, rules, field);
     if (list == NULL || !PyList_CheckExact(list) || place < 0 || place >= PyList_GET_SIZE(list)) {
         PyErr_SetString(PyExc_IndexError, "no rule at that place");
         return NULL;
@@ -351,7 +356,7 @@ count_for(PyObject *rules, Py_ssize_t place, PyObject *request)
     Py_XDECREF(repeated);
     if (is_repeated)
         return is_repeated < 0 ? -1 : 0;
-    PyObject *count = at_place(rules, B_COUNTS, place);
+    PyObject *count = at_place(SLOT(rules, rules, B_COUNTS), place);
     if (count == NULL)
         return -1;
     int result = -1;
@@ -383,8 +388,25 @@ with_modifiers(PyObject *rules, PyObject *place, PyObject *choice, PyObject *req
     return result;
 }
 
-static PyObject *
-choose(PyObject *rules, PyObject *request)
+/* Notes in a request who learns from the choice of the rule at that place. */
+static int
+note_learner(PyObject *rules, Py_ssize_t place, PyObject *request)
+{
+    PyObject *completed = at_place(SLOT(rules, learning, G_COMPLETED), place);
+    if (completed == NULL)
+        return -1;
+    if (IS_A(request, chosen_for)) {
+        put(&SLOT(request, chosen_for, Q_COMPLETED), completed);
+        return 0;
+    }
+    int result = PyObject_SetAttr(request, s_completed, completed);
+    Py_DECREF(completed);
+    return result;
+}
+
+/* learns: some of the rules have schedulers that learn. */
+static inline PyObject *
+choose_by(PyObject *rules, PyObject *request, int learns)
 {
     PyObject *finder = slot_of(rules, B_RULE_SET);
     PyObject *place = NULL;
@@ -395,8 +417,9 @@ choose(PyObject *rules, PyObject *request)
         return place;
     PyObject *scheduler = NULL, *choice = NULL;
     Py_ssize_t number = PyLong_AsSsize_t(place);
-    if (!(number == -1 && PyErr_Occurred()) && count_for(rules, number, request) == 0)
-        scheduler = at_place(rules, B_IN_ORDER, number);
+    if (!(number == -1 && PyErr_Occurred()) && count_for(rules, number, request) == 0 &&
+        (!learns || note_learner(rules, number, request) == 0))
+        scheduler = at_place(SLOT(rules, rules, B_IN_ORDER), number);
     if (scheduler != NULL)
         choice = PyObject_CallMethodOneArg(scheduler, s_choose, request);
     Py_XDECREF(scheduler);
@@ -405,17 +428,35 @@ choose(PyObject *rules, PyObject *request)
     return result;
 }
 
+static PyObject *
+choose(PyObject *rules, PyObject *request)
+{
+    return choose_by(rules, request, 0);
+}
+
+static PyObject *
+choose_learning(PyObject *rules, PyObject *request)
+{
+    return choose_by(rules, request, 1);
+}
+
 static PyMethodDef rules_methods[] = {
     {"choose", choose, METH_O, "Return the choice of the first rule that matches, or None."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef learning_methods[] = {
+    {"choose", choose_learning, METH_O, "Return the choice of the first rule that matches, or None."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyObject *
 configure(PyObject *module, PyObject *classes)
 {
-    static const Class all[] = {CLASS(rules), CLASS(count), {NULL, NULL, NULL}};
+    static const Class all[] = {CLASS(rules), CLASS(count), CLASS(learning), CLASS(chosen_for), {NULL, NULL, NULL}};
     static const Variable names[] = {
-        {&s_added_to, "added_to"}, {&s_choose, "choose"}, {&s_is_repeated, "is_repeated"}, {&s_place, "place"}, {NULL, NULL},
+        {&s_added_to, "added_to"}, {&s_choose, "choose"}, {&s_completed, "completed"}, {&s_is_repeated, "is_repeated"},
+        {&s_place, "place"}, {NULL, NULL},
     };
     if (!PyDict_Check(classes)) {
         PyErr_SetString(PyExc_TypeError, "configure(classes)");
@@ -423,11 +464,12 @@ configure(PyObject *module, PyObject *classes)
     }
     if (learn_all(classes, all) < 0 || make_names(names) < 0 || put_made(&one, PyLong_FromLong(1)) < 0)
         return NULL;
-    return Py_BuildValue("(N)", methods_for(rules_layout.type, rules_methods));
+    return Py_BuildValue("(NN)", methods_for(rules_layout.type, rules_methods),
+                         methods_for(learning_layout.type, learning_methods));
 }
 
 static PyMethodDef functions[] = {
-    {"configure", configure, METH_O, "configure(classes): the methods of BoundRules."},
+    {"configure", configure, METH_O, "configure(classes): the methods of BoundRules and LearningRules."},
     {"configure_rule_set", configure_rule_set, METH_O, "configure_rule_set(classes): the methods of RuleSet."},
     {"pick", METHOD(pick), METH_FASTCALL, "pick(number, seeds, choices, tried): see hashing.py."},
     {"pick_bounded", METHOD(pick_bounded), METH_FASTCALL,

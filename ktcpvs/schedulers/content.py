@@ -214,6 +214,8 @@ class LearningRules(BoundRules):
     """The rules of one service, some of which have schedulers that learn: each choice says in `Request.completed` whose
     it is."""
 
+    __slots__ = ("_completed",)
+
     completed = staticmethod(by_chooser)
 
     def __init__(self, parts: RuleParts) -> None:
@@ -427,11 +429,14 @@ def all_servers(service: ServiceView, before: BoundRules | None = None) -> Bound
 
 
 CHOOSE_IN_PYTHON = BoundRules.choose
-"""`BoundRules.choose` as it is written here, whichever is used."""
+LEARN_IN_PYTHON = LearningRules.choose
+"""`BoundRules.choose` and `LearningRules.choose` as they are written here, whichever are used."""
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
         from ktcpvs.schedulers._compiled import configure
 
-        (_methods,) = configure({"rules": BoundRules, "count": RuleCount})
-        BoundRules.choose = _methods["choose"]
+        _methods, _learning = configure(
+            {"rules": BoundRules, "count": RuleCount, "learning": LearningRules, "chosen_for": Request}
+        )
+        BoundRules.choose, LearningRules.choose = _methods["choose"], _learning["choose"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any
@@ -60,11 +61,14 @@ class Learner(First):
             raise self._factory.raises
 
 
+Bind = Callable[[ServiceView, "Learners"], First]
+
+
 class Learners:
     """The plugin. see: called with each server that it chooses. outcomes: of its choices. raises: what `completed`
     raises."""
 
-    def __init__(self, unit: str = EACH_REQUEST, name: str = "learner", kind: type[First] = Learner) -> None:
+    def __init__(self, unit: str = EACH_REQUEST, name: str = "learner", kind: Bind = Learner) -> None:
         self.name = name
         self.unit = unit
         self._kind = kind
@@ -200,6 +204,71 @@ def test_an_outcome_that_is_kept_does_not_change(make: Make, kind: str) -> None:
     kept = world.learner.take()
     assert len({id(one) for one in kept}) == 5
     assert [one.bytes_out - kept[1].bytes_out for one in kept[1:]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("is_method", [True, False], ids=["method", "function"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_values_of_an_outcome_that_is_dropped_do_not_change(make: Make, kind: str, is_method: bool) -> None:
+    """Nor do those of the next one, whatever was in this one."""
+    found: list[tuple[Any, ...]] = []
+
+    class Notes(First):
+        def completed(self, outcome: Outcome) -> None:
+            note(outcome)
+
+    def note(outcome: Outcome) -> None:
+        values = [getattr(outcome, name) for name in Outcome.__slots__]
+        found.append((*values, repr(values)))
+
+    def bind(service: ServiceView, factory: Learners) -> First:
+        bound = Notes(service, factory)
+        if not is_method:
+            bound.completed = note  # type: ignore[method-assign]
+        return bound
+
+    implementer(ILearns)(Notes)
+    world = make(kind, "scheduler = notes", name="other", schedulers=(Learners(name="notes", kind=bind),))
+    client, server = world.kept()
+    for size, status in ((0, "200 OK"), (0, "200 OK"), (700, "404 No"), (700, "200 OK"), (0, "200 OK")):
+        client.says(get())
+        server.says(answer(bytes(size), status=status))
+        client.heard()
+    assert [repr(list(values)) for *values, _ in found] == [text for *_, text in found]
+    at = Outcome.__slots__.index
+    assert [one[at("status")] for one in found] == [200, 200, 200, 404, 200, 200]
+    sizes = [one[at("bytes_out")] for one in found]
+    assert sizes[1] == sizes[2] == sizes[5] < sizes[4]
+    assert len({one[at("bytes_in")] for one in found}) == 1
+    if kind != "general":  # which has the clock of the tests
+        assert len({one[at("total")] for one in found}) == len(found)
+
+
+@implementer(ILearns)
+class Indifferent(First):
+    """Learns nothing."""
+
+    def completed(self, outcome: Outcome) -> None:
+        """Do nothing with it."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outcomes_leave_no_references(make: Make, kind: str) -> None:
+    found: list[First] = []
+
+    def bind(service: ServiceView, factory: Learners) -> First:
+        found.append(Indifferent(service, factory))
+        return found[-1]
+
+    world = make(kind, "scheduler = bare", name="other", schedulers=(Learners(name="bare", kind=bind),))
+    client, server = world.kept()
+    watched = (world.first, found[-1], Indifferent.completed, world.connection.dispatcher.request.client)
+    counts = set()
+    for _ in range(20):
+        client.says(get())
+        server.says(answer())
+        client.heard()
+        counts.add(tuple(map(sys.getrefcount, watched)))
+    assert len(counts) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,5 @@
-"""`BoundRules.choose` and `RuleSet.place`, compiled and in Python: the same choices, counts and errors, whatever the
-objects are."""
+"""`choose` of BoundRules and LearningRules, and `RuleSet.place`, compiled and in Python: the same choices, counts and
+errors, whatever the objects are."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
+from zope.interface import implementer
 
-from ktcpvs.interfaces import Request
+from ktcpvs.interfaces import CONNECTION, ILearns, IScheduler, ISchedulerFactory, Outcome, Request, ServiceView
 from ktcpvs.model.scheduling import BoundRule
 from ktcpvs.schedulers.binding import run_to_end
-from ktcpvs.schedulers.content import CHOOSE_IN_PYTHON, BoundRules
+from ktcpvs.schedulers.content import CHOOSE_IN_PYTHON, LEARN_IN_PYTHON, BoundRules, LearningRules
 from ktcpvs.schedulers.http import PHTTP
+from ktcpvs.schedulers.rr import RR, BoundRR
 from ktcpvs.schedulers.rules import PLACE_IN_PYTHON, RuleSet, compile_rules
 from ktcpvs.testing import service_of
 
@@ -31,10 +34,12 @@ RULES = (
 PATHS = (b"/new/a", b"/gone/", b"/only", b"/nothing", b"*", b"")
 
 FORMS = (BoundRules.choose, CHOOSE_IN_PYTHON)
+LEARNING_FORMS = (LearningRules.choose, LEARN_IN_PYTHON)
 
 
 def test_the_compiled_form_is_tested_where_it_can_be_built() -> None:
-    assert BoundRules.choose is not CHOOSE_IN_PYTHON or shutil.which("cc") is None
+    is_compiled = BoundRules.choose is not CHOOSE_IN_PYTHON, LearningRules.choose is not LEARN_IN_PYTHON
+    assert is_compiled == (True, True) or shutil.which("cc") is None
     assert RuleSet.place is not PLACE_IN_PYTHON or shutil.which("cc") is None
 
 
@@ -172,3 +177,72 @@ def test_nothing_is_kept_of_a_request(rules: tuple[str, ...]) -> None:
             bound.choose(request)
     gc.collect()
     assert [sys.getrefcount(one) for one in watched] == before
+
+
+# Rules of which some have schedulers that learn.
+
+LEARNING_RULES = (
+    "rule = path /new/ response_header X-Rule new balance learning use server 10.0.0.2:80",
+    "rule = path /gone/ use respond 410",
+    "rule = host a.example balance learning use server 10.0.0.1:80",
+    'rule = pattern "^/only" balance rr use server 10.0.0.1:80',
+)
+
+
+@implementer(ILearns)
+class LearningRR(BoundRR):
+    def completed(self, outcome: Outcome) -> None:
+        """Learn nothing."""
+
+
+@implementer(ISchedulerFactory)
+class Learning:
+    name = "learning"
+    unit = CONNECTION
+
+    def bind(self, service: ServiceView, previous: IScheduler | None) -> LearningRR:
+        return LearningRR(service)
+
+
+def bind_learning() -> LearningRules:
+    """Bind rules, of which the first and the third one learn."""
+    view = evolve(service_of(3, options=LEARNING_RULES), rule_balances={"learning": Learning(), "rr": RR()})
+    bound = PHTTP().bind(view, None)
+    assert isinstance(bound, LearningRules)
+    return bound
+
+
+@given(st.lists(st.tuples(st.sampled_from((*PATHS, b"http://a.example/")), st.booleans()), max_size=20))
+def test_both_forms_note_the_same_learner(asked: list[tuple[bytes, bool]]) -> None:
+    found = []
+    for choose in LEARNING_FORMS:
+        bound, told = bind_learning(), []
+        for path, is_repeated in asked:
+            request = request_of(path, is_repeated)
+            request.lines = b"Host: a.example\r\n" if path == b"*" else request.lines
+            choice, place = choose(bound, request), bound.place(request)
+            learns = place is not None and bound.rules[place].number in (1, 3)
+            assert request.completed == (bound._in_order[place].completed if learns else None)
+            told.append((place, describe(choice)))
+        found.append((told, bound.rule_requests()))
+    assert found[0] == found[1]
+
+
+class _Mine(Request):
+    """A request of another class, as a plugin may pass on."""
+
+
+@pytest.mark.parametrize("choose", LEARNING_FORMS, ids=["used", "python"])
+def test_the_learner_of_a_request_of_another_class(choose: Any) -> None:
+    bound, request = bind_learning(), _Mine(path=b"/new/a", target=b"/new/a", method=b"GET")
+    assert describe(choose(bound, request))[1] == "10.0.0.2:80"
+    assert request.completed == bound._in_order[0].completed
+
+
+@pytest.mark.parametrize("spoilt", [[], None, ()], ids=repr)
+@pytest.mark.parametrize("choose", LEARNING_FORMS, ids=["used", "python"])
+def test_spoilt_learners_raise(choose: Any, spoilt: Any) -> None:
+    bound = bind_learning()
+    bound._completed = spoilt
+    with pytest.raises((TypeError, IndexError)):
+        choose(bound, request_of(b"/new/a"))
