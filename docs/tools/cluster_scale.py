@@ -62,13 +62,16 @@ class Scale:
             self.thread,
             folder,
             "--cluster", cluster, "--node", name, "--state", folder / "state",
-            workers=self.workers,
+            workers=self.workers, as_program=True,
         )  # fmt: skip
         began = time.monotonic()
-        daemon.start()
-        wait_for(lambda: f"node {name} follows" in daemon.log(), daemon.log, timeout=60)
-        took = time.monotonic() - began
+        daemon.run()
         self.nodes.append(daemon)
+        while f"node {name} follows" not in daemon.log():
+            assert time.monotonic() - began < 60, daemon.log()
+            time.sleep(0.01)
+        took = time.monotonic() - began
+        daemon.wait_until_ready()
         return took
 
     def edit(self, ident: str, weight: int) -> float:

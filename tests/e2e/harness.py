@@ -29,6 +29,7 @@ from ktcpvs.control.client import NoAnswer, connect
 from ktcpvs.relay.pipes import MAX_SPARE_PIPES
 
 ROOT = Path(__file__).parents[2]
+KTCPVS = "from ktcpvs.daemon import run; run()"
 TWISTD = "from twisted.scripts.twistd import run; run()"
 TCPVSADM = "from ktcpvs.adm import run; run()"
 
@@ -142,8 +143,8 @@ class Daemon:
     options: further options of `ktcpvs`. workers: for --workers. descriptors: its hard limit of open files. tls: it has
     the extra `tls` installed. python: runs it and finds ktcpvs by `python_path`; None: the Python of the tests.
     preloaded: start it by tests/preloaded.py where that makes no difference. preloaded_workers: its workers, too.
-    may_log_tracebacks: whether its log may hold tracebacks. may_have_ended: whether the test has ended it.
-    inherited: descriptors that it inherits.
+    as_program: run the command `ktcpvs` instead. may_log_tracebacks: whether its log may hold tracebacks.
+    may_have_ended: whether the test has ended it. inherited: descriptors that it inherits.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class Daemon:
         arguments: tuple[str | Path, ...] = IN_FOREGROUND,
         preloaded: bool = False,
         preloaded_workers: bool = True,
+        as_program: bool = False,
     ) -> None:
         self.folder = folder
         self.control = control or f"unix:{folder}/control.sock"
@@ -179,6 +181,8 @@ class Daemon:
             self.prefix("sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh")
         self._program = command("twistd", TWISTD) if python is None else [str(python), "-c", TWISTD]
         self._arguments = [*map(str, arguments), f"--reactor={reactor}", "ktcpvs"]
+        if as_program:
+            self._program, self._arguments = command("ktcpvs", KTCPVS), []
         self._arguments += ["--control", self.control, "--workers", str(workers), *map(str, options)]
         self._has_preloaded_workers = preloaded_workers and str(workers) != "0"
         self._may_be_preloaded = preloaded and not self._has_own_python and arguments == IN_FOREGROUND

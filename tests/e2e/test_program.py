@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from servers import free_port, wait_for
 
-from .harness import TIMEOUT, command, environment, has_ended, tcpvsadm
-
-KTCPVS = "from ktcpvs.daemon import run; run()"
+from .harness import KTCPVS, TIMEOUT, command, environment, has_ended, tcpvsadm
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -16,14 +16,13 @@ from servers import LOOPBACK, free_port, wait_for
 
 from ktcpvs.errors import Refusal
 
-from .harness import Daemon
+from .harness import KTCPVS, Daemon
 from .one_service import ask, row, start, visitor, with_workers
 
 pytestmark = pytest.mark.e2e
 
 MakeDaemon = Callable[..., Daemon]
 
-KTCPVS = "from ktcpvs.daemon import run; run()"
 
 WEB = f"""#!{sys.executable}
 import http.server, os, signal, sys, time
