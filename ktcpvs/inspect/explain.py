@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
-
-from twisted.internet.defer import maybeDeferred
+from typing import Any
 
 from ktcpvs.dispatch.selection import Decision
 from ktcpvs.errors import BadValue
@@ -23,7 +21,7 @@ from ktcpvs.model.address import Address
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import name_to_look_up
 from ktcpvs.model.filter import filter_of
-from ktcpvs.model.health import DRAINING, STANDBY, UNRESOLVED, UP
+from ktcpvs.model.health import DRAINING, EJECTED, STANDBY, UNRESOLVED, UP
 from ktcpvs.model.scheduling import MAX_BODY_PREFIX, Considered, ModifiedChoice, OwnResponse, Request
 from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
 from ktcpvs.model.service import VirtualService
@@ -45,20 +43,11 @@ from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
 
 
-class ViewSource(Protocol):
-    """The views of a switch."""
-
-    def view(self, name: str, ident: str | None) -> Any:
-        """The named view, or a Deferred of it. Raises BadValue for an unknown one, NoSuchService."""
-
-
 class Explainer:
-    """Explains the choices of the table in force."""
+    """Explains the choices of this process, for the table in force."""
 
-    def __init__(self, director: Director, views: ViewSource | None = None) -> None:
-        """views: of all processes that serve, which know why servers have failed; None: this process serves alone."""
+    def __init__(self, director: Director) -> None:
         self._director = director
-        self._views = views or Views(director)
 
     async def explain(
         self,
@@ -124,28 +113,19 @@ class Explainer:
                 considered = _consider(prepared, request, context, notes)
                 outcome = await dry_run.select()
                 notes += _describe_work(dry_run.decision, prepared, request, live, peer)
-        errors = await self._last_errors(ident)
-        return {
+        explained = {
             **answer,
             "request": _describe_request(request, method, target),
             "rules": [{"number": number, "pattern": pattern, "why": why} for number, pattern, why in considered.rules],
-            "servers": [
-                {**_describe_server(destination, modes), "last_error": errors.get(str(destination.address))}
-                for destination in considered.destinations
-            ],
+            "servers": [_describe_server(destination, modes) for destination in considered.destinations],
             "notes": [*considered.notes, *notes],
             "answer": outcome,
         }
+        return add_failures(explained, Views(director).stats(ident))
 
     def _why_not_running(self, config: VirtualService) -> str:
         why = "is stopped" if self._director.is_here(config) else "does not run on this node"
         return f"service {config.ident} {why}: this is what it would do"
-
-    async def _last_errors(self, ident: str) -> Mapping[str, str]:
-        """Address -> why that server has failed the last connection or request, in any process; without the others."""
-        stats = await maybeDeferred(self._views.view, "stats", ident)
-        found = {server["address"]: server["last_error"] for server in stats["services"][0]["servers"]}
-        return {address: error["reason"] for address, error in found.items() if error and error["in_a_row"]}
 
 
 # The request.
@@ -270,5 +250,24 @@ def _describe_server(destination: Destination, modes: Mapping[Address, str]) -> 
         "active": destination.active,
         "weight": destination.weight,
         "maxconn": destination.maxconn,
-        "check_response": destination.health.response or None,
+    }
+
+
+def add_failures(explained: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
+    """Return an explanation with what is known of its servers' failures and checks. stats: of its service."""
+    rows = {server["address"]: server for server in stats["services"][0]["servers"]}
+    servers = [{**server, **_failures(rows.get(server["address"]))} for server in explained["servers"]]
+    return {**explained, "servers": servers}
+
+
+def _failures(row: dict[str, Any] | None) -> dict[str, Any]:
+    """Describe why a server is ejected, why it has failed last, and its response to checks; None where there is none of
+    that. row: of the server in the stats; None: it is there no more."""
+    if row is None:
+        return {"ejected": None, "last_error": None, "check_response": None}
+    error, is_ejected = row["last_error"], row["health"]["state"] == EJECTED
+    return {
+        "ejected": row["health"]["reason"] if is_ejected else None,
+        "last_error": error["reason"] if error and (error["in_a_row"] or is_ejected) else None,
+        "check_response": row["check_response"],
     }

@@ -23,6 +23,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services.director import Director
 from ktcpvs.status.readiness import Readiness
 from ktcpvs.takeover.handover_source import HandoverSource
+from ktcpvs.workers.merged_explanations import MergedExplanations
 from ktcpvs.workers.merged_tracing import MergedTracing
 from ktcpvs.workers.merged_views import MergedViews
 from ktcpvs.workers.worker_processes import WorkerProcesses
@@ -58,13 +59,16 @@ class OwnSwitch:
         self._views = views
         self._administration = administration
         self._readiness = readiness
-        self.explain = Explainer(director, views).explain
         self.close_connection = views.close_connection
         self._rebalance = views.rebalance
-        workers = views.workers if isinstance(views, MergedViews) else None
-        self.trace: Callable[[TraceQuery], TraceSession | Deferred[TraceSession]] = (
-            LiveTracing(director).trace if workers is None else MergedTracing(director, workers).trace
-        )
+        self.explain: Callable[..., Awaitable[Any]]
+        self.trace: Callable[[TraceQuery], TraceSession | Deferred[TraceSession]]
+        if isinstance(views, MergedViews):
+            self.explain = MergedExplanations(director, views).explain
+            self.trace = MergedTracing(director, views.workers).trace
+        else:
+            self.explain = Explainer(director).explain
+            self.trace = LiveTracing(director).trace
 
     def submit(self, edit: Edit) -> Deferred[Sequence[str]]:
         """See control.server.Switch."""

@@ -54,6 +54,12 @@ class MergedViews:
             raise Busy("no worker is ready; try again in a moment")
         return added_views.rebalances(known)
 
+    async def stats_of_workers(self, ident: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the stats of a service, of all workers together and of each one that answers."""
+        own, seen = self._own.stats(ident), await self._of_all("stats", ident)
+        answers = [answer for _, answer in seen]
+        return added_views.stats(own, answers), answers
+
     async def _stats(self, ident: str | None, own: Any) -> Any:
         return added_views.stats(own, [answer for _, answer in await self._of_all("stats", ident)])
 

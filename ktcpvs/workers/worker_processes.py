@@ -175,6 +175,19 @@ class WorkerProcess(ProcessProtocol):
         service, or has just ended."""
         return self._ask(lambda switch: switch.rebalance(ident, percent, resets))
 
+    def explain(self, seconds: float, ident: str, *request: Any) -> Deferred[dict[str, Any] | None]:
+        """Explain a request as this worker sees it. seconds: that its scheduler may take beyond ANSWER_TIMEOUT.
+        request: the other arguments of `Switch.explain`. Fires with the explanation; {}: the worker refuses; None: it
+        has just ended."""
+
+        async def explained(switch: Switch) -> dict[str, Any]:
+            try:
+                return await switch.explain(ident, *request)
+            except Refusal:
+                return {}
+
+        return self._views.run(self._ask_beside, explained, ANSWER_TIMEOUT + seconds)
+
     def begin_trace(self, query: TraceQuery) -> Deferred[int | None]:
         """Begin a live trace in this worker. Fires with its number there; None: the worker refuses, or is gone."""
         return self._ask(lambda switch: switch.begin_trace(query))
@@ -192,8 +205,10 @@ class WorkerProcess(ProcessProtocol):
         the pages of two views would get mixed up."""
         return self._views.run(self._ask_beside, question)
 
-    def _ask_beside(self, question: Callable[[Switch], Coroutine[Any, Any, Any]]) -> Deferred[Any]:
-        """As `_ask`, for a question that waits for no others."""
+    def _ask_beside(
+        self, question: Callable[[Switch], Coroutine[Any, Any, Any]], timeout: float = ANSWER_TIMEOUT
+    ) -> Deferred[Any]:
+        """As `_ask`, for a question that waits for no others. timeout: seconds until the worker is killed."""
         link, pid = self.link, self.pid
         assert link is not None
         switch = Switch(link, ControlAddress(path=f"worker {self.number}"))
@@ -203,7 +218,7 @@ class WorkerProcess(ProcessProtocol):
                 self.kill(f"no answer: {failure.getErrorMessage() or failure.type}")
 
         answer = Deferred.fromCoroutine(question(switch))
-        return answer.addTimeout(ANSWER_TIMEOUT, self._workers.reactor).addErrback(failed)
+        return answer.addTimeout(timeout, self._workers.reactor).addErrback(failed)
 
     def mark_ready(self) -> None:
         """The worker has the table."""

@@ -94,6 +94,7 @@ def test_every_refusal_has_a_code_of_its_own() -> None:
     assert all(commands.OF_EDIT["AddService"].reverseErrors[kind.code] is kind for kind in kinds)
 
 
+NO_FAILURES = {"ejected": None, "last_error": None, "check_response": None}
 PAGE = __file__
 """Any file that can be read."""
 
@@ -485,7 +486,7 @@ def test_an_explanation(ask: Ask) -> None:
     }
     assert answer["rules"] == [{"number": 1, "pattern": "/a", "why": "matches"}]
     (server,) = answer["servers"]
-    facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, "last_error": None, "check_response": None}
+    facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 3, **NO_FAILURES}
     assert server == {"address": "10.0.0.1:80", **facts}
     reason = "rule 1 '/a', the only server"
     why = "rule=1, balance"

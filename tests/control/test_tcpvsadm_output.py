@@ -438,6 +438,15 @@ def test_a_server_of_an_explanation_that_has_failed() -> None:
     assert said[said.index("Notes:") - 2] == "  10.0.0.1:80 has failed: TLS: certificate has expired\\n"
 
 
+def test_an_ejected_server_of_an_explanation_says_once_why() -> None:
+    first, *others = EXPLAINED["servers"]
+    reason = "in 1 of 2 workers: 5 consecutive errors, the last: refused; ejected for 10 s"
+    ejected = {**first, "state": "ejected", "ejected": reason, "last_error": "refused"}
+    said = output.format_explanation({**EXPLAINED, "servers": [ejected, *others]})
+    assert f"\n  10.0.0.1:80 is ejected: {reason}\n" in said
+    assert "has failed" not in said
+
+
 @pytest.mark.parametrize(("in_a_row", "is_shown"), [(0, False), (2, True)])
 def test_the_last_error_of_a_server(in_a_row: int, is_shown: bool) -> None:
     answer = stats(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 from collections.abc import Callable
+from contextlib import closing
 from textwrap import dedent
 
 import pytest
@@ -91,6 +92,44 @@ def test_explain_predicts_what_happens(daemon: Daemon, web: list[Nginx]) -> None
     answer = daemon.json("--explain", "-i", "web", "GET /images/x")
     assert (answer["answer"]["outcome"], answer["answer"]["server"]) == ("server", r1)
     assert [rule["why"] for rule in answer["rules"]] == ["matches"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_explain_knows_the_servers_that_workers_have_ejected(daemon: Daemon, web: list[Nginx], workers: int) -> None:
+    """As a worker does it, by its own errors."""
+    adm, port, dead, backup = daemon.adm, free_port(), f"{LOOPBACK}:{free_port()}", web[1].address
+    adm("-A", "-i", "s", "-s", "phttp", "-l", f"{LOOPBACK}:{port}", "eject_time=300")
+    adm("-a", "-i", "s", "-r", dead)
+    adm("-a", "-i", "s", "-r", backup, "backup")
+    adm("--start", "-i", "s")
+    assert answer_of(adm("--explain", "-i", "s", "GET /").stdout) == dead
+    with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=30)) as client:
+        for _ in range(5):  # with one worker: the other has no error
+            client.request("GET", "/")
+            assert client.getresponse().read().split()[0] == b"r2"
+    many = f"in 1 of {workers} workers: " if workers else ""
+    reason = f"{many}5 consecutive errors, the last: "
+    explained = daemon.json("--explain", "-i", "s", "GET /")
+    server = next(one for one in explained["servers"] if one["address"] == dead)
+    assert server["ejected"].startswith(reason)
+    assert server["last_error"]
+    assert any("not all workers have ejected the same servers" in note for note in explained["notes"]) == bool(workers)
+    shown = adm("--explain", "-i", "s", "GET /").stdout
+    assert f"\n  {dead} is ejected: {reason}" in shown
+
+    def is_ejected_everywhere() -> bool:
+        get(port, "/")
+        server = daemon.stats("s")["servers"][0]
+        return not workers or server["health"]["reason"].startswith("in 2 of 2 workers: ")
+
+    wait_for(is_ejected_everywhere)
+    shown = adm("--explain", "-i", "s", "GET /").stdout
+    assert answer_of(shown) == backup
+    assert re.search(rf"^  {dead} +ejected +0 +1 +-$", shown, re.MULTILINE), shown
+    assert re.search(rf"^  {backup} +up +0 +1 +-$", shown, re.MULTILINE), shown
+    assert "not all workers" not in shown
+    unknown = adm("--explain", "-i", "s", "-P", 1, check=False)
+    assert (unknown.returncode, unknown.stderr) == (1, f"tcpvsadm: port 1: service s listens on {port}\n")
 
 
 def test_maxconn_limits_the_connections_of_a_server(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:

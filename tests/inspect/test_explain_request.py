@@ -25,6 +25,7 @@ RULES = (
     f'rule = pattern ".*" use server {A} server {B}',
 )
 DEFAULT = "default rule, tried last"
+NO_FAILURES = {"ejected": None, "last_error": None, "check_response": None}
 
 Make = Callable[..., World]
 
@@ -108,7 +109,7 @@ def test_the_first_rule_that_matches(make: Make) -> None:
     assert (answer["service"], answer["running"]) == ("s", True)
     assert (answer["scheduler"], answer["unit"]) == ("http", "FIRST_REQUEST")
     assert tried(answer) == [(1, "^/images/", "matches")]
-    facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 0, "last_error": None, "check_response": None}
+    facts = {"state": "up", "active": 0, "weight": 1, "maxconn": 0, **NO_FAILURES}
     assert answer["servers"] == [{"address": A, **facts}]
     assert found(answer) == ("server", A, "rule 1 '^/images/', the only server")
 
@@ -138,7 +139,7 @@ def test_a_service_without_rules_uses_all_its_servers(make: Make) -> None:
 
 def test_a_quiesced_server_is_considered_and_not_chosen(make: Make) -> None:
     answer = explain(make("scheduler = http", f"server = {A} 0 maxconn 5", f'rule = pattern "/" use server {A}'))
-    facts = {"state": "quiesced", "active": 0, "weight": 0, "maxconn": 5, "last_error": None, "check_response": None}
+    facts = {"state": "quiesced", "active": 0, "weight": 0, "maxconn": 5, **NO_FAILURES}
     assert answer["servers"] == [{"address": A, **facts}]
     assert found(answer)[0] == "nobody"
 

@@ -245,7 +245,9 @@ def format_explanation(answer: dict[str, Any], width: int = 0) -> str:
         lines += align(servers, "<<>>>", width).splitlines()
         checked = [one for one in answer["servers"] if one.get("check_response")]
         lines += [f"  {one['address']} responds to checks: {escape(one['check_response'])}" for one in checked]
-        failed = [one for one in answer["servers"] if one.get("last_error")]
+        ejected = [one for one in answer["servers"] if one.get("ejected")]
+        lines += [f"  {one['address']} is ejected: {escape(one['ejected'])}" for one in ejected]
+        failed = [one for one in answer["servers"] if one.get("last_error") and one not in ejected]
         lines += [f"  {one['address']} has failed: {escape(one['last_error'])}" for one in failed]
     if answer["notes"]:
         lines += ["", "Notes:", *(f"  {escape(note)}" for note in answer["notes"])]
