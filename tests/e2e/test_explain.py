@@ -129,7 +129,7 @@ def test_explain_knows_the_servers_that_workers_have_ejected(daemon: Daemon, web
     assert re.search(rf"^  {backup} +up +0 +1 +-$", shown, re.MULTILINE), shown
     assert "not all workers" not in shown
     unknown = adm("--explain", "-i", "s", "-P", 1, check=False)
-    assert (unknown.returncode, unknown.stderr) == (1, f"tcpvsadm: port 1: service s listens on {port}\n")
+    assert (unknown.returncode, unknown.stderr) == (1, f"tcpvsadm: explain s: port 1: service s listens on {port}\n")
 
 
 def test_maxconn_limits_the_connections_of_a_server(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:
