@@ -96,6 +96,8 @@ hash_of(PyObject *client, uint64_t *number)
     }
     if (compute(plain_hash_client, client, number) < 0)
         return -1;
+    places = places_of(client); /* Python may have configured another table */
+    last = places + WAYS - 1;
     PyObject *dropped = last->client;
     put_first(places, last, (Remembered){Py_NewRef(client), *number});
     Py_XDECREF(dropped);
@@ -418,14 +420,19 @@ configure_clients(PyObject *module, PyObject *args)
     Py_ssize_t count;
     if (!PyArg_ParseTuple(args, "On", &function, &count))
         return NULL;
-    if (remembered != NULL || count < WAYS) {
-        PyErr_SetString(PyExc_ValueError, "configure_clients is called once, for at least four clients");
+    if (count < WAYS) {
+        PyErr_SetString(PyExc_ValueError, "configure_clients: the hashes of at least four clients must be remembered");
         return NULL;
     }
-    remembered = PyMem_Calloc((size_t)count, sizeof(Remembered));
-    if (remembered == NULL)
+    Remembered *made = PyMem_Calloc((size_t)count, sizeof(Remembered)), *old = remembered;
+    if (made == NULL)
         return PyErr_NoMemory();
+    size_t places = sets * WAYS;
+    remembered = made;
     sets = (size_t)count / WAYS;
+    for (size_t index = 0; index < places; index++)
+        Py_XDECREF(old[index].client);
+    PyMem_Free(old);
     put_new(&plain_hash_client, function);
     return PyCFunction_New(&hash_client_function, module);
 }
@@ -434,6 +441,10 @@ static PyObject *
 configure_keys(PyObject *module, PyObject *function)
 {
     (void)module;
+    if (remembered == NULL) {
+        PyErr_SetString(PyExc_ValueError, "configure_keys is called after configure_clients");
+        return NULL;
+    }
     put_new(&number_of_client, function);
     return Py_NewRef(Py_None);
 }

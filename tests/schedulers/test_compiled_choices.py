@@ -169,6 +169,30 @@ def test_few_hashes_of_clients_are_remembered() -> None:
     assert [hash_client(client) for client in clients] == [plain_hash_client(client) for client in clients]
 
 
+def test_another_table_of_hashes_while_a_client_is_hashed() -> None:
+    """It takes the place of the one before, whose clients are given up."""
+    client, other = [f"10.0.1.{number}" for number in range(2)]
+    before = [sys.getrefcount(one) for one in (client, other)]
+
+    def replace_the_table(client: str) -> int:
+        compiled.configure_clients(len, 4)
+        return 5
+
+    try:
+        assert compiled.configure_clients(replace_the_table, 4)(client) == 5
+        assert (hash_client(client), hash_client(other)) == (5, len(other))
+    finally:
+        compiled.configure_clients(plain_hash_client, MAX_REMEMBERED_HASHES)
+    assert [sys.getrefcount(one) for one in (client, other)] == before
+    assert hash_client(client) == plain_hash_client(client)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 3, 2**62])
+def test_a_table_of_hashes_has_a_size(count: int) -> None:
+    with pytest.raises((ValueError, MemoryError)):
+        compiled.configure_clients(plain_hash_client, count)
+
+
 def test_long_addresses_and_subclasses_are_not_remembered() -> None:
     class Name(str):
         __slots__ = ()
