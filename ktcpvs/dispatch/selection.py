@@ -43,6 +43,9 @@ AGAIN = "again"
 
 SCHEDULER_FAILED = "the scheduler failed"
 
+FAILURE_ATTENTION = 60
+"""Seconds for which a failure of a scheduler is reported as trouble."""
+
 
 @frozen(eq=False)
 class Decision:
@@ -112,12 +115,14 @@ class Selector:
     MAINTENANCE. resting: those whose checks ask for no new clients. standby: those that are up, and whose priority is
     not in use. excluded: all of these, the servers that a new request does not get. These sets are replaced, never
     changed in place. priorities: None: all servers have the same one. limited: the servers with a `maxconn`. redirect:
-    None without a redirect address. retries: the budget of retried requests.
+    None without a redirect address. retries: the budget of retried requests. failures: how often the scheduler has
+    failed or taken too long, so that the fallback was asked.
     """
 
     __slots__ = (
-        "_context", "_fallback", "_make_fallback", "_note", "completed", "config", "down", "excluded", "in_maintenance",
-        "limited", "priorities", "redirect", "resting", "retries", "scheduler", "standby", "usable",
+        "_context", "_failed_at", "_fallback", "_make_fallback", "_note", "completed", "config", "down", "excluded",
+        "failures", "in_maintenance", "limited", "priorities", "redirect", "resting", "retries", "scheduler", "standby",
+        "usable",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +146,8 @@ class Selector:
         self.limited: tuple[Destination, ...] = ()
         self.redirect: Destination | None = None
         self.retries = RetryBudget()
+        self.failures = 0
+        self._failed_at: int | None = None  # tick of the last failure of this scheduler; None: it has not failed
 
     def configure(
         self,
@@ -153,6 +160,7 @@ class Selector:
         has none. This only assigns, so it cannot raise."""
         self.config, self.scheduler, self.usable = config, scheduler, destinations
         self.completed = completed_of(scheduler)
+        self._failed_at = None
         self._make_fallback, self._fallback = make_fallback, None
         self.limited = tuple([destination for destination in destinations if destination.maxconn])
         self.priorities = priorities_of(config, destinations)
@@ -178,6 +186,11 @@ class Selector:
     def unavailable(self) -> set[Destination]:
         """The servers that are not available, whatever their priority."""
         return self.down | self.resting if self.resting else self.down
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the scheduler, since it was bound, has failed within the last FAILURE_ATTENTION seconds."""
+        return self._failed_at is not None and self._context.wheel.now - self._failed_at <= FAILURE_ATTENTION
 
     # The procedure.
 
@@ -307,6 +320,8 @@ class Selector:
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def _fall_back(self, request: Request, reason: str, allows_second_round: Callable[[], bool]) -> Decision:
+        self.failures += 1
+        self._failed_at = self._context.wheel.now
         choice = self._fallback_choice(request, reason)
         if isinstance(choice, OwnResponse):
             return Decision(RESPOND, response=choice)

@@ -34,6 +34,12 @@ _OF_SERVICE = (
         "choose_overruns_total",
         "Calls of the scheduler that took longer than choose_budget.",
     ),
+    (
+        "scheduler_failures",
+        COUNTER,
+        "scheduler_failures_total",
+        "How often the scheduler has failed, so that the fallback was asked.",
+    ),
     ("handshake_pauses", COUNTER, "handshake_pauses_total", "How often max_handshakes has stopped a listener."),
     ("http2_glitches", COUNTER, "http2_glitches_total", "Frames of HTTP/2 clients that ask for nothing."),
     ("http2_floods", COUNTER, "http2_floods_total", "HTTP/2 connections ended because of too many such frames."),

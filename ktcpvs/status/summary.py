@@ -13,7 +13,19 @@ from attrs import asdict
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.system.processes import Usage
 
-_OF_SERVICE = ("ident", "running", "here", "on", "scheduler", "unit", "listen", "listeners", "maxclients", "stats")
+_OF_SERVICE = (
+    "ident",
+    "running",
+    "here",
+    "on",
+    "scheduler",
+    "fallback",
+    "unit",
+    "listen",
+    "listeners",
+    "maxclients",
+    "stats",
+)
 _OF_SERVER = ("address", "name", "weight", "maxconn", "max_pending", "priority", "stats", "health", "last_error")
 _OF_RULE = ("pattern", "match", "name", "servers", "weights", "action", "modifiers")
 _OF_CLUSTER = ("node", "connected", "problem", "revision", "applied", "requests")

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from ktcpvs.model.health import DOWN, EJECTED, IDLE, STANDBY, STARTING, UNRESOLVED, UP
+from ktcpvs.model.service import NO_FALLBACK
 
 CRITICAL, WARNING = "critical", "warning"
 """Severities. CRITICAL: clients are not served, or soon will not be."""
@@ -133,6 +134,11 @@ def _of_service(service: dict[str, Any]) -> Iterator[Row]:
     if 0 < service["maxclients"] <= stats["active"]:
         text = f"is full: {stats['active']} of {service['maxclients']} clients (maxclients); further ones wait"
         yield _row("service_full", WARNING, text, service=ident)
+    if stats["scheduler_failing"]:
+        has_none, often = service["fallback"] == NO_FALLBACK, f"{stats['scheduler_failures']} times so far"
+        instead = "there is no fallback" if has_none else f"the fallback {service['fallback']} chooses"
+        text = f"scheduler {service['scheduler']} fails, {often}: {instead}; see the log"
+        yield _row("scheduler_failing", CRITICAL if has_none else WARNING, text, service=ident)
     servers = service["servers"]
     states = [server["health"]["state"] for server in servers]
     is_unusable = bool(servers) and not {UP, STANDBY, IDLE, STARTING} & set(states)

@@ -586,6 +586,8 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "denied": 0,
         "limited": 0,
         "choose_overruns": 0,
+        "scheduler_failures": 0,
+        "scheduler_failing": 0,
         "handshake_pauses": 0,
         "http2_glitches": 0,
         "http2_floods": 0,

@@ -203,6 +203,8 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "preambles": {},
         "rules": {},
         "choose_overruns": 0,
+        "scheduler_failures": 0,
+        "scheduler_failing": 0,
         "handshake_pauses": 0,
         "http2_glitches": 0,
         "http2_floods": 0,

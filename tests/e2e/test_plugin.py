@@ -118,6 +118,9 @@ def test_a_scheduler_that_fails_costs_one_connection_and_is_logged_once(
         daemon.service(name, port, server.address, scheduler=name)
         assert served(port) == b"1", "the fallback serves"
         assert daemon.log().count(f"scheduler of service {name} failed") == 1
+        counts = daemon.stats(name)["stats"]
+        assert (counts["scheduler_failures"], counts["scheduler_failing"]) == (1, 1)
+        assert "\n  scheduler failed: 1 times\n" in daemon.adm("--stats", "-i", name).stdout
         daemon.call("edit_service", name, fallback="none")
         assert served(port) == b""
         assert served(good) == b"1"
@@ -125,6 +128,8 @@ def test_a_scheduler_that_fails_costs_one_connection_and_is_logged_once(
         assert daemon.log().count(f"scheduler of service {name} failed") == 1, "the same again so soon is counted only"
         daemon.call("edit_service", name, scheduler="wlc")
         assert served(port) == b"1"
+        counts = daemon.stats(name)["stats"]
+        assert (counts["scheduler_failures"], counts["scheduler_failing"]) == (3, 0), "the new one has not failed"
         daemon.call("stop", name)
         daemon.call("delete_service", name)
     daemon.wait_for_log("this scheduler is broken")

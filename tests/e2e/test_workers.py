@@ -167,7 +167,7 @@ def test_workers_count_connections_together(daemon: Daemon, serve: Serve, stack:
     assert seen["stats"] == {
         "active": 40, "total": 40, "refused": 0, "refusals": {}, "responses": {}, "queued": 0, "denied": 0,
         "limited": 0, "paused_listeners": 0, "handshakes": {}, "preambles": {}, "rules": {}, "choose_overruns": 0,
-        "handshake_pauses": 0,
+        "handshake_pauses": 0, "scheduler_failures": 0, "scheduler_failing": 0,
         "http2_glitches": 0, "http2_floods": 0, "rebalancing": 0, "bytes_in": 200, "bytes_out": 240,
     }  # fmt: skip
     assert sum(row["stats"]["bytes_out"] for row in seen["servers"]) == 240

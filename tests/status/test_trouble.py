@@ -149,6 +149,19 @@ def test_services() -> None:
     assert told(data) == [("critical", "no_descriptors", "accepts no clients: no file descriptors are free")]
 
 
+@pytest.mark.parametrize(
+    ("fallback", "severity", "instead"),
+    [("wlc", "warning", "the fallback wlc chooses"), ("none", "critical", "there is no fallback")],
+)
+def test_a_scheduler_that_fails(fallback: str, severity: str, instead: str) -> None:
+    data = snapshot()
+    (service,) = data["services"]
+    service["fallback"] = fallback
+    service["stats"] |= {"scheduler_failures": 20, "scheduler_failing": 2}
+    text = f"scheduler http fails, 20 times so far: {instead}; see the log"
+    assert told(data) == [(severity, "scheduler_failing", text)]
+
+
 def test_certificates() -> None:
     soon = certificate(warning="expires soon")
     gone = certificate(warning="has expired", not_after=NOW - 1, services=["web", "shop"])

@@ -478,6 +478,8 @@ def _format_preambles(counters: dict[str, Any]) -> list[str]:
     lines += [f"  refused: {count} {escape(reason)}" for reason, count in counters.get("preambles", {}).items()]
     if overruns := counters.get("choose_overruns"):
         lines.append(f"  choose_budget exceeded: {overruns} times")
+    if failures := counters.get("scheduler_failures"):
+        lines.append(f"  scheduler failed: {failures} times")
     if pauses := counters.get("handshake_pauses"):
         lines.append(f"  max_handshakes reached: {pauses} times")
     return lines
