@@ -1023,7 +1023,8 @@ write_log(PyObject *exchange, PyObject *known, Py_ssize_t body)
         moved = log_sizes(exchange, before, body);
     if (moved != NULL) {
         PyObject *request = SLOT(dispatcher, dispatcher, D_REQUEST);
-        PyObject *arguments[] = {writer, plain, request, PyTuple_GET_ITEM(logged, 1), SLOT(known, response, W_STATUS), choice, moved};
+        PyObject *started = PyTuple_GET_ITEM(logged, 1), *status = SLOT(known, response, W_STATUS);
+        PyObject *arguments[] = {writer, plain, request, started, status, choice, moved};
         Py_INCREF(plain);
         Py_INCREF(choice);
         done = PyObject_VectorcallMethod(s_write_plain, arguments, sizeof arguments / sizeof *arguments, NULL);
