@@ -1,8 +1,10 @@
 """The compiled extensions, and the manual pages. Everything else about the package is in setup.cfg.
 
 The extensions are optional: without a C compiler the installation goes on, and the same functions run in Python.
+With KTCPVS_EXTENSIONS=required in the environment, one that cannot be compiled is an error.
 """
 
+import os
 import runpy
 from glob import glob
 from pathlib import Path
@@ -19,7 +21,7 @@ setup(
             depends=glob("ktcpvs/**/_*.h", recursive=True),
             extra_compile_args=["-O2", "-Werror=implicit-function-declaration"],
             libraries=["m"],
-            optional=True,
+            optional=os.environ.get("KTCPVS_EXTENSIONS") != "required",
         )
         for name in (
             "ktcpvs.protocols._compiled",

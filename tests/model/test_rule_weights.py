@@ -63,7 +63,7 @@ def test_rules_with_the_same_conditions_become_one() -> None:
     [
         (f"path /a use server {A} 65536", r"3:36: weight 65536 is out of range: 0\.\.65535"),
         (f"path /a use server {A} -1", "3:36: weight = -1: expected a whole number"),
-        (f"path /a use server {A} 5 6", "3:38: .*expected a keyword"),
+        (f"path /a use server {A} 5 6", "3:38: unknown word '6' in a rule; the weight is a number"),
         (f"path /a balance use server {A}", "3:13: balance: missing value"),
         (f"path /a balance wrr balance rr use server {A}", "3:25: balance appears a second time"),
         (f"path /a balance wrr use server {A} balance rr", "3:48: balance appears a second time"),
