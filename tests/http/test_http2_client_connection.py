@@ -604,7 +604,7 @@ def test_a_client_that_begins_with_the_preface_speaks_http2(make: Make, size: in
         peer.says(said[begin : begin + size])
     server = world.accepts(A)
     assert len(world.live.http2_clients) == 1
-    assert world.live.living == 2  # the connection and its stream
+    assert world.live.living == 1
     assert server.heard() == b"GET /a HTTP/1.1\r\nhost: h\r\n\r\n"
     server.says(answer(b"hello"))
     world.turns(3)
@@ -793,10 +793,24 @@ def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) ->
         pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")]
         client.send_headers(stream_id, pairs, end_stream=True)
     peer.says(client.data_to_send())
-    assert len(world.live.connections) == 3
-    assert world.live.clients.in_all == 1
+    live = world.live
+    assert len(live.connections) == 3
+    assert (live.clients.in_all, live.active, live.living, live.traffic.counters.total) == (1, 1, 1, 1)
     peer.resets()
-    assert world.live.clients.in_all == 0
+    assert (live.clients.in_all, live.active, live.living, live.traffic.counters.total) == (0, 0, 0, 1)
+
+
+def test_a_connection_without_streams_is_active(make: Make) -> None:
+    world = make(*LINES)
+    client = H2Client(world)
+    for stream_id in (1, 3):
+        client.asks(stream_id, "/a")
+        server = world.accepts(A) if stream_id == 1 else server
+        server.says(answer(b"ok"))
+        assert client.got(stream_id) == ("200", b"ok", True)
+    assert (world.live.active, world.live.traffic.counters.total) == (1, 1)
+    world.client()  # which has sent nothing yet
+    assert (world.live.active, world.live.traffic.counters.total) == (2, 2)
 
 
 def test_limits_are_settings() -> None:

@@ -419,7 +419,7 @@ def test_parked_connections_end_with_the_last_stream(make: Make, reopened: list[
     assert client.is_open
     asks(world, client, server)
     assert reopened == []
-    assert world.live.traffic.counters.total == 3
+    assert world.live.traffic.counters.total == 1
 
 
 def test_a_timer_that_goes_off_meanwhile_is_started_again(make: Make, reopened: list[HTTP2StreamConnection]) -> None:
