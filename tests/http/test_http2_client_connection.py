@@ -800,17 +800,22 @@ def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) ->
     assert (live.clients.in_all, live.active, live.living, live.traffic.counters.total) == (0, 0, 0, 1)
 
 
-def test_a_connection_without_streams_is_active(make: Make) -> None:
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_a_connection_without_streams_is_active(make: Make, has_tls: bool) -> None:
     world = make(*LINES)
-    client = H2Client(world)
+    client, peer = (h2_client(), over_tls(world, "h2")) if has_tls else begun(world)
+    live, servers = world.live, list[Peer]()
     for stream_id in (1, 3):
-        client.asks(stream_id, "/a")
-        server = world.accepts(A) if stream_id == 1 else server
-        server.says(answer(b"ok"))
-        assert client.got(stream_id) == ("200", b"ok", True)
-    assert (world.live.active, world.live.traffic.counters.total) == (1, 1)
+        client.send_headers(stream_id, request_fields(), end_stream=True)
+        peer.says(client.data_to_send())
+        servers = servers or [world.accepts(A)]
+        servers[0].says(answer(b"ok"))
+        world.turns(3)
+        events = client.receive_data(peer.heard())
+        assert any(isinstance(event, h2.events.StreamEnded) for event in events)
+        assert (len(live.connections), live.active, live.traffic.counters.total) == (0, 1, 1)
     world.client()  # which has sent nothing yet
-    assert (world.live.active, world.live.traffic.counters.total) == (2, 2)
+    assert (live.active, live.traffic.counters.total) == (2, 2)
 
 
 def test_limits_are_settings() -> None:
