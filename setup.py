@@ -34,6 +34,7 @@ setup(
             "ktcpvs.tcp._connection",
             "ktcpvs.schedulers._balance",
             "ktcpvs.schedulers._compiled",
+            "ktcpvs.schedulers._hashing",
             "ktcpvs.system._tickets",
         )
     ],

@@ -82,7 +82,7 @@ class AccessLogWriter:
         status: int,
         choice: Choice,
         moved: tuple[int, int, int],
-        trace: tuple[bytes, bytes] | None,
+        trace: tuple[bytes, bytes] | None = None,
     ) -> None:
         """Write the line of a plain request that ends now.
 

@@ -15,6 +15,7 @@ from ktcpvs.dispatch.access_log import AccessLogEntry, AccessLogWriter, tls_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.protocols.access_log import HTTP_2, JSONFormat, Record
+from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.live_traces import LiveTrace
 
@@ -95,11 +96,19 @@ class LiveTraceWriter:
         tried = json.dumps(attempts).encode("ascii")
         return b'%b, "queue": %.6f, "attempts": %b}\n' % (self._form.line(record)[:-2], queue, tried)
 
-    def write_plain(self, *ended: Any) -> None:
+    def write_plain(
+        self,
+        plain: PlainRequest,
+        request: Request,
+        started: tuple[float, float],
+        status: int,
+        choice: Choice,
+        moved: tuple[int, int, int],
+        trace: tuple[bytes, bytes] | None = None,
+    ) -> None:
         """Note a plain request that ends now; arguments as those of AccessLogWriter."""
         if self._own is not None:
-            self._own.write_plain(*ended)
-        plain, request, started, status, choice, (bytes_in, bytes_out, body_out), trace = ended
+            self._own.write_plain(plain, request, started, status, choice, moved, trace)
         traces = self.matching(request)
         if not traces:
             return
@@ -118,9 +127,7 @@ class LiveTraceWriter:
             0.0,
             total,
             total,
-            bytes_in,
-            bytes_out,
-            body_out,
+            *moved,
             reused=True,
             ending="answered",
             tls=tls_of(request),

@@ -108,7 +108,8 @@ static PyObject *by_chooser;
 static double buckets[MAX_BUCKETS], decay;
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
-    *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_finish, *s_read_for, *s_read_plain, *s_request_head,
+    *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_write_plain, *s_finish, *s_read_for, *s_read_plain,
+    *s_request_head,
     *s_response_head, *s_check_interval, *s_check_timeouts, *s_client_ended, *s_has_input, *s_read_with_body, *s_row,
     *s_client_lost, *s_close, *s_close_gracefully,
     *s_context, *s_init, *s_learning_failed,
@@ -981,6 +982,61 @@ finish(PyObject *exchange, PyObject *connection)
     return call(connection, s_transition, event_finished) < 0 ? -1 : close_gracefully(connection);
 }
 
+/* What a request and its response take, for the access log: a new tuple of the bytes to the server, to the client, and of
+ * the body. before: those to the server and to the client before the request. */
+static PyObject *
+log_sizes(PyObject *exchange, PyObject *before, Py_ssize_t body)
+{
+    PyObject *sizes = PyTuple_New(3);
+    if (sizes == NULL)
+        return NULL;
+    PyTuple_SET_ITEM(sizes, 0, PyNumber_Subtract(SLOT(exchange, exchange, X_BYTES_IN), PyTuple_GET_ITEM(before, 0)));
+    PyTuple_SET_ITEM(sizes, 1, PyNumber_Subtract(SLOT(exchange, exchange, X_BYTES_OUT), PyTuple_GET_ITEM(before, 1)));
+    PyTuple_SET_ITEM(sizes, 2, PyLong_FromSsize_t(body));
+    if (PyTuple_GET_ITEM(sizes, 0) == NULL || PyTuple_GET_ITEM(sizes, 1) == NULL || PyTuple_GET_ITEM(sizes, 2) == NULL)
+        Py_CLEAR(sizes);
+    return sizes;
+}
+
+/* PlainPath.write_log of a request with edits, which can have a trace. body: bytes. */
+static int
+write_edited_log(PyObject *exchange, PyObject *known, Py_ssize_t body)
+{
+    PyObject *size = PyLong_FromSsize_t(body);
+    PyObject *done = size ? PyObject_CallMethodObjArgs(plain_path(exchange), s_write_log, exchange, known, size, NULL) : NULL;
+    Py_XDECREF(size);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* PlainPath.write_log of a request without edits, which has no trace. body: bytes. */
+static int
+write_log(PyObject *exchange, PyObject *known, Py_ssize_t body)
+{
+    PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER), *choice = SLOT(dispatcher, dispatcher, D_CHOICE);
+    PyObject *logged = Py_NewRef(SLOT(exchange, exchange, X_PLAIN_LOG)), *plain = SLOT(exchange, exchange, X_PLAIN);
+    PyObject *writer = PyTuple_GET_ITEM(logged, 0), *before = PyTuple_GET_ITEM(logged, 2), *moved = NULL, *done = NULL;
+    put_new(&SLOT(exchange, exchange, X_PLAIN_LOG), Py_None);
+    if (writer == Py_None || choice == Py_None || plain == Py_None) /* a watcher of the lease's end has changed it */
+        done = Py_NewRef(Py_None);
+    else
+        moved = log_sizes(exchange, before, body);
+    if (moved != NULL) {
+        PyObject *request = SLOT(dispatcher, dispatcher, D_REQUEST);
+        PyObject *started = PyTuple_GET_ITEM(logged, 1), *status = SLOT(known, response, W_STATUS);
+        PyObject *arguments[] = {writer, plain, request, started, status, choice, moved};
+        Py_INCREF(plain);
+        Py_INCREF(choice);
+        done = PyObject_VectorcallMethod(s_write_plain, arguments, sizeof arguments / sizeof *arguments, NULL);
+        Py_DECREF(choice);
+        Py_DECREF(plain);
+    }
+    Py_XDECREF(moved);
+    Py_DECREF(logged);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 /* PlainPath._pass_whole. `known` is what the response is. */
 static int
 pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject *known, PyObject *data)
@@ -1018,11 +1074,9 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
             return -1;
     }
     if (SLOT(exchange, exchange, X_PLAIN_LOG) != Py_None) {
-        PyObject *size = PyLong_FromSsize_t(body);
-        PyObject *done = size ? PyObject_CallMethodObjArgs(plain_path(exchange), s_write_log, exchange, known, size, NULL) : NULL;
-        Py_XDECREF(size);
-        Py_XDECREF(done);
-        if (done == NULL)
+        PyObject *edits = SLOT(exchange, exchange, X_EDITS);
+        result = edits == Py_None ? write_log(exchange, known, body) : write_edited_log(exchange, known, body);
+        if (result < 0)
             return -1;
     }
     put_new(&SLOT(exchange, exchange, X_PLAIN), Py_None);
@@ -1413,7 +1467,8 @@ PyInit__fast_path(void)
         {&s_choice_failed, "choice_failed"}, {&s_choice_unusual, "choice_unusual"},
         {&s_with_lines, "with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
         {&s_scanned, "scanned"}, {&s_put, "put"}, {&s_end, "end"},
-        {&s_write_log, "write_log"}, {&s_finish, "finish"}, {&s_read_for, "_read_for"}, {&s_read_plain, "read_plain"},
+        {&s_write_log, "write_log"}, {&s_write_plain, "write_plain"},
+        {&s_finish, "finish"}, {&s_read_for, "_read_for"}, {&s_read_plain, "read_plain"},
         {&s_request_head, "request_head"}, {&s_response_head, "response_head"},
         {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"},
         {&s_has_input, "has_input"}, {&s_read_with_body, "read_with_body"}, {&s_row, "row"}, {&s_client_ended, "_client_ended"},

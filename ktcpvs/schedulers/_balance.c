@@ -35,17 +35,6 @@ static double decay, least_latency;
 /* time.monotonic, the clock of servers outside of tests and simulations. */
 static PyObject *monotonic;
 
-/* A slot of a scheduler, owned while Python runs; NULL with an exception. */
-static inline PyObject *
-owned(PyObject *value, const char *name)
-{
-    if (value == NULL)
-        PyErr_SetString(PyExc_AttributeError, name);
-    return Py_XNewRef(value);
-}
-
-#define OWNED(object, layout, field) owned(SLOT(object, layout, field), layout##_names[field])
-
 /* The choices of a scheduler, owned. */
 static inline PyObject *
 tuple_of(PyObject *choices)
@@ -504,20 +493,6 @@ ewma_choose(PyObject *self, PyObject *request)
 }
 
 /* Configuration. */
-
-/* Finds the slots of a class, and returns its method `choose`. */
-static PyObject *
-method_for(PyObject *type, Layout *layout, const char *const *names, PyMethodDef *choose)
-{
-    if (!PyType_Check(type)) {
-        PyErr_SetString(PyExc_TypeError, "no class");
-        return NULL;
-    }
-    return learn(layout, names, (PyTypeObject *)type) < 0 ? NULL : PyDescr_NewMethod((PyTypeObject *)type, choose);
-}
-
-#define CHOOSE(name, function, text)                                                                                       \
-    static PyMethodDef name##_method = {"choose", function, METH_O, text}
 
 CHOOSE(least, least_choose, "Return the choice with the least load, or None.");
 CHOOSE(only, only_choose, "Return the only choice, or None.");

@@ -1,143 +1,13 @@
-/* The hot functions of schedulers by hash and by rules, compiled: hashing.py, maglev_table.py, rules.py and content.py say
+/* The hot functions of rules and the filling of Maglev's tables, compiled: rules.py, content.py and maglev_table.py say
  * what they do, and have the same in Python for where this module is not installed.
  */
 
 #include "_servers.h"
-#include <math.h>
-#include <string.h>
 
 #define MAX_SERVERS 65534
 
 /* A turn takes about as long as looking at so many entries. */
 #define LOOKS_OF_A_TURN 5
-
-/* Servers by the hash of a key. number: the hash. seeds: of the servers. */
-typedef struct {
-    uint64_t number;
-    PyObject *seeds, *choices, *tried;
-} Hashed;
-
-/* Reads (number, seeds, choices, tried). */
-static int
-read_hashed(PyObject *const *args, Hashed *hashed)
-{
-    hashed->seeds = args[1];
-    hashed->choices = args[2];
-    hashed->tried = args[3];
-    if (!PyBytes_Check(args[1]) || !PyTuple_Check(args[2]) ||
-        PyBytes_GET_SIZE(args[1]) != 8 * PyTuple_GET_SIZE(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "seeds must be bytes, 8 for each of the choices, which must be a tuple");
-        return -1;
-    }
-    hashed->number = PyLong_AsUnsignedLongLong(args[0]);
-    return hashed->number == (uint64_t)-1 && PyErr_Occurred() ? -1 : 0;
-}
-
-/* A draw of at least this part of its bound is larger than the least one: more than rounding can change. */
-#define ROUNDING (1 - 1e-9)
-
-/* Finds out whether a server with a weight has a smaller draw than `least`, and writes it there. Most have not, which
- * is seen without a logarithm: -log(share) is at least 1 - share. */
-static inline int
-draws_less(const Hashed *hashed, Py_ssize_t index, double weight, double *least)
-{
-    uint64_t seed;
-    memcpy(&seed, PyBytes_AS_STRING(hashed->seeds) + 8 * index, 8);
-    double share = ((double)mixed(hashed->number ^ seed) + 1.0) / 18446744073709551616.0;
-    if ((1 - share) * ROUNDING >= *least * weight)
-        return 0;
-    double draw = -log(share) / weight;
-    if (!(draw < *least))
-        return 0;
-    *least = draw;
-    return 1;
-}
-
-static PyObject *
-pick(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    Hashed hashed;
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "pick(number, seeds, choices, tried)");
-        return NULL;
-    }
-    if (read_hashed(args, &hashed) < 0)
-        return NULL;
-    PyObject *best = Py_None;
-    double least = INFINITY;
-    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hashed.choices); index++) {
-        PyObject *choice = PyTuple_GET_ITEM(hashed.choices, index), *destination;
-        double weight;
-        int is_usable = usable_server(choice, hashed.tried, &destination, &weight);
-        if (is_usable < 0)
-            return NULL;
-        if (!is_usable)
-            continue;
-        Py_DECREF(destination);
-        if (draws_less(&hashed, index, weight, &least))
-            best = choice;
-    }
-    return Py_NewRef(best);
-}
-
-/* What a pass over the servers has found. best: the index of the first one in the order of the hash, -1: none. total,
- * weights: of the connections and the weights of all. */
-typedef struct {
-    Py_ssize_t best;
-    double least, weight, active, total, weights;
-} Found;
-
-/* Finds the first server with less than `share` connections for a weight of 1. */
-static int
-find_below(const Hashed *hashed, double share, Found *found)
-{
-    *found = (Found){.best = -1, .least = INFINITY};
-    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hashed->choices); index++) {
-        PyObject *destination;
-        double weight, active;
-        int is_usable = usable_server(PyTuple_GET_ITEM(hashed->choices, index), hashed->tried, &destination, &weight);
-        if (is_usable < 0)
-            return -1;
-        if (!is_usable)
-            continue;
-        int result = active_of(destination, &active);
-        Py_DECREF(destination);
-        if (result < 0)
-            return -1;
-        found->total += active;
-        found->weights += weight;
-        if (active < share * weight && draws_less(hashed, index, weight, &found->least)) {
-            found->best = index;
-            found->weight = weight;
-            found->active = active;
-        }
-    }
-    return 0;
-}
-
-static PyObject *
-pick_bounded(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    Hashed hashed;
-    Found first, next;
-    if (count != 6 || !PyTuple_Check(args[4]) || !PyTuple_Check(args[2]) ||
-        PyTuple_GET_SIZE(args[4]) != PyTuple_GET_SIZE(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "pick_bounded(number, seeds, choices, tried, others, load_factor)");
-        return NULL;
-    }
-    double factor = PyFloat_AsDouble(args[5]);
-    if ((factor == -1.0 && PyErr_Occurred()) || read_hashed(args, &hashed) < 0 || find_below(&hashed, INFINITY, &first) < 0)
-        return NULL;
-    if (first.best < 0)
-        return Py_NewRef(Py_None);
-    if (!(first.active * first.weights < (first.total + 1) * factor * first.weight)) {
-        if (find_below(&hashed, (first.total + 1) * factor / first.weights, &next) < 0)
-            return NULL;
-        if (next.best >= 0)
-            return Py_NewRef(PyTuple_GET_ITEM(args[4], next.best));
-    }
-    return Py_NewRef(PyTuple_GET_ITEM(hashed.choices, first.best));
-}
 
 /* A server whose turn it is to take an entry of the table. due: when. place: of the entry that it would take next. */
 typedef struct {
@@ -471,9 +341,6 @@ configure(PyObject *module, PyObject *classes)
 static PyMethodDef functions[] = {
     {"configure", configure, METH_O, "configure(classes): the methods of BoundRules and LearningRules."},
     {"configure_rule_set", configure_rule_set, METH_O, "configure_rule_set(classes): the methods of RuleSet."},
-    {"pick", METHOD(pick), METH_FASTCALL, "pick(number, seeds, choices, tried): see hashing.py."},
-    {"pick_bounded", METHOD(pick_bounded), METH_FASTCALL,
-     "pick_bounded(number, seeds, choices, tried, others, load_factor): see the same."},
     {"begin", begin, METH_VARARGS, "begin(servers, size): the turns of servers: see maglev_table.py."},
     {"take", take, METH_VARARGS, "take(turns, table, taken, filled, looks): how many entries are taken: see the same."},
     {NULL, NULL, 0, NULL},

@@ -25,8 +25,8 @@ FIELDS(weighed, "_own", "real");
 enum { O_DESTINATION };
 FIELDS(choice, "destination");
 
-enum { R_PATH, R_TRIED };
-FIELDS(request, "path", "tried");
+enum { R_CLIENT, R_PATH, R_TRIED };
+FIELDS(request, "client", "path", "tried");
 
 static PyObject *s_active, *s_destination, *s_tried, *s_weight;
 
@@ -232,5 +232,30 @@ learn_servers(void)
         return -1;
     return learn_from("ktcpvs.model.scheduling", choices);
 }
+
+/* A slot of a scheduler, owned while Python runs; NULL with an exception. */
+static inline PyObject *
+owned(PyObject *value, const char *name)
+{
+    if (value == NULL)
+        PyErr_SetString(PyExc_AttributeError, name);
+    return Py_XNewRef(value);
+}
+
+#define OWNED(object, layout, field) owned(SLOT(object, layout, field), layout##_names[field])
+
+/* Finds the slots of a class, and returns its method `choose`. */
+MAYBE_UNUSED static PyObject *
+method_for(PyObject *type, Layout *layout, const char *const *names, PyMethodDef *choose)
+{
+    if (!PyType_Check(type)) {
+        PyErr_SetString(PyExc_TypeError, "no class");
+        return NULL;
+    }
+    return learn(layout, names, (PyTypeObject *)type) < 0 ? NULL : PyDescr_NewMethod((PyTypeObject *)type, choose);
+}
+
+#define CHOOSE(name, function, text)                                                                                       \
+    static PyMethodDef name##_method = {"choose", function, METH_O, text}
 
 #endif

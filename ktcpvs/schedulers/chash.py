@@ -10,8 +10,10 @@ exactly, needs no table, and the keys of a full server spread over all others, w
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
@@ -42,6 +44,8 @@ class BoundCHash:
     """chash over the servers of one service. load_factor: how many times its share of the connections a server may
     have, at least 1."""
 
+    __slots__ = ("_choices", "_destinations", "_key", "_load_factor", "_number", "_others", "_seeds")
+
     def __init__(self, service: ServiceView, key: Key, load_factor: float) -> None:
         count = len(service.destinations)
         self._destinations = service.destinations
@@ -60,6 +64,16 @@ class BoundCHash:
     def explain(self, request: Request) -> Considered:
         """Say which key is hashed."""
         return Considered((), (f"{self._key.describe(request)}, which is hashed",), self._destinations)
+
+
+CHOOSE_IN_PYTHON = BoundCHash.choose
+"""`BoundCHash.choose` as it is written here, whichever is used."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._hashing import configure_chash
+
+        BoundCHash.choose = configure_chash(BoundCHash)
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

@@ -36,10 +36,13 @@ def hash_key(key: bytes) -> int:
     return _remembered(key) if len(key) <= MAX_REMEMBERED_KEY else hash_bytes(key)
 
 
-@functools.lru_cache(MAX_REMEMBERED_HASHES)
-def hash_client(client: str) -> int:
+def plain_hash_client(client: str) -> int:
     """Return the 64-bit hash of a client's address."""
     return hash_bytes(client.encode("ascii", "replace"))
+
+
+hash_client = functools.lru_cache(MAX_REMEMBERED_HASHES)(plain_hash_client)
+"""As `plain_hash_client`; the hashes of clients that came lately are remembered."""
 
 
 def mixed(number: int) -> int:
@@ -106,5 +109,8 @@ pick_bounded = plain_pick_bounded
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
-        from ktcpvs.schedulers._compiled import pick as pick
-        from ktcpvs.schedulers._compiled import pick_bounded as pick_bounded
+        from ktcpvs.schedulers._hashing import configure_clients
+        from ktcpvs.schedulers._hashing import pick as pick
+        from ktcpvs.schedulers._hashing import pick_bounded as pick_bounded
+
+        hash_client = configure_clients(plain_hash_client, MAX_REMEMBERED_HASHES)

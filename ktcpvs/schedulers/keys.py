@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from ktcpvs.errors import BadValue, shorten
@@ -16,6 +17,18 @@ CLIENT = "{client}"
 KEY_OPTION = TemplateOption(default=CLIENT, help="what is hashed; where it is empty, the client's address")
 
 
+def number_of_client(request: Request) -> int:
+    """Return the hash of the address of a request's client."""
+    return hash_client(request.client)
+
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._hashing import configure_keys
+
+        configure_keys(number_of_client)
+
+
 class Key:
     """The key of requests. template: None: the client's address.
 
@@ -27,15 +40,11 @@ class Key:
     def __init__(self, template: RequestTemplate | None = None) -> None:
         self._template = None if template is None or template.text == CLIENT else template
         self.name = "the client's address" if self._template is None else self._template.text
-        self.number: Callable[[Request], int] = self._of_client if self._template is None else self._of_template
-
-    @staticmethod
-    def _of_client(request: Request) -> int:
-        return hash_client(request.client)
+        self.number: Callable[[Request], int] = number_of_client if self._template is None else self._of_template
 
     def _of_template(self, request: Request) -> int:
         text = self._template.value(request) if self._template is not None else b""
-        return hash_key(text) if text else hash_client(request.client)
+        return hash_key(text) if text else number_of_client(request)
 
     def describe(self, request: Request) -> str:
         """Return what is hashed for `request`, in words."""

@@ -8,11 +8,11 @@ its weight, in a slow start or since its checks ask for that, serves that part o
 
 from __future__ import annotations
 
-from array import array
+import contextlib
 from collections.abc import Generator, Mapping
 from math import isqrt
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
 from zope.interface import implementer
@@ -66,42 +66,46 @@ class _Server(NamedTuple):
 
 
 class MaglevTable:
-    """A table. entries: the numbers of servers."""
+    """A table. entries: the numbers of servers, two bytes each."""
 
     __slots__ = ("__weakref__", "entries")
 
     def __init__(self, entries: bytes) -> None:
-        self.entries = array("H", entries)
+        self.entries = entries
 
 
 @implementer(IScheduler, IExplains)
 class BoundMaglev:
     """maglev over the servers of one service. servers: as they are numbered in the table."""
 
-    def __init__(self, service: ServiceView, key: Key, servers: list[_Server], table: MaglevTable | None) -> None:
+    __slots__ = ("_destinations", "_entries", "_key", "_number", "_others", "_servers", "_size", "_table")
+
+    def __init__(self, service: ServiceView, key: Key, servers: tuple[_Server, ...], table: MaglevTable | None) -> None:
         """table: None: no server has a weight."""
         self._destinations = service.destinations
         self._key = key
         self._number = key.number
         self._servers = servers
         self._table = table
-        self._entries = table.entries if table is not None else array("H")
+        self._entries = memoryview(table.entries if table is not None else b"").cast("H")
         self._size = len(self._entries)
         self._others = Rendezvous(service, key.name)
 
     def choose(self, request: Request) -> Choice | None:
         number = self._number(request)
         if self._table is None:
-            return self._others.pick_by(number, request)
+            return self.probe(number, request)
         choice, weight, _ = self._servers[self._entries[number % self._size]]
         destination = choice.destination
         if destination.weight >= weight and destination not in request.tried:
             return choice
-        return self._probe(number, request)
+        return self.probe(number, request)
 
-    def _probe(self, number: int, request: Request) -> Choice | None:
-        """Return the choice of the first entry for a hash whose server can serve."""
+    def probe(self, number: int, request: Request) -> Choice | None:
+        """Return the choice of the first entry for a hash whose server can serve, or None."""
         size = self._size
+        if not size:
+            return self._others.pick_by(number, request)
         distance = (number >> 32) % (size - 1) + 1
         for probe in range(MAX_PROBES):
             choice, weight, seed = self._servers[self._entries[(number + probe * distance) % size]]
@@ -117,6 +121,16 @@ class BoundMaglev:
         """Say which key is hashed, and which entry of the table it has."""
         entry = f": entry {self._number(request) % self._size} of {self._size}" if self._size else ""
         return Considered((), (f"{self._key.describe(request)}{entry}",), self._destinations)
+
+
+CHOOSE_IN_PYTHON = BoundMaglev.choose
+"""`BoundMaglev.choose` as it is written here, whichever is used."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._hashing import configure_maglev
+
+        BoundMaglev.choose = configure_maglev({"maglev": BoundMaglev, "table": MaglevTable})
 
 
 @implementer(ISchedulerFactory, IUsesOptions)
@@ -162,7 +176,7 @@ class Maglev(BindsInSteps):
             table = MaglevTable((yield from _fill(key, size)))
             self._tables[size, key] = table
             yield
-        return BoundMaglev(service, hashed, servers, table)
+        return BoundMaglev(service, hashed, tuple(servers), table)
 
     def _check(self, service: ServiceView, count: int, size: int) -> None:
         """Raise BadValue for more tables, or more servers in one, than there may be."""

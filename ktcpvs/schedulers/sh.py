@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
 from zope.interface import implementer
 
 from ktcpvs.interfaces import (
@@ -15,7 +18,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
-from ktcpvs.schedulers.hashing import hash_client
+from ktcpvs.schedulers.keys import number_of_client
 from ktcpvs.schedulers.rendezvous import Rendezvous
 
 
@@ -23,11 +26,23 @@ from ktcpvs.schedulers.rendezvous import Rendezvous
 class BoundSH:
     """sh over the servers of one service."""
 
+    __slots__ = ("_servers",)
+
     def __init__(self, service: ServiceView) -> None:
         self._servers = Rendezvous(service, "the client's address")
 
     def choose(self, request: Request) -> Choice | None:
-        return self._servers.pick_by(hash_client(request.client), request)
+        return self._servers.pick_by(number_of_client(request), request)
+
+
+CHOOSE_IN_PYTHON = BoundSH.choose
+"""`BoundSH.choose` as it is written here, whichever is used."""
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):  # there was no C compiler when ktcpvs was installed
+        from ktcpvs.schedulers._hashing import configure_sh
+
+        BoundSH.choose = configure_sh({"sh": BoundSH, "rendezvous": Rendezvous})
 
 
 @implementer(ISchedulerFactory, IUsesOptions)

@@ -67,7 +67,7 @@ def test_every_command(daemon: Daemon, serve: Callable[..., SocketServer], tmp_p
     adm("-d", "-i", "s", "-r", "10.0.0.1")
     assert "out of range" in refused(daemon, 1, "-e", "-i", "s", "-r", server.address, "-w", "70000")
     adm("-e", "-i", "s", "-r", server.address, "--maxconn", "7")
-    adm("-e", "-i", "s", "-r", server.address)
+    assert "Nothing to change" in refused(daemon, 2, "-e", "-i", "s", "-r", server.address)
     assert one()["servers"] == [
         {"address": server.address, "weight": 5, "maxconn": 7, "tls": None, "h2": False, "proxy": "off", **READY}
     ]

@@ -17,16 +17,28 @@ from ktcpvs.model.destination import Destination, SharedDestination
 from ktcpvs.model.scheduling import Choice, Request, ServiceView
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.weighed_destination import WeighedDestination
-from ktcpvs.schedulers import p2c, peak_ewma
+from ktcpvs.schedulers import chash, maglev, p2c, peak_ewma, sh
+from ktcpvs.schedulers.chash import BoundCHash, CHash
 from ktcpvs.schedulers.drawing import new_state
-from ktcpvs.schedulers.hashing import pack_seeds, plain_pick, plain_pick_bounded
+from ktcpvs.schedulers.hashing import (
+    MAX_REMEMBERED_HASHES,
+    hash_client,
+    pack_seeds,
+    plain_hash_client,
+    plain_pick,
+    plain_pick_bounded,
+)
+from ktcpvs.schedulers.keys import number_of_client
 from ktcpvs.schedulers.least import LEAST_IN_PYTHON, ONLY_IN_PYTHON, LeastLoad, OnlyOne
+from ktcpvs.schedulers.maglev import BoundMaglev, Maglev, MaglevTable
 from ktcpvs.schedulers.p2c import P2C, BoundP2C
 from ktcpvs.schedulers.peak_ewma import BoundPeakEWMA, PeakEWMA
+from ktcpvs.schedulers.rendezvous import Rendezvous
 from ktcpvs.schedulers.sed import NQ, SED
+from ktcpvs.schedulers.sh import SH, BoundSH
 from ktcpvs.schedulers.wlc import LC, WLC
 
-compiled = pytest.importorskip("ktcpvs.schedulers._compiled")
+compiled = pytest.importorskip("ktcpvs.schedulers._hashing")
 balance = pytest.importorskip("ktcpvs.schedulers._balance")
 
 NUMBERS = st.integers(0, 2**64 - 1)
@@ -36,6 +48,9 @@ IN_PYTHON: dict[type, Callable[..., Any]] = {
     OnlyOne: ONLY_IN_PYTHON,
     BoundP2C: p2c.CHOOSE_IN_PYTHON,
     BoundPeakEWMA: peak_ewma.CHOOSE_IN_PYTHON,
+    BoundCHash: chash.CHOOSE_IN_PYTHON,
+    BoundMaglev: maglev.CHOOSE_IN_PYTHON,
+    BoundSH: sh.CHOOSE_IN_PYTHON,
 }
 """The methods `choose` that have a compiled form."""
 
@@ -97,6 +112,95 @@ def bound_pair(factory: Callable[[], Any], servers: list[Destination]) -> Iterat
     compiled_one, plain = factory().bind(view, None), factory().bind(view, None)
     yield compiled_one, type(compiled_one).choose
     yield plain, IN_PYTHON[type(plain)]
+
+
+BY_HASH = {"chash": CHash, "maglev": lambda: MAGLEV, "sh": SH}
+MAGLEV = Maglev()
+
+CLIENTS = st.sampled_from([f"10.0.0.{number}" for number in range(20)]) | st.text(max_size=150)
+
+
+class Keyed:
+    """A key of a template: the path of a request."""
+
+    text, needs_requests = "{path}", True
+
+    def value(self, request: Request) -> bytes:
+        return request.path or b""
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(sorted(BY_HASH)), destinations(), st.booleans(), st.lists(CLIENTS, max_size=12), st.data())
+def test_keys_have_the_same_servers_in_schedulers(
+    name: str, servers: list[Destination], is_keyed: bool, clients: list[str], data: st.DataObject
+) -> None:
+    options = {"table_size": 251, **({"key": Keyed()} if is_keyed else {})}
+    view = ServiceView(VirtualService("s", scheduler="phttp"), tuple(servers), options=options)
+    scheduler = BY_HASH[name]().bind(view, None)
+    for one in servers:
+        if data.draw(st.booleans()):  # it may have less weight than in the table, or more
+            real = getattr(one, "real", one)
+            real.weight = real.weight * data.draw(st.sampled_from([0, 0.5, 2]))
+    for client in clients:
+        path = data.draw(st.sampled_from([None, b"/", b"/a"]))
+        request = Request(client, path=path, tried=tried_of(data, servers))
+        assert scheduler.choose(request) is IN_PYTHON[type(scheduler)](scheduler, request)
+
+
+@settings(deadline=None, max_examples=200)
+@given(CLIENTS)
+def test_clients_have_the_same_hashes(client: str) -> None:
+    for one in (client, client.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")):
+        assert hash_client(one) == plain_hash_client(client)
+
+
+def test_few_hashes_of_clients_are_remembered() -> None:
+    clients = [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(3 * MAX_REMEMBERED_HASHES)]
+
+    def references() -> list[int]:
+        return [sys.getrefcount(client) for client in clients]
+
+    bare = references()
+    assert [hash_client(client) for client in clients] == [plain_hash_client(client) for client in clients]
+    kept = [now - before for now, before in zip(references(), bare, strict=True)]
+    assert set(kept) == {0, 1}
+    assert sum(kept) <= MAX_REMEMBERED_HASHES
+    assert kept[-1] == 1
+    assert [hash_client(client) for client in clients] == [plain_hash_client(client) for client in clients]
+
+
+def test_another_table_of_hashes_while_a_client_is_hashed() -> None:
+    """It takes the place of the one before, whose clients are given up."""
+    client, other = [f"10.0.1.{number}" for number in range(2)]
+    before = [sys.getrefcount(one) for one in (client, other)]
+
+    def replace_the_table(client: str) -> int:
+        compiled.configure_clients(len, 4)
+        return 5
+
+    try:
+        assert compiled.configure_clients(replace_the_table, 4)(client) == 5
+        assert (hash_client(client), hash_client(other)) == (5, len(other))
+    finally:
+        compiled.configure_clients(plain_hash_client, MAX_REMEMBERED_HASHES)
+    assert [sys.getrefcount(one) for one in (client, other)] == before
+    assert hash_client(client) == plain_hash_client(client)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 3, 2**62])
+def test_a_table_of_hashes_has_a_size(count: int) -> None:
+    with pytest.raises((ValueError, MemoryError)):
+        compiled.configure_clients(plain_hash_client, count)
+
+
+def test_long_addresses_and_subclasses_are_not_remembered() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    for client in ("x" * 129, Name("10.0.0.1")):
+        before = sys.getrefcount(client)
+        assert hash_client(client) == plain_hash_client(client)
+        assert sys.getrefcount(client) == before
 
 
 BY_LOAD = {"wlc": WLC, "lc": LC, "sed": SED, "nq": NQ}
@@ -208,14 +312,25 @@ def load_of(destination: Any) -> Any:
     return destination.active / destination.weight
 
 
+def rendezvous_of(choices: Any) -> Rendezvous:
+    found = Rendezvous.__new__(Rendezvous)
+    found._choices, found._seeds = choices, bytes(8 * len(choices))
+    return found
+
+
 def scheduler_of(kind: type, choices: Any, seed: int = 0) -> Any:
     """A scheduler with choices of any kind. seed: of its random numbers."""
     one = kind.__new__(kind)
+    entries = bytes(2 * 7)
+    rendezvous = rendezvous_of(choices)
     values = {
         "_choices": choices, "_choice": choices[0] if choices else None, "_load": load_of,
         "_state": new_state(random.Random(seed)),
         "_destination": choices[0] if choices else None, "_failure_cost": 30.0, "place": 0, "_median": 1.0,
-        "_uses_left": 1000, "_destinations": (),
+        "_uses_left": 1000, "_destinations": (), "_key": None, "_number": number_of_client, "_load_factor": 1.25,
+        "_others": rendezvous if kind is BoundMaglev else choices, "_seeds": bytes(8 * len(choices)),
+        "_servers": rendezvous if kind is BoundSH else tuple([(choice, 1, 0) for choice in choices]),
+        "_table": MaglevTable(entries), "_entries": memoryview(entries).cast("H"), "_size": 7,
     }  # fmt: skip
     for name in kind.__slots__:  # type: ignore[attr-defined]
         setattr(one, name, values[name])
@@ -241,7 +356,7 @@ def calls(choices: Any, server: Any) -> list[tuple[Callable[..., Any], tuple[Any
 def survive(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         function(*arguments)
-    except (TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError, IndexError):
+    except (TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError, LookupError):
         gc.collect(0)
 
 
@@ -388,7 +503,69 @@ def test_an_exception_of_a_server_is_passed_on() -> None:
             function(*arguments)
 
 
-@pytest.mark.parametrize("factory", [*BY_LOAD.values(), P2C, PeakEWMA], ids=lambda factory: factory.__name__)
+@pytest.mark.parametrize("number", range(len(list(odd_values())) + 4))
+def test_tables_and_servers_of_maglev_of_any_kind(number: int) -> None:
+    value = [*odd_values(), b"x", b"\xff\xff" * 7, bytearray(14), "x" * 14][number]
+    servers = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(3)]
+    choices = choices_of(servers)
+    table = MaglevTable(value)
+    for name, one in (
+        ("_table", table), ("_servers", [value] * 3), ("_servers", (value,) * 3), ("_servers", ((value,) * 3,) * 3),
+        ("_servers", ((choices[0], value, value),)), ("_servers", ((value, 1, 0),)), ("_number", lambda request: value),
+    ):  # fmt: skip
+        scheduler = scheduler_of(BoundMaglev, choices)
+        setattr(scheduler, name, one)
+        survive(BoundMaglev.choose, (scheduler, Request()))
+    del table.entries
+    scheduler = scheduler_of(BoundMaglev, choices)
+    scheduler._table = table
+    assert scheduler.choose(Request()) is choices[0]  # by the entries that Python reads
+
+
+@pytest.mark.parametrize("number", range(len(list(odd_values()))))
+def test_parts_of_schedulers_by_hash_of_any_kind(number: int) -> None:
+    value = list(odd_values())[number]
+    choices = choices_of([Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(3)])
+    for name in ("_choices", "_seeds"):
+        scheduler = scheduler_of(BoundSH, choices)
+        setattr(scheduler._servers, name, value)
+        with pytest.raises(TypeError):
+            scheduler.choose(Request())
+        delattr(scheduler._servers, name)
+        with pytest.raises(TypeError):
+            scheduler.choose(Request())
+    request = Request()
+    request.client = value
+    for kind in (BoundSH, BoundCHash, BoundMaglev):
+        survive(kind.choose, (scheduler_of(kind, choices), request))
+        scheduler = scheduler_of(kind, choices)
+        if kind is not BoundSH:
+            scheduler._number = lambda request: value
+            survive(kind.choose, (scheduler, Request()))
+    del request.client
+    for kind in (BoundSH, BoundCHash, BoundMaglev):
+        with pytest.raises(AttributeError):
+            scheduler_of(kind, choices).choose(request)
+
+
+def test_a_key_that_removes_what_its_scheduler_holds() -> None:
+    def number(request: Request) -> int:
+        for name in ("_choices", "_others", "_seeds", "_servers", "_table", "_number"):
+            if name in type(scheduler).__slots__:
+                setattr(scheduler, name, None)
+        gc.collect(0)
+        return 5
+
+    for kind in (BoundCHash, BoundMaglev):
+        scheduler = scheduler_of(kind, choices_of([Destination(Inet("10.0.0.1", 80), 1)]))
+        scheduler._number = number
+        survive(kind.choose, (scheduler, Request()))
+
+
+FACTORIES = [*BY_LOAD.values(), P2C, PeakEWMA, CHash, Maglev, SH]
+
+
+@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_nothing_is_kept_of_a_request(factory: Any, count: int) -> None:
     servers: list[Any] = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(count)]

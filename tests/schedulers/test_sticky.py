@@ -90,7 +90,7 @@ def test_an_edit_of_the_option_binds_the_rules_again() -> None:
 
 
 def test_loads_are_watched_for_requests_without_it() -> None:
-    many = {Inet(f"10.1.{n // 250}.{n % 250}", 80) for n in range(40)}
+    many = {Inet(f"10.1.{n // 250}.{n % 250}", 80) for n in range(140)}
     config = VirtualService("s", servers=tuple(RealServer(one) for one in many), sticky="header X-User")
     known = {one: Destination(one) for one in many}
     bound: BoundRules = HTTP().bind(ServiceView.of(config, known, WLC()), None)  # type: ignore[assignment]
