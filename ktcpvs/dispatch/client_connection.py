@@ -58,7 +58,7 @@ class ClientConnection(ABC):
     """Descriptors that it may need later; the pool counts them when it takes them."""
 
     is_client: ClassVar[bool] = True
-    """Whether it counts as a client (`maxclients`); a stream of a connection that counts itself does not."""
+    """Whether it counts as a client (`maxclients`, `total`); a stream of a connection that counts itself does not."""
 
     __slots__ = (
         "_timer", "began", "client", "client_name", "context", "dispatcher", "ending", "handover", "is_over",

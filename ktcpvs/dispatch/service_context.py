@@ -31,9 +31,9 @@ def no_preconnection(destination: Destination) -> Stream | None:
 
 
 class TrafficCounters:
-    """Counters of the traffic of one service. total: client connections accepted. refused: requests and connections
-    that got no server. refusals: HTTP status -> number of clients refused with it. ended_in, ended_out: bytes of
-    connections that have ended."""
+    """Counters of the traffic of one service. total: client connections accepted, without the streams of HTTP/2.
+    refused: requests and connections that got no server. refusals: HTTP status -> number of clients refused with it.
+    ended_in, ended_out: bytes of connections that have ended."""
 
     __slots__ = ("ended_in", "ended_out", "refusals", "refused", "total")
 

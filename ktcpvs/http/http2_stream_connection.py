@@ -1,7 +1,8 @@
 """A client connection over one stream of an HTTP/2 connection after the other.
 
 An HTTP/2 connection keeps the client connections of finished streams for its next ones, as a client of HTTP/1 sends its
-next request on the same connection. Each stream counts as a connection of its own nevertheless.
+next request on the same connection. Each stream is listed, ended and logged as a connection of its own nevertheless,
+but is not one of the service's client connections in number.
 """
 
 from __future__ import annotations

@@ -336,7 +336,7 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
         }
     traffic, counters = live.traffic, live.traffic.counters
     return {
-        "active": len(live.connections),
+        "active": live.active,
         "total": counters.total,
         "refused": counters.refused,
         "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},

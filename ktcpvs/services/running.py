@@ -119,7 +119,7 @@ class RunningService:
         self._check_connectors = CheckConnectors(self.traffic)
 
     def __repr__(self) -> str:
-        return f"<RunningService {self.ident}: {len(self.connections)} connections, {len(self.destinations)} servers>"
+        return f"<RunningService {self.ident}: {self.active} connections, {len(self.destinations)} servers>"
 
     @property
     def ident(self) -> str:
@@ -373,10 +373,15 @@ class RunningService:
             listener.resume()
 
     @property
+    def active(self) -> int:
+        """The number of open client connections. One with HTTP/2 counts once, however many streams it has."""
+        return sum(connection.is_client for connection in self.connections) + len(self.http2_clients)
+
+    @property
     def living(self) -> int:
-        """The number of open connections, those in their preamble included; a socket that stays open after a hand-over
-        counts as one."""
-        open_ones = len(self.connections) + len(self.preambles) + len(self.http2_clients)
+        """The number of open client connections, those in their preamble included; a socket that stays open after a
+        hand-over counts as one. 0: nothing is left, not even a stream whose connection is over."""
+        open_ones = self.active + len(self.preambles) or len(self.connections)
         return open_ones + (len(self.listeners) if self._is_handed_over else 0)
 
     def hand_over(self, late: Collection[Address] = ()) -> None:
@@ -413,7 +418,7 @@ class RunningService:
                 levels.DAEMON,
                 "service {ident} stopped, {n} connections drain",
                 ident=self.ident,
-                n=len(self.connections),
+                n=self.active,
             )
         self.preambles.close()
         self.health.stop()
@@ -539,7 +544,7 @@ class RunningService:
         self.connections.add(connection)
         if connection.is_client:
             self.clients.add(1)
-        self.traffic.counters.total += 1
+            self.traffic.counters.total += 1
         log = self.context.log
         if log.level >= levels.CONNECTION:
             log.event(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Generator, Mapping
 from math import inf
 from typing import Any
@@ -19,7 +20,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
-from ktcpvs.system.plugin_reload import NOT_TRIED, Reloaded, packages_of, reload_schedulers
+from ktcpvs.system.plugin_reload import NOT_TRIED, Reloaded, loaded_sources, packages_of, reload_schedulers
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
 MAX_LOGGED = 100
@@ -52,6 +53,7 @@ class SchedulerBinder:
         self._search = search
         self._found: Schedulers | None = None
         self._installed = Schedulers({})  # as the last search has found them
+        self._sources: Mapping[str, str] = {}  # file of a plugin -> the digest of its contents when it was loaded
         self._lost: set[str] = set()
         self._yields_turns = False
 
@@ -61,7 +63,9 @@ class SchedulerBinder:
 
     def find_all(self) -> Schedulers:
         """Search for all installed schedulers. Those that were found before, and are not any more, stay in use."""
-        before, found = self._found, self._search()
+        before, modules = self._found, frozenset(sys.modules)
+        found = self._search()
+        self._sources = {**self._sources, **loaded_sources(found, modules)}
         self._installed = found
         if before is not None:
             found = self._keep_loaded(found, before)
@@ -108,15 +112,17 @@ class SchedulerBinder:
         `undo` of the result makes that undone here too.
         """
         reloaded = reload_schedulers(self._before_reload(name), name, self._search, tried)
-        before, installed = self._found, self._installed
+        before, installed, sources = self._found, self._installed, self._sources
+        self._sources = {**sources, **reloaded.sources}
         self._installed = reloaded.found
         self._found = reloaded.found if before is None else self._keep_loaded(reloaded.found, before)
 
         def undo() -> None:
             reloaded.undo()
-            self._found, self._installed = before, installed
+            self._found, self._installed, self._sources = before, installed, sources
 
-        return evolve(reloaded, undo=undo)
+        is_same = reloaded.replaced == reloaded.sources.keys() and reloaded.sources.items() <= sources.items()
+        return evolve(reloaded, undo=undo, is_same=is_same)
 
     def _factory(self, text: str, where: str) -> Any:
         """Return the scheduler that `text` names. where: for errors. Raises NoSuchScheduler, or BadValue for options

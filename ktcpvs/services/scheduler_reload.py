@@ -50,19 +50,28 @@ class SchedulerReload:
         commands = partial(self._runner.processes.commands_for, edit)
         await self._runner.run_anew(lambda: None, reloaded.undo, commands, rebound=running)
         names, packages = ", ".join(sorted(reloaded.names)), ", ".join(reloaded.packages)
+        is_same = reloaded.is_same
         del reloaded  # which keeps the modules of before
         gc.collect()  # they are cycles, and may have files open
         if self._is_strict:
             self._context.log.event(
                 levels.ANNOUNCE,
-                "schedulers {names} are loaded again from {packages}; services bound anew: {services}",
+                "schedulers {names} are loaded again from {packages}{same}; services bound anew: {services}",
                 names=names,
                 packages=packages,
+                same=", whose Python files are the same as before" if is_same else "",
                 services=", ".join(running) or "none",
             )
-        if self._context.quorum is None:
-            return ()
-        return [f"only this node has loaded {names} again; the other nodes of the cluster have what they had"]
+        warnings = []
+        if is_same:
+            warnings.append(
+                f"the Python files of {names} are the same as before; after an edit of its source: 'pip install .'"
+            )
+        if self._context.quorum is not None:
+            warnings.append(
+                f"only this node has loaded {names} again; the other nodes of the cluster have what they had"
+            )
+        return warnings
 
     async def _try(self, name: str | None) -> Mapping[str, str]:
         """Return what has been tried, see reload_schedulers. Raises BadValue for a plugin whose import would hold up

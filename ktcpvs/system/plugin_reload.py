@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from types import CodeType, ModuleType
 
 from attrs import frozen
@@ -25,12 +27,17 @@ _NEVER = frozenset(("ktcpvs", "twisted", "zope", "attr", "attrs", "__main__", *s
 @frozen
 class Reloaded:
     """The changes of a reload. found: all schedulers after it. names: of those that were loaded again. packages:
-    theirs. undo: puts the former modules back."""
+    theirs. replaced: the files of the former modules. sources: the files that were loaded again, each with the digest
+    of its contents. undo: puts the former modules back. is_same: the files and their contents are known to be those of
+    before."""
 
     found: Schedulers
     names: frozenset[str]
     packages: tuple[str, ...]
+    replaced: frozenset[str]
+    sources: Mapping[str, str]
     undo: Callable[[], None]
+    is_same: bool = False
 
 
 def reload_schedulers(
@@ -65,7 +72,28 @@ def reload_schedulers(
         raise
     finally:
         sys.meta_path.remove(finder)
-    return Reloaded(found, names, tuple(sorted(roots)), undo)
+    return Reloaded(found, names, tuple(sorted(roots)), frozenset(_files_of(former)), finder.loaded, undo)
+
+
+def loaded_sources(found: Schedulers, before: Collection[str]) -> dict[str, str]:
+    """Return the files of the modules of plugins that have just been imported, each with the digest of its contents.
+    found: the schedulers now. before: the names of the modules that were there already."""
+    roots = frozenset(root for name in found.origins for root in _roots_of(found, name))
+    new = {name: module for name, module in sys.modules.items() if name not in before and _is_within(name, roots)}
+    digests = {}
+    for file in _files_of(new):
+        with suppress(OSError):
+            digests[file] = _digest(Path(file).read_bytes())
+    return digests
+
+
+def _files_of(modules: Mapping[str, ModuleType]) -> list[str]:
+    files = [getattr(module, "__file__", None) for module in modules.values()]
+    return [file for file in files if isinstance(file, str)]
+
+
+def _digest(source: bytes) -> str:
+    return sha256(source).hexdigest()
 
 
 def packages_of(before: Schedulers, name: str | None) -> frozenset[str]:
@@ -150,7 +178,7 @@ class SourceFinder(MetaPathFinder):
 
     def note(self, path: str, source: bytes) -> None:
         """The contents of that file are to be loaded. Raises ImportError if others were tried."""
-        digest = sha256(source).hexdigest()
+        digest = _digest(source)
         if self._tried.get(path, digest) != digest:
             raise ImportError(f"{path} was changed after it was tried; reload it again")
         self.loaded[path] = digest

@@ -503,6 +503,19 @@ INVALID = [
     (["--set", "=1"], "'=1': not NAME=VALUE (example: read_timeout=60)"),
     (["--set", "a=1", "a=2"], "The setting 'a' is given twice"),
     (["-Aix", "a"], "'a': not NAME=VALUE (example: maxclients=100)"),
+    *(
+        (
+            ["-Aix", *words],
+            f"'{at}': not NAME=VALUE; write a listener's words and its address as one argument: -l {shown}",
+        )
+        for words, at, shown in (
+            (["-l", "127.0.0.1:8091", "tls"], "tls", "'127.0.0.1:8091 tls'"),
+            (["-l", "h:1", "a=b", "tls", "on", "n1,n2", "via=off"], "tls", "'h:1 tls on n1,n2'"),
+            (["listen=h:1", "on", "n1"], "on", "'h:1 on n1'"),
+            (["tls"], "tls", "'0.0.0.0:443 tls'"),
+        )
+    ),
+    (["-Eix", "-l", "h:1", "proxy"], "'proxy': not NAME=VALUE (example: maxclients=100)"),
     (["-V"], "Unknown option '-V': use --version"),
     (
         ["--explain", "shop"],

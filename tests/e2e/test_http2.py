@@ -16,7 +16,7 @@ import h2.events
 import pytest
 from authority import Authority
 from http_servers import BIG, TwistedWeb, WebServer, sha256
-from servers import LOOPBACK, free_port, program
+from servers import LOOPBACK, free_port, program, wait_for
 
 from .harness import Daemon
 
@@ -127,6 +127,26 @@ def test_http1_goes_on_beside_it(port: int) -> None:
         check=True,
     )
     assert done.stdout == b"1.1"
+
+
+def test_a_connection_counts_once_whatever_its_requests(daemon: Daemon, port: int) -> None:
+    curl(port, "/hello.txt")
+    assert daemon.stats("web")["stats"]["total"] == 1
+    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="ascii"))
+    client.initiate_connection()
+    with contextlib.closing(socket.create_connection((LOOPBACK, port), 20)) as sock:
+        for stream_id in (1, 3):
+            pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/hello.txt")]
+            client.send_headers(stream_id, pairs, end_stream=True)
+            sock.sendall(client.data_to_send())
+            open_streams, statuses = {stream_id}, list[str]()
+            while open_streams:
+                _take(client, sock, open_streams, statuses)
+            assert statuses == ["200"]
+        stats = daemon.stats("web")
+        assert (stats["stats"]["active"], stats["stats"]["total"]) == (1, 2)
+        assert sum(server["stats"]["total"] for server in stats["servers"]) == 3
+    wait_for(lambda: daemon.stats("web")["stats"]["active"] == 0)
 
 
 def test_many_streams_of_one_connection(daemon: Daemon, port: int) -> None:

@@ -604,7 +604,7 @@ def test_a_client_that_begins_with_the_preface_speaks_http2(make: Make, size: in
         peer.says(said[begin : begin + size])
     server = world.accepts(A)
     assert len(world.live.http2_clients) == 1
-    assert world.live.living == 2  # the connection and its stream
+    assert world.live.living == 1
     assert server.heard() == b"GET /a HTTP/1.1\r\nhost: h\r\n\r\n"
     server.says(answer(b"hello"))
     world.turns(3)
@@ -793,10 +793,29 @@ def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) ->
         pairs = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/a")]
         client.send_headers(stream_id, pairs, end_stream=True)
     peer.says(client.data_to_send())
-    assert len(world.live.connections) == 3
-    assert world.live.clients.in_all == 1
+    live = world.live
+    assert len(live.connections) == 3
+    assert (live.clients.in_all, live.active, live.living, live.traffic.counters.total) == (1, 1, 1, 1)
     peer.resets()
-    assert world.live.clients.in_all == 0
+    assert (live.clients.in_all, live.active, live.living, live.traffic.counters.total) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_a_connection_without_streams_is_active(make: Make, has_tls: bool) -> None:
+    world = make(*LINES)
+    client, peer = (h2_client(), over_tls(world, "h2")) if has_tls else begun(world)
+    live, servers = world.live, list[Peer]()
+    for stream_id in (1, 3):
+        client.send_headers(stream_id, request_fields(), end_stream=True)
+        peer.says(client.data_to_send())
+        servers = servers or [world.accepts(A)]
+        servers[0].says(answer(b"ok"))
+        world.turns(3)
+        events = client.receive_data(peer.heard())
+        assert any(isinstance(event, h2.events.StreamEnded) for event in events)
+        assert (len(live.connections), live.active, live.traffic.counters.total) == (0, 1, 1)
+    world.client()  # which has sent nothing yet
+    assert (live.active, live.traffic.counters.total) == (2, 2)
 
 
 def test_limits_are_settings() -> None:

@@ -386,7 +386,7 @@ def test_usual_requests_share_client_connections(kind: str, reopened: list[HTTP2
         side.happens("asks", f"/a?{number}", [], "GET", b"", 3, (answer(b"%d" % number),), 0)
     side.close()
     assert len(side.connections) == 3
-    assert side.totals[0] == CLIENTS + 18  # each client comes as one of HTTP/1, and each stream counts
+    assert side.totals[0] == CLIENTS
     assert len(side.lines.written) == 18
     is_compiled = kind == "compiled" and http2_compiled.forms is not None
     assert len(reopened) == (0 if is_compiled else 15)
@@ -419,7 +419,7 @@ def test_parked_connections_end_with_the_last_stream(make: Make, reopened: list[
     assert client.is_open
     asks(world, client, server)
     assert reopened == []
-    assert world.live.traffic.counters.total == 3
+    assert world.live.traffic.counters.total == 1
 
 
 def test_a_timer_that_goes_off_meanwhile_is_started_again(make: Make, reopened: list[HTTP2StreamConnection]) -> None:

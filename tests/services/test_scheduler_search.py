@@ -1,8 +1,11 @@
-"""Searches for schedulers that find fewer than before: what is loaded stays in use."""
+"""Searches for schedulers: what is loaded stays in use where they find fewer, and what a reload knows of its files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +101,58 @@ def test_what_is_not_installed_any_more_is_not_loaded_again(installation: Instal
     with pytest.raises(BadValue, match="there are no scheduler plugins"):
         installation.binder.reload(None)
     assert "good" in installation.binder.find_all().known
+
+
+PLUGIN = """
+from zope.interface import implementer
+from ktcpvs.interfaces import ISchedulerFactory
+
+@implementer(ISchedulerFactory)
+class Plain:
+    name, unit = "plain", "CONNECTION"
+    def bind(self, service, previous):
+        import plain_package.later
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of an installed package with a scheduler."""
+    folder, info = tmp_path / "plain_package", tmp_path / "plain-1.0.dist-info"
+    folder.mkdir()
+    info.mkdir()
+    (folder / "__init__.py").write_text(PLUGIN)
+    (folder / "later.py").write_text("")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ktcpvs.schedulers]\nplain = plain_package:Plain\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == folder.name]:
+        del sys.modules[name]
+
+
+def test_a_reload_knows_whether_files_are_the_same(package: Path) -> None:
+    binder = SchedulerBinder(Context(MemoryReactorClock(), EventLog(), Descriptors(1000)))
+    binder.find_all()
+    (package / "other.txt").write_text("")
+    assert binder.reload("plain").is_same
+    (package / "__init__.py").write_text(f"{PLUGIN}# edited\n")
+    reloaded = binder.reload("plain")
+    assert not reloaded.is_same
+    reloaded.undo()
+    reloaded = binder.reload("plain")
+    assert not reloaded.is_same, "what was undone is not loaded"
+    assert binder.reload(None).is_same
+    reloaded.found.known["plain"].bind(None, None)
+    assert not binder.reload("plain").is_same, "nobody knows what was in a file that a bind has imported"
+
+
+def test_files_that_were_loaded_before_the_search_are_unknown(package: Path) -> None:
+    import_module("plain_package")
+    binder = SchedulerBinder(Context(MemoryReactorClock(), EventLog(), Descriptors(1000)))
+    binder.find_all()
+    assert not binder.reload("plain").is_same
+    assert binder.reload("plain").is_same
 
 
 @pytest.mark.parametrize(("seconds", "is_started"), [(6, True), (5, True), (6, False)])

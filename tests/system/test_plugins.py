@@ -256,6 +256,7 @@ def test_a_package_is_loaded_again_whatever_the_time_of_its_file(site: Path) -> 
     reloaded = reload_schedulers(before, "good", find_schedulers)
     assert reloaded.names == {"good"}
     assert reloaded.packages == ("acme_module",)
+    assert reloaded.replaced == reloaded.sources.keys() == {str(site / "acme_module.py")}
     assert bound(reloaded.found) == bound(find_schedulers()) == 2
     assert reloaded.found.known["wlc"] is before.known["wlc"], "built-in schedulers stay"
     reloaded.undo()

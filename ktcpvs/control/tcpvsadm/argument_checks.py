@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from shlex import quote
 
 from ktcpvs.control.command_table import COMMAND_OF_NAME
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
@@ -243,6 +244,8 @@ def check_named(command: Command, values: Mapping[str, str], words: Sequence[str
     names: list[str] = []
     for word in words:
         name, equals, _ = word.partition("=")
+        if kind == "option" and word.lower() in ("tls", "on"):
+            raise UsageError(_explain_listener_word(words, words.index(word), values))
         if not name or not equals:
             raise UsageError(f"'{shorten(word)}': not NAME=VALUE (example: {_NAME_VALUE_EXAMPLES[kind]})")
         if kind == "option" and name in _NO_OPTIONS:
@@ -250,3 +253,13 @@ def check_named(command: Command, values: Mapping[str, str], words: Sequence[str
         if (name in names and (command.name == "set" or name not in REPEATING)) or name in values:
             raise UsageError(f"The {kind} '{shorten(name, 40)}' is given twice")
         names.append(name)
+
+
+def _explain_listener_word(words: Sequence[str], place: int, values: Mapping[str, str]) -> str:
+    """Return how to write the words of a listener with a command that takes NAME=VALUE. place: of the first one."""
+    end = next((spot for spot in range(place, len(words)) if "=" in words[spot]), len(words))
+    before = words[place - 1] if place else ""
+    address = before.removeprefix("listen=") if before.startswith("listen=") else values.get("listen", "0.0.0.0:443")
+    listener = shorten(" ".join([address, *words[place:end]]), 80)
+    how = f"write a listener's words and its address as one argument: -l {quote(listener)}"
+    return f"'{words[place]}': not NAME=VALUE; {how}"
