@@ -81,7 +81,7 @@ def learning(bound):
     def completed(self, outcome):
         pass
 
-    return implementer(ILearns)(type("Learning" + bound.__name__, (bound,), {"completed": completed}))
+    return implementer(ILearns)(type("Learning" + bound.__name__, (bound,), {"completed": completed, "__slots__": ()}))
 
 
 @implementer(IPlugin, ISchedulerFactory)
@@ -99,9 +99,9 @@ class Factory:
 
 one = Factory("one", EACH_REQUEST, One)
 one_learning = Factory("one-learning", EACH_REQUEST, learning(One))
-rr_plain = Factory("rr-plain", CONNECTION, type("PlainRR", (BoundRR,), {}), RR())
+rr_plain = Factory("rr-plain", CONNECTION, type("PlainRR", (BoundRR,), {"__slots__": ()}), RR())
 rr_learning = Factory("rr-learning", CONNECTION, learning(BoundRR), RR())
-chash_plain = Factory("chash-plain", CONNECTION, type("PlainCHash", (BoundCHash,), {}), CHash())
+chash_plain = Factory("chash-plain", CONNECTION, type("PlainCHash", (BoundCHash,), {"__slots__": ()}), CHash())
 chash_learning = Factory("chash-learning", CONNECTION, learning(BoundCHash), CHash())
 """
 
