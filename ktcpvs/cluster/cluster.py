@@ -347,17 +347,23 @@ class Cluster:
 
     async def follow(self) -> None:
         """Put the cluster's table in force, as far as this node can."""
-        revision, errors = await self.director.between_edits(self._adopt)
+        has_changed = await self.director.between_edits(self._adopt_and_note)
+        retries = self._job(self._retries)
+        if self.errors and not retries.is_scheduled:
+            retries.start(RETRY_INTERVAL)
+        if has_changed and self.is_connected:
+            await self.report_now()
+
+    async def _adopt_and_note(self) -> bool:
+        """Adopt the cluster's table, and note what is in force now: before another call, which may adopt a later table
+        before the result of this one arrives. Return whether that has changed."""
+        revision, errors = await self._adopt()
         has_changed = errors != self.errors or revision != self.applied
         if errors and errors != self.errors:
             for error in errors:
                 self._log.warn("cluster: not in force on this node: {error}", error=error)
         self.errors, self.applied = errors, revision
-        retries = self._job(self._retries)
-        if errors and not retries.is_scheduled:
-            retries.start(RETRY_INTERVAL)
-        if has_changed and self.is_connected:
-            await self.report_now()
+        return has_changed
 
     async def _adopt(self) -> tuple[int, tuple[str, ...]]:
         """Adopt the cluster's table between two edits. Return its revision, and what cannot be put in force, a line

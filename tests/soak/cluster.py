@@ -338,6 +338,8 @@ class ClusterSoak:
             wait_for(self._are_equal, timeout=30, pause=0.2)
         except AssertionError:
             wrong.append(f"the tables differ: {[node.nodes() for node in self.nodes]}")
+            for node in self.nodes:
+                print(f"the end of the log of node {node.name}:", *node.daemon.log().splitlines()[-20:], sep="\n")
         for node in self.nodes:
             weights = node.weights("book")
             for writer in self.writers:
