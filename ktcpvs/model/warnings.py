@@ -5,9 +5,7 @@ A warning never refuses an edit. It says which option or rule is ignored, by wha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
 from types import MappingProxyType
 
 from attrs import fields, frozen
@@ -17,12 +15,12 @@ from ktcpvs.model import edits
 from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF, parse_check
-from ktcpvs.model.conditions import PATH, SHARE, TLS, Condition
-from ktcpvs.model.language.lexer import quoted
+from ktcpvs.model.conditions import SHARE, TLS, Condition
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
 from ktcpvs.model.quorum import NODE, QUORUM
 from ktcpvs.model.rule import Rule
+from ktcpvs.model.rule_warnings import about_foreign_variables, about_hidden, about_stars, some_of
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
     CONNECTION,
@@ -105,12 +103,6 @@ NOT_TLS = Condition(TLS, is_negated=True)
 
 NOBODY_SHARE = Condition(SHARE, ("0%",))
 """The condition that holds for no client."""
-
-MAX_COMPARED_RULES = 5000
-"""The most rules of a service that are compared with those before them, which takes some 3 us for each."""
-
-MAX_COMPARED_CONDITIONS = 6
-"""The most conditions of a rule that is compared with those before it: it has 62 parts of them."""
 
 _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualService)}
 
@@ -342,7 +334,7 @@ def _about_rule_balances(
     hashes = _uses(scheduler, USES_MATCH)
     if unused := [rule for rule in service.rules if rule.modifiers.balance and hashes and rule.match is not None]:
         yield (
-            f"balance has no effect in rule {_some(unused)}: match hashes a group of the pattern",
+            f"balance has no effect in rule {some_of(unused)}: match hashes a group of the pattern",
             ("scheduler", RULES),
         )
     ignoring: dict[str, list[Rule]] = {}
@@ -354,68 +346,13 @@ def _about_rule_balances(
     for name, rules in ignoring.items():
         others = _users(installed, USES_WEIGHT, "use", "them")
         about = ("scheduler", "balance", RULES)
-        yield f"weights have no effect in rule {_some(rules)}, except 0: balance {name} ignores them; {others}", about
+        yield f"weights have no effect in rule {some_of(rules)}, except 0: balance {name} ignores them; {others}", about
     if off := [rule for rule in service.rules if NOBODY_SHARE in rule.conditions]:
-        yield f"rule {_some(off)} is switched off: share 0% is no client", (RULES,)
-    yield from _about_stars(service.rules)
-    yield from _about_foreign_variables(service.rules)
+        yield f"rule {some_of(off)} is switched off: share 0% is no client", (RULES,)
+    for text in (*about_stars(service.rules), *about_foreign_variables(service.rules)):
+        yield text, (RULES,)
     if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
-        yield f"all servers of rule {_some(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
-
-
-_FOREIGN_VARIABLE = re.compile(
-    r"\$(host|http_host|request_uri|uri|scheme|server_name|remote_addr|args)\b|%\[(?:hdr|req|src|path|url)[^\]]*\]"
-)
-"""A variable of nginx, or an expression of HAProxy, in a template."""
-
-_VARIABLES = {
-    "host": "host",
-    "http_host": "hostport",
-    "request_uri": "target",
-    "uri": "path",
-    "scheme": "scheme",
-    "server_name": "host",
-    "remote_addr": "client",
-    "args": "query",
-}
-"""Variables of nginx -> those of templates."""
-
-
-def _about_foreign_variables(rules: Sequence[Rule]) -> Iterator[_Found]:
-    """Warn of variables of nginx and expressions of HAProxy in URLs of redirects, which are sent as they are."""
-    for rule in rules:
-        if isinstance(rule.action, Redirect) and (found := _FOREIGN_VARIABLE.search(rule.action.url)):
-            instead = f"{{{_VARIABLES[found[1]]}}}" if found[1] else "a variable in braces, as {host}"
-            yield f"rule {_some([rule])}: {shorten(found[0], 40)} is no variable; write {instead}", (RULES,)
-            return
-
-
-def _about_stars(rules: Sequence[Rule]) -> Iterator[_Found]:
-    """Warn of paths with a `*`, which is a wildcard in nginx, Caddy and Traefik, and in hosts here."""
-    found = [
-        (rule, path)
-        for rule in rules
-        for path in (
-            *(value for one in rule.conditions if one.kind == PATH for value in one.values),
-            rule.modifiers.strip_prefix or "",
-        )
-        if "*" in path
-    ]
-    if not found:
-        return
-    rule, path = found[0]
-    begin, _, rest = path.partition("*")
-    is_below = begin.endswith("/") and not rest.strip("*")
-    instead = f"for all below it: path {begin}" if is_below else f"for a wildcard: pattern {quoted(_as_pattern(path))}"
-    which = _some(list(dict.fromkeys(rule for rule, _ in found)))
-    if rule.modifiers.strip_prefix == path:
-        instead = f"to cut off what is in front of it: strip_prefix {begin}"
-    yield f"rule {which}: the * in {shorten(path, 40)} is no wildcard; {instead}", (RULES,)
-
-
-def _as_pattern(path: str) -> str:
-    """Return the pattern of a path in which each `*` stands for anything."""
-    return "^" + ".*".join(map(re.escape, path.split("*"))) + r"(\?|$)"
+        yield f"all servers of rule {some_of(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
 
 
 def _about_maxconn(
@@ -609,11 +546,12 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
     last = next((place for place, rule in enumerate(in_order) if is_catch_all(rule)), len(in_order))
     if hidden := in_order[last + 1 :]:
         yield (
-            f"rule {_some(hidden)} can never be reached: "
+            f"rule {some_of(hidden)} can never be reached: "
             f"rule '{in_order[last].label}' is tried first and matches every request",
             (WHOLE,),
         )
-    yield from _about_hidden(in_order[: last + 1])
+    for text in about_hidden(in_order[: last + 1]):
+        yield text, (WHOLE,)
     yield from _about_redirects(service)
 
 
@@ -628,47 +566,10 @@ def _about_redirects(service: VirtualService) -> Iterator[_Found]:
     ]
     if endless:
         yield (
-            f"rule {_some(endless)} redirects clients that speak TLS to the same URL again; with the condition "
+            f"rule {some_of(endless)} redirects clients that speak TLS to the same URL again; with the condition "
             "'not tls' it leaves them alone",
             (WHOLE,),
         )
-
-
-def _about_hidden(rules: Sequence[Rule]) -> Iterator[_Found]:
-    """Warn of rules behind another one that holds whenever they do: its conditions are among theirs."""
-    seen: dict[frozenset[Condition], Rule] = {}
-    hidden: dict[Rule, list[Rule]] = {}
-    for rule in rules[:MAX_COMPARED_RULES]:
-        conditions = frozenset(rule.conditions)
-        before = _covering(conditions, seen)
-        if before is None:
-            seen.setdefault(conditions, rule)
-        else:
-            hidden.setdefault(before, []).append(rule)
-    for before, behind in hidden.items():
-        yield (
-            f"rule {_some(behind)} can never be reached: rule '{shorten(before.label, 40)}' is tried first and asks "
-            "for no more",
-            (WHOLE,),
-        )
-
-
-def _covering(conditions: frozenset[Condition], seen: Mapping[frozenset[Condition], Rule]) -> Rule | None:
-    """Return a rule of `seen` whose conditions are a part of these; None: there is none."""
-    if conditions in seen:
-        return seen[conditions]
-    if len(conditions) > MAX_COMPARED_CONDITIONS:
-        return None
-    for size in range(1, len(conditions)):
-        for some in combinations(conditions, size):
-            if (found := seen.get(frozenset(some))) is not None:
-                return found
-    return None
-
-
-def _some(rules: Sequence[Rule]) -> str:
-    more = f" and {len(rules) - 1} more" if rules[1:] else ""
-    return f"'{shorten(rules[0].label, 40)}'{more}"
 
 
 def _uses(plugin: ISchedulerFactory, what: str) -> bool:
