@@ -84,7 +84,7 @@ class ClusterEdits:
                 return warnings
             if isinstance(edit, Load) and edit.confirm and self.trial.record is None:
                 return [*warnings, "this changes nothing, so nothing is on trial"]
-            if self._node.errors:
+            if self._node.errors or self._node.is_following:
                 await self._node.follow()
                 warnings = [*warnings, *(f"node {self._node.membership.name}: {error}" for error in self._node.errors)]
             revision = self._node.store.table_revision
@@ -155,7 +155,7 @@ class ClusterEdits:
         store.committed(transaction, revisions)
         if transaction.trial is not None:
             self.trial.begin(transaction.trial, revisions[-1])
-        if is_up_to_date:  # or else the node follows soon
+        if is_up_to_date and not self._node.is_following:  # or else the node notes what else is in force then
             self._node.applied = store.table_revision
 
     async def _catch_up(self, revision: int) -> None:
