@@ -17,7 +17,7 @@ from ktcpvs.cluster.editing import ClusterEdits
 from ktcpvs.cluster.etcd import Etcd
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.cluster.membership import LEASE_SECONDS
-from ktcpvs.errors import BadValue
+from ktcpvs.errors import BadValue, CannotSave
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edits import AddService
 from ktcpvs.model.table import Table
@@ -33,12 +33,14 @@ class Node:
         self.thread = thread
         self.log: list[str] = []
         self.refuses = ""
+        self.disk_is_full = False
         thread.run(self._start, address, name)
         wait_for(lambda: self.cluster.is_connected, lambda: f"the node to follow: {self.log}", 3 * LEASE_SECONDS)
 
     async def _start(self, address: EtcdAddress, name: str) -> None:
         async def save(table: Table) -> None:
-            pass
+            if self.disk_is_full:
+                raise CannotSave("the disk is full")
 
         reactor = self.thread.reactor
         self.cluster = Cluster(Etcd(reactor, address), address.prefix, name)
@@ -57,6 +59,9 @@ class Node:
 
     async def submit(self, ident: str) -> Sequence[str]:
         return await self.edits.submit(AddService(ident))
+
+    async def follow_again(self) -> None:
+        self.cluster.follow_soon()
 
     @property
     def services(self) -> set[str]:
@@ -107,3 +112,17 @@ def test_a_node_tells_of_nothing_that_it_has_not_tried(make_node: Callable[[str]
     refusal = ["node one: service later: no room"]
     assert one.thread.run(edit_while_another_does, one, other) == (refusal, refusal)
     assert one.services == {"first"}
+
+
+def test_a_node_that_cannot_save_an_edit_says_so_and_follows_later(make_node: Callable[[str], Node]) -> None:
+    one, other = make_node("one"), make_node("other")
+    one.disk_is_full = True
+    stored = "the disk is full; the edit is stored in the cluster: the other nodes run it, and this one will when"
+    with pytest.raises(CannotSave, match=stored):
+        one.thread.run(one.submit, "first")
+    wait_for(lambda: one.cluster.errors == ("service first: the disk is full",), "node one to say so")
+    wait_for(lambda: other.services == {"first"}, "the other node to follow")
+    assert not one.services
+    one.disk_is_full = False
+    one.thread.run(one.follow_again)
+    wait_for(lambda: one.services == {"first"} and not one.cluster.errors, "node one to follow")
