@@ -137,7 +137,7 @@ class Director:
 
         self._placer = placer = Placer(context.node)
         self._binder = binder = SchedulerBinder(context, search, is_strict, self.processes.most_seconds_to_bind)
-        self._scheduler_reload = SchedulerReload(self, context, binder, running, is_strict)
+        self.scheduler_reload = SchedulerReload(self, context, binder, running, is_strict)
         self._file_reload = TLSFileReload(self, context, running, self.files)
         self._response_files = response_files = ResponseFiles(running, context.log)
         known_nodes = nodes or (lambda: KnownNodes(context.node))
@@ -327,7 +327,7 @@ class Director:
     async def _carry_out_beside(self, edit: Edit) -> Sequence[str]:
         """Carry out an edit that leaves the table as it is."""
         if isinstance(edit, ReloadSchedulers):
-            return await self._scheduler_reload.carry_out(edit)
+            return await self.scheduler_reload.carry_out(edit)
         if isinstance(edit, RenewCertificate):
             await self.issuer.renew(edit.host)
             return ()

@@ -49,15 +49,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
                 headers.append(_parse_header(values[item.name]))
     if COMMANDS["help"] in given and (described := _first_command(given, values)):
         return Invocation(COMMANDS["help"], words=(described,))
-    if "confirm" in values:
-        if not given:
-            given = [COMMANDS["confirm"]]
-            del values["confirm"]
-        else:
-            values["confirm"] = _take_confirm_time(given[0], words, values["confirm"])
-    if COMMANDS["start"] in given and any("start" in command.optional for command in given):
-        given.remove(COMMANDS["start"])
-        values["start"] = ""
+    _take_options_from_commands(given, values, words)
     if len(given) > 1:
         one, two = (command.name for command in given[:2])
         if one == two:
@@ -80,6 +72,19 @@ def _first_command(given: Sequence[Command], values: Mapping[str, str]) -> str:
     names += [name for name in ("confirm",) if name in values]
     names += ["list" for name in VIEWS if name in values]
     return names[0] if names else ""
+
+
+def _take_options_from_commands(given: list[Command], values: dict[str, str], words: list[str]) -> None:
+    """Tell --confirm and --start apart, which are commands alone and options beside a command. Raises UsageError."""
+    if "confirm" in values:
+        if not given:
+            given.append(COMMANDS["confirm"])
+            del values["confirm"]
+        else:
+            values["confirm"] = _take_confirm_time(given[0], words, values["confirm"])
+    if COMMANDS["start"] in given and any("start" in command.optional for command in given):
+        given.remove(COMMANDS["start"])
+        values["start"] = ""
 
 
 def _take_values(command: Command, words: list[str], values: dict[str, str]) -> None:

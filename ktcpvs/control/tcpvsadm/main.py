@@ -21,7 +21,7 @@ from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.input_files import read_configuration, read_networks
 from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.offline_commands import OfflineCommands, ReplayOptions
-from ktcpvs.control.tcpvsadm.options import COMMANDS
+from ktcpvs.control.tcpvsadm.options import COMMANDS, REPORTED
 from ktcpvs.errors import Refusal, shorten
 from ktcpvs.version import __version__
 
@@ -168,6 +168,7 @@ def _format(given: Invocation, answer: Any) -> str:
         "get": output.format_settings,
         "explain": lambda answer: output.format_explanation(answer, width),
         "kill": output.format_closed,
+        **dict.fromkeys(REPORTED, str),
     }
     if given.command.name in formats:
         return formats[given.command.name](answer)

@@ -242,6 +242,9 @@ OPTIONS: dict[str, Option] = {
 }
 """By name, in the order of --help."""
 
+REPORTED = ("reload-schedulers", "reload-certificates", "renew-certificate")
+"""Commands that edit and, unlike the others of ipvsadm's kind, print what they have done (see `reports`)."""
+
 GLOBAL = ("control", "wait-nodes")
 """Options that go with every command."""
 
