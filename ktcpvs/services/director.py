@@ -263,7 +263,7 @@ class Director:
             raise Busy("the daemon is ending")
         self.confirmation.admit(edit)
         after = edit.apply(before)
-        await self._edit_checks.check_services(before, after, self._is_strict)
+        await self._edit_checks.check_services(edit, before, after, self._is_strict)
         self._edit_checks.check_table(before, after)
         return after, self.warnings(edit, before, after)
 
@@ -292,7 +292,7 @@ class Director:
             raise NoSuchServer(f"{refusal}{self.names.hint(edit)}") from None
         new, dropped = settled(new)
         effective = localized(new)
-        await self._edit_checks.check_services(self.effective, effective, is_strict)
+        await self._edit_checks.check_services(edit, self.effective, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
             self._edit_checks.check_table(old, new)  # a local edit meets others only here, where it listens
         warnings: Sequence[str] = ()
