@@ -95,11 +95,16 @@ async def _carry_out(
 ) -> Any:
     if given.command.name == "wait-ready":
         from ktcpvs.control.tcpvsadm.argument_checks import read_duration
-        from ktcpvs.control.tcpvsadm.waiting import DEFAULT_SECONDS, wait_until_ready
+        from ktcpvs.control.tcpvsadm.waiting import DEFAULT_SECONDS, Expected, wait_until_ready
 
         seconds = read_duration(given.words[0]) if given.words else None
+        pid, not_pid = (int(given.values[name]) if name in given.values else None for name in ("pid", "not-pid"))
         return await wait_until_ready(
-            io, address, DEFAULT_SECONDS if seconds is None else seconds, lambda: what_to_do(address)
+            io,
+            address,
+            DEFAULT_SECONDS if seconds is None else seconds,
+            lambda: what_to_do(address),
+            Expected(pid, not_pid, is_local=address.path is not None),
         )
     return await _run_session(io, address, given, text, source, warn)
 
