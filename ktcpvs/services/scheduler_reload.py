@@ -23,7 +23,7 @@ from ktcpvs.system.plugin_trial import Trial, try_plugins
 
 @frozen
 class Outcome:
-    """What a reload has done. schedulers: name -> the file of its class, or where it is installed if it has none, for
+    """The outcome of a reload. schedulers: name -> the file of its class, or where it is installed if it has none, for
     each that was loaded again. services: those that were bound anew. is_same: see Reloaded."""
 
     schedulers: Mapping[str, str]

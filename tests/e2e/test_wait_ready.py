@@ -72,10 +72,8 @@ def test_it_tells_the_new_daemon_of_a_takeover_from_the_old_one(make_daemon: Cal
         f"the expected daemon does not serve: that of process {old_pid} serves, and no other one",
     )
     other = os.getpid()
-    assert wait("1", "--pid", other) == (
-        1,
-        f"the expected daemon does not serve after 1 s: that of process {old_pid} serves, and not that of process {other}",
-    )
+    serves = f"that of process {old_pid} serves, and not that of process {other}"
+    assert wait("1", "--pid", other) == (1, f"the expected daemon does not serve after 1 s: {serves}")
     why = "has ended, and does not serve; its messages or its log say why"
     with subprocess.Popen(["true"]) as ended:
         wait_for(lambda: wait("60", "--pid", ended.pid) == (1, f"process {ended.pid} {why}"), "the end of a child")

@@ -1,4 +1,4 @@
-"""What tcpvsadm prints at the end of commands that load or renew something: what was done, and with which files.
+"""Reports of commands that load or renew something: what was done, and with which files.
 
 Edits of the table print nothing, as in ipvsadm. These commands read files of which the command line says nothing.
 """
