@@ -370,11 +370,11 @@ def count_both(
 
 
 def turns(rounds: int, what: Mapping[Key, Callable[[], float]]) -> dict[Key, Rounds]:
-    """Call these functions in turn, so often."""
+    """Call these functions in turn, so often, every other time from the last to the first."""
     found: dict[Key, list[float]] = {key: [] for key in what}
-    for _ in range(rounds):
-        for key, call in what.items():
-            found[key].append(call())
+    for number in range(rounds):
+        for key in list(what)[:: -1 if number % 2 else 1]:
+            found[key].append(what[key]())
     return {key: Rounds(tuple(numbers)) for key, numbers in found.items()}
 
 
