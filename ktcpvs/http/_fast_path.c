@@ -1020,6 +1020,10 @@ static PyObject *
 client_of(PyObject *connection, PyObject *request)
 {
     PyObject *stream = SLOT(request, request, R_CONNECTION), *address = SLOT(request, request, R_CLIENT);
+    if (stream == NULL || address == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "a scheduler has deleted the client of a request, or its connection");
+        return NULL;
+    }
     if (stream == SLOT(connection, connection, C_CLIENT))
         return PyTuple_Pack(2, address, SLOT(stream, stream, M_TLS));
     PyObject *tls = stream == Py_None ? Py_NewRef(Py_None) : PyObject_GetAttr(stream, s_tls);

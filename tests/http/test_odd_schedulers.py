@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,6 +220,22 @@ def test_a_scheduler_may_delete_what_the_fast_path_reads(name: str, learned: lis
         odd.client.says(get())
         assert odd.exchange() == answer()
     assert outcomes == learned
+    odd.client.resets()
+    odd.world.close()
+
+
+@pytest.mark.parametrize("name", ["client", "connection"])
+def test_a_scheduler_may_delete_what_the_access_log_reads(name: str, tmp_path: Path) -> None:
+    odd = OddWorld("compiled", f"access_log = {tmp_path / 'log'}")
+
+    def choose(destination: Destination, request: Request) -> Choice:
+        delattr(request, name)
+        return Choice(destination, "odd")
+
+    odd.use(choose)
+    odd.client.says(get())
+    with pytest.raises(AttributeError):
+        odd.exchange()
     odd.client.resets()
     odd.world.close()
 
