@@ -434,14 +434,15 @@ class CertificateManager:
     async def _ask_when_to_renew(self, managed: _Managed) -> None:
         """Ask the CA. An answer that does not come changes nothing: the certificate is renewed at its time."""
         assert self._client is not None
-        record, now = managed.record, self._wall()
+        now = self._wall()
         try:
-            found = await self._ask_ca(self._client.renewal_info, record.pem)
+            found = await self._ask_ca(self._client.renewal_info, managed.record.pem)
         except ACMEProblem as problem:
             if problem.is_of_ca:  # it would not answer for the others either, each time after a while
                 self._ask_held_until = now + MIN_RENEWAL_INFO_INTERVAL
-            await self._keep(managed, evolve(record, ask_at=now + renewal_info_delay(problem.retry_after)))
+            await self._keep(managed, evolve(managed.record, ask_at=now + renewal_info_delay(problem.retry_after)))
             return
+        record = managed.record  # a renewal may have been asked for meanwhile
         if found is None:
             await self._keep(managed, evolve(record, ask_at=now + renewal_info_delay(None)))
             return

@@ -340,6 +340,11 @@ class Cluster:
             self._follower.addErrback(lambda why: self._log.failure("internal error: following the cluster", why))
             self._follower.addCallback(lambda _: setattr(self, "_follower", None))
 
+    @property
+    def is_following(self) -> bool:
+        """Whether etcd has reported a change of the table that is not in force yet, or has just been refused here."""
+        return self._follower is not None
+
     async def _follow_all(self) -> None:
         while self._has_more:
             self._has_more = False

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.acme.access import NO_STATE, IssuedAccess
+from ktcpvs.acme.client import RenewalInfo
 from ktcpvs.acme.manager import CertificateManager
 from ktcpvs.acme.problems import ACMEProblem
 from ktcpvs.acme.record import Record
@@ -209,6 +210,24 @@ def test_the_ca_says_when_to_renew(switch: Switch, ca: ScriptedCA) -> None:
     assert ca.calls.count("new_order") == 2, "the new one serves for an hour, though the CA says the same of it"
     switch.skip(3600)
     assert ca.calls.count("new_order") == 3
+
+
+def test_a_renewal_on_request_while_the_ca_is_asked_when_to_renew(switch: Switch, ca: ScriptedCA) -> None:
+    wall = switch.context.wall()
+    ca.window = Window(wall + 10 * DAY, wall + 11 * DAY)
+    switch.load("acme a.example")
+    switch.manager.start()
+    switch.wait()
+    answer = ca.renewal_info
+
+    def answer_slowly(pem: str) -> RenewalInfo | None:
+        ca.renewal_info = answer  # type: ignore[method-assign]
+        switch.result(switch.director.submit(edits.RenewCertificate("a.example")))
+        return answer(pem)
+
+    ca.renewal_info = answer_slowly  # type: ignore[method-assign]
+    switch.skip(6 * 3600 + 120)
+    assert ca.calls.count("new_order") == 2
 
 
 def test_a_failure_keeps_the_old_certificate_and_is_told_once(switch: Switch, ca: ScriptedCA) -> None:
