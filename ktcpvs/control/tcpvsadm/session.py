@@ -220,12 +220,12 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
 
 def _listener_words(words: Sequence[str]) -> dict[str, Any]:
     """Return the arguments that the words behind the address of a listener give. Raises UsageError."""
-    from ktcpvs.model.language.lexer import Place, Token
+    from ktcpvs.model.language.lexer import Place, Token, fail_without_place
     from ktcpvs.model.listen import read_listen_words
 
     place = Place("add-listener", 1, 1)
     try:
-        found = read_listen_words([Token.unquoted(word, place) for word in words], lambda token, why: BadValue(why))
+        found = read_listen_words([Token.unquoted(word, place) for word in words], fail_without_place)
     except BadValue as refusal:
         raise UsageError(str(refusal)) from None
     return {"tls": found.get("is_tls", False), "on": str(found["on"]) if "on" in found else None}
