@@ -90,13 +90,13 @@ def _is_expected(outcome: dict[str, Any], test: Expectation) -> bool:
 
 
 async def _select(context: Context, prepared: Prepared, test: Expectation) -> dict[str, Any]:
-    request = Request(parse_client(test.client))
-    method, _, target = test.request.partition(" ")
+    assumed = test.assumed
+    request = Request(parse_client(assumed.client))
     denied = denial_reason(request.client, prepared.config)
     if denied:
         return make_outcome(NOBODY, None, denied)
     try:
-        read_request(request, prepared, context, method, target, test.pairs, [], test.port)
+        read_request(request, prepared, context, assumed, [])
     except BadRequest as bad:
         return bad_request_outcome(bad, prepared)
     return await DryRun(context, prepared, request, []).select()

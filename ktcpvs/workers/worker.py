@@ -31,6 +31,7 @@ from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.live_tracing import LiveTracing
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.live_trace import TraceQuery
@@ -347,17 +348,8 @@ class Worker:
     def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Any:
         return Views(self.director).rebalance(ident, percent, resets)
 
-    def explain(
-        self,
-        ident: str,
-        method: str | None,
-        target: str | None,
-        headers: Sequence[tuple[str, str]],
-        client: str,
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> Awaitable[Any]:
-        return Explainer(self.director).explain(ident, method, target, headers, client, port, body)
+    def explain(self, ident: str, request: AssumedRequest) -> Awaitable[Any]:
+        return Explainer(self.director).explain(ident, request)
 
     def trace(self, query: TraceQuery) -> TraceSession:
         return LiveTracing(self.director).trace(query)

@@ -26,6 +26,7 @@ from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import SCOPES
 from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal
+from ktcpvs.model.assumed_request import LOCAL_CLIENT
 
 ROOT_SOCKET = "/run/ktcpvs/control.sock"
 """The default socket of a daemon that root has started."""
@@ -344,7 +345,7 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
 async def _explain(switch: SwitchBase, given: Invocation) -> Any:
     """Return the daemon's explanation of the request that the command describes."""
     method, target = given.request() or (None, None)
-    client = given.values.get("from", "127.0.0.1")
+    client = given.values.get("from", LOCAL_CLIENT)
     port = int(given.values["port"]) if "port" in given.values else None
     body = b""
     if "body" in given.values:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ktcpvs.model.address import parse_address
-from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
+from ktcpvs.model.assumed_request import LOCAL_CLIENT
+from ktcpvs.model.expectation import OUTCOMES, REDIRECT, RESPOND, Expectation
 from ktcpvs.model.language.lexer import Token
 from ktcpvs.model.language.token_reader import TokenReader, errors_at
 from ktcpvs.model.service import VirtualService
@@ -18,7 +19,7 @@ def read_test(reader: TokenReader) -> tuple[Token, Callable[[VirtualService], Ex
     headers = []
     while (token := reader.peek()) is not None and token.quoted:
         headers.append(reader.next("a header line").text)
-    client = CLIENT
+    client = LOCAL_CLIENT
     if (token := reader.peek()) is not None and token.is_word("from"):
         reader.next("from")
         client = reader.next("an IP address").text
