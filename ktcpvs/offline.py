@@ -12,10 +12,10 @@ from twisted.python.failure import Failure
 
 from ktcpvs.acme.access import IssuedAccess
 from ktcpvs.acme.store import CertificateFolder
-from ktcpvs.errors import BadValue, NoSuchScheduler, NoTLS
+from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.model.language.includes import unmatched_includes
 from ktcpvs.model.language.parser import parse
-from ktcpvs.model.language.scheduler_places import place_of_scheduler
+from ktcpvs.model.language.scheduler_places import located
 from ktcpvs.model.placement import UNKNOWN_NODES
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
@@ -55,11 +55,8 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         warnings += _check_authorities(table.settings)
         for service in table:
             running = RunningService(context, service)
-            try:
+            with located(service.ident, lambda *names: edit.place_of(*names) or source):
                 prepared = await director.bind(running, service, table.settings, is_dry_run=True)
-            except NoSuchScheduler as refusal:
-                where = place_of_scheduler(text, source, service.ident, refusal.name) or source
-                raise NoSuchScheduler(f"{where}: service {service.ident}: {refusal}") from None
             await director.run_tests(service, table.settings)
             warnings += _check_response_files(service)
             warnings += await _check_tls(director, service, prepared.factory.unit)

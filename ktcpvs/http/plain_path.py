@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.access_log import plain_record
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.live_trace_writer import RequestLog
 from ktcpvs.dispatch.request_notes import RequestNotes
@@ -415,7 +416,11 @@ class PlainPath:
                 moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
                 trace = None if edits is None else edits.trace_ids
                 request = exchange.dispatcher.request
-                writer.write_plain(plain, request, started, response.status, choice, moved, trace)
+                if trace is None:
+                    writer.write_plain(plain, request, started, response.status, choice, moved)
+                else:
+                    record = plain_record(writer, plain, request, started, response.status, choice, moved, trace)
+                    writer.write_ended(request, record)
             if edits is not None and edits.observed is not None:
                 edits.observed.response_begun(response.status, 0)
                 edits.observed.end((exchange.bytes_in, exchange.bytes_out), ANSWERED)

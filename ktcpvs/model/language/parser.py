@@ -17,6 +17,7 @@ from ktcpvs.model.language import foreign_words
 from ktcpvs.model.language.includes import unmatched_includes
 from ktcpvs.model.language.keywords import TOP_KEYWORDS
 from ktcpvs.model.language.lexer import INCLUDE, Token, end_place, tokens
+from ktcpvs.model.language.scheduler_places import place_of_scheduler
 from ktcpvs.model.language.service_reader import Places, read_service
 from ktcpvs.model.language.token_reader import TokenReader, cannot_include, errors_at, once
 from ktcpvs.model.lines import split_lines
@@ -102,7 +103,8 @@ def _parse(
     _check_programs(services, names)
     if starts_all:
         _check_addresses(services, places)
-    return Load(services, settings or DEFAULT_SETTINGS)
+    place_of = partial(place_of_scheduler, text, source)
+    return Load(services, settings or DEFAULT_SETTINGS, place_of=place_of)
 
 
 def _check_programs(services: dict[str, VirtualService], names: dict[str, Token]) -> None:
