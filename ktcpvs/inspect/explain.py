@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
+from ktcpvs.director.director import Director
 from ktcpvs.dispatch.selection import Decision
 from ktcpvs.errors import BadValue
 from ktcpvs.http.exchange import MISDIRECTED
@@ -28,7 +29,6 @@ from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
 from ktcpvs.services.dry_run import (
     DryRun,
     bad_request_outcome,

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, fail
 
 from ktcpvs.control.server import Switch
 from ktcpvs.control.trace_session import TraceSession
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.live_tracing import LiveTracing
@@ -21,7 +22,6 @@ from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
 from ktcpvs.status.readiness import Readiness
 from ktcpvs.takeover.handover_source import HandoverSource
 from ktcpvs.workers.merged_explanations import MergedExplanations

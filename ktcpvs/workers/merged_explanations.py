@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ktcpvs.director.director import Director
 from ktcpvs.inspect.explain import Explainer, add_failures
 from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.health import EJECTED
-from ktcpvs.services.director import Director
 from ktcpvs.workers.merged_views import MergedViews
 
 

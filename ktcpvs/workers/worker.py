@@ -25,6 +25,8 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
 from ktcpvs.control.trace_session import TraceSession
+from ktcpvs.director.director import Director
+from ktcpvs.director.resolver import NoResolver
 from ktcpvs.errors import Busy, CannotListen
 from ktcpvs.health.active_checks import NoChecks
 from ktcpvs.inspect.explain import Explainer
@@ -41,9 +43,7 @@ from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.listening_sockets import ListeningSockets
-from ktcpvs.services.director import Director
 from ktcpvs.services.listener_stages import ListenerStages
-from ktcpvs.services.resolver import NoResolver
 from ktcpvs.services.tls_file_store import PassedFiles
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit

@@ -10,6 +10,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director import config_tests
 from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduler_options import read_options
@@ -17,7 +18,6 @@ from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
 from ktcpvs.system.plugin_reload import NOT_TRIED, Reloaded, loaded_sources, packages_of, reload_schedulers
