@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from ktcpvs.acme.access import IssuedAccess
 from ktcpvs.acme.store import CertificateFolder
 from ktcpvs.director.director import Director
 from ktcpvs.director.response_files import response_files
-from ktcpvs.errors import BadValue, NoTLS
+from ktcpvs.errors import BadValue, NoTLS, shorten
 from ktcpvs.model.language.includes import unmatched_includes
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.scheduler_places import located
@@ -59,6 +60,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
                 prepared = await director.bind(running, service, table.settings, is_dry_run=True)
             await director.run_tests(service, table.settings)
             warnings += _check_response_files(service)
+            warnings += _check_access_log(service)
             warnings += await _check_tls(director, service, prepared.factory.unit)
         return [*director.warnings(edit, Table(), table), *warnings]
 
@@ -99,6 +101,16 @@ def _check_response_files(service: VirtualService) -> Sequence[str]:
             raise
         return [f"{refusal}; this file is not checked"]
     return []
+
+
+def _check_access_log(service: VirtualService) -> Sequence[str]:
+    """Look for the folder of a service's access log, and create nothing. Returns warnings, one per line: the folder may
+    be on another machine."""
+    folder = os.path.dirname(service.access_log)
+    if not service.access_log.startswith("/") or os.path.isdir(folder):
+        return []
+    why = os.strerror(errno.ENOTDIR if os.path.exists(folder) else errno.ENOENT)
+    return [f"service {service.ident}: access_log = {shorten(service.access_log)}: {shorten(folder)}: {why}"]
 
 
 async def _check_tls(director: Director, service: VirtualService, unit: str) -> Sequence[str]:

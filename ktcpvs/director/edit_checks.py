@@ -100,7 +100,7 @@ class EditChecks:
         """Raise a Refusal if this machine does not have what the service needs. before: what has run here; None:
         nothing."""
         if service.access_log not in (NO_LOG, before and before.access_log):
-            self._context.access_logs.check(service.access_log)
+            self._context.access_logs.check(service.access_log, service.ident)
         if before is None or (before.trace, before.otlp_endpoint) != (service.trace, service.otlp_endpoint):
             _check_tracing(service)
         self._check_started_servers(before, service)
