@@ -163,7 +163,7 @@ def makeService(options: Options) -> IService:
     with uncollected():
         from twisted.internet import reactor
 
-        from ktcpvs.service import DaemonOptions, SwitchService
+        from ktcpvs.switch_service import DaemonOptions, SwitchService
 
     return SwitchService(
         DaemonOptions(

@@ -29,6 +29,8 @@ from ktcpvs.acme.schedule import (
     retry_delay,
 )
 from ktcpvs.acme.store import CertificateFolder, account_key, decode_account
+from ktcpvs.director.certificate_issuer import no_certificate
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, Busy, NoTLS, Refusal
 from ktcpvs.interfaces import EACH_REQUEST, FIRST_REQUEST
 from ktcpvs.model.acme import AUTO, directory_url, names_of
@@ -37,8 +39,6 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.challenges import HTTP_01, KINDS, TLS_ALPN_01, ChallengePublisher
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_files import ISSUED, TLSFile, issued_files
-from ktcpvs.services.certificate_issuer import no_certificate
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.thread import WorkerThread

@@ -25,13 +25,13 @@ from ktcpvs.cluster.records import DrainState, NodeReport
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.table_store import TableStore
 from ktcpvs.control.edit_commands import text_of_edit
+from ktcpvs.director.confirmation import Confirmation
+from ktcpvs.director.director import Director
 from ktcpvs.errors import NoCluster, Refusal, shorten
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import table_differences
 from ktcpvs.model.local_edits import LocalEdit, without_forced
 from ktcpvs.model.table import Table
-from ktcpvs.services.confirmation import Confirmation
-from ktcpvs.services.director import Director
 from ktcpvs.system.limits import collector_paused
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob

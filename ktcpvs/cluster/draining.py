@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.cluster.etcd import Change, KeyValue
 from ktcpvs.cluster.records import DRAINS, BadRecord, Drain, DrainState, decode_drain
+from ktcpvs.director.director import Director
 from ktcpvs.model.withdrawal import Withdrawal
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
 

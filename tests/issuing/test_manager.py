@@ -23,6 +23,7 @@ from ktcpvs.acme.problems import ACMEProblem
 from ktcpvs.acme.record import Record
 from ktcpvs.acme.schedule import Window
 from ktcpvs.acme.store import PEM_FILE, STATE_FILE, CertificateFolder
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
@@ -30,7 +31,6 @@ from ktcpvs.model.acme_sharing import Leadership, SharedValue, SharedValues
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.startup_report import certificate_lines
 
