@@ -51,6 +51,7 @@ from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
+from ktcpvs.system.steady_clock import use_steady_clock
 from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
 from ktcpvs.workers.adopt_commands import read_adopt, read_withdrawal
@@ -414,6 +415,7 @@ def run() -> None:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    use_steady_clock(reactor)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
     worker = Worker(reactor, EventLog())
     with contextlib.suppress(OSError):  # a supervisor that dies also breaks the link, unless this process is stopped
