@@ -1,4 +1,4 @@
-"""The clock of a reactor's timers: one that is never set, as the system's time is by people, NTP and virtual machines."""
+"""The clock of a reactor's timers: one that nobody sets, as people, NTP and virtual machines set the system's time."""
 
 from __future__ import annotations
 
