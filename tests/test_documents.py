@@ -161,8 +161,8 @@ def command_lines(name: str) -> Iterator[str]:
 
 
 def arguments(line: str) -> list[str]:
-    """The words after `tcpvsadm`, up to the first operator of the shell."""
-    words = shlex.split(line)[1:]
+    """The words after `tcpvsadm`, up to the first operator of the shell. A process is named by a variable, or PID."""
+    words = [re.sub(r"^(\$\w+|\$!|PID)$", "4711", word) for word in shlex.split(line)[1:]]
     ends = [place for place, word in enumerate(words) if word in (">", "<", "|", "||", "&&", ";", "&")]
     return words[: min(ends, default=len(words))]
 

@@ -181,7 +181,12 @@ class SwitchBase(ABC):
 
     async def why_not_ready(self) -> str:
         """Return why the daemon should get no clients now, in a few words, as its path /ready does; "": it is ready."""
-        return str((await self.read("readiness"))["reason"])
+        return str((await self.readiness())["reason"])
+
+    async def readiness(self) -> dict[str, Any]:
+        """Return {"reason": as of `why_not_ready`, "pid": the process of the daemon that serves; after a takeover that
+        of the new one}."""
+        return dict(await self.read("readiness"))
 
     async def settings(self) -> list[dict[str, Any]]:
         """Return all settings: name, value, default, lowest, highest, unit, meaning."""

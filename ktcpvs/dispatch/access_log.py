@@ -47,8 +47,8 @@ def plain_record(
 ) -> Record:
     """Return the record of a plain request that ends now, with the values that its line has.
 
-    log: of its lines. trace: the IDs of its trace and of its span; None: it has none. The other arguments are those of
-    `AccessLogWriter.write_plain`.
+    log: of its lines. request: has the client. trace: the IDs of its trace and of its span; None: it has none. The
+    other arguments are those of `AccessLogWriter.write_plain`.
     """
     total = log.now() - started[1]
     return Record(
@@ -115,7 +115,7 @@ class AccessLogWriter:
     def write_plain(
         self,
         plain: PlainRequest,
-        request: Request,
+        client: tuple[str, TLSNames | None],
         started: tuple[float, float],
         status: int,
         choice: Choice,
@@ -123,8 +123,8 @@ class AccessLogWriter:
     ) -> None:
         """Write the line of a plain request that ends now.
 
-        request: has the client. started: what `start` returned when it began. moved: bytes
-        to the server, to the client, and of the body.
+        client: its host, and the TLS of its connection; None without. started: what `start` returned when it began.
+        moved: bytes to the server, to the client, and of the body.
         """
         destination = choice.destination
         key = destination, choice.reason, choice.why
@@ -135,8 +135,6 @@ class AccessLogWriter:
             server = self._servers[key] = str(destination.address), choice.reason, choice.why
         began, since = started
         total = self._context.reactor.seconds() - since
-        connection: Any = request.connection
-        client = request.client, None if connection is None else connection.tls  # `tls_of`, without a call
         self._write(self._form.plain_line(plain, client, began, total, status, server, moved))
 
     def write_ended(self, request: Request, record: Record) -> None:

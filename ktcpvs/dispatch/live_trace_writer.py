@@ -11,11 +11,10 @@ from typing import Any
 
 from attrs import evolve
 
-from ktcpvs.dispatch.access_log import AccessLogEntry, AccessLogWriter, plain_record, tls_of
+from ktcpvs.dispatch.access_log import AccessLogEntry, AccessLogWriter, tls_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request
 from ktcpvs.protocols.access_log import JSONFormat, Record
-from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.live_traces import LiveTrace
 
@@ -96,29 +95,10 @@ class LiveTraceWriter:
         tried = json.dumps(attempts).encode("ascii")
         return b'%b, "queue": %.6f, "attempts": %b}\n' % (self._form.line(record)[:-2], queue, tried)
 
-    def write_plain(
-        self,
-        plain: PlainRequest,
-        request: Request,
-        started: tuple[float, float],
-        status: int,
-        choice: Choice,
-        moved: tuple[int, int, int],
-    ) -> None:
-        """Note a plain request that ends now; arguments as those of AccessLogWriter."""
-        if self._own is not None:
-            self._own.write_plain(plain, request, started, status, choice, moved)
-        traces = self.matching(request)
-        if traces:
-            self._show_plain(plain_record(self, plain, request, started, status, choice, moved, None), traces)
-
     def write_ended(self, request: Request, record: Record) -> None:
         """Note a plain request that has ended; arguments as those of AccessLogWriter."""
         self.write(record)
-        self._show_plain(record, self.matching(request))
-
-    def _show_plain(self, record: Record, traces: tuple[LiveTrace, ...]) -> None:
-        self.show(record, traces, 0.0, [{"server": record.server, "failure": None}])
+        self.show(record, self.matching(request), 0.0, [{"server": record.server, "failure": None}])
 
 
 RequestLog = AccessLogWriter | LiveTraceWriter

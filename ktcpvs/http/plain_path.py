@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
-from ktcpvs.dispatch.access_log import plain_record
+from ktcpvs.dispatch.access_log import AccessLogWriter, plain_record, tls_of
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.live_trace_writer import RequestLog
 from ktcpvs.dispatch.request_notes import RequestNotes
@@ -416,8 +416,9 @@ class PlainPath:
                 moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
                 trace = None if edits is None else edits.trace_ids
                 request = exchange.dispatcher.request
-                if trace is None:
-                    writer.write_plain(plain, request, started, response.status, choice, moved)
+                if trace is None and isinstance(writer, AccessLogWriter):
+                    client = request.client, tls_of(request)
+                    writer.write_plain(plain, client, started, response.status, choice, moved)
                 else:
                     record = plain_record(writer, plain, request, started, response.status, choice, moved, trace)
                     writer.write_ended(request, record)

@@ -137,7 +137,7 @@ class Director:
 
         self._placer = placer = Placer(context.node)
         self._binder = binder = SchedulerBinder(context, search, is_strict, self.processes.most_seconds_to_bind)
-        self._scheduler_reload = SchedulerReload(self, context, binder, running, is_strict)
+        self.scheduler_reload = SchedulerReload(self, context, binder, running, is_strict)
         self._file_reload = TLSFileReload(self, context, running, self.files)
         self._response_files = response_files = ResponseFiles(running, context.log)
         known_nodes = nodes or (lambda: KnownNodes(context.node))
@@ -263,7 +263,7 @@ class Director:
             raise Busy("the daemon is ending")
         self.confirmation.admit(edit)
         after = edit.apply(before)
-        await self._edit_checks.check_services(before, after, self._is_strict)
+        await self._edit_checks.check_services(edit, before, after, self._is_strict)
         self._edit_checks.check_table(before, after)
         return after, self.warnings(edit, before, after)
 
@@ -292,7 +292,7 @@ class Director:
             raise NoSuchServer(f"{refusal}{self.names.hint(edit)}") from None
         new, dropped = settled(new)
         effective = localized(new)
-        await self._edit_checks.check_services(self.effective, effective, is_strict)
+        await self._edit_checks.check_services(edit, self.effective, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
             self._edit_checks.check_table(old, new)  # a local edit meets others only here, where it listens
         warnings: Sequence[str] = ()
@@ -327,7 +327,7 @@ class Director:
     async def _carry_out_beside(self, edit: Edit) -> Sequence[str]:
         """Carry out an edit that leaves the table as it is."""
         if isinstance(edit, ReloadSchedulers):
-            return await self._scheduler_reload.carry_out(edit)
+            return await self.scheduler_reload.carry_out(edit)
         if isinstance(edit, RenewCertificate):
             await self.issuer.renew(edit.host)
             return ()

@@ -135,7 +135,7 @@ class SchedulerBinder:
         try:
             read_options(factory, text)
         except BadValue as error:
-            raise BadValue(f"{where} = {shorten(text, 60)}: {error}") from None
+            raise BadValue(f"{where} = {shorten(text, 60)}: {error}", name) from None
         return factory
 
     def plugins_of(self, config: VirtualService) -> Plugins:
@@ -147,17 +147,18 @@ class SchedulerBinder:
         service = f"service {config.ident}"
         factory = self._factory(config.scheduler, f"{service}: scheduler")
         balance = self._factory(config.balance, f"{service}: balance")
-        _check_balance(f"balance = {config.balance}", balance)
+        _check_balance(f"balance = {config.balance}", balance, config.balance)
         names = dict.fromkeys(rule.modifiers.balance for rule in config.rules if rule.modifiers.balance is not None)
         rule_balances = {name: self._factory(name, f"{service}: rule: balance") for name in names}
         for name, found in rule_balances.items():
-            _check_balance(f"{service}: balance {name} of a rule", found)
+            _check_balance(f"{service}: balance {name} of a rule", found, name)
         no_fallback = config.fallback == NO_FALLBACK
         fallback = None if no_fallback else self._factory(config.fallback, f"{service}: fallback")
         if fallback is not None and factory.unit in (CONNECTION, CLIENT_HELLO) and fallback.unit != CONNECTION:
             raise BadValue(
                 f"fallback = {config.fallback}: it chooses per request, and {config.scheduler_name} reads no requests; "
-                "use a fallback that chooses per connection, such as wlc or rr"
+                "use a fallback that chooses per connection, such as wlc or rr",
+                name_of(config.fallback),
             )
         return factory, balance, fallback, rule_balances
 
@@ -229,14 +230,17 @@ class SchedulerBinder:
                 await turn
 
 
-def _check_balance(said: str, balance: Any) -> None:
-    """Raise BadValue for a scheduler that cannot choose among the servers of a rule. said: what names it."""
+def _check_balance(said: str, balance: Any, text: str) -> None:
+    """Raise BadValue for a scheduler that cannot choose among the servers of a rule. said: what names it. text: as it
+    is configured."""
+    name = name_of(text)
     if balance.unit != CONNECTION:
         raise BadValue(
-            f"{said}: it chooses per request; balance needs a scheduler that chooses per connection, such as wlc or rr"
+            f"{said}: it chooses per request; balance needs a scheduler that chooses per connection, such as wlc or rr",
+            name,
         )
     if IUsesOptions.providedBy(balance) and USES_BALANCE in balance.uses:
-        raise BadValue(f"{said}: it chooses by rules, and needs a balance itself; use one such as wlc")
+        raise BadValue(f"{said}: it chooses by rules, and needs a balance itself; use one such as wlc", name)
 
 
 def _cannot_serve(config: VirtualService, error: BaseException) -> BadValue:

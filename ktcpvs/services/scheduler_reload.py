@@ -6,6 +6,8 @@ import gc
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from attrs import frozen
+
 from ktcpvs.errors import BadValue
 from ktcpvs.model.edits import ReloadSchedulers
 from ktcpvs.model.scheduler_words import name_of
@@ -19,9 +21,22 @@ from ktcpvs.system.plugin_reload import NOT_TRIED
 from ktcpvs.system.plugin_trial import Trial, try_plugins
 
 
+@frozen
+class Outcome:
+    """The outcome of a reload. schedulers: name -> the file of its class, or where it is installed if it has none, for
+    each that was loaded again. services: those that were bound anew. is_same: see Reloaded."""
+
+    schedulers: Mapping[str, str]
+    services: Sequence[str]
+    is_same: bool
+
+
 class SchedulerReload:
     """Carries out ReloadSchedulers. All services that use a scheduler which was loaded again are bound to it before
-    anything changes; if one cannot be bound, or fails its tests, the former modules stay in use."""
+    anything changes; if one cannot be bound, or fails its tests, the former modules stay in use.
+
+    last: the outcome of the last one that has changed anything; None: there was none yet.
+    """
 
     def __init__(
         self, runner: TableRunner, context: Context, binder: SchedulerBinder, running: RunningTable, is_strict: bool
@@ -32,6 +47,7 @@ class SchedulerReload:
         self._binder = binder
         self._running = running
         self._is_strict = is_strict
+        self.last: Outcome | None = None
 
     async def carry_out(self, edit: ReloadSchedulers) -> Sequence[str]:
         """To be called within `between_edits`. Returns warnings, a line each. Raises a Refusal; then nothing has
@@ -51,6 +67,7 @@ class SchedulerReload:
         await self._runner.run_anew(lambda: None, reloaded.undo, commands, rebound=running)
         names, packages = ", ".join(sorted(reloaded.names)), ", ".join(reloaded.packages)
         is_same = reloaded.is_same
+        self.last = Outcome(reloaded.files, running, is_same)
         del reloaded  # which keeps the modules of before
         gc.collect()  # they are cycles, and may have files open
         if self._is_strict:

@@ -79,7 +79,7 @@ class OwnSwitch:
     def view(self, name: str, ident: str | None) -> Any:
         """See control.server.Switch."""
         if name == READINESS:
-            return {"reason": self._readiness.why_not()}
+            return {"reason": self._readiness.why_not(), "pid": os.getpid()}
         if name not in NODE_VIEWS:
             return self._views.view(name, ident)
         if self._administration is None:

@@ -402,11 +402,19 @@ def test_a_scheduler_takes_options_and_is_loaded_again_in_all_workers(
     assert re.search(r"^placed +place +integer 1\.\.9 +1 +of the server, from 1$", shown, re.MULTILINE)
 
     same = "warning: the Python files of placed are the same as before; after an edit of its source: 'pip install .'\n"
-    assert daemon.adm("--reload-schedulers", "placed").stderr.endswith(same)
+    reloaded = daemon.adm("--reload-schedulers", "placed")
+    assert reloaded.stderr.endswith(same)
+    assert reloaded.stdout == (
+        f"placed: loaded again from {file}, unchanged since it was loaded before\nservices bound anew: s\n"
+    )
     daemon.wait_for_log("from placed_scheduler, whose Python files are the same as before; services bound anew: s")
 
     file.write_text(VERSIONED.replace("self.place - 1", "-self.place").replace("VERSION", "the other way round"))
-    assert daemon.adm("--reload-schedulers", "placed").stderr == ""
+    reloaded = daemon.adm("--reload-schedulers", "placed")
+    assert (reloaded.stdout, reloaded.stderr) == (
+        f"placed: loaded again from {file}\nservices bound anew: s\n",
+        "",
+    )
     assert {served(port) for _ in range(8)} == {b"2"}
     assert "the other way round, bound 5 times" in daemon.adm("--explain", "-i", "s").stdout
     daemon.wait_for_log("schedulers placed are loaded again from placed_scheduler; services bound anew: s")

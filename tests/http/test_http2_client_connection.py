@@ -655,12 +655,19 @@ def test_a_client_that_has_chosen_http2_must_begin_with_its_preface(make: Make) 
     assert world.called() == []
 
 
+def tells_to_speak_http1(heard: bytes) -> bool:
+    """Whether a client has got SETTINGS, and a GOAWAY with HTTP_1_1_REQUIRED."""
+    (settings, _), (goaway, payload) = frames(heard)
+    assert payload[8:] == b"HTTP/2 is not supported here; use HTTP/1.1"
+    return (settings, goaway, payload[:8]) == (4, 7, bytes(7) + b"\x0d")
+
+
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
 def test_over_tls_there_is_no_prior_knowledge(make: Make, alpn: str | None) -> None:
     world = make(*LINES)
     peer = over_tls(world, alpn)
     peer.says(h2_client().data_to_send())
-    assert peer.heard().startswith(b"HTTP/1.1 505 ")
+    assert tells_to_speak_http1(peer.heard())
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
@@ -682,14 +689,21 @@ def test_clients_must_speak_http2_where_nothing_else_is_spoken(make: Make, is_tl
 
 @pytest.mark.parametrize("lines", [(*LINES, "http2 = off"), ("scheduler = http", *LINES[1:])], ids=["off", "http"])
 def test_the_preface_is_refused_where_clients_speak_http1_only(make: Make, lines: tuple[str, ...]) -> None:
-    """With an error that says so."""
+    """With a GOAWAY that says so, since a client of HTTP/2 cannot read a response of HTTP/1."""
     world = make(*lines)
-    client, peer = begun(world)
-    peer.says(client.data_to_send())
-    head, _, body = peer.heard().partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 505 ")
-    assert b"HTTP/2 is not supported here; use HTTP/1.1" in body
+    for size in (1000, 17, 1):
+        client, peer = begun(world)
+        client.send_headers(1, request_fields(), end_stream=True)
+        sent = client.data_to_send()
+        for start in range(0, len(sent), size):
+            peer.says(sent[start : start + size])
+        heard = peer.heard()
+        assert tells_to_speak_http1(heard)
+        _, ended = client.receive_data(heard)
+        assert (ended.error_code, ended.last_stream_id) == (h2.errors.ErrorCodes.HTTP_1_1_REQUIRED, 0)
+        peer.ends()
     assert world.called() == []
+    assert world.live.traffic.counters.refusals == {505: 3}
 
 
 def test_the_preface_behind_a_request_is_refused(make: Make) -> None:

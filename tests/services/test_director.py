@@ -112,6 +112,30 @@ def test_balance_takes_only_schedulers_that_choose_per_connection(switch: Switch
     switch.load("Virtual a { balance = rr }")
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("scheduler = wcl", "x.conf:3:17: service a: no scheduler 'wcl'; did you mean 'wlc'?"),
+        (
+            "scheduler = chash kee 3",
+            "x.conf:3:17: service a: scheduler = chash kee 3: this scheduler has no option 'kee'",
+        ),
+        ("balance = nope", "x.conf:3:15: service a: no scheduler 'nope'"),
+        ("balance = phttp", "x.conf:3:15: service a: balance = phttp: it chooses per request"),
+        ("scheduler = wlc fallback = http", "x.conf:3:32: service a: fallback = http: it chooses per request"),
+        ("rule = path / balance rrr use server [::1]:1", "x.conf:3:27: service a: no scheduler 'rrr'"),
+        ("rule = path / balance http use server [::1]:1", "x.conf:3:27: service a: balance http of a rule: it chooses"),
+    ],
+)
+def test_a_file_is_refused_with_the_place_of_the_scheduler(switch: Switch, line: str, why: str) -> None:
+    text = f"Virtual b {{ scheduler = rr }}\nVirtual a {{\n    {line}\n    server = [::1]:1\n}}"
+    with pytest.raises(Refusal) as refused:
+        switch.do(parse(text, "x.conf"))
+    assert str(refused.value).startswith(why)
+    assert type(refused.value) is (NoSuchScheduler if "no scheduler" in why else BadValue)
+    assert switch.director.table.services == {}
+
+
 def test_an_edit_that_cannot_be_saved_is_not_carried_out(switch: Switch) -> None:
     port = free_port()
     switch.load(f"Virtual a {{ listen = 127.0.0.1:{port} }}")

@@ -23,7 +23,7 @@ from ktcpvs.control.tcpvsadm.all_nodes import comparable
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
-from ktcpvs.control.tcpvsadm.options import SCOPES
+from ktcpvs.control.tcpvsadm.options import REPORTED, SCOPES
 from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal
 
@@ -95,11 +95,16 @@ async def _carry_out(
 ) -> Any:
     if given.command.name == "wait-ready":
         from ktcpvs.control.tcpvsadm.argument_checks import read_duration
-        from ktcpvs.control.tcpvsadm.waiting import DEFAULT_SECONDS, wait_until_ready
+        from ktcpvs.control.tcpvsadm.waiting import DEFAULT_SECONDS, Expected, wait_until_ready
 
         seconds = read_duration(given.words[0]) if given.words else None
+        pid, not_pid = (int(given.values[name]) if name in given.values else None for name in ("pid", "not-pid"))
         return await wait_until_ready(
-            io, address, DEFAULT_SECONDS if seconds is None else seconds, lambda: what_to_do(address)
+            io,
+            address,
+            DEFAULT_SECONDS if seconds is None else seconds,
+            lambda: what_to_do(address),
+            Expected(pid, not_pid, is_local=address.path is not None),
         )
     return await _run_session(io, address, given, text, source, warn)
 
@@ -117,20 +122,7 @@ async def _run_session(
     entry = COMMAND_OF_NAME.get("load-configfile" if name == "restore" else name)
     try:
         if entry is not None:
-            wait = await _prepare_wait(io, switch, given) if "wait" in given.values else None
-            switch.scope = next((name for name in SCOPES if name in given.values), "")
-            arguments = _edit_arguments(entry, given, text, source)
-            if entry.edit == "RenewCertificate" and not given.words:
-                arguments["host"] = await _only_host(switch)
-            for line in await switch.submit(entry, arguments):
-                warn(line)
-            if name == "add-server":
-                from ktcpvs.control.tcpvsadm.look_ups import warn_of_unresolved
-
-                await warn_of_unresolved(io.sleep, switch, given.values["ident"], given.values["real-server"], warn)
-            if "wait-nodes" in given.values:
-                await wait_for_nodes(switch, io.sleep, warn)
-            return await wait() if wait is not None else None
+            return await _carry_out_edit(io, switch, entry, given, text, source, warn)
         if name == "diff":
             return await _find_differences(switch, text, source)
         if name == "trace":
@@ -145,6 +137,33 @@ async def _run_session(
         raise NoDaemon(str(failure)) from None
     finally:
         switch.close()
+
+
+async def _carry_out_edit(
+    io: SessionIO, switch: SwitchBase, entry: EditCommand, given: Invocation, text: str, source: str, warn: Warn
+) -> str | None:
+    """Carry an edit out. Returns what the command prints; None: it prints nothing."""
+    name = given.command.name
+    wait = await _prepare_wait(io, switch, given) if "wait" in given.values else None
+    switch.scope = next((name for name in SCOPES if name in given.values), "")
+    arguments = _edit_arguments(entry, given, text, source)
+    if entry.edit == "RenewCertificate" and not given.words:
+        arguments["host"] = await _only_host(switch)
+    for line in await switch.submit(entry, arguments):
+        warn(line)
+    if name == "add-server":
+        from ktcpvs.control.tcpvsadm.look_ups import warn_of_unresolved
+
+        await warn_of_unresolved(io.sleep, switch, given.values["ident"], given.values["real-server"], warn)
+    if "wait-nodes" in given.values:
+        await wait_for_nodes(switch, io.sleep, warn)
+    if wait is not None:
+        await wait()
+    if name in REPORTED:
+        from ktcpvs.control.tcpvsadm.reports import read_report
+
+        return await read_report(switch, name, arguments)
+    return None
 
 
 async def _only_host(switch: SwitchBase) -> str:

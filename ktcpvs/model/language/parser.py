@@ -22,6 +22,7 @@ from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expect
 from ktcpvs.model.language import foreign_words
 from ktcpvs.model.language.includes import unmatched_includes
 from ktcpvs.model.language.lexer import INCLUDE, Place, Token, end_place, quoted, tokens
+from ktcpvs.model.language.scheduler_places import place_of_scheduler
 from ktcpvs.model.lines import split_lines
 from ktcpvs.model.listen import ListenAddress, check_complete, port_of, read_listen_words
 from ktcpvs.model.modifiers import BALANCE, NONE, WORDS, Modifiers, read_modifier
@@ -119,7 +120,8 @@ def _parse(
     _check_programs(services, names)
     if starts_all:
         _check_addresses(services, listeners)
-    return Load(services, settings or DEFAULT_SETTINGS)
+    place_of = partial(place_of_scheduler, text, source)
+    return Load(services, settings or DEFAULT_SETTINGS, place_of=place_of)
 
 
 def _check_programs(services: dict[str, VirtualService], names: dict[str, Token]) -> None:
