@@ -21,6 +21,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.system.authorities import check_authorities
 from ktcpvs.system.otlp_packages import https_unavailable, unavailable
+from ktcpvs.system.plugin_errors import raise_interrupt
 
 
 class EditChecks:
@@ -87,9 +88,8 @@ class EditChecks:
             return [*warnings_about_edit(edit, before, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a plugin raises, or has wrong attributes
+        except BaseException as error:  # a plugin raises, or has wrong attributes
+            raise_interrupt(error)
             self._context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
 

@@ -21,6 +21,7 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
+from ktcpvs.system.plugin_errors import describe, raise_interrupt
 from ktcpvs.system.plugin_reload import NOT_TRIED, Reloaded, loaded_sources, packages_of, reload_schedulers
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
@@ -178,7 +179,7 @@ class SchedulerBinder:
                     f"{shorten(type(prepared.scheduler).__name__, 40)}, which has no method choose(request)"
                 )
         except (Refusal, KeyboardInterrupt, GeneratorExit):
-            raise
+            raise  # the steps may be given up: `_run_steps` handles these two of a plugin
         except BaseException as error:
             self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler_name)
             raise _cannot_serve(config, error) from None
@@ -191,9 +192,10 @@ class SchedulerBinder:
         steps = config_tests.bind_for_tests(config, self.plugins_of(config), self._context.cookie_key(settings))
         try:
             await config_tests.run(self._context, await self._run_steps(steps, config))
-        except (Refusal, KeyboardInterrupt, GeneratorExit):
+        except (Refusal, GeneratorExit):
             raise
         except BaseException as error:
+            raise_interrupt(error)
             raise _cannot_serve(config, error) from None
 
     async def _run_steps(
@@ -207,6 +209,10 @@ class SchedulerBinder:
                 next(steps)
             except StopIteration as end:
                 prepared = end.value
+            except (KeyboardInterrupt, GeneratorExit) as error:
+                raise_interrupt(error)
+                self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler_name)
+                raise _cannot_serve(config, error) from None
             took = self._context.monotonic() - begun
             if took > most_seconds and self._yields_turns:
                 raise BadValue(
@@ -235,4 +241,4 @@ def _check_balance(said: str, balance: Any, text: str) -> None:
 
 
 def _cannot_serve(config: VirtualService, error: BaseException) -> BadValue:
-    return BadValue(f"scheduler {config.scheduler_name} cannot serve {config.ident}: {error!r}")
+    return BadValue(f"scheduler {config.scheduler_name} cannot serve {config.ident}: {describe(error)}")

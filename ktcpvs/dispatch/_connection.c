@@ -247,7 +247,7 @@ dispatcher_select(PyObject *self, PyObject *unused)
     PyObject *choice = PyObject_CallMethodOneArg(scheduler, s_choose, request), *result;
     Py_DECREF(scheduler);
     if (choice == NULL)
-        result = handle_fault(self, s_choice_failed, NULL) < 0 ? NULL : Py_NewRef(Py_None);
+        result = handle_any(self, s_choice_failed, NULL) < 0 ? NULL : Py_NewRef(Py_None);
     else {
         int is_usual = IS_A(choice, choice) && is_proper(choice);
         if (is_usual) {

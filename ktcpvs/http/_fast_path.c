@@ -589,8 +589,6 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
     PyObject *choice = PyObject_CallMethodOneArg(scheduler, s_choose, request);
     Py_DECREF(scheduler);
     if (choice == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
-            return -1;
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
         PyErr_NormalizeException(&type, &error, &traceback);
@@ -905,7 +903,7 @@ tell_outcome(PyObject *exchange, PyObject *destination, PyObject *known, double 
     PyObject *outcome = make_outcome(destination, client, known, took, in, out);
     int result = outcome == NULL ? -1 : call_completed(completed, outcome);
     if (result < 0)
-        result = handle_fault(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
+        result = handle_any(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
     Py_DECREF(completed);
     Py_XDECREF(outcome);
     return result;

@@ -42,6 +42,7 @@ from ktcpvs.services.dry_run import (
 )
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
+from ktcpvs.system.plugin_errors import describe, raise_interrupt
 
 
 class Explainer:
@@ -210,11 +211,10 @@ def _consider(prepared: Prepared, request: Request, context: Context, notes: lis
         considered = prepared.scheduler.explain(request)
         if not isinstance(considered, Considered):
             raise TypeError(f"{considered!r} is not Considered")
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        raise_interrupt(error)
         context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler_name)
-        notes.append(f"scheduler {prepared.config.scheduler_name} cannot explain itself: {error!r}")
+        notes.append(f"scheduler {prepared.config.scheduler_name} cannot explain itself: {describe(error)}")
         return all_servers
     return considered
 

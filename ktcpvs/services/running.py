@@ -214,8 +214,9 @@ class RunningService:
         config, destinations = prepared.config, prepared.destinations
         gone = {address: known for address, known in self.destinations.items() if address not in destinations}
         in_use = self._in_use
-        for address in destinations:
+        for address, destination in destinations.items():
             self.leaving.pop(address, None)
+            self._draining.keep(destination)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
         has_other_schedulers = self.scheduler.replaces(prepared)
@@ -241,7 +242,7 @@ class RunningService:
         self._check_connectors.configure(config, usable)
         traffic.selector.configure(config, prepared.scheduler, usable, self.scheduler.make_fallback)
         if gone:
-            self._draining.end_leaving_later(lambda: set(gone.values()).intersection(self.leaving.values()))
+            self._draining.end_leaving_later(gone.values())
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("trusted proxies", self._set_proxies, config, unit)

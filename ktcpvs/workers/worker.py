@@ -47,11 +47,12 @@ from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.tls_file_store import PassedFiles
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
-from ktcpvs.system.log import EventLog
+from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
+from ktcpvs.system.steady_clock import use_steady_clock
 from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
 from ktcpvs.workers.adopt_commands import read_adopt, read_withdrawal
@@ -375,8 +376,11 @@ class Worker:
     def _end_if_drained(self) -> float | Deferred[None] | None:
         director = self._director
         if director is not None:
-            if self._reactor.seconds() < self._deadline and director.count_draining():
+            left = director.count_draining()
+            if left and self._reactor.seconds() < self._deadline:
                 return DRAIN_POLL_INTERVAL
+            if left:
+                self._log.event(ANNOUNCE, "{n} connections have not drained and are closed", n=left)
             director.context.steps.run("end: connections", director.end_all)
             return director.context.tracer.flush().addCallback(lambda _: self._stop())
         self._stop()
@@ -403,6 +407,7 @@ def run() -> None:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    use_steady_clock(reactor)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
     worker = Worker(reactor, EventLog())
     with contextlib.suppress(OSError):  # a supervisor that dies also breaks the link, unless this process is stopped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,16 @@ class Stop(BaseException):
     """An exception that is no Exception, as those by which some libraries cancel."""
 
 
-@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, Stop])
+class Unprintable(Exception):
+    """An exception without a text."""
+
+    def __repr__(self) -> str:
+        raise SystemExit
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, Stop, Unprintable])
 def test_any_exception_of_a_scheduler_is_a_failure_of_it(make: Make, kind: type[BaseException]) -> None:
     """A plugin that calls sys.exit must not end the switch, or the connection of its client."""
     odd = make("fallback = rr")
@@ -259,7 +269,16 @@ def test_any_exception_of_a_scheduler_is_a_failure_of_it(make: Make, kind: type[
     assert "failed" in "".join(odd.lines)
 
 
-def test_an_interrupt_of_a_scheduler_goes_through(make: Make) -> None:
+def test_an_interrupt_by_a_plugin_is_a_failure_of_it(make: Make) -> None:
+    """The reactor of a daemon handles SIGINT, so only a plugin can have raised this one."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        test_any_exception_of_a_scheduler_is_a_failure_of_it(make, KeyboardInterrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_by_the_user_goes_through(make: Make) -> None:
     odd = make()
 
     def choose(destination: Destination, request: Request) -> Choice:

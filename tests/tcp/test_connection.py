@@ -342,6 +342,22 @@ def test_a_deleted_server_that_comes_back_keeps_its_connections_and_counts(make:
     client.resets()
 
 
+def test_a_server_that_is_deleted_again_drains_from_then_on(make: Make) -> None:
+    """As an address that a name server leaves out twice."""
+    world = make(*WLC, settings="drain_timeout = 5")
+    client = world.client()
+    world.accepts(A)
+    others = ("scheduler = wlc", f"server = {B}")
+    world.load(*others, settings="drain_timeout = 5")
+    world.passes(3)
+    world.load(*WLC, settings="drain_timeout = 5")
+    world.load(*others, settings="drain_timeout = 5")
+    world.passes(5)
+    assert not client.line.aborted
+    world.passes(2)
+    assert client.line.aborted
+
+
 def test_bytes_are_counted(make: Make) -> None:
     world = make(*HTTP)
     client = world.client()
