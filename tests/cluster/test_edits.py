@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from e2e.harness import ControlThread
-from ktcpvs.services.director import Director
 from memory import log_into
 from servers import wait_for
 from twisted.internet.defer import Deferred
@@ -18,6 +17,7 @@ from ktcpvs.cluster.editing import ClusterEdits
 from ktcpvs.cluster.etcd import Etcd
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.cluster.membership import LEASE_SECONDS
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, CannotSave
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edits import AddService
