@@ -164,7 +164,7 @@ def makeService(options: Options) -> IService:
     with uncollected():
         from twisted.internet import reactor
 
-        from ktcpvs.service import DaemonOptions, SwitchService
+        from ktcpvs.switch_service import DaemonOptions, SwitchService
 
     use_steady_clock(reactor)
     return SwitchService(

@@ -25,12 +25,15 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
 from ktcpvs.control.trace_session import TraceSession
+from ktcpvs.director.director import Director
+from ktcpvs.director.resolver import NoResolver
 from ktcpvs.errors import Busy, CannotListen
 from ktcpvs.health.active_checks import NoChecks
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.live_tracing import LiveTracing
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.live_trace import TraceQuery
@@ -40,9 +43,7 @@ from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.listening_sockets import ListeningSockets
-from ktcpvs.services.director import Director
 from ktcpvs.services.listener_stages import ListenerStages
-from ktcpvs.services.resolver import NoResolver
 from ktcpvs.services.tls_file_store import PassedFiles
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
@@ -348,17 +349,8 @@ class Worker:
     def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Any:
         return Views(self.director).rebalance(ident, percent, resets)
 
-    def explain(
-        self,
-        ident: str,
-        method: str | None,
-        target: str | None,
-        headers: Sequence[tuple[str, str]],
-        client: str,
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> Awaitable[Any]:
-        return Explainer(self.director).explain(ident, method, target, headers, client, port, body)
+    def explain(self, ident: str, request: AssumedRequest) -> Awaitable[Any]:
+        return Explainer(self.director).explain(ident, request)
 
     def trace(self, query: TraceQuery) -> TraceSession:
         return LiveTracing(self.director).trace(query)

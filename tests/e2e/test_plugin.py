@@ -362,6 +362,7 @@ class BoundPlaced:
 
 UNLOADABLE = {
     "while True: pass": "the plugins are not loaded within 10 s: they are at {file}:{line} in <module>",
+    "import os; os._exit(0)": "loading the plugins ends the process: status 0",
     "import os; os._exit(4)": "loading the plugins ends the process: status 4",
     "import os; os.kill(os.getpid(), 11)": "loading the plugins ends the process: signal SIGSEGV",
     "bytes(4 << 30)": "{file}:{line}: MemoryError: : plugins may take 2048 MiB",

@@ -19,6 +19,7 @@ from servers import free_address, wait_for
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue
 from ktcpvs.inspect.views import Views
@@ -30,7 +31,6 @@ from ktcpvs.relay.engines import Relays
 from ktcpvs.relay.splice import SpliceRelay
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.timer_wheel import TimerWheel
 

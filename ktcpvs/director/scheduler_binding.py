@@ -10,14 +10,15 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director import config_tests
 from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
+from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
 from ktcpvs.system.plugin_errors import describe, raise_interrupt
@@ -29,10 +30,6 @@ MAX_LOGGED = 100
 
 MAX_NAMES_LENGTH = 400
 """The most characters of the names in the line about schedulers that are not found any more."""
-
-Plugins = tuple[Any, Any, Any, dict[str, Any]]
-"""A service's schedulers: its own, the one that chooses among a rule's servers (balance), the fallback or None, and
-those that rules name for themselves."""
 
 
 class SchedulerBinder:
@@ -138,7 +135,7 @@ class SchedulerBinder:
             raise BadValue(f"{where} = {shorten(text, 60)}: {error}", name) from None
         return factory
 
-    def plugins_of(self, config: VirtualService) -> Plugins:
+    def plugins_of(self, config: VirtualService) -> ServicePlugins:
         """Return the schedulers that `config` names.
 
         Raises NoSuchScheduler, or BadValue if one does not take its options, or if balance or fallback needs requests
@@ -160,7 +157,7 @@ class SchedulerBinder:
                 "use a fallback that chooses per connection, such as wlc or rr",
                 name_of(config.fallback),
             )
-        return factory, balance, fallback, rule_balances
+        return ServicePlugins(factory, balance, fallback, rule_balances)
 
     async def bind(
         self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False

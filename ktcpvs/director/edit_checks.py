@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+from ktcpvs.director.response_files import ResponseFiles
+from ktcpvs.director.scheduler_binding import SchedulerBinder
 from ktcpvs.errors import BadValue, CannotListen, Refusal
 from ktcpvs.model.edit_warnings import warnings_about_edit
 from ktcpvs.model.edits import Edit, Load
@@ -16,8 +18,6 @@ from ktcpvs.model.tracing import has_spans
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.response_files import ResponseFiles
-from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.system.authorities import check_authorities
 from ktcpvs.system.otlp_packages import https_unavailable, unavailable
