@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from e2e.harness import ControlThread
+from ktcpvs.services.director import Director
 from memory import log_into
 from servers import wait_for
 from twisted.internet.defer import Deferred
@@ -23,7 +24,6 @@ from ktcpvs.model.edits import AddService
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 
 
 class Node:
