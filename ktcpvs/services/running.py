@@ -85,9 +85,9 @@ class RunningService:
         self.scheduler = ServiceScheduler(context, config.ident)
         self._listeners = ServiceListeners(self.traffic, self._room_at, self._accept_at)
         self.clients = context.counters.clients(config.ident)
-        self._open_connections = OpenConnections(self.traffic, self.clients, self._left)
-        self.connections = self._open_connections.all
-        self.count_in = self._open_connections.count_in
+        self.open_connections = OpenConnections(self.traffic, self.clients, self._left)
+        self.connections = self.open_connections.all
+        self.count_in = self.open_connections.count_in
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
         self.preconnections = Preconnections(self.traffic, self._find_poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
@@ -97,7 +97,7 @@ class RunningService:
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
         self.http2_clients = HTTP2Clients(
-            self.traffic, self.clients, self._left, self._open_connections, self._find_poller
+            self.traffic, self.clients, self._left, self.open_connections, self._find_poller
         )
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         http2, http2_tls = (
@@ -473,7 +473,7 @@ class RunningService:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
             client.abort()
         if not client.is_open:
-            self._open_connections.count_out(connection)
+            self.open_connections.count_out(connection)
 
     def _accepted_with_preamble(
         self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from e2e.harness import ControlThread
-from ktcpvs.services.director import Director
 from memory import log_into
 from servers import wait_for
 from twisted.internet.defer import Deferred

@@ -62,7 +62,7 @@ class H2Client:
             world.live.traffic,
             self.peer.stream,
             build,
-            world.live,
+            world.live.open_connections,
             Limits(**limits),
             ResponseHeads(),
             ended=self.ended.append,
