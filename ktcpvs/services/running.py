@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import methodcaller
@@ -215,6 +215,7 @@ class RunningService:
         in_use = self._in_use
         for address in destinations:
             self.leaving.pop(address, None)
+        self._forget(known for known in gone.values() if not known.active)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
         has_other_schedulers = self.scheduler.replaces(prepared)
@@ -238,7 +239,10 @@ class RunningService:
         self.client_factory.stages = prepared.stages.get(config.address, ())
         usable = frozenset(destinations.values())
         self._check_connectors.configure(config, usable)
+        redirect_before = traffic.selector.redirect
         traffic.selector.configure(config, prepared.scheduler, usable, self.scheduler.make_fallback)
+        if redirect_before is not None and redirect_before is not traffic.selector.redirect:
+            self._forget([redirect_before])
         if gone:
             self._draining.end_leaving_later(lambda: set(gone.values()).intersection(self.leaving.values()))
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
@@ -593,7 +597,22 @@ class RunningService:
 
     def _forget_left(self) -> None:
         """Forget the deleted servers whose last connection has ended."""
+        self._forget(gone for gone in self.leaving.values() if not gone.active)
         self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
+
+    def _forget(self, destinations: Iterable[Destination]) -> None:
+        """Keep the requests of servers that will not be counted any more."""
+        self.traffic.counters.requests += sum(destination.total for destination in destinations)
+
+    @property
+    def requests(self) -> int:
+        """The requests of this service in this process: those that its servers got, also the deleted ones, and those
+        that the switch responded to itself. With a scheduler that chooses for connections: 0."""
+        if self.traffic.unit != EACH_REQUEST:
+            return 0
+        redirect = self.traffic.selector.redirect
+        counted = [*self.destinations.values(), *self.leaving.values(), *([] if redirect is None else [redirect])]
+        return self.traffic.counters.requests + sum(destination.total for destination in counted)
 
     def _log_end(self, connection: ClientConnection, bytes_in: int, bytes_out: int) -> None:
         choice = connection.dispatcher.choice
