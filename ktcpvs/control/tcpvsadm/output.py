@@ -39,7 +39,7 @@ _HEADINGS = {
     "refused": "Refused",
     "failures": "Failed",
     "connections": "Conns",
-    "requests": "Requests",
+    "requests": "Reqs",
     "bytes_in": "InBytes",
     "bytes_out": "OutBytes",
 }
