@@ -210,7 +210,8 @@ def test_a_service_that_responds_itself_shows_its_requests() -> None:
         answer["services"] = answer["services"][:1]
         answer["services"][0]["unit"] = EACH_REQUEST
         answer["services"][0]["stats"]["requests"] = requests
-    assert output.format_stats(after).splitlines()[3].split() == ["web", "running", "http", "10", "11", "14", "15", "67", "12", "13"]
+    counted = output.format_stats(after).splitlines()[3].split()
+    assert counted == ["web", "running", "http", "10", "11", "14", "15", "67", "12", "13"]
     shown = output.format_rates(output.compute_rates(before, after, 2.0))
     assert shown.splitlines()[3].split() == ["web", "running", "http", "0", "30", "0", "0"]
     assert output.NOTHING_PASSED not in shown
