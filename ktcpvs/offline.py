@@ -13,6 +13,8 @@ from twisted.python.failure import Failure
 
 from ktcpvs.acme.access import IssuedAccess
 from ktcpvs.acme.store import CertificateFolder
+from ktcpvs.director.director import Director
+from ktcpvs.director.response_files import response_files
 from ktcpvs.errors import BadValue, NoTLS, shorten
 from ktcpvs.model.language.includes import unmatched_includes
 from ktcpvs.model.language.parser import parse
@@ -23,8 +25,6 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import files_of
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
-from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles

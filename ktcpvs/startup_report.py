@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from ktcpvs.director.director import Director
 from ktcpvs.inspect.certificates import describe_certificates
 from ktcpvs.model.service import AUTO
 from ktcpvs.model.table import Table
-from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 from ktcpvs.system.log import ANNOUNCE, EventLog
 

@@ -31,8 +31,9 @@ from ktcpvs.errors import BadConfiguration
 from ktcpvs.interfaces import IScheduler, ISchedulerFactory, Outcome
 from ktcpvs.model import exchange
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.language.keywords import KEYWORDS
 from ktcpvs.model.language.lexer import unquoted
-from ktcpvs.model.language.parser import KEYWORDS, parse
+from ktcpvs.model.language.parser import parse
 from ktcpvs.model.outcome import FAILURES
 from ktcpvs.model.settings import SECRETS, TEXTS, Settings
 from ktcpvs.model.table import Table

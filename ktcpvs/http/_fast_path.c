@@ -585,10 +585,10 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
         put_new(&SLOT(connection, connection, C_CLOSES_AFTER), Py_True);
         put_new(&SLOT(SLOT(connection, connection, C_CLIENT), stream, M_RESTING), Py_True);
     }
-    PyObject *choice = PyObject_CallMethodOneArg(SLOT(selector, selector, S_SCHEDULER), s_choose, request);
+    PyObject *scheduler = Py_NewRef(SLOT(selector, selector, S_SCHEDULER)); /* an edit in a plugin can replace it */
+    PyObject *choice = PyObject_CallMethodOneArg(scheduler, s_choose, request);
+    Py_DECREF(scheduler);
     if (choice == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
-            return -1;
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
         PyErr_NormalizeException(&type, &error, &traceback);
@@ -628,7 +628,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
         completed = SLOT(selector, selector, S_COMPLETED);
     if (completed == by_chooser)
         completed = SLOT(request, request, R_COMPLETED);
-    if (completed != Py_None)
+    if (completed != NULL && completed != Py_None) /* a scheduler can have deleted it */
         put_new(&SLOT(dispatcher, dispatcher, D_COMPLETED), completed);
     if (put_made(&SLOT(dispatcher, dispatcher, D_LEASE), make_lease(destination)) < 0 ||
         add(&SLOT(destination, destination, T_TOTAL), 1) < 0 || add(&SLOT(destination, destination, T_REUSED), 1) < 0)
@@ -830,11 +830,12 @@ put_number(PyObject **place, long long number, PyObject **known, long long *befo
     return 0;
 }
 
+/* value: NULL for what a scheduler has deleted from a request. */
 static inline void
 put_other(PyObject **place, PyObject *value)
 {
     if (*place != value)
-        put_new(place, value);
+        put(place, Py_XNewRef(value));
 }
 
 /* Sets both times of an outcome. The number in it is written again where nobody else has it. */
@@ -902,7 +903,7 @@ tell_outcome(PyObject *exchange, PyObject *destination, PyObject *known, double 
     PyObject *outcome = make_outcome(destination, client, known, took, in, out);
     int result = outcome == NULL ? -1 : call_completed(completed, outcome);
     if (result < 0)
-        result = handle_fault(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
+        result = handle_any(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
     Py_DECREF(completed);
     Py_XDECREF(outcome);
     return result;
@@ -1017,6 +1018,10 @@ static PyObject *
 client_of(PyObject *connection, PyObject *request)
 {
     PyObject *stream = SLOT(request, request, R_CONNECTION), *address = SLOT(request, request, R_CLIENT);
+    if (stream == NULL || address == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "a scheduler has deleted the client of a request, or its connection");
+        return NULL;
+    }
     if (stream == SLOT(connection, connection, C_CLIENT))
         return PyTuple_Pack(2, address, SLOT(stream, stream, M_TLS));
     PyObject *tls = stream == Py_None ? Py_NewRef(Py_None) : PyObject_GetAttr(stream, s_tls);

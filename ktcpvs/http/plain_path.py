@@ -38,6 +38,7 @@ from ktcpvs.protocols.http1 import Length
 from ktcpvs.protocols.http1.hop_by_hop import without
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE
+from ktcpvs.system.plugin_errors import raise_interrupt
 
 NO_NAMES: frozenset[bytes] = frozenset()
 
@@ -124,8 +125,6 @@ class PlainPath:
             owner.is_last = owner.closes_after = owner.client.resting = True
         try:
             choice = selector.scheduler.choose(request)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
             self.choice_failed(exchange, error)
             return
@@ -171,6 +170,7 @@ class PlainPath:
 
     def choice_failed(self, exchange: PlainExchange, error: BaseException) -> None:
         """Go on after an exception of the scheduler."""
+        raise_interrupt(error)
         exchange.leave_fast_path()
         exchange.owner.transition(life.REQUEST)
         exchange.dispatcher.scheduler_failed(Failure(error))

@@ -8,6 +8,9 @@ from typing import Any
 from attrs import fields
 
 from ktcpvs.control.edit_commands import text_of_edit
+from ktcpvs.director.director import Director
+from ktcpvs.director.resolver import Unresolved
+from ktcpvs.director.scheduler_reload import Outcome
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.inspect.certificates import describe_certificates
@@ -26,10 +29,7 @@ from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table_parts import changed_parts
-from ktcpvs.services.director import Director
-from ktcpvs.services.resolver import Unresolved
 from ktcpvs.services.running import RunningService
-from ktcpvs.services.scheduler_reload import Outcome
 from ktcpvs.system import tls_tickets
 from ktcpvs.version import __version__
 

@@ -6,7 +6,7 @@ request_header NAME VALUE  response_header NAME VALUE  strip_prefix /admin  rewr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from attrs import evolve, field, frozen
 
@@ -15,7 +15,7 @@ from ktcpvs.model.address import no_port_names
 from ktcpvs.model.conditions import FIELD_NAME, NAME, RESERVED
 from ktcpvs.model.header_edits import MAX_EDITS, HeaderEdit
 from ktcpvs.model.language import foreign_words
-from ktcpvs.model.language.lexer import Token, quoted, tokens, word
+from ktcpvs.model.language.lexer import Located, Token, not_located, quoted, tokens, word
 from ktcpvs.model.options import MAX_COUNT, rate_of, read_rate
 from ktcpvs.model.pattern import check_pattern
 from ktcpvs.model.scheduler_words import parse_scheduler, read_balance
@@ -160,16 +160,9 @@ class Modifiers:
 
 NONE = Modifiers()
 
-Located = Callable[[Token, Refusal], Refusal]
-"""Returns the refusal of a token with its place, or as it is where there are no places."""
-
-
-def _as_it_is(token: Token, refusal: Refusal) -> Refusal:
-    return refusal
-
 
 def read_modifier(
-    found: Sequence[Token], position: int, before: Modifiers, located: Located = _as_it_is
+    found: Sequence[Token], position: int, before: Modifiers, located: Located = not_located
 ) -> tuple[Modifiers, int]:
     """Read the modifier that begins with the token at `position`, one of WORDS. before: those in front of it.
 

@@ -133,7 +133,7 @@ def test_the_table_with_the_state_of_all_nodes_is_the_table_with_comments(nodes:
 def test_rates_of_all_nodes(nodes: Nodes) -> None:
     nothing = {"connections": 0, "requests": 0, "bytes_in": 0, "bytes_out": 0}
     rates = nodes["a"].json("--rate", "--all-nodes", "-i", "web")
-    assert {one["node"]: one["services"][0]["rate"] for one in rates["nodes"]} == {name: nothing for name in NAMES}
+    assert {one["node"]: one["services"][0]["rate"] for one in rates["nodes"]} == dict.fromkeys(NAMES, nothing)
     assert rates["services"][0]["rate"] == nothing
 
 

@@ -785,6 +785,26 @@ def test_a_body_in_frames_of_one_byte_goes_on_in_larger_pieces(make: Make) -> No
     assert client.got(1) == ("200", b"ok", True)
 
 
+def test_bodies_in_tiny_frames_of_many_streams_in_turn_go_on_in_larger_pieces(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    streams = range(1, 41, 2)
+    servers = []
+    for stream in streams:
+        client.asks(stream, "/a", "POST", end=False)
+        servers.append(world.accepts(A))
+    for number in range(40):
+        for stream in streams:
+            client.h2.send_data(stream, b"%d" % (number % 10), end_stream=number == 39)
+    client.talks()
+    for stream, server in zip(streams, servers, strict=True):
+        chunks = server.heard().partition(b"\r\n\r\n")[2].split(b"\r\n")
+        assert b"".join(chunks[1::2]) == b"0123456789" * 4
+        assert len(chunks) < 2 * 4
+        server.says(answer(b"ok"))
+        assert client.got(stream) == ("200", b"ok", True)
+
+
 def test_requests_that_are_reset_at_once_reach_no_server(make: Make) -> None:
     world = make()
     client = H2Client(world)

@@ -12,6 +12,7 @@ from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import OPTIONS
+from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.warnings import MANY_SERVERS, ServiceWarning, is_due, warnings_of
 from ktcpvs.system.plugins import find_schedulers
 
@@ -26,7 +27,9 @@ def found(*lines: str) -> list[ServiceWarning]:
     (service,) = parse("Virtual s {\n" + "\n".join(lines) + "\n}\n").services.values()
     names = {rule.modifiers.balance for rule in service.rules} - {None}
     of_rules = {name: KNOWN[name] for name in names}
-    return warnings_of(service, KNOWN[service.scheduler], KNOWN[service.balance], KNOWN.values, of_rules=of_rules)
+    return warnings_of(
+        service, ServicePlugins(KNOWN[service.scheduler], KNOWN[service.balance], None, of_rules), KNOWN.values
+    )
 
 
 def texts(*lines: str) -> list[str]:
@@ -232,7 +235,7 @@ def test_a_scheduler_that_does_not_say_what_it_uses_is_warned_of_rules_alone() -
         unit = "CONNECTION"
 
     (service,) = parse(f"Virtual s {{ scheduler = silent\nbalance = rr\n{A} 5\n{B}\n{RULE}\n}}").services.values()
-    (warning,) = warnings_of(service, Silent(), Silent(), list)
+    (warning,) = warnings_of(service, ServicePlugins(Silent(), Silent()), list)
     assert warning.text.startswith("its rules may have no effect: scheduler silent does not say whether it uses any")
 
 
@@ -241,7 +244,7 @@ def test_a_warning_names_the_installed_schedulers_that_use_what_is_ignored() -> 
     wlc, http, phttp = KNOWN["wlc"], KNOWN["http"], KNOWN["phttp"]
 
     def ending(*installed: ISchedulerFactory) -> str:
-        (warning,) = warnings_of(service, wlc, wlc, lambda: installed)
+        (warning,) = warnings_of(service, ServicePlugins(wlc, wlc), lambda: installed)
         return warning.text.split("; ")[1]
 
     assert ending(wlc, http, phttp) == "http and phttp do"
@@ -301,6 +304,6 @@ def test_every_option_in_a_warning_is_one() -> None:
     """An edit of that option then finds its warning."""
     every: Any = {"startservers": 1, "cookie_secure": "on", "via": "append", "client_head": 1, "client_burst": 1}
     (service,) = parse(f"Virtual s {{ scheduler = wlc\n{A} }}").services.values()
-    warnings = warnings_of(evolve(service, **every), KNOWN["wlc"], KNOWN["wlc"], KNOWN.values)
+    warnings = warnings_of(evolve(service, **every), ServicePlugins(KNOWN["wlc"], KNOWN["wlc"]), KNOWN.values)
     about = {name for warning in warnings for name in warning.about}
     assert about <= set(OPTIONS)

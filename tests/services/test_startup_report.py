@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
 from ktcpvs.model.difference import changes_between
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.startup_report import MAX_SERVICES, start_lines
 from ktcpvs.system.log import EventLog
 

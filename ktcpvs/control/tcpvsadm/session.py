@@ -26,6 +26,7 @@ from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
 from ktcpvs.control.tcpvsadm.options import REPORTED, SCOPES
 from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal
+from ktcpvs.model.assumed_request import LOCAL_CLIENT
 
 ROOT_SOCKET = "/run/ktcpvs/control.sock"
 """The default socket of a daemon that root has started."""
@@ -239,12 +240,12 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
 
 def _listener_words(words: Sequence[str]) -> dict[str, Any]:
     """Return the arguments that the words behind the address of a listener give. Raises UsageError."""
-    from ktcpvs.model.language.lexer import Place, Token
+    from ktcpvs.model.language.lexer import Place, Token, fail_without_place
     from ktcpvs.model.listen import read_listen_words
 
     place = Place("add-listener", 1, 1)
     try:
-        found = read_listen_words([Token.unquoted(word, place) for word in words], lambda token, why: BadValue(why))
+        found = read_listen_words([Token.unquoted(word, place) for word in words], fail_without_place)
     except BadValue as refusal:
         raise UsageError(str(refusal)) from None
     return {"tls": found.get("is_tls", False), "on": str(found["on"]) if "on" in found else None}
@@ -363,7 +364,7 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
 async def _explain(switch: SwitchBase, given: Invocation) -> Any:
     """Return the daemon's explanation of the request that the command describes."""
     method, target = given.request() or (None, None)
-    client = given.values.get("from", "127.0.0.1")
+    client = given.values.get("from", LOCAL_CLIENT)
     port = int(given.values["port"]) if "port" in given.values else None
     body = b""
     if "body" in given.values:

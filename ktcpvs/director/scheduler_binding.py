@@ -10,16 +10,18 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director import config_tests
 from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
+from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
+from ktcpvs.system.plugin_errors import describe, raise_interrupt
 from ktcpvs.system.plugin_reload import NOT_TRIED, Reloaded, loaded_sources, packages_of, reload_schedulers
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
@@ -28,10 +30,6 @@ MAX_LOGGED = 100
 
 MAX_NAMES_LENGTH = 400
 """The most characters of the names in the line about schedulers that are not found any more."""
-
-Plugins = tuple[Any, Any, Any, dict[str, Any]]
-"""A service's schedulers: its own, the one that chooses among a rule's servers (balance), the fallback or None, and
-those that rules name for themselves."""
 
 
 class SchedulerBinder:
@@ -137,7 +135,7 @@ class SchedulerBinder:
             raise BadValue(f"{where} = {shorten(text, 60)}: {error}", name) from None
         return factory
 
-    def plugins_of(self, config: VirtualService) -> Plugins:
+    def plugins_of(self, config: VirtualService) -> ServicePlugins:
         """Return the schedulers that `config` names.
 
         Raises NoSuchScheduler, or BadValue if one does not take its options, or if balance or fallback needs requests
@@ -159,7 +157,7 @@ class SchedulerBinder:
                 "use a fallback that chooses per connection, such as wlc or rr",
                 name_of(config.fallback),
             )
-        return factory, balance, fallback, rule_balances
+        return ServicePlugins(factory, balance, fallback, rule_balances)
 
     async def bind(
         self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False
@@ -181,7 +179,7 @@ class SchedulerBinder:
                     f"{shorten(type(prepared.scheduler).__name__, 40)}, which has no method choose(request)"
                 )
         except (Refusal, KeyboardInterrupt, GeneratorExit):
-            raise
+            raise  # the steps may be given up: `_run_steps` handles these two of a plugin
         except BaseException as error:
             self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler_name)
             raise _cannot_serve(config, error) from None
@@ -194,9 +192,10 @@ class SchedulerBinder:
         steps = config_tests.bind_for_tests(config, self.plugins_of(config), self._context.cookie_key(settings))
         try:
             await config_tests.run(self._context, await self._run_steps(steps, config))
-        except (Refusal, KeyboardInterrupt, GeneratorExit):
+        except (Refusal, GeneratorExit):
             raise
         except BaseException as error:
+            raise_interrupt(error)
             raise _cannot_serve(config, error) from None
 
     async def _run_steps(
@@ -210,6 +209,10 @@ class SchedulerBinder:
                 next(steps)
             except StopIteration as end:
                 prepared = end.value
+            except (KeyboardInterrupt, GeneratorExit) as error:
+                raise_interrupt(error)
+                self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler_name)
+                raise _cannot_serve(config, error) from None
             took = self._context.monotonic() - begun
             if took > most_seconds and self._yields_turns:
                 raise BadValue(
@@ -238,4 +241,4 @@ def _check_balance(said: str, balance: Any, text: str) -> None:
 
 
 def _cannot_serve(config: VirtualService, error: BaseException) -> BadValue:
-    return BadValue(f"scheduler {config.scheduler_name} cannot serve {config.ident}: {error!r}")
+    return BadValue(f"scheduler {config.scheduler_name} cannot serve {config.ident}: {describe(error)}")

@@ -8,14 +8,14 @@ from functools import partial
 
 from attrs import frozen
 
+from ktcpvs.director.running_table import RunningTable
+from ktcpvs.director.scheduler_binding import SchedulerBinder
+from ktcpvs.director.table_runner import TableRunner
 from ktcpvs.errors import BadValue
 from ktcpvs.model.edits import ReloadSchedulers
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.running_table import RunningTable
-from ktcpvs.services.scheduler_binding import SchedulerBinder
-from ktcpvs.services.table_runner import TableRunner
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugin_reload import NOT_TRIED
 from ktcpvs.system.plugin_trial import Trial, try_plugins

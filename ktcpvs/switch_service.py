@@ -23,6 +23,8 @@ from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.permissions import Permissions
 from ktcpvs.control.server import ControlFactory
+from ktcpvs.director.challenges import NodeChallenges
+from ktcpvs.director.director import Director, edits_for
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
@@ -34,8 +36,6 @@ from ktcpvs.reload import Reload, log_warnings
 from ktcpvs.runtime.context import Context, new_key
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
-from ktcpvs.services.challenges import NodeChallenges
-from ktcpvs.services.director import Director, edits_for
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.ticket_secrets import TicketSecrets

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+from ktcpvs.director.response_files import ResponseFiles
+from ktcpvs.director.scheduler_binding import SchedulerBinder
 from ktcpvs.errors import BadValue, CannotListen, Refusal
 from ktcpvs.model.edit_warnings import warnings_about_edit
 from ktcpvs.model.edits import Edit, Load
@@ -16,11 +18,10 @@ from ktcpvs.model.tracing import has_spans
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.response_files import ResponseFiles
-from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.system.authorities import check_authorities
 from ktcpvs.system.otlp_packages import https_unavailable, unavailable
+from ktcpvs.system.plugin_errors import raise_interrupt
 
 
 class EditChecks:
@@ -87,9 +88,8 @@ class EditChecks:
             return [*warnings_about_edit(edit, before, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a plugin raises, or has wrong attributes
+        except BaseException as error:  # a plugin raises, or has wrong attributes
+            raise_interrupt(error)
             self._context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
 

@@ -13,6 +13,7 @@ from attrs import evolve
 from servers import free_port
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, Busy, CannotListen, CannotSave, NoSuchScheduler, NoTLS, Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
@@ -21,7 +22,6 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.tls import ServerTLS
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.listener import HANDSHAKE_POLL_INTERVAL
 from ktcpvs.system.log import EventLog
 
