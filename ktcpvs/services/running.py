@@ -217,7 +217,7 @@ class RunningService:
         for address, destination in destinations.items():
             self.leaving.pop(address, None)
             self._draining.keep(destination)
-        self._forget(known for known in gone.values() if not known.active)
+        self._keep_requests(known for known in gone.values() if not known.active)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
         has_other_schedulers = self.scheduler.replaces(prepared)
@@ -244,7 +244,7 @@ class RunningService:
         redirect_before = traffic.selector.redirect
         traffic.selector.configure(config, prepared.scheduler, usable, self.scheduler.make_fallback)
         if redirect_before is not None and redirect_before is not traffic.selector.redirect:
-            self._forget([redirect_before])
+            self._keep_requests([redirect_before])
         if gone:
             self._draining.end_leaving_later(gone.values())
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
@@ -516,68 +516,9 @@ class RunningService:
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
 
-    def count_in(self, connection: ClientConnection) -> None:
-        """Count a new connection in."""
-        connection.on_end = self._on_end
-        self.context.descriptors.take(connection.descriptors, connection.reserved)
-        self.connections.add(connection)
-        if connection.is_client:
-            self.clients.add(1)
-            self.traffic.counters.total += 1
-        log = self.context.log
-        if log.level >= levels.CONNECTION:
-            log.event(
-                levels.CONNECTION, "{client} connected to {ident}", client=connection.client_name, ident=self.ident
-            )
-
-    def _ended(self, connection: ClientConnection) -> None:
-        """Count a connection out; safe to call twice."""
-        if connection not in self.connections:
-            return
-        self.connections.discard(connection)
-        if connection.is_client:
-            self.clients.add(-1)
-        if connection.limits is not None:
-            connection.limits.release()
-        counters = self.traffic.counters
-        bytes_in, bytes_out = connection.moved()
-        counters.ended_in += bytes_in
-        counters.ended_out += bytes_out
-        if self.leaving:
-            self._forget_left()
-        if self.context.log.level >= levels.CONNECTION:
-            self._log_end(connection, bytes_in, bytes_out)
-        self.context.descriptors.give(connection.descriptors, connection.reserved)
-        self._left()
-
-    def count_out_streams(self, streams: Sequence[HTTP2StreamConnection]) -> None:
-        """Count the connections of streams of HTTP/2 out, which may serve other streams later. All have ended in the
-        same turn, and counted as nothing else than connections."""
-        connections, log = self.connections, self.context.log
-        bytes_in = bytes_out = 0
-        for stream in streams:
-            connections.discard(stream)
-            exchange = stream.exchange
-            bytes_in += exchange.bytes_in
-            bytes_out += exchange.bytes_out
-            if log.level >= levels.CONNECTION:
-                self._log_end(stream, exchange.bytes_in, exchange.bytes_out)
-        counters = self.traffic.counters
-        counters.ended_in += bytes_in
-        counters.ended_out += bytes_out
-        if self.leaving:
-            self._forget_left()
-        self.context.descriptors.give(0, len(streams))
-        self._left()
-
-    def _forget_left(self) -> None:
-        """Forget the deleted servers whose last connection has ended."""
-        self._forget(gone for gone in self.leaving.values() if not gone.active)
-        self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
-
-    def _forget(self, destinations: Iterable[Destination]) -> None:
-        """Keep the requests of servers that will not be counted any more."""
-        self.traffic.counters.requests += sum(destination.total for destination in destinations)
+    def _keep_requests(self, forgotten: Iterable[Destination]) -> None:
+        """Count the requests of servers that are forgotten from now on."""
+        self.traffic.counters.requests += sum(destination.total for destination in forgotten)
 
     @property
     def requests(self) -> int:
@@ -589,22 +530,10 @@ class RunningService:
         counted = [*self.destinations.values(), *self.leaving.values(), *([] if redirect is None else [redirect])]
         return self.traffic.counters.requests + sum(destination.total for destination in counted)
 
-    def _log_end(self, connection: ClientConnection, bytes_in: int, bytes_out: int) -> None:
-        choice = connection.dispatcher.choice
-        self.context.log.event(
-            levels.CONNECTION,
-            "{client} ended after {seconds} s: {why}; {server}, {bytes_in} in, {bytes_out} out",
-            client=connection.client_name,
-            seconds=self.context.wheel.now - connection.began,
-            why=connection.ending,
-            server=choice.destination.address if choice else "no server",
-            bytes_in=bytes_in,
-            bytes_out=bytes_out,
-        )
-
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
         if self.leaving:  # deleted servers, which are forgotten when their last connection has ended
+            self._keep_requests(gone for gone in self.leaving.values() if not gone.active)
             self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
         listeners = self._listeners.at
         if listeners:
