@@ -76,13 +76,14 @@ class SchedulerReload:
                 "schedulers {names} are loaded again from {packages}{same}; services bound anew: {services}",
                 names=names,
                 packages=packages,
-                same=", whose Python files are the same as before" if is_same else "",
+                same=", whose Python files are the same as those in use before" if is_same else "",
                 services=", ".join(running) or "none",
             )
         warnings = []
         if is_same:
             warnings.append(
-                f"the Python files of {names} are the same as before; after an edit of its source: 'pip install .'"
+                f"the Python files of {names} are the same as those in use; if you have edited the source, run "
+                "'pip install .' first"
             )
         if self._context.quorum is not None:
             warnings.append(

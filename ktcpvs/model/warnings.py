@@ -45,6 +45,7 @@ from ktcpvs.model.unmatched import (
     leaves_unmatched,
     proposed_command,
     proposed_line,
+    reads_rules,
 )
 
 WHOLE = "whole"
@@ -162,6 +163,8 @@ def warnings_about(
         about = [warning for warning in about if is_due(warning, edit)]
         if is_whole or isinstance(edit, _OF_COVERAGE):
             about += _about_unmatched(edit, before.get(service.ident), service, plugins.scheduler)
+        if isinstance(edit, edits.AddServer):
+            about += _about_added(edit, service, plugins.scheduler)
         found += map(str, about)
     return found
 
@@ -183,6 +186,20 @@ def _about_unmatched(
         served = ", and all servers served before it had one" if before is not None and not before.rules else ""
         text = f"{which} now{served}; for a default rule: {proposed_command(service, scheduler)}"
     yield ServiceWarning(service.ident, text, frozenset((WHOLE,)))
+
+
+def _about_added(
+    edit: edits.AddServer, service: VirtualService, scheduler: ISchedulerFactory
+) -> Iterator[ServiceWarning]:
+    """Warn of a server that gets nothing, since the rules of its service lead to no server at all, as in the quick
+    start. Where they lead to others, its rule is usually the next command, and this would be noise."""
+    if service.rules and reads_rules(scheduler) and not any(rule.servers for rule in service.rules):
+        address = service.complete(edit.address)
+        text = (
+            f"server {address} gets no requests: no rule leads to a server; for a rule: "
+            f"'tcpvsadm --add-rule -i {service.ident} path /PATH/ -r {address}'"
+        )
+        yield ServiceWarning(service.ident, text, frozenset((SERVERS,)))
 
 
 def warnings_of(
@@ -506,7 +523,7 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
     if not service.servers and not any(rule.action is not None for rule in service.rules):
         then = "goes to the redirect address" if service.redirect is not None else "is refused"
         yield f"it has no servers: every client {then}", (WHOLE,)
-    if not service.rules or not (IUsesOptions.providedBy(scheduler) and USES_RULES in scheduler.uses):
+    if not service.rules or not reads_rules(scheduler):
         return
     used: set[Address] = {address for rule in service.rules for address in rule.servers}
     unused = [str(server.address) for server in service.servers if server.address not in used]

@@ -18,6 +18,7 @@ from ktcpvs.cluster.editing import ClusterEdits
 from ktcpvs.cluster.etcd import Etcd
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.cluster.membership import LEASE_SECONDS
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, CannotSave
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edits import AddService

@@ -402,13 +402,18 @@ def test_a_scheduler_takes_options_and_is_loaded_again_in_all_workers(
     assert "entry point placed of placed 1.0" in shown
     assert re.search(r"^placed +place +integer 1\.\.9 +1 +of the server, from 1$", shown, re.MULTILINE)
 
-    same = "warning: the Python files of placed are the same as before; after an edit of its source: 'pip install .'\n"
+    same = (
+        "warning: the Python files of placed are the same as those in use; if you have edited the source, run "
+        "'pip install .' first\n"
+    )
     reloaded = daemon.adm("--reload-schedulers", "placed")
     assert reloaded.stderr.endswith(same)
     assert reloaded.stdout == (
         f"placed: loaded again from {file}, unchanged since it was loaded before\nservices bound anew: s\n"
     )
-    daemon.wait_for_log("from placed_scheduler, whose Python files are the same as before; services bound anew: s")
+    daemon.wait_for_log(
+        "from placed_scheduler, whose Python files are the same as those in use before; services bound anew: s"
+    )
 
     file.write_text(VERSIONED.replace("self.place - 1", "-self.place").replace("VERSION", "the other way round"))
     reloaded = daemon.adm("--reload-schedulers", "placed")

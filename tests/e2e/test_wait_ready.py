@@ -55,6 +55,18 @@ def test_it_waits_for_a_daemon_that_starts_serves_hangs_and_ends(
     assert daemon.wait() == 0
 
 
+def test_the_log_says_that_workers_serve_when_they_do(make_daemon: Callable[..., Daemon]) -> None:
+    """They take a while to start: the log has what the services are before."""
+    daemon = make_daemon(workers=2, preloaded_workers=False)
+    daemon.run()
+    daemon.wait_for_log("2 workers serve")
+    assert daemon.call("why_not_ready") == ""
+    before, _, after = daemon.log().partition("2 workers serve")
+    assert "the table has no services" in before
+    assert "control at" in before
+    assert "control at" not in after
+
+
 def test_it_tells_the_new_daemon_of_a_takeover_from_the_old_one(make_daemon: Callable[..., Daemon]) -> None:
     old = make_daemon()
     old.start()

@@ -11,9 +11,10 @@ from ktcpvs.interfaces import ISchedulerFactory
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
-from ktcpvs.model.service import OPTIONS
+from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.service_plugins import ServicePlugins
-from ktcpvs.model.warnings import MANY_SERVERS, ServiceWarning, is_due, warnings_of
+from ktcpvs.model.table import Table
+from ktcpvs.model.warnings import MANY_SERVERS, ServiceWarning, is_due, warnings_about, warnings_of
 from ktcpvs.system.plugins import find_schedulers
 
 KNOWN = find_schedulers().known
@@ -298,6 +299,31 @@ def test_what_a_whole_service_lacks_is_told_when_it_is_loaded_or_started() -> No
     (warning,) = found("scheduler = wlc")
     assert not is_due(warning, edits.AddService("s"))
     assert is_due(warning, edits.StartService())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "rule", "has_warning"),
+    [
+        pytest.param("phttp", "path /a/ use respond 200", True, id="no rule leads to a server"),
+        pytest.param("phttp", "path /a/ use server 10.0.0.2:80", False, id="a rule leads to another server"),
+        pytest.param("phttp", None, False, id="no rules"),
+        pytest.param("wlc", "path /a/ use respond 200", False, id="rules are ignored"),
+    ],
+)
+def test_a_server_that_is_added_where_no_rule_leads_to_any(scheduler: str, rule: str | None, has_warning: bool) -> None:
+    lines = [f"scheduler = {scheduler}", "server = 10.0.0.2:80", *([f"rule = {rule}"] if rule else [])]
+    before = parse("\n".join(["Virtual s {", "listen = 127.0.0.1:80", *lines, "}"])).apply(Table())
+    edit = edits.AddServer("s", parse_address("10.0.0.1"))
+
+    def plugins(service: VirtualService) -> ServicePlugins:
+        return ServicePlugins(KNOWN[service.scheduler], KNOWN[service.balance])
+
+    found = warnings_about(edit, before.services, edit.apply(before).services, plugins, KNOWN.values)
+    text = (
+        "service s: server 10.0.0.1:80 gets no requests: no rule leads to a server; for a rule: "
+        "'tcpvsadm --add-rule -i s path /PATH/ -r 10.0.0.1:80'"
+    )
+    assert (text in found) is has_warning
 
 
 def test_every_option_in_a_warning_is_one() -> None:
