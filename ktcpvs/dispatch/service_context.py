@@ -34,14 +34,18 @@ def no_preconnection(destination: Destination) -> Stream | None:
 class TrafficCounters:
     """Counters of the traffic of one service. total: client connections accepted, without the streams of HTTP/2.
     refused: requests and connections that got no server. refusals: HTTP status -> number of clients refused with it.
-    ended_in, ended_out: bytes of connections that have ended."""
+    redirected: HTTP status -> number of requests that `https_only` has redirected. requests: those that no server of
+    the service counts: the switch has responded itself, or the server is deleted. ended_in, ended_out: bytes of
+    connections that have ended."""
 
-    __slots__ = ("ended_in", "ended_out", "refusals", "refused", "total")
+    __slots__ = ("ended_in", "ended_out", "redirected", "refusals", "refused", "requests", "total")
 
     def __init__(self) -> None:
         self.total = 0
         self.refused = 0
         self.refusals: dict[int, int] = {}
+        self.redirected: dict[int, int] = {}
+        self.requests = 0
         self.ended_in = 0
         self.ended_out = 0
 
@@ -179,17 +183,24 @@ class ServiceContext:
         self.context.log.fault(form, self.ident, why, client=client_name)
 
     def note_refusal(self, client_name: str, status: int, reason: str) -> None:
-        """Count and log a request that the switch refuses itself; a redirect is no refusal, and only counted by its
-        status. status: of HTTP."""
+        """Count and log a request that the switch refuses itself. status: of HTTP."""
         if status == 429:
             self.admission.limited += 1
-        elif status >= 400:
+        else:
             self.counters.refused += 1
         refusals = self.counters.refusals
         refusals[status] = refusals.get(status, 0) + 1
         form = "service {ident}: {client} refused: {status} {why}"
         log = self.context.log
         log.event(levels.NON_FATAL, form, ident=self.ident, client=client_name, status=status, why=reason)
+
+    def note_redirect(self, client_name: str, status: int, reason: str) -> None:
+        """Count and log a request that `https_only` redirects, which is no refusal. status: of HTTP."""
+        redirected = self.counters.redirected
+        redirected[status] = redirected.get(status, 0) + 1
+        form = "service {ident}: {client} redirected: {status} {why}"
+        log = self.context.log
+        log.event(levels.SCHEDULING, form, ident=self.ident, client=client_name, status=status, why=reason)
 
 
 def _has_tcp(config: VirtualService) -> bool:

@@ -90,6 +90,16 @@ class HTTPClientConnection(ClientConnection):
         return moved[0] - settled[0], moved[1] - settled[1]
 
     @property
+    def request_size(self) -> int:
+        message = self.exchange.message
+        if message is None:
+            return len(self._reader.received) if self._reader is not None else 0
+        return message.size + (self._body_bytes if message.length else 0)
+
+    def body_received(self, size: int) -> None:
+        self._body_bytes = size
+
+    @property
     def held_bytes(self) -> int:
         """The bytes of requests and responses that wait in this process, besides the buffers of transports."""
         reader = self._reader
@@ -249,9 +259,9 @@ class HTTPClientConnection(ClientConnection):
         if limits is not None:
             reads = self._reader is not None and self.state == life.IDLE
             if not limits.hold_head(len(self._reader.received) if reads and self._reader is not None else 0):
-                self._reader = None
                 self.transition(life.BAD_REQUEST)
                 self.refuse(429, TOO_MUCH_HEAD, RETRY_AFTER_HEAD)
+                self._reader = None
 
     def _read_head(self, data: bytes) -> None:
         found: re.Match[bytes] | None = None
@@ -283,10 +293,11 @@ class HTTPClientConnection(ClientConnection):
                 self.dispatcher.request.client = peer_of(self.client_name)
             if reader is not None and self.moved() == (0, 0) and is_http2(bad, reader.received):
                 self.service.note_http2_refusal(self.client_name, str(bad))
-                self.send_last(http2_refusal(str(bad)), str(bad), of_status(bad.status))
+                self.send_last(http2_refusal(str(bad)), str(bad), of_status(bad.status), received=len(reader.received))
                 return
             method = found[2] if found is not None else reader.method if reader is not None else None
-            self.refuse(bad.status, str(bad), method=method)
+            received = len(data) if reader is None else len(reader.received)
+            self.refuse(bad.status, str(bad), method=method, received=received)
 
     def take_over(self, stream: Stream, first: bytes) -> None:
         tls = stream.tls
@@ -526,18 +537,22 @@ class HTTPClientConnection(ClientConnection):
 
     # The end.
 
-    def refuse(self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None) -> None:
-        """Send an error as the last response, and let the client read it. method: of a request whose head was
-        refused."""
+    def refuse(
+        self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None, received: int = 0
+    ) -> None:
+        """Send an error as the last response, and let the client read it. method, received: of a request whose head
+        was refused, and its bytes."""
         self.service.note_refusal(self.client_name, status, reason)
         message, later = self.exchange.message, self.retry_after(status, retry_after)
         lines = message.lines if message is not None else b""
         message_out = self.service.own_responses.error(status, reason, later, lines=lines)
-        self.send_last(message_out, reason, of_status(status), method)
+        self.send_last(message_out, reason, of_status(status), method, received)
 
-    def send_last(self, response: OwnMessage, reason: str, why: str, method: bytes | None = None) -> None:
+    def send_last(
+        self, response: OwnMessage, reason: str, why: str, method: bytes | None = None, received: int = 0
+    ) -> None:
         """Send a response of the switch itself as the last one, and let the client read it. why: the reason as words of
-        `model/why.py`. method: of a request whose head was refused."""
+        `model/why.py`. method, received: of a request whose head was refused, and its bytes."""
         exchange = self.exchange
         self.ending = f"{response.status}: {reason}"
         message = exchange.message
@@ -546,8 +561,7 @@ class HTTPClientConnection(ClientConnection):
         elif self._reader is not None:
             method = self._reader.method
         data = exchange.edited(response.encoded(method), why)
-        exchange.note_own_response(response.status, data, why)
-        exchange.settle()
+        exchange.end_with_own_response(response.status, data, why, received or self.request_size)
         self.client.write(data)
         self._linger()
 

@@ -53,7 +53,8 @@ class Exchange:
     the request; None: it takes the fast path, or there is none. forwarder: of the response; None: nothing of it has
     come outside of the fast path. started: the monotonic time when the head of the current request was complete.
     is_repeatable: the request may be sent again if the server connection dies now. bytes_in, bytes_out: from the client
-    and to it, of this exchange and earlier ones. settled: the part of them that has been counted at a destination.
+    and to it, of this exchange and earlier ones. settled: the part of them that has been counted at a destination,
+    or is of responses of the switch itself.
     """
 
     __slots__ = (
@@ -148,6 +149,7 @@ class Exchange:
 
     def hold_body(self, body: bytes) -> None:
         """Hold the whole body of a request until it is sent with its head."""
+        self.owner.body_received(len(body))
         self.sender = RequestSender(self, body)
 
     def start(self, message: http1.Request, body: bytes, started: float) -> None:
@@ -433,13 +435,21 @@ class Exchange:
         if self.sender is not None:
             self.sender.drop_body()
 
-    def note_own_response(self, status: int, response: bytes, why: str) -> None:
-        """Note a response of the switch itself in the access log, even if there was no valid request. why: its reason
-        as words of `model/why.py`."""
+    def end_with_own_response(self, status: int, response: bytes, why: str, received: int, ending: str = "") -> None:
+        """Count a response of the switch itself, and end the current request with it, even if that was no valid one.
+        response: its bytes. why: its reason as words of `model/why.py`. received: the bytes of the request. ending: as
+        for `settle`."""
         self.owner.begin_entry()
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.decided(why)
             self.dispatcher.entry.refused(status, response)
+        was_sent = self.bytes_in != self.settled[0]  # to a server, which counts the request
+        self.settle(ending)
+        if not was_sent:
+            self.http.context.counters.requests += 1
+            self.bytes_in += received
+        self.bytes_out += len(response)
+        self.settled = self.bytes_in, self.bytes_out
 
     def settle(self, ending: str = "") -> None:
         """End the lease of the current request, and log it. ending: why it ended; "": for the same reason as the

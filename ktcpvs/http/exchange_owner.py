@@ -39,11 +39,18 @@ class ExchangeOwner(Protocol):
     state: str
 
     @property
+    def request_size(self) -> int:
+        """The bytes of the current request that have come, as its client has sent it."""
+
+    @property
     def is_denied(self) -> bool:
         """Whether `deny` names the client that a trusted proxy has told for the current request."""
 
     def transition(self, event: str) -> None:
         """Change the state."""
+
+    def body_received(self, size: int) -> None:
+        """The whole body of the current request has come with its head. size: its bytes."""
 
     def hold(self, reason: int, held: bool) -> None:
         """Add or remove a reason not to read the client."""

@@ -34,11 +34,8 @@ class RefusedExchange(Protocol):
     def discard(self) -> None:
         """Give up the server connection, and what is held of the request and of the server's response."""
 
-    def note_own_response(self, status: int, response: bytes, why: str) -> None:
-        """Note a response of the switch itself in the access log."""
-
-    def settle(self, ending: str = "") -> None:
-        """End the lease of the current request, and log it."""
+    def end_with_own_response(self, status: int, response: bytes, why: str, received: int, ending: str = "") -> None:
+        """Count a response of the switch itself, and end the current request with it."""
 
 
 class OwnResponseSender:
@@ -65,7 +62,10 @@ class OwnResponseSender:
         if status == 503 and dispatcher.failed_connections:
             status, reason, why = 502, UNANSWERED, ""  # there was a server
         later = owner.retry_after(status, retry_after)
-        service.note_refusal(owner.client_name, status, reason)
+        if location:
+            service.note_redirect(owner.client_name, status, reason)
+        else:
+            service.note_refusal(owner.client_name, status, reason)
         closes = status == 400 or (bool(owner.pending) and _ends_pipeline(dispatcher, status))
         lines = exchange.message.lines if exchange.message is not None else b""
         response = service.own_responses.error(status, reason, later, location, lines)
@@ -99,8 +99,7 @@ def _send(exchange: RefusedExchange, response: OwnMessage, reason: str, why: str
         owner.send_last(response, reason, why)
         return
     data = exchange.edited(response.encoded(message.method, keep_alive=True, minor=message.minor), why)
-    exchange.note_own_response(response.status, data, why)
-    exchange.settle(f"{response.status}: {reason}")
+    exchange.end_with_own_response(response.status, data, why, owner.request_size, f"{response.status}: {reason}")
     owner.client.write(data)
     exchange.message = None
     owner.transition(life.REFUSED)

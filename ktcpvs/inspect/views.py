@@ -36,6 +36,7 @@ from ktcpvs.version import __version__
 COUNTS_OF_SERVICE = (
     "active",
     "total",
+    "requests",
     "refused",
     "queued",
     "rebalancing",
@@ -334,10 +335,15 @@ def _responses(counts: Mapping[tuple[str, int], int]) -> dict[str, int]:
     return dict(sorted((f"{status} {rule}", count) for (rule, status), count in counts.items()))
 
 
+def _by_status(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(status): count for status, count in sorted(counts.items())}
+
+
 def _service_stats(live: RunningService | None) -> dict[str, Any]:
     if live is None:
         return dict.fromkeys(COUNTS_OF_SERVICE, 0) | {
             "refusals": {},
+            "redirected": {},
             "rules": {},
             "responses": {},
             "handshakes": {},
@@ -347,8 +353,10 @@ def _service_stats(live: RunningService | None) -> dict[str, Any]:
     return {
         "active": live.active,
         "total": counters.total,
+        "requests": live.requests,
         "refused": counters.refused,
-        "refusals": {str(status): count for status, count in sorted(counters.refusals.items())},
+        "refusals": _by_status(counters.refusals),
+        "redirected": _by_status(counters.redirected),
         "rules": dict(live.scheduler.rule_requests),
         "responses": _responses(traffic.own_responses.counts),
         "handshakes": _handshakes(live.preambles.handshakes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import methodcaller
@@ -217,6 +217,7 @@ class RunningService:
         for address, destination in destinations.items():
             self.leaving.pop(address, None)
             self._draining.keep(destination)
+        self._keep_requests(known for known in gone.values() if not known.active)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
         has_other_schedulers = self.scheduler.replaces(prepared)
@@ -240,7 +241,10 @@ class RunningService:
         self.client_factory.stages = prepared.stages.get(config.address, ())
         usable = frozenset(destinations.values())
         self._check_connectors.configure(config, usable)
+        redirect_before = traffic.selector.redirect
         traffic.selector.configure(config, prepared.scheduler, usable, self.scheduler.make_fallback)
+        if redirect_before is not None and redirect_before is not traffic.selector.redirect:
+            self._keep_requests([redirect_before])
         if gone:
             self._draining.end_leaving_later(gone.values())
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
@@ -512,9 +516,24 @@ class RunningService:
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
 
+    def _keep_requests(self, forgotten: Iterable[Destination]) -> None:
+        """Count the requests of servers that are forgotten from now on."""
+        self.traffic.counters.requests += sum(destination.total for destination in forgotten)
+
+    @property
+    def requests(self) -> int:
+        """The requests of this service in this process: those that its servers got, also the deleted ones, and those
+        that the switch responded to itself. With a scheduler that chooses for connections: 0."""
+        if self.traffic.unit != EACH_REQUEST:
+            return 0
+        redirect = self.traffic.selector.redirect
+        counted = [*self.destinations.values(), *self.leaving.values(), *([] if redirect is None else [redirect])]
+        return self.traffic.counters.requests + sum(destination.total for destination in counted)
+
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
         if self.leaving:  # deleted servers, which are forgotten when their last connection has ended
+            self._keep_requests(gone for gone in self.leaving.values() if not gone.active)
             self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
         listeners = self._listeners.at
         if listeners:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ktcpvs.model.scheduler_words import name_of
+from ktcpvs.model.scheduling import EACH_REQUEST
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -44,7 +45,7 @@ _OF_SERVICE = (
     ("http2_glitches", COUNTER, "http2_glitches_total", "Frames of HTTP/2 clients that ask for nothing."),
     ("http2_floods", COUNTER, "http2_floods_total", "HTTP/2 connections ended because of too many such frames."),
     ("bytes_in", COUNTER, "received_bytes_total", "Bytes from clients."),
-    ("bytes_out", COUNTER, "sent_bytes_total", "Bytes to clients."),
+    ("bytes_out", COUNTER, "sent_bytes_total", "Bytes to clients, responses of the switch itself included."),
 )
 _OF_SERVER = (
     ("active", GAUGE, "active_connections", "Open connections of the server (or requests, where each is scheduled)."),
@@ -248,6 +249,12 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
             for values, count in counts(row["stats"])
         )
         yield from _format_metric(f"ktcpvs_service_{metric}_total", COUNTER, meaning, found)
+    yield from _format_metric(
+        "ktcpvs_service_requests_total",
+        COUNTER,
+        "Requests, where each is scheduled: those that servers got, and those that the switch responded to itself.",
+        (f"{{{labels}}} {row['stats']['requests']}\n" for labels, row in rows if row["unit"] == EACH_REQUEST),
+    )
     for name, kind, metric, meaning in _OF_SERVICE:
         samples = (f"{{{labels}}} {row['stats'][name]}\n" for labels, row in rows)
         yield from _format_metric(f"ktcpvs_service_{metric}", kind, meaning, samples)
@@ -277,6 +284,10 @@ _COUNTS_OF_SERVICE: tuple[tuple[str, tuple[str, ...], str, Callable[[dict[str, A
     (
         "refusals", ("code",), "Requests and connections that the switch refused, by status.",
         lambda stats: _by_key(stats["refusals"]),
+    ),
+    (
+        "redirects", ("code",), "Requests that https_only has redirected to HTTPS, by status.",
+        lambda stats: _by_key(stats["redirected"]),
     ),
     (
         "rule_requests", ("rule",), "Requests (or connections, where these are scheduled) that a rule has taken.",

@@ -465,6 +465,9 @@ class TCPClientConnection(ClientConnection):
         if self.dispatcher.entry is not None:
             self.dispatcher.entry.decided(why)
             self.dispatcher.entry.refused(response.status, data)
+        counters = self.service.counters  # of the connection itself nothing is relayed
+        counters.ended_in += len(self._first) if self._reader is None else len(self._reader.received)
+        counters.ended_out += len(data)
         self.client.write(data)
         LingeringClose(self.client, self.context.wheel, self.service.settings, self._lingered).linger()
 

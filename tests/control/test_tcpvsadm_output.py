@@ -149,14 +149,14 @@ def test_save_of_an_empty_table() -> None:
 def test_stats() -> None:
     assert output.format_stats(stats(1000)) == text("""
         TCP Virtual Server version 1.2.3
-        Service                  State     Scheduler  Active   Total  Refused  Queued          InBytes  OutBytes
+        Service                  State     Scheduler  Active   Total  Refused  Queued    Reqs  InBytes  OutBytes
           -> Server              Weight    MaxConn    Active   Total   Failed    Kept  Reused  InBytes  OutBytes
-        web                      running   http        10000   11000    14000   15000            12000     13000
+        web                      running   http        10000   11000    14000   15000       -    12000     13000
           relay kernel
           -> 10.0.0.1:80         1         99          20000   21000    24000   25000   26000    22000     23000
           -> [2001:db8::1]:8080  0         -           30000   31000    34000   35000   36000    32000     33000
           -> localhost:81        redirect              50000   51000    54000   55000   56000    52000     53000
-        sön                      stopped   wlc        110000  111000   114000  115000           112000    113000
+        sön                      stopped   wlc        110000  111000   114000  115000       -   112000    113000
           rejected: denied 1001
         """)
 
@@ -180,13 +180,13 @@ def test_rate() -> None:
     """Two reads, half a second apart."""
     assert output.format_rates(output.compute_rates(stats(1), stats(3), 0.5)) == text("""
         TCP Virtual Server version 1.2.3
-        Service                  State     Scheduler  Conns/s  InBytes/s  OutBytes/s
-          -> Server              Weight    MaxConn    Conns/s  InBytes/s  OutBytes/s
-        web                      running   http            44         48          52
-          -> 10.0.0.1:80         1         99              84         88          92
-          -> [2001:db8::1]:8080  0         -              124        128         132
-          -> localhost:81        redirect                 204        208         212
-        sön                      stopped   wlc            444        448         452
+        Service                  State     Scheduler  Conns/s  Reqs/s  InBytes/s  OutBytes/s
+          -> Server              Weight    MaxConn    Conns/s          InBytes/s  OutBytes/s
+        web                      running   http            44       -         48          52
+          -> 10.0.0.1:80         1         99              84                 88          92
+          -> [2001:db8::1]:8080  0         -              124                128         132
+          -> localhost:81        redirect                 204                208         212
+        sön                      stopped   wlc            444       -        448         452
         """)
 
 
@@ -201,6 +201,20 @@ def test_rates_of_an_idle_second_say_so() -> None:
     assert output.format_rates(idle).endswith("\n" + output.NOTHING_PASSED)
     assert output.NOTHING_PASSED not in output.format_rates({**idle, "services": []})
     assert output.NOTHING_PASSED not in output.format_rates(output.compute_rates(stats(1), stats(2), 1.0))
+
+
+def test_a_service_that_responds_itself_shows_its_requests() -> None:
+    """Its clients keep their connections, and no server gets anything."""
+    before, after = stats(1), stats(1)
+    for answer, requests in ((before, 7), (after, 67)):
+        answer["services"] = answer["services"][:1]
+        answer["services"][0]["unit"] = EACH_REQUEST
+        answer["services"][0]["stats"]["requests"] = requests
+    counted = output.format_stats(after).splitlines()[3].split()
+    assert counted == ["web", "running", "http", "10", "11", "14", "15", "67", "12", "13"]
+    shown = output.format_rates(output.compute_rates(before, after, 2.0))
+    assert shown.splitlines()[3].split() == ["web", "running", "http", "0", "30", "0", "0"]
+    assert output.NOTHING_PASSED not in shown
 
 
 def test_rates_name_the_services_whose_servers_get_single_requests() -> None:
@@ -227,7 +241,7 @@ def test_the_response_of_a_check_of_before_the_server_went_away_is_its_last(stat
 
 def test_redirects_are_no_refusals() -> None:
     answer = stats(0)
-    answer["services"][0]["stats"] |= {"refusals": {"308": 7, "400": 1}, "responses": {}}
+    answer["services"][0]["stats"] |= {"redirected": {"308": 7}, "refusals": {"400": 1}, "responses": {}}
     assert "\n  redirected: 308 7\n  refused: 400 1\n" in output.format_stats(answer)
 
 

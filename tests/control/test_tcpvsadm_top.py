@@ -16,6 +16,7 @@ from ktcpvs.control.tcpvsadm.top import layout_screen
 from ktcpvs.director.director import Director
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.scheduling import EACH_REQUEST
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.system.log import EventLog
@@ -94,6 +95,15 @@ def test_a_service_without_servers_has_a_line_of_zeros() -> None:
     refused = deepcopy(answer)
     refused["services"][0]["stats"]["refused"] += 7
     assert layout_screen(answer, refused, 1.0, (80, 24))[2].split()[-2:] == ["7", "-"]
+
+
+def test_the_rate_of_a_service_is_that_of_its_requests() -> None:
+    """Its clients keep their connections, and the switch responds itself."""
+    before = stats("Virtual own { scheduler = phttp\n rule = pattern .* use respond 200 }")
+    before["services"][0]["unit"] = EACH_REQUEST
+    after = deepcopy(before)
+    after["services"][0]["stats"].update(requests=12, bytes_in=600, bytes_out=1200)
+    assert layout_screen(before, after, 2.0, (80, 24))[2].split()[3:6] == ["6", "300", "600"]
 
 
 def test_a_table_without_services_is_a_heading() -> None:

@@ -138,6 +138,12 @@ def test_a_trusted_proxy_tells_the_client(daemon: Daemon) -> None:
         ("192.0.2.7, 203.0.113.1", (302, "/203.0.113.1", "302 Found\n")),
     ):
         assert ask(port, "/", **{"X-Forwarded-For": told}) == expected
+    wait_for(lambda: daemon.stats("web")["stats"]["requests"] == 3)
+    shown = adm("--stats").stdout.splitlines()
+    service = dict(zip(shown[1].split(), next(line for line in shown if line.startswith("web ")).split(), strict=True))
+    assert service["Reqs"] == "3"
+    assert int(service["InBytes"]) > 3 * len("GET / HTTP/1.1\r\n\r\n")
+    assert int(service["OutBytes"]) > len("insideinside302 Found\n")
     assert ask(port, "/", Forwarded="for=192.0.2.7")[1] == f"/{LOOPBACK}"
     adm("-E", "-i", "web", "trusted_proxies=10.0.0.0/8")
     assert ask(port, "/", **{"X-Forwarded-For": "192.0.2.7"})[1] == f"/{LOOPBACK}"

@@ -131,11 +131,10 @@ def test_the_table_with_the_state_of_all_nodes_is_the_table_with_comments(nodes:
 
 
 def test_rates_of_all_nodes(nodes: Nodes) -> None:
+    nothing = {"connections": 0, "requests": 0, "bytes_in": 0, "bytes_out": 0}
     rates = nodes["a"].json("--rate", "--all-nodes", "-i", "web")
-    assert {one["node"]: one["services"][0]["rate"] for one in rates["nodes"]} == {
-        name: {"connections": 0, "bytes_in": 0, "bytes_out": 0} for name in NAMES
-    }
-    assert rates["services"][0]["rate"] == {"connections": 0, "bytes_in": 0, "bytes_out": 0}
+    assert {one["node"]: one["services"][0]["rate"] for one in rates["nodes"]} == dict.fromkeys(NAMES, nothing)
+    assert rates["services"][0]["rate"] == nothing
 
 
 def test_connections_name_their_node(nodes: Nodes) -> None:

@@ -194,6 +194,8 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "total": 100,
         "refused": 100,
         "refusals": {"503": 100},
+        "redirected": {},
+        "requests": 0,
         "responses": {},
         "queued": 0,
         "paused_listeners": 0,

@@ -71,7 +71,7 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
         stack.callback(daemon.finish)
         daemon.start()
         daemon.wait_for_log("node a follows")
-        plain, tls, relayed = (free_port() for _ in range(3))
+        plain, tls, relayed, own, moved, moved_tls = (free_port() for _ in range(6))
         address = f"{LOOPBACK}:{server.port}"
         file = folder / "web.conf"
         file.write_text(f"""
@@ -87,16 +87,29 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
                 server = {address}
                 rule = path / use server {address}
             }}
+            Virtual own {{
+                listen = {LOOPBACK}:{own}
+                scheduler = phttp
+                rule = pattern .* use respond 200
+            }}
+            Virtual moved {{
+                listen = {LOOPBACK}:{moved}
+                listen = {LOOPBACK}:{moved_tls} tls
+                certificate = {certificate}
+                https_only = on
+                scheduler = phttp
+            }}
             Virtual mail {{
                 listen = {LOOPBACK}:{relayed}
                 scheduler = wlc
                 server = {address}
             }}""")
         daemon.adm("-f", file, "--start")
-        connection = http.client.HTTPConnection(LOOPBACK, plain, timeout=20)
-        connection.request("GET", "/")
-        assert connection.getresponse().read() == b"ok"
-        connection.close()
+        for port, code in (plain, 200), (own, 200), (moved, 308):
+            connection = http.client.HTTPConnection(LOOPBACK, port, timeout=20)
+            connection.request("GET", "/")
+            assert connection.getresponse().status == code
+            connection.close()
         for port in (plain, tls):  # refused by the service, and by the listener with TLS
             with dial((LOOPBACK, port)) as client, contextlib.suppress(ConnectionResetError):
                 client.sendall(b"GARBAGE\r\n\r\n")

@@ -260,6 +260,129 @@ def test_responses_are_counted_by_rule_and_status(make: Make) -> None:
     assert Views(world.director).stats("s")["services"][0]["stats"]["responses"] == {"200 path /ok": 1}
 
 
+def counted(world: World) -> tuple[int, int, int]:
+    """The requests and the bytes in and out of the service."""
+    stats = Views(world.director).stats("s")["services"][0]["stats"]
+    return stats["requests"], stats["bytes_in"], stats["bytes_out"]
+
+
+def server_bytes(world: World) -> list[tuple[int, int, int]]:
+    """The requests and the bytes in and out of each server."""
+    rows = [row["stats"] for row in Views(world.director).stats("s")["services"][0]["servers"]]
+    return [(row["total"], row["bytes_in"], row["bytes_out"]) for row in rows]
+
+
+def test_own_responses_count_as_requests_and_bytes_of_the_service_alone(make: Make) -> None:
+    world = make()
+    client = world.client()
+    ok = get("/ok")
+    for number in (1, 2):
+        client.says(ok)
+        assert client.heard() == FINE
+        assert counted(world) == (number, number * len(ok), number * len(FINE))
+    client.says(get("/a"))
+    server = world.accepts(A)
+    sent = len(server.heard())
+    server.says(answer())
+    heard = len(client.heard())
+    for _ in range(2):
+        client.says(ok)
+    assert server_bytes(world) == [(1, sent, heard), (0, 0, 0)]
+    expected = (5, 4 * len(ok) + sent, 4 * len(FINE) + heard)
+    assert counted(world) == expected
+    client.says(get("/a"))
+    server.says(answer())
+    expected = (6, expected[1] + sent, expected[2] + heard)
+    assert server_bytes(world)[0] == (2, 2 * sent, 2 * heard)
+    assert counted(world) == expected
+    client.ends()
+    world.settle()
+    assert not world.live.connections
+    assert (counted(world), server_bytes(world)[0]) == (expected, (2, 2 * sent, 2 * heard))
+
+
+def test_requests_of_deleted_servers_still_count(make: Make) -> None:
+    world = make("scheduler = phttp", f"server = {A}", f"redirect = {B}")
+    client = world.client()
+    client.says(get("/a"))
+    server = world.accepts(A)
+    server.says(answer())
+    client.says(get("/a"))
+    world.load("scheduler = phttp", f"redirect = {B}")  # the second request is still under way
+    assert counted(world)[0] == 2
+    server.says(answer())
+    client.says(get("/a"))
+    world.accepts(B).says(answer())
+    client.ends()
+    world.settle()
+    assert counted(world)[0] == 3
+    assert world.live.leaving == {}
+    world.load("scheduler = phttp")
+    assert counted(world)[0] == 3
+    world.load("scheduler = phttp", f"server = {A}")
+    assert counted(world)[0] == 3
+
+
+POST = get("/ok", "Content-Length: 5", method="POST", body=b"hello")
+CHUNKED = get("/ok", "Transfer-Encoding: chunked", method="POST", body=b"5\r\nhello\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        POST, CHUNKED, get("/none"), get("/old/x"), get("/none", method="HEAD"), get("/nothing"),
+        get("/ok").replace(b"HTTP/1.1", b"HTTP/1.0"), b"GET /ok HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", get("http://other/ok"),
+        get("/" + 20000 * "a"),
+    ],
+    ids=[
+        "body", "chunked", "no content", "redirect", "HEAD", "no rule", "HTTP/1.0", "two hosts", "no colon", "no HTTP",
+        "absolute", "long target",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_all_own_responses_count_with_what_was_received(make: Make, request_bytes: bytes, pieces: int) -> None:
+    world = make()
+    client = world.client()
+    half = len(request_bytes) // pieces
+    client.says(request_bytes[:half])
+    if pieces == 2 and client.is_open:
+        client.says(request_bytes[half:])
+    heard = client.heard()
+    requests, received, sent = counted(world)
+    assert (requests, sent) == (1, len(heard))
+    assert received in (half, len(request_bytes))
+    assert received == len(request_bytes) or b"HTTP/1.1 4" in heard  # it is refused at its first invalid byte
+
+
+def test_a_request_that_a_server_has_failed_counts_once(make: Make) -> None:
+    world = make("scheduler = phttp", f"server = {A}", "retry_on = off")
+    client = world.client()
+    client.says(get("/a"))
+    server = world.accepts(A)
+    sent = len(server.heard())
+    server.closes()
+    heard = client.heard()
+    assert heard.startswith(b"HTTP/1.1 502 ")
+    assert counted(world) == (1, sent, len(heard))
+    assert server_bytes(world)[0][0] == 1
+    other = world.client()
+    other.says(get("/a"))
+    world.refuses_all()
+    assert other.heard().startswith(b"HTTP/1.1 503 ")
+    assert counted(world)[0] == 2
+    assert server_bytes(world)[0][0] == 1
+
+
+def test_own_responses_of_whole_connections_count_as_bytes(make: Make) -> None:
+    world = make(*PER_CONNECTION)
+    client = world.client()
+    client.says(get("/ok"))
+    heard = client.heard()
+    client.ends()
+    assert counted(world) == (0, len(get("/ok")), len(heard))
+
+
 @pytest.mark.parametrize("lines", [PER_REQUEST, PER_CONNECTION])
 def test_the_access_log_names_the_rule(make: Make, lines: tuple[str, ...]) -> None:
     world = make(*lines)

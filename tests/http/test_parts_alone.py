@@ -69,7 +69,7 @@ class Owner:
     client_name = "192.0.2.1:4711"
     body = limits = None
     closes_after = has_ended = is_denied = is_full = is_last = False
-    held = last_activity = 0
+    held = last_activity = request_size = 0
     pending = b""
     ending = ""
 

@@ -252,7 +252,14 @@ def test_requests_without_tls_are_redirected(make: Make, site: str) -> None:
         assert f"\r\nLocation: {location}\r\n".encode() in heard
         assert b"Connection" not in heard
     assert world.called() == []
-    assert (world.live.traffic.counters.refused, world.live.traffic.counters.refusals) == (0, {308: 6})
+    counters = world.live.traffic.counters
+    assert (counters.refused, counters.refusals, counters.redirected) == (0, {}, {308: 6})
+    assert world.live.requests == 6
+    stats = Views(world.director).view("stats", None)
+    assert "\n  redirected: 308 6\n" in output.format_stats(stats)
+    metrics = b"".join(format_metrics(summarize(stats, [], 0.0, 0.0, {}))).decode()
+    assert 'ktcpvs_service_redirects_total{service="s",code="308"} 6\n' in metrics
+    assert "ktcpvs_service_refusals_total{" not in metrics
     secure = over_tls(world)
     secure.sendall(get())
     assert world.accepts(A).heard() == get()

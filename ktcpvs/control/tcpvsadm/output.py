@@ -21,13 +21,16 @@ from ktcpvs.model.latency import within
 from ktcpvs.model.pattern import DEFAULT_PATTERNS
 from ktcpvs.model.server_words import write_use_words
 
-SERVICE_COUNTERS = ("active", "total", "refused", "queued", "", "bytes_in", "bytes_out")
+SERVICE_COUNTERS = ("active", "total", "refused", "queued", "requests", "bytes_in", "bytes_out")
 SERVER_COUNTERS = ("active", "total", "failures", "kept", "reused", "bytes_in", "bytes_out")
-RATES = ("connections", "bytes_in", "bytes_out")
+SERVICE_RATES = ("connections", "requests", "bytes_in", "bytes_out")
+SERVER_RATES = ("connections", "", "bytes_in", "bytes_out")
 """The columns, by the names of their counters; "": an empty column."""
 
+_COUNTER_OF_RATE = {"connections": "total", "requests": "requests", "bytes_in": "bytes_in", "bytes_out": "bytes_out"}
+"""The name of each rate -> that of its counter."""
+
 _HEADINGS = {
-    "": "",
     "queued": "Queued",
     "kept": "Kept",
     "reused": "Reused",
@@ -36,6 +39,7 @@ _HEADINGS = {
     "refused": "Refused",
     "failures": "Failed",
     "connections": "Conns",
+    "requests": "Reqs",
     "bytes_in": "InBytes",
     "bytes_out": "OutBytes",
 }
@@ -98,9 +102,9 @@ def format_stats(answer: dict[str, Any], show: ShowAddress = str, width: int = 0
 def format_rates(answer: dict[str, Any], show: ShowAddress = str, width: int = 0) -> str:
     """Format the result of `rates` like `stats`. A line below it says that nothing has passed meanwhile, or of which
     services the servers get requests one by one."""
-    text = _format_counters(answer, show, "rate", RATES, RATES, "/s", width)
+    text = _format_counters(answer, show, "rate", SERVICE_RATES, SERVER_RATES, "/s", width)
     services = answer["services"]
-    if not any(service["rate"][name] for service in services for name in RATES):
+    if not any(any(service["rate"].values()) for service in services):
         return text + ("\n" + NOTHING_PASSED if services else "")
     busy = [one for one in services if one.get("unit") == EACH_REQUEST and any(one["rate"].values())]
     names = [service["ident"] for service in busy[:MAX_NAMES]]
@@ -111,8 +115,8 @@ def format_rates(answer: dict[str, Any], show: ShowAddress = str, width: int = 0
 def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Make rates from two answers of `stats`, `seconds` apart.
 
-    Returns the later one with `rate` (and `redirect_rate`) instead of the counters: new connections and bytes per
-    second, rounded. Counters that are new began at 0; a counter that was reset has the rate 0.
+    Returns the later one with `rate` (and `redirect_rate`) instead of the counters: new connections, requests of a
+    service, and bytes per second, rounded. Counters that are new began at 0; a counter that was reset has the rate 0.
     """
     known = {service["ident"]: service for service in before["services"]}
     services = [_compute_service_rate(known.get(now["ident"], {}), now, seconds) for now in after["services"]]
@@ -296,17 +300,16 @@ def _format_counters(
     """Format the counters of services and their servers. kind: the key of the counters. of_service, of_server: their
     names. each: appended to their headings."""
 
-    def numbers(counters: dict[str, int], names: Sequence[str]) -> list[str]:
+    def numbers(counters: dict[str, Any], names: Sequence[str]) -> list[str]:
         return [str(counters[name]) if name else "" for name in names]
 
     rows: list[tuple[str, ...]] = [
-        ("Service", "State", "Scheduler", *(_HEADINGS[name] + each for name in of_service)),
-        ("  -> Server", "Weight", "MaxConn", *(_HEADINGS[name] + each for name in of_server)),
+        ("Service", "State", "Scheduler", *_headings(of_service, each)),
+        ("  -> Server", "Weight", "MaxConn", *_headings(of_server, each)),
     ]
     for service in answer["services"]:
-        rows.append(
-            (service["ident"], format_state(service), service["scheduler"], *numbers(service[kind], of_service))
-        )
+        counts = {**service[kind], "requests": _requests(service, kind)}
+        rows.append((service["ident"], format_state(service), service["scheduler"], *numbers(counts, of_service)))
         if service["running"] and service[kind].get("relay"):
             rows.append((_format_relay(service[kind]["relay"]),))
         if rejected := _format_rejected(service[kind]):
@@ -427,6 +430,16 @@ def _format_responses(stats: dict[str, Any]) -> list[str]:
     return [f"     {'; '.join(parts)}"] if parts else []
 
 
+def _headings(names: Sequence[str], each: str) -> list[str]:
+    return [name and _HEADINGS[name] + each for name in names]
+
+
+def _requests(service: dict[str, Any], kind: str) -> Any:
+    """Return the requests of a service; "-" where connections are scheduled, and from a daemon that does not count
+    them."""
+    return service[kind].get("requests", "-") if service.get("unit") == EACH_REQUEST else "-"
+
+
 def format_server(server: dict[str, Any], show: ShowAddress) -> str:
     """Return a server's address, and its name where the configuration names it."""
     name = server.get("name")
@@ -449,13 +462,9 @@ def _format_rules(counters: dict[str, Any]) -> list[str]:
 
 def _format_own_responses(counters: dict[str, Any]) -> list[str]:
     """Return the lines with the responses that the switch has given itself."""
-    statuses = counters.get("refusals", {})
-    kinds = (
-        ("redirected", {status: count for status, count in statuses.items() if status < "400"}),
-        ("refused", {status: count for status, count in statuses.items() if status >= "400"}),
-        ("responded", counters.get("responses", {})),
-    )
-    return [f"  {word}: {escape(_format_counts(counts))}" for word, counts in kinds if counts]
+    kinds = (("redirected", "redirected"), ("refused", "refusals"), ("responded", "responses"))
+    found = ((word, counters.get(name)) for word, name in kinds)
+    return [f"  {word}: {escape(_format_counts(counts))}" for word, counts in found if counts]
 
 
 def _format_counts(counts: dict[str, int]) -> str:
@@ -516,6 +525,7 @@ def _omit_counters(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _compute_rate(before: dict[str, int] | None, now: dict[str, int], seconds: float) -> dict[str, int]:
     gained = {}
-    for name, counter in zip(RATES, ("total", "bytes_in", "bytes_out"), strict=True):
-        gained[name] = max(0, round((now[counter] - (before[counter] if before else 0)) / seconds))
+    for name, counter in _COUNTER_OF_RATE.items():
+        if counter in now:
+            gained[name] = max(0, round((now[counter] - (before.get(counter, 0) if before else 0)) / seconds))
     return gained

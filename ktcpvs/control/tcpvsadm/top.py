@@ -9,7 +9,7 @@ from typing import Any
 from ktcpvs.control.tcpvsadm.all_nodes import comparable, describe_nodes, describe_place
 from ktcpvs.control.tcpvsadm.colours import paint
 from ktcpvs.control.tcpvsadm.columns import fit, text_width
-from ktcpvs.control.tcpvsadm.output import format_duration, format_heading, format_server, format_state
+from ktcpvs.control.tcpvsadm.output import EACH_REQUEST, format_duration, format_heading, format_server, format_state
 from ktcpvs.control.tcpvsadm.top_view import KEYS, TopView
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
@@ -176,7 +176,7 @@ def _make_groups(
             redirected = then["redirect_stats"] if same and then is not None else None
             servers.append((f"  -> {show(service['redirect'])}", "redirect", service["redirect_stats"], redirected))
         gained = [_compute_increase(stats, earlier) for _, _, stats, earlier in servers]
-        own = _compute_increase(service["stats"], then["stats"] if then is not None else None)
+        own = _compute_increase(_with_requests(service), _with_requests(then) if then is not None else None)
         own["errors"] += sum(one["errors"] for one in gained)
         own["buckets"] = [sum(column) for column in zip(_NO_BUCKETS, *(one["buckets"] for one in gained), strict=True)]
         state = format_state(service)
@@ -189,6 +189,15 @@ def _make_groups(
         worst = max([_rank(state, own, is_full), *(rank for rank, _ in rows)])
         numbers = _format_numbers(service["stats"]["active"], own, seconds)
         yield worst, (shorten(service["ident"], _MAX_NAME_LENGTH), state, numbers), rows
+
+
+def _with_requests(service: dict[str, Any]) -> dict[str, Any]:
+    """Return the counters of a service, whose total is that of its requests where its scheduler chooses for each, as
+    that of its servers is."""
+    stats: dict[str, Any] = service["stats"]
+    return (
+        {**stats, "total": stats["requests"]} if service.get("unit") == EACH_REQUEST and "requests" in stats else stats
+    )
 
 
 def _compute_increase(now: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:

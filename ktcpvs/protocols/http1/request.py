@@ -242,6 +242,11 @@ class Request:
         return self.fields.minor
 
     @property
+    def size(self) -> int:
+        """The bytes of the head as its client has sent it, in the strict form of its request line."""
+        return len(b"  HTTP/1.1\r\n\r\n") + len(self.method) + len(self.target) + len(self.fields.lines)
+
+    @property
     def length(self) -> int:
         return self.fields.length
 

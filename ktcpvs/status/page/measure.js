@@ -55,6 +55,7 @@ export function measureServer(stats, then, seconds, bounds) {
 // What a service did in the last seconds, and its totals. then: the service before; undefined: it is not known.
 export function measureService(one, then, seconds, bounds) {
   const isRequests = one.unit === "EACH_REQUEST";
+  const counter = isRequests ? "requests" : "total";
   const before = new Map((then ? then.servers : []).map((server) => [server.address, server.stats]));
   const servers = one.servers.map((server) => measureServer(server.stats, before.get(server.address), seconds, bounds));
   const redirect = one.redirect
@@ -62,7 +63,6 @@ export function measureService(one, then, seconds, bounds) {
   const all = redirect ? [...servers, redirect] : servers;
   const buckets = bounds.concat([0]).map((_, place) => all.reduce((sum, now) => sum + now.buckets[place], 0));
   const errors = clientErrors(one, isRequests);
-  const requests = all.reduce((sum, now) => sum + now.rate, 0);
   return {
     isRequests,
     isNew: !then,
@@ -70,15 +70,13 @@ export function measureService(one, then, seconds, bounds) {
     redirect,
     active: one.stats.active,
     queued: one.stats.queued,
-    rate: isRequests ? requests : gain(one.stats.total, then && then.stats.total, seconds),
+    rate: gain(one.stats[counter], then && then.stats[counter], seconds),
     errors: gain(errors, then && clientErrors(then, isRequests), seconds),
     in: gain(one.stats.bytes_in, then && then.stats.bytes_in, seconds),
     out: gain(one.stats.bytes_out, then && then.stats.bytes_out, seconds),
     half: within(buckets, bounds, 0.5),
     slow: within(buckets, bounds, 0.99),
     allErrors: errors,
-    total: isRequests
-      ? [...one.servers, ...(one.redirect ? [one.redirect] : [])].reduce((sum, server) => sum + server.stats.total, 0)
-      : one.stats.total,
+    total: one.stats[counter],
   };
 }

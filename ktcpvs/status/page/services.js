@@ -241,9 +241,11 @@ export class Card {
   // Totals of the service, in one line.
   notes(one, measured) {
     const what = measured.isRequests ? "requests" : "connections";
-    const codes = Object.entries(one.stats.refusals).map(([code, number]) => `${count(number)} with ${code}`).join(", ");
+    const byStatus = (counts) => Object.entries(counts).map(([code, number]) => `${count(number)} with ${code}`).join(", ");
+    const [refused, redirected] = [byStatus(one.stats.refusals), byStatus(one.stats.redirected)];
     const parts = [`since the start: ${count(measured.total)} ${what}, ${count(measured.allErrors)} errors, in ${bytes(one.stats.bytes_in)}, out ${bytes(one.stats.bytes_out)}`];
-    if (codes) parts.push(`refused ${codes}`);
+    if (refused) parts.push(`refused ${refused}`);
+    if (redirected) parts.push(`redirected ${redirected}`);
     if (one.stats.denied) parts.push(`denied ${count(one.stats.denied)}`);
     if (one.stats.limited) parts.push(`limited ${count(one.stats.limited)}`);
     if (one.stats.relay) parts.push(`relay ${one.stats.relay.in_use}`);
