@@ -12,7 +12,7 @@ help:
 	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
 	@echo "make demo-cluster    three switches with one table and three members of etcd on loopback, of which some crash; 40 seconds"
 	@echo "make test            the tests, in less than five minutes; TESTS='tests/model -k rules' for some"
-	@echo "make test-more       those that make test leaves out: clusters, a CA, Chromium, packages, load, and all examples of properties"
+	@echo "make test-more       those that make test leaves out: clusters, other programs, packages, load, and all examples of properties"
 	@echo "make test-slow       those that both leave out: faults of a cluster, and what takes half a minute"
 	@echo "make site            the documentation as a site in build/site; SITE_URL=https://docs.example/ if it is published there"
 	@echo "make pictures        draws the pictures of the README; STATUS=1: those of the status page too"
@@ -58,7 +58,7 @@ PURE_TESTS = tests/model% tests/protocols% tests/schedulers%
 OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 
 # What `make test` leaves out, by what the tests need, unless TESTS names them. `make test-more` runs it.
-MORE = etcd or pebble or chromium or packages or load
+MORE = programs or packages or load or starts
 
 PROGRAMS = services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin \
 	node=nodejs zsh mandoc wrk promtool=prometheus systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin \

@@ -94,6 +94,7 @@ def test_chromium_is_served(site: Site) -> None:
     assert chromium(site.target("web", BLOG, "/hello"), certificate).endswith(b" GET /hello\n")
 
 
+@pytest.mark.load
 @pytest.mark.parametrize("client", ["curl", "gnutls", "openssl TLS 1.2", "node", "requests"])
 def test_bulk_comes_whole(site: Site, client: str) -> None:
     body = CLIENTS[client](site.target("web", SHOP, "/files/tls-bulk"))
