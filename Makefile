@@ -76,7 +76,7 @@ test: compiled $(if $(IS_WHOLE),$(VENV)/tests-compiled,$(if $(OTHER_TESTS),$(VEN
 # What `make test` leaves out. It tries a part of the examples of each property, and this tries all of them.
 test-more: compiled $(VENV)/tests-compiled $(VENV)/axe-core.js
 	@docs/tools/debian-packages $(PROGRAMS) chromium
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and ($(MORE) or hypothesis)" --hypothesis-profile=all tests
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and ($(MORE) or hypothesis or examples)" --hypothesis-profile=all tests
 
 # Those that the marker `slow` leaves out of both: faults of a cluster, and what takes half a minute.
 test-slow: compiled

@@ -58,6 +58,7 @@ def received(edit: edits.Edit) -> list[edits.Edit]:
     return recorder.edits
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("kind", sorted(EDITS.keys() - {Adopt, Local}, key=lambda kind: kind.__name__))
 def test_round_trip(kind: type[edits.Edit]) -> None:
     @examples(40)
