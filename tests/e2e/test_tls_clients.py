@@ -89,6 +89,7 @@ def test_a_client_gets_the_certificate_of_the_name_that_it_asks_for(site: Site, 
     assert body.endswith(b" GET /hello\n")
 
 
+@pytest.mark.programs
 def test_chromium_is_served(site: Site) -> None:
     certificate = site.certificates[BLOG]
     assert chromium(site.target("web", BLOG, "/hello"), certificate).endswith(b" GET /hello\n")
