@@ -11,15 +11,16 @@ Its packages, from the bottom up; each imports only from those below it (setup.c
 - `runtime`: everything that the services of one process share
 - `dispatch`, `health`: the choice of a server for one request; active checks and ejection
 - `http`, `tcp`: client connections
-- `services`: running services, and the director that carries edits out
+- `services`: running services
 - `control`, `status`: the control connection and tcpvsadm; the status page and metrics
+- `director`: the director, which carries edits out
 - `inspect`: views and explanations
 - `workers`: one switch in several processes
 - `state`, `service_manager`: the state file; sd_notify(3)
 - `takeover`: a new daemon takes over from the one that runs
 - `reload`, `shutdown`, `signals`: SIGHUP; the end of a daemon; all signals
-- `service`, `offline`, `in_process`: the composition root; checks of a configuration without a daemon; the switch
-  inside another program
+- `switch_service`, `offline`, `in_process`: the composition root; checks of a configuration without a daemon; the
+  switch inside another program
 - `daemon`, `tap`, `adm`: the programs
 
 `Switch` and `endpoint` are those of `in_process`, which is imported when one of them is used. `__init__.pyi` has them

@@ -152,11 +152,4 @@ handle(PyObject *object, PyObject *name, PyObject *extra)
     return PyErr_ExceptionMatches(PyExc_Exception) ? handle_any(object, name, extra) : -1;
 }
 
-/* The same for an exception of a scheduler, which may be any but that of a user who interrupts the program. */
-MAYBE_UNUSED static int
-handle_fault(PyObject *object, PyObject *name, PyObject *extra)
-{
-    return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) ? -1 : handle_any(object, name, extra);
-}
-
 #endif

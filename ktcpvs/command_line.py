@@ -283,9 +283,18 @@ def _describe_error(error: getopt.GetoptError) -> str:
         return f"option '--{candidates[0]}' needs a value: {OPTIONS[candidates[0]].value}"
     if written in HINTS:
         return f"unknown option '{written}': {HINTS[written]}"
+    if _is_administration(name):
+        return f"unknown option '{written}': it is a command of tcpvsadm, which changes and shows a daemon that runs"
     near = nearest(name, OPTIONS) if len(name) > 1 else None
     hint = f"; did you mean '--{near}'?" if near else ""
     return f"unknown option '{shorten(written)}'{hint}"
+
+
+def _is_administration(name: str) -> bool:
+    """Whether tcpvsadm has a command of that name or letter."""
+    from ktcpvs.control.tcpvsadm.options import COMMANDS
+
+    return name in COMMANDS or any(name == command.short for command in COMMANDS.values())
 
 
 def help_text() -> str:

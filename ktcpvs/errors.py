@@ -112,13 +112,13 @@ class NoSuchNetwork(Refusal):
 
 
 class NoSuchScheduler(Refusal):
-    """name: of the scheduler; "": unknown, as in a client."""
+    """scheduler: its name; "": unknown, as in a client."""
 
     code = b"NO_SUCH_SCHEDULER"
 
-    def __init__(self, reason: str, name: str = "") -> None:
+    def __init__(self, reason: str, scheduler: str = "") -> None:
         super().__init__(reason)
-        self.name = name
+        self.scheduler = scheduler
 
 
 class NoSuchSetting(Refusal):
@@ -140,9 +140,14 @@ class BadPattern(Refusal):
 
 
 class BadValue(Refusal):
-    """A malformed value, or one out of range."""
+    """A malformed value, or one out of range. scheduler: the name of the one that cannot be used so; "": it is about
+    something else, or in a client."""
 
     code = b"BAD_VALUE"
+
+    def __init__(self, reason: str, scheduler: str = "") -> None:
+        super().__init__(reason)
+        self.scheduler = scheduler
 
 
 class BadConfiguration(Refusal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +13,18 @@ from twisted.python.failure import Failure
 
 from ktcpvs.acme.access import IssuedAccess
 from ktcpvs.acme.store import CertificateFolder
-from ktcpvs.errors import BadValue, NoSuchScheduler, NoTLS
+from ktcpvs.director.director import Director
+from ktcpvs.director.response_files import response_files
+from ktcpvs.errors import BadValue, NoTLS, shorten
 from ktcpvs.model.language.includes import unmatched_includes
 from ktcpvs.model.language.parser import parse
-from ktcpvs.model.language.scheduler_places import place_of_scheduler
+from ktcpvs.model.language.scheduler_places import located
 from ktcpvs.model.placement import UNKNOWN_NODES
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import files_of
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
-from ktcpvs.services.response_files import response_files
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles
@@ -55,13 +56,11 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         warnings += _check_authorities(table.settings)
         for service in table:
             running = RunningService(context, service)
-            try:
+            with located(service.ident, lambda *names: edit.place_of(*names) or source):
                 prepared = await director.bind(running, service, table.settings, is_dry_run=True)
-            except NoSuchScheduler as refusal:
-                where = place_of_scheduler(text, source, service.ident, refusal.name) or source
-                raise NoSuchScheduler(f"{where}: service {service.ident}: {refusal}") from None
             await director.run_tests(service, table.settings)
             warnings += _check_response_files(service)
+            warnings += _check_access_log(service)
             warnings += await _check_tls(director, service, prepared.factory.unit)
         return [*director.warnings(edit, Table(), table), *warnings]
 
@@ -102,6 +101,16 @@ def _check_response_files(service: VirtualService) -> Sequence[str]:
             raise
         return [f"{refusal}; this file is not checked"]
     return []
+
+
+def _check_access_log(service: VirtualService) -> Sequence[str]:
+    """Look for the folder of a service's access log, and create nothing. Returns warnings, one per line: the folder may
+    be on another machine."""
+    folder = os.path.dirname(service.access_log)
+    if not service.access_log.startswith("/") or os.path.isdir(folder):
+        return []
+    why = os.strerror(errno.ENOTDIR if os.path.exists(folder) else errno.ENOENT)
+    return [f"service {service.ident}: access_log = {shorten(service.access_log)}: {shorten(folder)}: {why}"]
 
 
 async def _check_tls(director: Director, service: VirtualService, unit: str) -> Sequence[str]:

@@ -9,11 +9,11 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.server import limit_warnings
+from ktcpvs.director.director import Director
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.table import Table
 from ktcpvs.service_manager import ServiceManager
-from ktcpvs.services.director import Director
 from ktcpvs.state import read_configuration
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.names import service_port

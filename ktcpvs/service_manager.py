@@ -9,8 +9,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import Refusal
-from ktcpvs.services.director import Director
 from ktcpvs.system.notify import Notifier
 from ktcpvs.system.periodic import PeriodicJob
 

@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.server import ControlFactory
+from ktcpvs.director.director import Director
 from ktcpvs.service_manager import ServiceManager
-from ktcpvs.services.director import Director
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.periodic import PeriodicJob

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+from ktcpvs.director.director import Director
 from ktcpvs.reload import Reload
-from ktcpvs.services.director import Director
 from ktcpvs.shutdown import Shutdown
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.takeover.upgrade_launcher import UpgradeLauncher

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from ktcpvs.director.director import Director
 from ktcpvs.inspect.certificates import describe_certificates
 from ktcpvs.model.service import AUTO
 from ktcpvs.model.table import Table
-from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 from ktcpvs.system.log import ANNOUNCE, EventLog
 
@@ -16,15 +16,30 @@ MAX_SERVICES = 20
 """The most services that have a line of their own."""
 
 
-def log_start(director: Director, workers: int, *, is_kept: bool = True) -> None:
-    """Write a line for each of the first services, and one about the others. workers: the number of processes that
-    serve; 0: this process serves. is_kept: False where the next start knows nothing of the table."""
+def log_start(director: Director, *, is_kept: bool = True) -> None:
+    """Write a line for each of the first services, and one about the others. is_kept: False where the next start knows
+    nothing of the table."""
     log: EventLog = director.context.log
-    for line in start_lines(director, workers, is_kept=is_kept):
+    for line in start_lines(director, is_kept=is_kept):
         log.event(ANNOUNCE, "{line}", line=line)
 
 
-def start_lines(director: Director, workers: int, *, is_kept: bool = True) -> Iterator[str]:
+def log_serving(log: EventLog, workers: int) -> None:
+    """Write that clients are served from now on. workers: the number of processes that serve; 0: this process serves.
+
+    For workers that is later than `log_start`: they take seconds to start, while clients wait in the backlog.
+    """
+    log.event(ANNOUNCE, "{line}", line=serving_line(workers))
+
+
+def serving_line(workers: int) -> str:
+    """Return the line of `log_serving`."""
+    if not workers:
+        return "this process serves, without workers"
+    return f"{workers} workers serve" if workers > 1 else "1 worker serves"
+
+
+def start_lines(director: Director, *, is_kept: bool = True) -> Iterator[str]:
     """Yield the lines of `log_start`."""
     table, expanded = director.effective, director.expanded
     shown = list(director.services.values())[:MAX_SERVICES]
@@ -33,7 +48,6 @@ def start_lines(director: Director, workers: int, *, is_kept: bool = True) -> It
     if left := len(director.services) - len(shown):
         yield f"{left} more services listen; 'tcpvsadm --list' shows them all"
     yield from _stopped_lines(table, expanded)
-    yield f"{workers} workers serve" if workers else "this process serves, without workers"
     yield from certificate_lines(director)
     if not is_kept:
         yield "changes are not kept: no --state; 'ktcpvs --state FILE' has them at its next start"

@@ -20,6 +20,7 @@ from ktcpvs.status.address import parse_status
 from ktcpvs.status.host_names import parse_host_name
 from ktcpvs.system.limits import uncollected
 from ktcpvs.system.privileges import group_number, identity
+from ktcpvs.system.steady_clock import use_steady_clock
 from ktcpvs.takeover.pid_file import PidFile
 
 MAX_WORKERS = 64
@@ -163,8 +164,9 @@ def makeService(options: Options) -> IService:
     with uncollected():
         from twisted.internet import reactor
 
-        from ktcpvs.service import DaemonOptions, SwitchService
+        from ktcpvs.switch_service import DaemonOptions, SwitchService
 
+    use_steady_clock(reactor)
     return SwitchService(
         DaemonOptions(
             control=options["control"],

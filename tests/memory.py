@@ -24,13 +24,13 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import Logger, formatEvent
 from twisted.python.failure import Failure
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import Refusal
 from ktcpvs.model.edits import Edit, Load, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.relay.engines import Relays
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.tls_file_store import TLSFileStore

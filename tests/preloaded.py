@@ -76,7 +76,7 @@ MODULES = (
     "ktcpvs.control.tcpvsadm.session",
     "ktcpvs.offline",
     *(f"ktcpvs.schedulers.{name}" for name in SCHEDULERS),
-    "ktcpvs.service",
+    "ktcpvs.switch_service",
     "ktcpvs.tap",
     "ktcpvs.workers.worker",
     "twisted.internet.endpoints",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import glob
 import hashlib
 import os
@@ -62,8 +63,18 @@ def wait_for(
     return value
 
 
-_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
-_ports = iter(random.Random(os.getpid()).sample(range(20000 + 1500 * _worker, 21500 + 1500 * _worker), 1500))
+_ports = iter(random.Random(os.getpid()).sample(range(20000, 32000), 12000))
+_given = open(Path(tempfile.gettempdir()) / f"ktcpvs-test-ports-{os.getuid()}", "ab")  # noqa: SIM115
+"""Holds a lock for each port that this process has given: the byte at that number."""
+
+
+def _is_ours(port: int) -> bool:
+    """True for a port that no other process with tests has given. Nothing may listen on it yet, or any more."""
+    try:
+        fcntl.lockf(_given, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
 
 
 def _is_nameless(port: int) -> bool:
@@ -77,7 +88,7 @@ def _is_nameless(port: int) -> bool:
 
 def free_port(host: str = LOOPBACK) -> int:
     """Return an unused port without a name, below the range from which the kernel takes the ports of clients."""
-    for port in filter(_is_nameless, _ports):
+    for port in filter(_is_ours, filter(_is_nameless, _ports)):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe, contextlib.suppress(OSError):
             probe.bind((host, port))

@@ -46,6 +46,11 @@ def test_options_of_the_service_and_of_the_process() -> None:
             "--port 80",
             "unknown option '--port': services listen where the configuration or 'tcpvsadm -A -i ID -l ADDR:PORT' says",
         ),
+        (
+            "--set a=1",
+            "unknown option '--set': it is a command of tcpvsadm, which changes and shows a daemon that runs",
+        ),
+        ("-A", "unknown option '-A': it is a command of tcpvsadm, which changes and shows a daemon that runs"),
         ("--zzz", "unknown option '--zzz'"),
         ("-z", "unknown option '-z'"),
         ("--clust x", "option '--clust' may be --cluster or --cluster-ca"),

@@ -31,9 +31,11 @@ from ktcpvs.errors import BadConfiguration
 from ktcpvs.interfaces import IScheduler, ISchedulerFactory, Outcome
 from ktcpvs.model import exchange
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.language.keywords import KEYWORDS
 from ktcpvs.model.language.lexer import unquoted
-from ktcpvs.model.language.parser import KEYWORDS, parse
+from ktcpvs.model.language.parser import parse
 from ktcpvs.model.outcome import FAILURES
+from ktcpvs.model.scheduling import ServiceView
 from ktcpvs.model.settings import SECRETS, TEXTS, Settings
 from ktcpvs.model.table import Table
 from ktcpvs.protocols.forwarding import FIELDS
@@ -161,8 +163,8 @@ def command_lines(name: str) -> Iterator[str]:
 
 
 def arguments(line: str) -> list[str]:
-    """The words after `tcpvsadm`, up to the first operator of the shell."""
-    words = shlex.split(line)[1:]
+    """The words after `tcpvsadm`, up to the first operator of the shell. A process is named by a variable, or PID."""
+    words = [re.sub(r"^(\$\w+|\$!|PID)$", "4711", word) for word in shlex.split(line)[1:]]
     ends = [place for place, word in enumerate(words) if word in (">", "<", "|", "||", "&&", ";", "&")]
     return words[: min(ends, default=len(words))]
 
@@ -270,6 +272,24 @@ def test_the_programs_about_schedulers_run() -> None:
             pytest.fail(f"{name} of docs/schedulers.md fails:\n{traceback.format_exc()}")
 
 
+def test_the_simulations_of_the_document_run() -> None:
+    """All but those that need a fixture."""
+    names: dict[str, Any] = {"__name__": "simulations_document"}
+    for number, program in enumerate(blocks("docs/simulations.md", "python")):
+        exec(compile(program, f"docs/simulations.md, program {number + 1}", "exec"), names)
+    tests = {
+        name: value
+        for name, value in names.items()
+        if name.startswith("test_") and callable(value) and not value.__code__.co_argcount
+    }
+    assert len(tests) >= 5
+    for name, test in tests.items():
+        try:
+            test()
+        except Exception:
+            pytest.fail(f"{name} of docs/simulations.md fails:\n{traceback.format_exc()}")
+
+
 def test_the_schedulers_of_the_document_provide_their_interfaces() -> None:
     names: dict[str, Any] = {"__name__": "schedulers_document"}
     programs = blocks("docs/schedulers.md", "python")
@@ -322,6 +342,16 @@ def test_the_tables_of_what_a_scheduler_gets_are_whole(heading: str, described: 
     table = text_of("docs/schedulers.md").split(heading)[1].split("\n#")[0].split("| reason | meaning")[0]
     told = re.findall(r"`(\w+)(?:\(\w+\))?`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
     assert set(told) == described
+
+
+def test_what_shown_schedulers_read_of_a_service_is_described() -> None:
+    """The package that `--new-scheduler` writes, the examples, and the programs of the document."""
+    sources = [*EXAMPLE.parent.glob("*/ktcpvs_*/**/*.py"), ROOT / "ktcpvs/new_scheduler.py"]
+    texts = [*(path.read_text() for path in sources), *blocks("docs/schedulers.md", "python")]
+    read = {name for text in texts for name in re.findall(r"\bservice\.(\w+)", text)} & set(dir(ServiceView))
+    assert {"destinations", "why"} <= read
+    contract = text_of("docs/schedulers.md").split("`service` is a `ServiceView`:")[1].split("\n### ")[0]
+    assert read <= {*re.findall(r"`(?:service\.)?(\w+)(?:\([^`]*\))?`", contract)}
 
 
 def test_every_reason_of_an_outcome_is_described() -> None:

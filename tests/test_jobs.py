@@ -14,6 +14,9 @@ from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.control.endpoints import parse_control
 from ktcpvs.control.tcp_listeners import TCPControlListener
+from ktcpvs.director.director import Director
+from ktcpvs.director.resolver import Resolver
+from ktcpvs.director.serving_processes import SingleProcess
 from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.server_connections import ServerConnections
@@ -23,11 +26,8 @@ from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.service_manager import ServiceManager
-from ktcpvs.services.director import Director
 from ktcpvs.services.listener import Listener
-from ktcpvs.services.resolver import Resolver
 from ktcpvs.services.running import RunningService
-from ktcpvs.services.serving_processes import SingleProcess
 from ktcpvs.status.address import parse_status
 from ktcpvs.status.readiness import Readiness
 from ktcpvs.status.status_listener import StatusListener

@@ -13,7 +13,7 @@ from attrs import fields
 
 from ktcpvs.command_line import OPTIONS
 from ktcpvs.control.tcpvsadm.usage import help_text
-from ktcpvs.model.language.parser import KEYWORDS
+from ktcpvs.model.language.keywords import KEYWORDS
 from ktcpvs.model.settings import Settings
 
 PROGRAM = Path(__file__).parent.parent / "docs" / "tools" / "manual_pages.py"

@@ -8,9 +8,9 @@ import pytest
 from memory import log_into
 from twisted.internet.task import Clock
 
+from ktcpvs.director.director import Director
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.shutdown import ADMINISTRATORS_TIMEOUT, CLOSE_TIMEOUT, POLL_INTERVAL, Shutdown
 
 

@@ -12,12 +12,12 @@ from servers import free_address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
 from ktcpvs.model.edits import Set, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
-from ktcpvs.services.director import Director
 from ktcpvs.services.ticket_secrets import SecretsRecord
 from ktcpvs.system.steps import Steps
 from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource

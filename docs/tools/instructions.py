@@ -125,12 +125,14 @@ class Rounds:
         return (max(self.numbers) - min(self.numbers)) / self.median
 
     def __str__(self) -> str:
-        return f"{self.median:,.0f} ({self.spread:.1%})"
+        return f"{self.median:,.0f} ({self.spread:.1%})" if self.median >= 1000 else f"{self.median:.2f}"
 
     def beside(self, others: Rounds) -> str:
-        """Return how much more this is than others, in the median of the pairs and at least and at most."""
+        """Return how much more this is than others: the median of the pairs; and at least and at most, or from 20 pairs
+        on the bounds between which the median of endless pairs is with 95 % (order statistics)."""
         shares = sorted(mine / other - 1 for mine, other in zip(self.numbers, others.numbers, strict=True))
-        return f"{statistics.median(shares):+.1%} ({shares[0]:+.1%} to {shares[-1]:+.1%})"
+        outside = 0 if len(shares) < 20 else int((len(shares) - 1.96 * len(shares) ** 0.5) / 2)
+        return f"{statistics.median(shares):+.1%} ({shares[outside]:+.1%} to {shares[-1 - outside]:+.1%})"
 
 
 @dataclass(frozen=True)
@@ -290,12 +292,24 @@ def configuration(folder: Path, cases: list[Case], ports: dict[str, int], server
 Write = Callable[[str], object]
 
 Count = Callable[[Case], float]
-"""Returns the instructions of a daemon for each request of a case."""
+"""Returns what each request of a case costs a daemon: its instructions, or its CPU time."""
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A daemon that serves cases. ports: by the names of cases."""
+
+    folder: Path
+    pid: int
+    ports: Mapping[str, int]
 
 
 @contextlib.contextmanager
-def counting(tree: Path, cases: list[Case]) -> Iterator[Count]:
-    """The daemon of a checkout, which runs meanwhile."""
+def serving(tree: Path, cases: list[Case], wrapper: Callable[[Path], list[str]]) -> Iterator[Daemon]:
+    """The daemon of a checkout with a service for each case, and nginx behind it, while they run.
+
+    wrapper: returns the command that runs the daemon's command as its arguments, from the folder with all files.
+    """
     with tempfile.TemporaryDirectory(prefix="ktcpvs-instructions-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -312,26 +326,38 @@ def counting(tree: Path, cases: list[Case]) -> Iterator[Count]:
         plugins.mkdir(parents=True)
         (plugins / "ktcpvs_instructions_plugin.py").write_text(PLUGINS)
         python, program = (str(tree / ".venv/bin" / name) for name in ("python", "ktcpvs"))
-        daemon = [
-            "valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/counts", python, program, "--workers", "0",
-            "--config", f"{folder}/ktcpvs.conf", "--control", f"unix:{folder}/control",
-        ]  # fmt: skip
+        daemon = [*wrapper(folder), python, program, "--workers", "0", "--config", f"{folder}/ktcpvs.conf"]
+        daemon += ["--control", f"unix:{folder}/control"]
         os.environ["PYTHONHASHSEED"], os.environ["PYTHONPATH"] = "0", name
         nginx = ["nginx", "-c", f"{folder}/nginx.conf"]
         with (
             running(nginx, folder / "nginx.log", server),
             running(daemon, folder / "log", ports[cases[0].name]) as process,
         ):
-            yield lambda case: count(folder, process.pid, Client(ports[case.name], case), case)
+            yield Daemon(folder, process.pid, ports)
 
 
-def count_all(tree: Path, cases: list[Case], rounds: int) -> dict[str, Rounds]:
+@contextlib.contextmanager
+def counting(tree: Path, cases: list[Case]) -> Iterator[Count]:
+    """The daemon of a checkout in valgrind, which runs meanwhile."""
+    valgrind = "valgrind", "--tool=callgrind"
+    with serving(tree, cases, lambda folder: [*valgrind, f"--callgrind-out-file={folder}/counts"]) as daemon:
+        yield lambda case: count(daemon, Client(daemon.ports[case.name], case), case)
+
+
+Counting = Callable[[Path, list[Case]], contextlib.AbstractContextManager[Count]]
+"""`counting`, or another way to find what requests cost the daemon of a checkout."""
+
+
+def count_all(counting: Counting, tree: Path, cases: list[Case], rounds: int) -> dict[str, Rounds]:
     """Name of a case -> the counts of the daemon of a checkout, the cases in turn in each round."""
     with counting(tree, cases) as count_case:
         return turns(rounds, {case.name: functools.partial(count_case, case) for case in cases})
 
 
-def count_both(tree: Path, baseline: Path, cases: list[Case], rounds: int) -> dict[str, tuple[Rounds, Rounds]]:
+def count_both(
+    counting: Counting, tree: Path, baseline: Path, cases: list[Case], rounds: int
+) -> dict[str, tuple[Rounds, Rounds]]:
     """Name of a case -> the counts of the baseline and those of the tree, in turn: both daemons run meanwhile."""
     with counting(baseline, cases) as before, counting(tree, cases) as now:
         what = {
@@ -344,24 +370,24 @@ def count_both(tree: Path, baseline: Path, cases: list[Case], rounds: int) -> di
 
 
 def turns(rounds: int, what: Mapping[Key, Callable[[], float]]) -> dict[Key, Rounds]:
-    """Call these functions in turn, so often."""
+    """Call these functions in turn, so often, every other time from the last to the first."""
     found: dict[Key, list[float]] = {key: [] for key in what}
-    for _ in range(rounds):
-        for key, call in what.items():
-            found[key].append(call())
+    for number in range(rounds):
+        for key in list(what)[:: -1 if number % 2 else 1]:
+            found[key].append(what[key]())
     return {key: Rounds(tuple(numbers)) for key, numbers in found.items()}
 
 
-def count(folder: Path, pid: int, client: Client, case: Case) -> float:
+def count(daemon: Daemon, client: Client, case: Case) -> float:
     """Return the instructions for each request of a case, once its caches are warm."""
     client.ask(max(case.count // 2, 50))
-    control("--zero", pid)
+    control("--zero", daemon.pid)
     client.ask(case.count)
-    known = set(folder.glob("counts.*"))
-    control("--dump", pid)
+    known = set(daemon.folder.glob("counts.*"))
+    control("--dump", daemon.pid)
     until = time.monotonic() + TIMEOUT
     while True:
-        for path in set(folder.glob("counts.*")) - known:
+        for path in set(daemon.folder.glob("counts.*")) - known:
             text = path.read_text(errors="replace")
             if re.search(r"(?m)^totals:", text):
                 return spent_in(SERVING, text) / case.count
@@ -412,30 +438,34 @@ def report_learning(write: Write, counted: dict[str, Rounds]) -> None:
         write(f"| {scheduler} | {old} | {new} | {new.median - old.median:,.0f} | {new.beside(old)} |\n")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def compare(counting: Counting, description: str, rounds: int) -> int:
+    """Do what the command line says. rounds: counts of each case, unless it says how many."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", type=Path)
     parser.add_argument("baseline", type=Path, nargs="?")
     parser.add_argument(
         "--balance", metavar="NAME,NAME", help="compare these schedulers within a rule of three servers"
     )
     parser.add_argument("--learning", action="store_true", help="compare schedulers that learn with those that do not")
-    parser.add_argument("--rounds", type=int, default=3, metavar="COUNT", help="counts of each, in turn; 3")
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, metavar="COUNT", help=f"counts of each, in turn; {rounds}"
+    )
     parser.add_argument("--only", type=letters, default=list(CASES), metavar="A,U", help="these scenarios")
     options = parser.parse_args()
+    tree, write = options.tree.resolve(), sys.stdout.write
     if options.learning:
-        report_learning(sys.stdout.write, count_all(options.tree.resolve(), list(LEARNING), options.rounds))
+        report_learning(write, count_all(counting, tree, list(LEARNING), options.rounds))
         return 0
     if options.balance is not None:
         cases = [replace(case, balance=name) for case in options.only for name in options.balance.split(",")]
-        report_balances(sys.stdout.write, cases, count_all(options.tree.resolve(), cases, options.rounds))
+        report_balances(write, cases, count_all(counting, tree, cases, options.rounds))
         return 0
     if options.baseline is None:
         parser.error("a second checkout to compare with, --balance or --learning is needed")
-    both = options.tree.resolve(), options.baseline.resolve()
-    report(sys.stdout.write, options.only, count_both(*both, options.only, options.rounds))
+    both = count_both(counting, tree, options.baseline.resolve(), options.only, options.rounds)
+    report(write, options.only, both)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare(counting, __doc__, rounds=3))

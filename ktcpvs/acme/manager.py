@@ -29,6 +29,8 @@ from ktcpvs.acme.schedule import (
     retry_delay,
 )
 from ktcpvs.acme.store import CertificateFolder, account_key, decode_account
+from ktcpvs.director.certificate_issuer import no_certificate
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, Busy, NoTLS, Refusal
 from ktcpvs.interfaces import EACH_REQUEST, FIRST_REQUEST
 from ktcpvs.model.acme import AUTO, directory_url, names_of
@@ -37,8 +39,6 @@ from ktcpvs.model.address import Inet
 from ktcpvs.model.challenges import HTTP_01, KINDS, TLS_ALPN_01, ChallengePublisher
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.tls_files import ISSUED, TLSFile, issued_files
-from ktcpvs.services.certificate_issuer import no_certificate
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.thread import WorkerThread
@@ -434,14 +434,15 @@ class CertificateManager:
     async def _ask_when_to_renew(self, managed: _Managed) -> None:
         """Ask the CA. An answer that does not come changes nothing: the certificate is renewed at its time."""
         assert self._client is not None
-        record, now = managed.record, self._wall()
+        now = self._wall()
         try:
-            found = await self._ask_ca(self._client.renewal_info, record.pem)
+            found = await self._ask_ca(self._client.renewal_info, managed.record.pem)
         except ACMEProblem as problem:
             if problem.is_of_ca:  # it would not answer for the others either, each time after a while
                 self._ask_held_until = now + MIN_RENEWAL_INFO_INTERVAL
-            await self._keep(managed, evolve(record, ask_at=now + renewal_info_delay(problem.retry_after)))
+            await self._keep(managed, evolve(managed.record, ask_at=now + renewal_info_delay(problem.retry_after)))
             return
+        record = managed.record  # a renewal may have been asked for meanwhile
         if found is None:
             await self._keep(managed, evolve(record, ask_at=now + renewal_info_delay(None)))
             return

@@ -6,11 +6,11 @@ from random import random
 from typing import TYPE_CHECKING
 
 from ktcpvs.acme.store import CertificateFolder
+from ktcpvs.director.director import Director
 from ktcpvs.model.acme import directory_url
 from ktcpvs.model.acme_sharing import Leadership, SharedValues
 from ktcpvs.model.challenges import ChallengePublisher
 from ktcpvs.model.settings import Settings
-from ktcpvs.services.director import Director
 
 if TYPE_CHECKING:
     from ktcpvs.acme.manager import CertificateManager

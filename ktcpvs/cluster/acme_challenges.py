@@ -21,9 +21,9 @@ from ktcpvs.cluster.etcd import Change, EtcdError, KeyValue, delete, put
 from ktcpvs.cluster.records import CHALLENGES, BadRecord, decode_sealed, encode_sealed
 from ktcpvs.cluster.requests import Requests
 from ktcpvs.cluster.sealing import CannotOpen
+from ktcpvs.director.challenges import MAX_CHALLENGES, MAX_PENDING_TIME, NodeChallenges
 from ktcpvs.errors import NoCluster
 from ktcpvs.model.challenges import Challenge
-from ktcpvs.services.challenges import MAX_CHALLENGES, MAX_PENDING_TIME, NodeChallenges
 
 CONFIRM_TIMEOUT = 5.0
 """Seconds for which the order of a certificate waits for the other nodes to answer its challenges. It goes on without

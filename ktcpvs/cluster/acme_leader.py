@@ -51,6 +51,7 @@ class ACMELeader:
         self.key = f"{cluster.store.prefix}{ACME_LEADER}"
         self._own_report = f"{cluster.store.prefix}{NODES}{cluster.membership.name}"
         self._leader: _Leader | None = None
+        self._known_at = 0  # the revision at which the key is known
         self._renewed_at = 0.0  # when this node's lease was renewed, on the reactor's clock, at the latest known
         self._is_running_for = False  # a transaction is in progress
         self._rests_until = 0.0  # on the reactor's clock
@@ -95,10 +96,11 @@ class ACMELeader:
 
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
-        self._leader = None
+        self._leader, self._known_at = None, 0
         for pair in pairs:
             if pair.key == self.key:
                 self._take(pair.value, pair.mod_revision)
+        self._known_at = revision
 
     def apply(self, revision: int, changes: Iterable[Change]) -> None:
         """See Follower."""
@@ -118,8 +120,9 @@ class ACMELeader:
         self._look()
 
     def _take(self, value: bytes | None, revision: int) -> None:
-        if revision <= self.revision:
+        if revision <= self._known_at:
             return
+        self._known_at = revision
         if value is None:
             self._leader = None
             return

@@ -13,8 +13,8 @@ from ktcpvs.cluster.acme_values import ACMEValues
 from ktcpvs.cluster.cluster import Cluster
 from ktcpvs.cluster.requests import Requests
 from ktcpvs.cluster.sealed_store import SealedStore
-from ktcpvs.services.challenges import NodeChallenges
-from ktcpvs.services.director import Director
+from ktcpvs.director.challenges import NodeChallenges
+from ktcpvs.director.director import Director
 
 ORDERS = "orders the certificates of ACME"
 """`tcpvsadm --nodes` says it of the leader."""

@@ -13,7 +13,7 @@ from ktcpvs.cluster.node_edits import NodeEdit, NodeEdits
 from ktcpvs.cluster.node_rebalancing import NodeRebalancing, OwnRebalance
 from ktcpvs.cluster.node_views import NodeViews, OwnView
 from ktcpvs.cluster.requests import Requests
-from ktcpvs.services.director import Director
+from ktcpvs.director.director import Director
 from ktcpvs.system.log import EventLog
 
 

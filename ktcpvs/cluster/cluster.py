@@ -25,13 +25,13 @@ from ktcpvs.cluster.records import DrainState, NodeReport
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.table_store import TableStore
 from ktcpvs.control.edit_commands import text_of_edit
+from ktcpvs.director.confirmation import Confirmation
+from ktcpvs.director.director import Director
 from ktcpvs.errors import NoCluster, Refusal, shorten
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.difference import table_differences
 from ktcpvs.model.local_edits import LocalEdit, without_forced
 from ktcpvs.model.table import Table
-from ktcpvs.services.confirmation import Confirmation
-from ktcpvs.services.director import Director
 from ktcpvs.system.limits import collector_paused
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
@@ -339,6 +339,11 @@ class Cluster:
             self._follower = Deferred.fromCoroutine(self._follow_all())
             self._follower.addErrback(lambda why: self._log.failure("internal error: following the cluster", why))
             self._follower.addCallback(lambda _: setattr(self, "_follower", None))
+
+    @property
+    def is_following(self) -> bool:
+        """Whether etcd has reported a change of the table that is not in force yet, or has just been refused here."""
+        return self._follower is not None
 
     async def _follow_all(self) -> None:
         while self._has_more:

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.cluster.etcd import Change, KeyValue
 from ktcpvs.cluster.records import DRAINS, BadRecord, Drain, DrainState, decode_drain
+from ktcpvs.director.director import Director
 from ktcpvs.model.withdrawal import Withdrawal
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
 
@@ -44,6 +44,7 @@ class NodeDrains:
         self._prefix = prefix
         self._node = node
         self._report = report
+        self._heard = 0  # revision of the last drain that etcd has reported, or its end
         self._director: Director | None = None
         self._job: PeriodicJob | None = None
         self._errors: tuple[str, ...] = ()
@@ -85,7 +86,7 @@ class NodeDrains:
 
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
-        self.drains = {}
+        self.drains, self._heard = {}, revision
         for pair in pairs:
             self._change(pair.key, pair.value, pair.mod_revision)
         self._follow_soon()
@@ -99,10 +100,9 @@ class NodeDrains:
             self._follow_soon()
 
     def stored(self, node: str, drain: Drain | None, revision: int) -> None:
-        """This node has stored the drain of a node, or deleted it, before the watch reports it. So whoever asks this
-        node next is told of it."""
-        known = self.drains.get(node)
-        if known is not None and known.revision >= revision:
+        """This node has stored the drain of a node, or deleted it. If the watch has not reported it yet, whoever asks
+        this node next is told of it."""
+        if revision <= self._heard:  # and later changes may have been reported too
             return
         self.drains.pop(node, None)
         if drain is not None:
@@ -118,6 +118,7 @@ class NodeDrains:
         if not key.startswith(DRAINS):
             return
         node = key.removeprefix(DRAINS)
+        self._heard = max(self._heard, revision)
         self.drains.pop(node, None)
         if value is None:
             return

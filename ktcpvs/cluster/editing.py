@@ -14,7 +14,7 @@ from ktcpvs.cluster.cluster import Cluster
 from ktcpvs.cluster.store_errors import store_errors
 from ktcpvs.cluster.table_store import NotInForce, Transaction
 from ktcpvs.cluster.trial import ClusterTrial
-from ktcpvs.errors import BadValue, Busy, ChangedMeanwhile
+from ktcpvs.errors import BadValue, Busy, CannotSave, ChangedMeanwhile
 from ktcpvs.model.difference import table_differences
 from ktcpvs.model.edits import (
     Confirm,
@@ -84,7 +84,7 @@ class ClusterEdits:
                 return warnings
             if isinstance(edit, Load) and edit.confirm and self.trial.record is None:
                 return [*warnings, "this changes nothing, so nothing is on trial"]
-            if self._node.errors:
+            if self._node.errors or self._node.is_following:
                 await self._node.follow()
                 warnings = [*warnings, *(f"node {self._node.membership.name}: {error}" for error in self._node.errors)]
             revision = self._node.store.table_revision
@@ -127,12 +127,24 @@ class ClusterEdits:
     async def save(self, table: Table) -> None:
         """Store the table in the cluster and on this node's disk; the director calls it for each edit. Raises
         _Conflict and CannotSave."""
+        is_stored = False
         if not (self._node.is_adopting or isinstance(self._edit, Local | EndLocal)):
-            await self._store(self._node.director.table, table)
-        if not self.trial.holds_the_save:
+            is_stored = await self._store(self._node.director.table, table)
+        if self.trial.holds_the_save:
+            return
+        try:
             await self._save_here(table)
+        except CannotSave as why:
+            if not is_stored:
+                raise
+            self._node.follow_soon()  # which fails too, says so in reports of this node, and is tried again
+            raise CannotSave(
+                f"{why}; the edit is stored in the cluster: the other nodes run it, and this one will when its state "
+                "file can be written"
+            ) from None
 
-    async def _store(self, old: Table, new: Table) -> None:
+    async def _store(self, old: Table, new: Table) -> bool:
+        """Return whether there is anything to store. Raises _Conflict and CannotSave."""
         store, edit = self._node.store, self._edit
         try:
             if isinstance(edit, Load) and edit.confirm:
@@ -142,7 +154,7 @@ class ClusterEdits:
         except NotInForce as why:
             raise _Conflict(str(why), 0) from None
         if transaction is None:
-            return
+            return False
         self._node.check_connected()
         is_up_to_date = self._node.applied == store.table_revision
         revisions = []
@@ -155,8 +167,9 @@ class ClusterEdits:
         store.committed(transaction, revisions)
         if transaction.trial is not None:
             self.trial.begin(transaction.trial, revisions[-1])
-        if is_up_to_date:  # or else the node follows soon
+        if is_up_to_date and not self._node.is_following:  # or else the node notes what else is in force then
             self._node.applied = store.table_revision
+        return True
 
     async def _catch_up(self, revision: int) -> None:
         """Return when this node follows the cluster up to a revision; 0: up to what it knows."""

@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.cluster.cluster import Cluster
 from ktcpvs.cluster.etcd import Change, KeyValue
+from ktcpvs.director.director import Director
 from ktcpvs.errors import Refusal
 from ktcpvs.model.nodes import NodeIdentity
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
 

@@ -51,6 +51,7 @@ class SealedStore:
         self._values: dict[str, SealedValue] = {}
         self._unopened: dict[str, tuple[int, str]] = {}  # (revision, why) of values that do not open
         self._has_too_many = False
+        self._heard = 0  # revision of the last change that etcd has reported
         self._always = frozenset(always)
 
     def __repr__(self) -> str:
@@ -90,6 +91,7 @@ class SealedStore:
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
         self._values, self._unopened, self._has_too_many = {}, {}, False
+        self._heard = revision
         for pair in pairs:
             if pair.key.startswith(self._prefix):
                 self._change(pair.key, pair.value, pair.mod_revision)
@@ -102,6 +104,7 @@ class SealedStore:
 
     def _change(self, key: str, stored: bytes | None, revision: int) -> None:
         name = key.removeprefix(self._prefix)
+        self._heard = max(self._heard, revision)
         if revision <= self._revision(name):
             return
         self._values.pop(name, None)
@@ -162,7 +165,7 @@ class SealedStore:
         key = f"{self._prefix}{name}"
         stored = encode_sealed(self._sealer.seal(key, value))
         has_stored, at = await self._etcd.transact([is_unchanged(key, revision), *also], [put(key, stored)])
-        if has_stored and at > self._revision(name):
+        if has_stored and at > self._heard:  # or else it is known already, and so is what came after it
             self._unopened.pop(name, None)
             self._values[name] = SealedValue(value, at)
         return has_stored

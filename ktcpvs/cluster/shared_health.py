@@ -15,11 +15,11 @@ from twisted.internet.defer import Deferred
 from ktcpvs.cluster.cluster import Cluster
 from ktcpvs.cluster.etcd import Change, EtcdError, KeyValue, delete, put
 from ktcpvs.cluster.records import FORMAT, BadRecord
+from ktcpvs.director.director import Director
 from ktcpvs.errors import shorten
 from ktcpvs.model.check import OFF
 from ktcpvs.model.quorum import NO_RESULTS, QUORUM, Quorum, Results
 from ktcpvs.model.table import Table
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.system.periodic import PeriodicJob
 

@@ -17,9 +17,9 @@ from ktcpvs.cluster.cluster import Cluster
 from ktcpvs.cluster.etcd import Change, EtcdError, KeyValue
 from ktcpvs.cluster.sealed_settings import SealedSettings
 from ktcpvs.cluster.sealed_store import SealedStore, SealedValue
+from ktcpvs.director.director import Director
 from ktcpvs.errors import Refusal
 from ktcpvs.runtime.context import KEY_BYTES
-from ktcpvs.services.director import Director
 from ktcpvs.services.ticket_secrets import HOUR, SecretsRecord, TicketSecrets
 
 COOKIES = "cookie-secret"

@@ -556,23 +556,37 @@ class TableStore:
         return Transaction((self._edit({}, record.settings),), self.generation)
 
     def committed(self, transaction: Transaction, revisions: Sequence[int]) -> None:
-        """All steps of a transaction are carried out. revisions: of each."""
+        """All steps of a transaction are carried out. revisions: of each.
+
+        The watch may have reported it before, and later changes of other nodes as well, which stay.
+        """
+        last = revisions[-1]
+        is_latest = self._generation_revision <= last  # no later generation, and nothing has been deleted since
+        self.revision = max(self.revision, last)
         if transaction.generation != self.generation:
+            if not is_latest:
+                return
             self._retire_generation()
-            self.generation, self._generation_revision = transaction.generation, revisions[-1]
+            self.generation, self._generation_revision = transaction.generation, last
             self._others = {}
-        elif any(None in step.records.values() for step in transaction.steps):
-            self._generation_revision = revisions[-1]
-        self.revision = max(self.revision, revisions[-1])
-        self.table_revision = max(self.table_revision, revisions[-1])  # a report may have come at a later revision
+        elif is_latest and any(None in step.records.values() for step in transaction.steps):
+            self._generation_revision = last
+        self.table_revision = max(self.table_revision, last)
         for step, revision in zip(transaction.steps, revisions, strict=True):
             for ident, record in step.records.items():
-                if record is None:
-                    self._services.pop(ident, None)
-                else:
-                    self._services[ident] = _Stored(revision, record)
-            if step.settings is not None:
+                self._commit_service(ident, record, revision, is_latest)
+            if step.settings is not None and (self._settings is None or self._settings.mod_revision <= revision):
                 self._settings = _Stored(revision, SettingsRecord(step.settings))
+
+    def _commit_service(self, ident: str, record: ServiceRecord | None, revision: int, is_latest: bool) -> None:
+        """A service is stored. record: None: it is deleted. is_latest: see `committed`."""
+        stored = self._services.get(ident)
+        if stored.mod_revision > revision if stored is not None else not is_latest:
+            return
+        if record is None:
+            self._services.pop(ident, None)
+        else:
+            self._services[ident] = _Stored(revision, record)
 
 
 def _encoded(ident: str, record: ServiceRecord) -> bytes:

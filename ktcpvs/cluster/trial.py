@@ -28,12 +28,12 @@ from ktcpvs.cluster.records import (
     encode_trial,
 )
 from ktcpvs.cluster.store_errors import store_errors
+from ktcpvs.director.confirmation import NOT_PENDING, on_trial
 from ktcpvs.errors import Busy, CannotSave
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edits import Edit, EndLocal
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.table import Table
-from ktcpvs.services.confirmation import NOT_PENDING, on_trial
 from ktcpvs.system.log import ANNOUNCE
 
 MIN_GRACE, MAX_GRACE = 1.0, 3.0

@@ -23,6 +23,10 @@ MAX_BOX_KEYS = 32
 MAX_RUNNING_COMMANDS = 32
 """The most commands of one connection that run at once. While there are as many, the connection is not read."""
 
+MAX_REFUSAL_LENGTH = 16_000
+"""The most characters of the text of a refusal, such as one that a scheduler plugin raises: each takes up to four
+bytes, and a value in AMP has 65,535."""
+
 INTERNAL_ERROR = "internal error; see the daemon's log"
 
 # Reasons not to read the connection.
@@ -135,12 +139,16 @@ class GuardedAMP(amp.AMP):
                 why = f"{command.__name__}: its argument '{key.decode()}' is missing or cannot be read"
                 return _refuse(BadValue.code, why)
         response: Deferred[Any] = super().dispatchCommand(box)  # type: ignore[no-untyped-call]
-        return response.addErrback(self._internal_error)
+        return response.addErrback(self._refusal)
 
-    def _internal_error(self, failure: Failure) -> Failure:
-        """Log a failure that no responder foresaw."""
+    def _refusal(self, failure: Failure) -> Failure:
+        """Return what the peer gets instead of a response. Logs a failure that no responder foresaw."""
+        error: Any = failure.value
         if failure.check(amp.RemoteAmpError):
-            return failure
+            if len(error.description) <= MAX_REFUSAL_LENGTH:
+                return failure
+            text = f"{error.description[:MAX_REFUSAL_LENGTH]}..."
+            return Failure(amp.RemoteAmpError(error.errorCode, text))
         self._log.failure("a control command failed", failure)
         return Failure(amp.RemoteAmpError(Refusal.code, INTERNAL_ERROR))
 

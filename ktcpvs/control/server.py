@@ -26,6 +26,7 @@ from ktcpvs.control.permissions import Permissions
 from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.errors import BadValue, Busy, NoConfiguration, Refusal, unknown
 from ktcpvs.model import edits
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.local_edits import Local
 from ktcpvs.system import log as levels
@@ -60,16 +61,7 @@ class Switch(Protocol):
         """Let connections of a service move off servers with more than their share. Return what moves, as plain data,
         or a Deferred of it. Raises a Refusal."""
 
-    def explain(
-        self,
-        ident: str,
-        method: str | None,
-        target: str | None,
-        headers: Sequence[tuple[str, str]],
-        client: str,
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> Awaitable[Any]:
+    def explain(self, ident: str, request: AssumedRequest) -> Awaitable[Any]:
         """Explain which server would handle a request, as plain data. Raises a Refusal."""
 
     def trace(self, query: TraceQuery) -> TraceSession | Deferred[TraceSession]:
@@ -266,10 +258,10 @@ class Administrator(GuardedAMP):
     ) -> Deferred[dict[str, Any]]:
         fields = [(header["name"], header["value"]) for header in headers]
         body = bytes(self.take_upload() or b"") if has_body else b""
-        return self.respond(self._explain(ident, method, target, fields, client, port, body))
+        return self.respond(self._explain(ident, AssumedRequest(method, target, fields, client, port, body)))
 
-    async def _explain(self, *request: Any) -> dict[str, Any]:
-        return self._first_page(await self._switch.explain(*request))
+    async def _explain(self, ident: str, request: AssumedRequest) -> dict[str, Any]:
+        return self._first_page(await self._switch.explain(ident, request))
 
     # Live traces.
 

@@ -16,6 +16,7 @@ from ktcpvs.control.client_errors import NotTrusted
 from ktcpvs.control.command_table import Argument, ArgumentType, EditCommand, text_of
 from ktcpvs.control.endpoints import ControlAddress, default_control, parse_control
 from ktcpvs.control.pages import split_pages
+from ktcpvs.model.assumed_request import LOCAL_CLIENT, AssumedRequest
 from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.system.files import untrusted_socket
 from ktcpvs.system.peer import peer_user
@@ -145,7 +146,7 @@ class SwitchBase(ABC):
         method: str | None = None,
         target: str | None = None,
         headers: Iterable[tuple[str, str]] = (),
-        client: str = "127.0.0.1",
+        client: str = LOCAL_CLIENT,
         port: int | None = None,
         body: bytes = b"",
     ) -> dict[str, Any]:
@@ -155,13 +156,22 @@ class SwitchBase(ABC):
         it connects; None: the first port of the service. body: of the request, at least as much of it as a scheduler
         reads, and at most 1 MiB.
         """
-        fields = [{"name": name, "value": value} for name, value in headers]
-        request = {"method": method, "target": target, "headers": fields, "client": client, "port": port}
-        if body:
-            for number, page in enumerate(split_pages(body)):
+        return await self.explain_request(ident, AssumedRequest(method, target, headers, client, port, body))
+
+    async def explain_request(self, ident: str, request: AssumedRequest) -> dict[str, Any]:
+        """Explain as `explain` which server would handle this request."""
+        arguments = {
+            "method": request.method,
+            "target": request.target,
+            "headers": [{"name": name, "value": value} for name, value in request.headers],
+            "client": request.client,
+            "port": request.port,
+        }
+        if request.body:
+            for number, page in enumerate(split_pages(request.body)):
                 await self.send("Upload", {"page": page, "first": number == 0})
-            request["has_body"] = True
-        first = await self.send("Explain", {"ident": ident, **request})
+            arguments["has_body"] = True
+        first = await self.send("Explain", {"ident": ident, **arguments})
         return dict(await self._read_pages(first))
 
     async def begin_trace(self, query: TraceQuery) -> int:
@@ -181,7 +191,12 @@ class SwitchBase(ABC):
 
     async def why_not_ready(self) -> str:
         """Return why the daemon should get no clients now, in a few words, as its path /ready does; "": it is ready."""
-        return str((await self.read("readiness"))["reason"])
+        return str((await self.readiness())["reason"])
+
+    async def readiness(self) -> dict[str, Any]:
+        """Return {"reason": as of `why_not_ready`, "pid": the process of the daemon that serves; after a takeover that
+        of the new one}."""
+        return dict(await self.read("readiness"))
 
     async def settings(self) -> list[dict[str, Any]]:
         """Return all settings: name, value, default, lowest, highest, unit, meaning."""

@@ -15,6 +15,7 @@ from ktcpvs.control.blocking_client import BlockingSwitch, connect, run
 from ktcpvs.control.command_table import EditCommand
 from ktcpvs.control.edit_methods import EditMethods
 from ktcpvs.control.switch_base import SwitchBase, find_address
+from ktcpvs.model.assumed_request import LOCAL_CLIENT
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -92,7 +93,7 @@ class Client(EditMethods[Coroutine[Any, Any, list[str]]]):
         method: str | None = None,
         target: str | None = None,
         headers: Iterable[tuple[str, str]] = (),
-        client: str = "127.0.0.1",
+        client: str = LOCAL_CLIENT,
         port: int | None = None,
         body: bytes = b"",
     ) -> results.Explanation:

@@ -247,17 +247,18 @@ dispatcher_select(PyObject *self, PyObject *unused)
     PyObject *choice = PyObject_CallMethodOneArg(scheduler, s_choose, request), *result;
     Py_DECREF(scheduler);
     if (choice == NULL)
-        result = handle_fault(self, s_choice_failed, NULL) < 0 ? NULL : Py_NewRef(Py_None);
+        result = handle_any(self, s_choice_failed, NULL) < 0 ? NULL : Py_NewRef(Py_None);
     else {
         int is_usual = IS_A(choice, choice) && is_proper(choice);
         if (is_usual) {
             PyObject *destination = SLOT(choice, choice, O_DESTINATION);
-            PyObject *usable = SLOT(selector, selector, S_USABLE), *tried = SLOT(request, request, R_TRIED);
+            PyObject *usable = SLOT(selector, selector, S_USABLE), *tried = Py_XNewRef(SLOT(request, request, R_TRIED));
             is_usual = SLOT(destination, destination, T_MAXCONN) == zero &&
-                       SLOT(self, dispatcher, D_QUEUED_SINCE) == zero && PyAnySet_Check(usable) && PyAnySet_Check(tried) &&
-                       PySet_Contains(usable, destination) == 1 &&
+                       SLOT(self, dispatcher, D_QUEUED_SINCE) == zero && PyAnySet_Check(usable) && tried != NULL &&
+                       PyAnySet_Check(tried) && PySet_Contains(usable, destination) == 1 &&
                        (PySet_GET_SIZE(tried) == 0 || PySet_Contains(tried, destination) == 0);
             PyErr_Clear();
+            Py_XDECREF(tried);
         }
         result = is_usual ? take(self, choice) : PyObject_CallMethodOneArg(self, s_handle_answer, choice);
         Py_DECREF(choice);

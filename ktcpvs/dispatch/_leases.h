@@ -49,10 +49,14 @@ active_of(PyObject *destination)
                : NULL;
 }
 
+/* Returns -1 with an exception, as where a plugin has set a number that does not fit. */
 static inline int
 add_active(PyObject *destination, PyObject *active, int more)
 {
-    return put_made(&SLOT(destination, destination, T_ACTIVE), PyLong_FromLong(PyLong_AsLong(active) + more));
+    long count = PyLong_AsLong(active);
+    if (count == -1 && PyErr_Occurred())
+        return -1;
+    return put_made(&SLOT(destination, destination, T_ACTIVE), PyLong_FromLong(count + more));
 }
 
 /* Destination.lease() */

@@ -35,6 +35,44 @@ def tls_of(request: Request) -> TLSNames | None:
     return found
 
 
+def plain_record(
+    log: EntryLog,
+    plain: PlainRequest,
+    request: Request,
+    started: tuple[float, float],
+    status: int,
+    choice: Choice,
+    moved: tuple[int, int, int],
+    trace: tuple[bytes, bytes] | None,
+) -> Record:
+    """Return the record of a plain request that ends now, with the values that its line has.
+
+    log: of its lines. request: has the client. trace: the IDs of its trace and of its span; None: it has none. The
+    other arguments are those of `AccessLogWriter.write_plain`.
+    """
+    total = log.now() - started[1]
+    return Record(
+        request.client,
+        started[0],
+        plain.method,
+        plain.target,
+        HTTP_2 if log.is_http2 else plain.minor,
+        plain.lines,
+        status,
+        str(choice.destination.address),
+        choice.reason,
+        choice.why,
+        0.0,
+        total,
+        total,
+        *moved,
+        reused=True,
+        ending="answered",
+        tls=tls_of(request),
+        trace=trace,
+    )
+
+
 class AccessLogWriter:
     """Writes lines in one form to one log. An entry keeps its writer, so that a line goes where its request began."""
 
@@ -77,17 +115,16 @@ class AccessLogWriter:
     def write_plain(
         self,
         plain: PlainRequest,
-        request: Request,
+        client: tuple[str, TLSNames | None],
         started: tuple[float, float],
         status: int,
         choice: Choice,
         moved: tuple[int, int, int],
-        trace: tuple[bytes, bytes] | None = None,
     ) -> None:
         """Write the line of a plain request that ends now.
 
-        request: has the client. started: what `start` returned when it began. moved: bytes
-        to the server, to the client, and of the body. trace: the IDs of its trace and of its span; None: it has none.
+        client: its host, and the TLS of its connection; None without. started: what `start` returned when it began.
+        moved: bytes to the server, to the client, and of the body.
         """
         destination = choice.destination
         key = destination, choice.reason, choice.why
@@ -98,10 +135,11 @@ class AccessLogWriter:
             server = self._servers[key] = str(destination.address), choice.reason, choice.why
         began, since = started
         total = self._context.reactor.seconds() - since
-        connection: Any = request.connection
-        client = request.client, None if connection is None else connection.tls  # `tls_of`, without a call
-        line = self._form.plain_line(plain, client, began, total, status, server, moved)
-        self._write(line if trace is None else self._form.traced(line, *trace))
+        self._write(self._form.plain_line(plain, client, began, total, status, server, moved))
+
+    def write_ended(self, request: Request, record: Record) -> None:
+        """Write the line of a request that has ended, and of which `record` has everything."""
+        self.write(record)
 
 
 class AccessLogEntry:

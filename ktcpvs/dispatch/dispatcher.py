@@ -25,6 +25,7 @@ from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
 from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.pending import cancel_pending
+from ktcpvs.system.plugin_errors import raise_interrupt
 from ktcpvs.system.sockets import EXHAUSTED
 
 # Events and a state that the state machines of all client connections have.
@@ -147,6 +148,7 @@ class Dispatcher:
         self._handle(self._service.selector.scheduler_failed(self.request, failure, self._allows_second_round))
 
     def _choice_failed(self, error: BaseException) -> None:
+        raise_interrupt(error)
         self.scheduler_failed(Failure(error))
 
     def _handle(self, decision: Decision | Deferred[Any]) -> None:

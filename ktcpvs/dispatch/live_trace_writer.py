@@ -14,8 +14,7 @@ from attrs import evolve
 from ktcpvs.dispatch.access_log import AccessLogEntry, AccessLogWriter, tls_of
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.scheduling import Choice, Request
-from ktcpvs.protocols.access_log import HTTP_2, JSONFormat, Record
-from ktcpvs.protocols.http1.plain import PlainRequest
+from ktcpvs.protocols.access_log import JSONFormat, Record
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.live_traces import LiveTrace
 
@@ -96,44 +95,10 @@ class LiveTraceWriter:
         tried = json.dumps(attempts).encode("ascii")
         return b'%b, "queue": %.6f, "attempts": %b}\n' % (self._form.line(record)[:-2], queue, tried)
 
-    def write_plain(
-        self,
-        plain: PlainRequest,
-        request: Request,
-        started: tuple[float, float],
-        status: int,
-        choice: Choice,
-        moved: tuple[int, int, int],
-        trace: tuple[bytes, bytes] | None = None,
-    ) -> None:
-        """Note a plain request that ends now; arguments as those of AccessLogWriter."""
-        if self._own is not None:
-            self._own.write_plain(plain, request, started, status, choice, moved, trace)
-        traces = self.matching(request)
-        if not traces:
-            return
-        total, server = self.now() - started[1], str(choice.destination.address)
-        record = Record(
-            request.client,
-            started[0],
-            plain.method,
-            plain.target,
-            HTTP_2 if self.is_http2 else plain.minor,
-            plain.lines,
-            status,
-            server,
-            choice.reason,
-            choice.why,
-            0.0,
-            total,
-            total,
-            *moved,
-            reused=True,
-            ending="answered",
-            tls=tls_of(request),
-            trace=trace,
-        )
-        self.show(record, traces, 0.0, [{"server": server, "failure": None}])
+    def write_ended(self, request: Request, record: Record) -> None:
+        """Note a plain request that has ended; arguments as those of AccessLogWriter."""
+        self.write(record)
+        self.show(record, self.matching(request), 0.0, [{"server": record.server, "failure": None}])
 
 
 RequestLog = AccessLogWriter | LiveTraceWriter

@@ -16,6 +16,8 @@ from ktcpvs.protocols.http1 import BadRequest, OwnMessage, error_message
 from ktcpvs.protocols.http1.content_types import content_type
 from ktcpvs.protocols.http1.own_message import status_text
 from ktcpvs.protocols.http1.target import https_url, url_text
+from ktcpvs.protocols.http2.constants import HTTP_1_1_REQUIRED, PREFACE
+from ktcpvs.protocols.http2.frames import goaway_frame, settings_frame
 from ktcpvs.system.response_files import ResponseFile
 
 NEED_HOST = frozenset(("host", "hostport"))
@@ -32,6 +34,18 @@ CHALLENGE_ANSWERED = "a challenge of ACME"
 def challenge_response(key_authorization: bytes) -> OwnMessage:
     """Return the response to a challenge of ACME (RFC 8555, section 8.3)."""
     return OwnMessage(200, key_authorization, "application/octet-stream")
+
+
+def is_http2(bad: BadRequest, received: bytes | bytearray) -> bool:
+    """Whether a request is refused since the client speaks HTTP/2 by prior knowledge (RFC 9113, section 3.3). received:
+    its first bytes."""
+    return bad.status == 505 and PREFACE.startswith(received[: len(PREFACE)])
+
+
+def http2_refusal(reason: str) -> OwnMessage:
+    """Return what tells a client of HTTP/2 that it must speak HTTP/1.1 (RFC 9113, section 7), and why: the frames with
+    which a server begins and ends, since such a client cannot read a response of HTTP/1."""
+    return OwnMessage(505, whole=settings_frame(()) + goaway_frame(0, HTTP_1_1_REQUIRED, reason))
 
 
 class OwnResponses:

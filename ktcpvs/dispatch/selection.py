@@ -34,6 +34,7 @@ from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
 from ktcpvs.system.pending import cancel_pending
+from ktcpvs.system.plugin_errors import describe, raise_interrupt
 
 SERVER, REDIRECT, RESPOND, QUEUE, NOBODY = "server", "redirect", "respond", "queue", "nobody"
 """The outcomes of a selection."""
@@ -204,9 +205,8 @@ class Selector:
             return self.decide(request, None, "", allows_second_round)
         try:
             answer = self.scheduler.choose(request)
-        except KeyboardInterrupt:  # of the user of a simulation
-            raise
-        except BaseException:  # a plugin may call sys.exit
+        except BaseException as error:  # a plugin may call sys.exit
+            raise_interrupt(error)
             return self.scheduler_failed(request, None, allows_second_round)
         return self.judge(request, answer, allows_second_round)
 
@@ -232,7 +232,7 @@ class Selector:
         """Decide after an exception of the scheduler: `failure`, or the one that is being handled."""
         failure = failure or Failure()
         self._context.log.failure("scheduler of service {ident} failed", failure, ident=self.config.ident)
-        self._note(f"scheduler {self.config.scheduler_name} failed: {failure.value!r}")
+        self._note(f"scheduler {self.config.scheduler_name} failed: {describe(failure.value)}")
         return self._fall_back(request, SCHEDULER_FAILED, allows_second_round)
 
     def scheduler_timed_out(self, request: Request, allows_second_round: Callable[[], bool] = never) -> Decision:
@@ -334,11 +334,10 @@ class Selector:
             if self._fallback is None and self._make_fallback is not None:
                 self._fallback = self._make_fallback()
             choice = self._fallback.choose(request) if self._fallback is not None else None
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            raise_interrupt(error)
             self._context.log.failure("fallback {name} of service {ident} failed", name=name, ident=self.config.ident)
-            self._note(f"fallback {name} failed: {error!r}")
+            self._note(f"fallback {name} failed: {describe(error)}")
             return None
         if isinstance(choice, OwnResponse):
             return fallen_back(choice, self._fallback, self.config.fallback, reason)
@@ -403,9 +402,8 @@ class Selector:
         try:
             other = (self.scheduler if chooser is None else chooser).choose(request)
             is_usable = is_choice(other) and other.destination in self.usable.difference(excluded)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
+        except BaseException as error:
+            raise_interrupt(error)
             self._context.log.failure("scheduler of service {ident} failed", ident=self.config.ident)
             return None
         finally:
@@ -429,13 +427,12 @@ class Selector:
         """Tell a scheduler that learns the outcome of its choice."""
         try:
             completed(outcome)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
             self.learning_failed(error)
 
     def learning_failed(self, error: BaseException) -> None:
         """Log what the `completed` of a scheduler has raised."""
+        raise_interrupt(error)
         form = "scheduler of service {ident} failed to learn from an outcome"
         self._context.log.failure(form, Failure(error), ident=self.config.ident)
 

@@ -11,6 +11,7 @@ from ktcpvs.dispatch.rule_rates import RuleRates
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_access_log import ServiceAccessLog
 from ktcpvs.dispatch.trusted_proxies import TrustedProxies
+from ktcpvs.interfaces import EACH_REQUEST
 from ktcpvs.model.address import Address, Unix
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.service import AUTO, COPY, RELAYS, VirtualService
@@ -165,6 +166,17 @@ class ServiceContext:
         """Log, at every level, why a server cannot be used as it is configured: one line a minute for each reason."""
         form = "service {ident}: servers fail, as {server}: {reason}"
         self.context.log.fault(form, self.ident, reason, server=destination.address)
+
+    def note_http2_refusal(self, client_name: str, reason: str) -> None:
+        """Count and log a client of HTTP/2 that the service does not serve: as `note_refusal`, and one line a minute at
+        every level."""
+        self.note_refusal(client_name, 505, reason)
+        if self.unit == EACH_REQUEST:
+            why = f"http2 = {self.config.http2}"
+        else:
+            why = f"scheduler {self.config.scheduler_name} reads HTTP/1 only; phttp and chttp read both"
+        form = "service {ident}: clients are refused that begin with HTTP/2, as {client}: {reason}"
+        self.context.log.fault(form, self.ident, why, client=client_name)
 
     def note_refusal(self, client_name: str, status: int, reason: str) -> None:
         """Count and log a request that the switch refuses itself; a redirect is no refusal, and only counted by its

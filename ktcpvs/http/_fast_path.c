@@ -92,6 +92,9 @@ FIELDS(stream, "write", "resting", "dataReceived", "ended", "lost", "is_open", "
 enum { A_WRITER };
 FIELDS(access_log, "writer");
 
+enum { K_CONTEXT };
+FIELDS(log_writer, "_context");
+
 enum { P_DATA, P_OUT, P_METHOD, P_TARGET, P_LINES, P_MINOR, P_KEEP_ALIVE, P_BODY, P_HOST, P_CONNECTION, P_REFERER, P_USER_AGENT,
        P_COUNT };
 FIELDS(plain, "data", "out", "method", "target", "lines", "minor", "keep_alive", "body", "host", "connection", "referer",
@@ -108,7 +111,7 @@ static PyObject *by_chooser;
 static double buckets[MAX_BUCKETS], decay;
 static int bucket_count;
 static PyObject *s_now, *s_receive, *s_begin, *s_start, *s_choose, *s_choice_failed, *s_choice_unusual, *s_with_lines,
-    *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_write_plain, *s_finish, *s_read_for, *s_read_plain,
+    *s_pause, *s_resume, *s_scanned, *s_put, *s_end, *s_write_log, *s_write_plain, *s_tls, *s_finish, *s_read_for, *s_read_plain,
     *s_request_head,
     *s_response_head, *s_check_interval, *s_check_timeouts, *s_client_ended, *s_has_input, *s_read_with_body, *s_row,
     *s_client_lost, *s_close, *s_close_gracefully,
@@ -582,10 +585,10 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
         put_new(&SLOT(connection, connection, C_CLOSES_AFTER), Py_True);
         put_new(&SLOT(SLOT(connection, connection, C_CLIENT), stream, M_RESTING), Py_True);
     }
-    PyObject *choice = PyObject_CallMethodOneArg(SLOT(selector, selector, S_SCHEDULER), s_choose, request);
+    PyObject *scheduler = Py_NewRef(SLOT(selector, selector, S_SCHEDULER)); /* an edit in a plugin can replace it */
+    PyObject *choice = PyObject_CallMethodOneArg(scheduler, s_choose, request);
+    Py_DECREF(scheduler);
     if (choice == NULL) {
-        if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
-            return -1;
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
         PyErr_NormalizeException(&type, &error, &traceback);
@@ -625,7 +628,7 @@ start_plain(PyObject *connection, PyObject *exchange, PyObject *plain)
         completed = SLOT(selector, selector, S_COMPLETED);
     if (completed == by_chooser)
         completed = SLOT(request, request, R_COMPLETED);
-    if (completed != Py_None)
+    if (completed != NULL && completed != Py_None) /* a scheduler can have deleted it */
         put_new(&SLOT(dispatcher, dispatcher, D_COMPLETED), completed);
     if (put_made(&SLOT(dispatcher, dispatcher, D_LEASE), make_lease(destination)) < 0 ||
         add(&SLOT(destination, destination, T_TOTAL), 1) < 0 || add(&SLOT(destination, destination, T_REUSED), 1) < 0)
@@ -827,11 +830,12 @@ put_number(PyObject **place, long long number, PyObject **known, long long *befo
     return 0;
 }
 
+/* value: NULL for what a scheduler has deleted from a request. */
 static inline void
 put_other(PyObject **place, PyObject *value)
 {
     if (*place != value)
-        put_new(place, value);
+        put(place, Py_XNewRef(value));
 }
 
 /* Sets both times of an outcome. The number in it is written again where nobody else has it. */
@@ -899,7 +903,7 @@ tell_outcome(PyObject *exchange, PyObject *destination, PyObject *known, double 
     PyObject *outcome = make_outcome(destination, client, known, took, in, out);
     int result = outcome == NULL ? -1 : call_completed(completed, outcome);
     if (result < 0)
-        result = handle_fault(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
+        result = handle_any(SLOT(SLOT(exchange, exchange, X_HTTP), http, F_SELECTOR), s_learning_failed, NULL);
     Py_DECREF(completed);
     Py_XDECREF(outcome);
     return result;
@@ -998,9 +1002,9 @@ log_sizes(PyObject *exchange, PyObject *before, Py_ssize_t body)
     return sizes;
 }
 
-/* PlainPath.write_log of a request with edits, which can have a trace. body: bytes. */
+/* PlainPath.write_log. body: bytes. */
 static int
-write_edited_log(PyObject *exchange, PyObject *known, Py_ssize_t body)
+write_any_log(PyObject *exchange, PyObject *known, Py_ssize_t body)
 {
     PyObject *size = PyLong_FromSsize_t(body);
     PyObject *done = size ? PyObject_CallMethodObjArgs(plain_path(exchange), s_write_log, exchange, known, size, NULL) : NULL;
@@ -1009,28 +1013,47 @@ write_edited_log(PyObject *exchange, PyObject *known, Py_ssize_t body)
     return done == NULL ? -1 : 0;
 }
 
-/* PlainPath.write_log of a request without edits, which has no trace. body: bytes. */
+/* The client's address and its TLS, or None, as lines name them; a new reference. */
+static PyObject *
+client_of(PyObject *connection, PyObject *request)
+{
+    PyObject *stream = SLOT(request, request, R_CONNECTION), *address = SLOT(request, request, R_CLIENT);
+    if (stream == NULL || address == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "a scheduler has deleted the client of a request, or its connection");
+        return NULL;
+    }
+    if (stream == SLOT(connection, connection, C_CLIENT))
+        return PyTuple_Pack(2, address, SLOT(stream, stream, M_TLS));
+    PyObject *tls = stream == Py_None ? Py_NewRef(Py_None) : PyObject_GetAttr(stream, s_tls);
+    PyObject *client = tls == NULL ? NULL : PyTuple_Pack(2, address, tls);
+    Py_XDECREF(tls);
+    return client;
+}
+
+/* PlainPath.write_log of a request without edits, which has no trace, to the writer of an access log alone. body: bytes. */
 static int
-write_log(PyObject *exchange, PyObject *known, Py_ssize_t body)
+write_log(PyObject *connection, PyObject *exchange, PyObject *known, Py_ssize_t body)
 {
     PyObject *dispatcher = SLOT(exchange, exchange, X_DISPATCHER), *choice = SLOT(dispatcher, dispatcher, D_CHOICE);
     PyObject *logged = Py_NewRef(SLOT(exchange, exchange, X_PLAIN_LOG)), *plain = SLOT(exchange, exchange, X_PLAIN);
-    PyObject *writer = PyTuple_GET_ITEM(logged, 0), *before = PyTuple_GET_ITEM(logged, 2), *moved = NULL, *done = NULL;
+    PyObject *writer = PyTuple_GET_ITEM(logged, 0), *moved = NULL, *client = NULL, *done = NULL;
     put_new(&SLOT(exchange, exchange, X_PLAIN_LOG), Py_None);
-    if (writer == Py_None || choice == Py_None || plain == Py_None) /* a watcher of the lease's end has changed it */
+    if (choice == Py_None || plain == Py_None) { /* a watcher of the lease's end has changed it */
         done = Py_NewRef(Py_None);
-    else
-        moved = log_sizes(exchange, before, body);
-    if (moved != NULL) {
-        PyObject *request = SLOT(dispatcher, dispatcher, D_REQUEST);
+    } else {
+        moved = log_sizes(exchange, PyTuple_GET_ITEM(logged, 2), body);
+        client = moved == NULL ? NULL : client_of(connection, SLOT(dispatcher, dispatcher, D_REQUEST));
+    }
+    if (client != NULL) {
         PyObject *started = PyTuple_GET_ITEM(logged, 1), *status = SLOT(known, response, W_STATUS);
-        PyObject *arguments[] = {writer, plain, request, started, status, choice, moved};
+        PyObject *arguments[] = {writer, plain, client, started, status, choice, moved};
         Py_INCREF(plain);
         Py_INCREF(choice);
         done = PyObject_VectorcallMethod(s_write_plain, arguments, sizeof arguments / sizeof *arguments, NULL);
         Py_DECREF(choice);
         Py_DECREF(plain);
     }
+    Py_XDECREF(client);
     Py_XDECREF(moved);
     Py_DECREF(logged);
     Py_XDECREF(done);
@@ -1074,8 +1097,9 @@ pass_whole(PyObject *server, PyObject *exchange, PyObject *connection, PyObject 
             return -1;
     }
     if (SLOT(exchange, exchange, X_PLAIN_LOG) != Py_None) {
-        PyObject *edits = SLOT(exchange, exchange, X_EDITS);
-        result = edits == Py_None ? write_log(exchange, known, body) : write_edited_log(exchange, known, body);
+        PyObject *writer = PyTuple_GET_ITEM(SLOT(exchange, exchange, X_PLAIN_LOG), 0);
+        int is_usual = SLOT(exchange, exchange, X_EDITS) == Py_None && IS_A(writer, log_writer);
+        result = is_usual ? write_log(connection, exchange, known, body) : write_any_log(exchange, known, body);
         if (result < 0)
             return -1;
     }
@@ -1413,7 +1437,7 @@ configure(PyObject *module, PyObject *args)
     static const Class all[] = {
         CLASS(dispatcher), CLASS(request), CLASS(selector), CLASS(cache), CLASS(choice), CLASS(lease),
         CLASS(destination), CLASS(latencies), CLASS(latency), CLASS(error_rate), CLASS(outcome), CLASS(response),
-        CLASS(stream), CLASS(access_log), CLASS(plain), CLASS(service_edits), CLASS(modified_choice),
+        CLASS(stream), CLASS(access_log), CLASS(log_writer), CLASS(plain), CLASS(service_edits), CLASS(modified_choice),
         CLASS(modifiers), CLASS(whole_requests), CLASS(request_head), CLASS(whole_responses), {NULL, NULL, NULL},
     };
     if (learn_all(classes, all) < 0 || take_class(classes, "shared_destination", &shared_destination_type) < 0)
@@ -1467,7 +1491,7 @@ PyInit__fast_path(void)
         {&s_choice_failed, "choice_failed"}, {&s_choice_unusual, "choice_unusual"},
         {&s_with_lines, "with_lines"}, {&s_pause, "pause"}, {&s_resume, "resume"},
         {&s_scanned, "scanned"}, {&s_put, "put"}, {&s_end, "end"},
-        {&s_write_log, "write_log"}, {&s_write_plain, "write_plain"},
+        {&s_write_log, "write_log"}, {&s_write_plain, "write_plain"}, {&s_tls, "tls"},
         {&s_finish, "finish"}, {&s_read_for, "_read_for"}, {&s_read_plain, "read_plain"},
         {&s_request_head, "request_head"}, {&s_response_head, "response_head"},
         {&s_check_interval, "check_interval"}, {&s_check_timeouts, "_check_timeouts"},

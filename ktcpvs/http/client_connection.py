@@ -13,6 +13,7 @@ from time import monotonic
 from ktcpvs.dispatch.admission import RETRY_AFTER_HEAD
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MUCH_HEAD
+from ktcpvs.dispatch.own_responses import http2_refusal, is_http2
 from ktcpvs.dispatch.trusted_proxies import peer_of
 from ktcpvs.http.exchange import Exchange
 from ktcpvs.http.exchange_owner import CONNECTING, PENDING_IS_FULL, SERVER_IS_FULL, TURN_IS_OVER
@@ -280,6 +281,10 @@ class HTTPClientConnection(ClientConnection):
             self.transition(life.BAD_REQUEST)
             if self.service.proxies.is_used:  # whose client it is cannot be told
                 self.dispatcher.request.client = peer_of(self.client_name)
+            if reader is not None and self.moved() == (0, 0) and is_http2(bad, reader.received):
+                self.service.note_http2_refusal(self.client_name, str(bad))
+                self.send_last(http2_refusal(str(bad)), str(bad), of_status(bad.status))
+                return
             method = found[2] if found is not None else reader.method if reader is not None else None
             self.refuse(bad.status, str(bad), method=method)
 

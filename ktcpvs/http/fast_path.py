@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.selection import Selector
 from ktcpvs.dispatch.service_access_log import ServiceAccessLog
@@ -79,6 +80,7 @@ if not TYPE_CHECKING:
                 "response": CachedResponse,
                 "stream": Stream,
                 "access_log": ServiceAccessLog,
+                "log_writer": AccessLogWriter,
                 "plain": PlainRequest,
                 "service_edits": ServiceEdits,
                 "modified_choice": ModifiedChoice,

@@ -107,7 +107,7 @@ class HTTP2ServerTransport(HTTP2StreamTransport):
         except (BadRequest, BadFrame, MalformedMessage):
             self._over_soon(False)
         else:
-            if request.unsent or self._is_buffer_full:
+            if request.unsent or self._is_full:
                 self._apply_backpressure()
 
     def _continue(self, request: RequestStream, data: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable
+from ktcpvs.streams.contract import NotDetachable
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.transport import StreamTransport
 
@@ -19,33 +19,21 @@ class HTTP2StreamTransport(StreamTransport):
     stream: of its owner; None once it is over.
     """
 
-    __slots__ = ("_is_buffer_full", "_writer")
+    __slots__ = ()
 
     stream: Stream | None
 
     def __init__(self) -> None:
-        self._is_buffer_full = False
-        self._writer: BackpressuredWriter | None = None
-
-    def set_backpressure(self, writer: BackpressuredWriter) -> None:
-        self._writer = writer
-        if self._is_buffer_full:
-            writer.pause_writing()
-
-    def clear_backpressure(self) -> None:
+        self._is_full = False
         self._writer = None
 
     def _apply_backpressure(self) -> None:
         """Pause or resume the writer, by what waits to be sent."""
         size = self.unsent()
-        if size > MAX_BUFFERED and not self._is_buffer_full:
-            self._is_buffer_full = True
-            if self._writer is not None:
-                self._writer.pause_writing()
-        elif self._is_buffer_full and size <= MAX_BUFFERED >> 2:
-            self._is_buffer_full = False
-            if self._writer is not None:
-                self._writer.resume_writing()
+        if size > MAX_BUFFERED and not self._is_full:
+            self._set_full(True)
+        elif self._is_full and size <= MAX_BUFFERED >> 2:
+            self._set_full(False)
 
     def is_gone(self) -> bool:
         return self.stream is None

@@ -287,7 +287,7 @@ class HTTP2Transport(HTTP2StreamTransport):
             multiplexer.flush_now()
         else:
             multiplexer.flush()
-        if sender.pieces or self._is_buffer_full:
+        if sender.pieces or self._is_full:
             self._apply_backpressure()
         if self._is_complete and not sender.pieces:
             sender.end()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from twisted.python.failure import Failure
 
+from ktcpvs.dispatch.access_log import AccessLogWriter, plain_record, tls_of
 from ktcpvs.dispatch.dispatcher import Dispatcher
 from ktcpvs.dispatch.live_trace_writer import RequestLog
 from ktcpvs.dispatch.request_notes import RequestNotes
@@ -37,6 +38,7 @@ from ktcpvs.protocols.http1 import Length
 from ktcpvs.protocols.http1.hop_by_hop import without
 from ktcpvs.protocols.http1.plain import PlainRequest
 from ktcpvs.relay.body_relay import MIN_BODY_SIZE, MIN_READ_SIZE
+from ktcpvs.system.plugin_errors import raise_interrupt
 
 NO_NAMES: frozenset[bytes] = frozenset()
 
@@ -123,8 +125,6 @@ class PlainPath:
             owner.is_last = owner.closes_after = owner.client.resting = True
         try:
             choice = selector.scheduler.choose(request)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
             self.choice_failed(exchange, error)
             return
@@ -170,6 +170,7 @@ class PlainPath:
 
     def choice_failed(self, exchange: PlainExchange, error: BaseException) -> None:
         """Go on after an exception of the scheduler."""
+        raise_interrupt(error)
         exchange.leave_fast_path()
         exchange.owner.transition(life.REQUEST)
         exchange.dispatcher.scheduler_failed(Failure(error))
@@ -415,7 +416,12 @@ class PlainPath:
                 moved = exchange.bytes_in - before[0], exchange.bytes_out - before[1], body_size
                 trace = None if edits is None else edits.trace_ids
                 request = exchange.dispatcher.request
-                writer.write_plain(plain, request, started, response.status, choice, moved, trace)
+                if trace is None and isinstance(writer, AccessLogWriter):
+                    client = request.client, tls_of(request)
+                    writer.write_plain(plain, client, started, response.status, choice, moved)
+                else:
+                    record = plain_record(writer, plain, request, started, response.status, choice, moved, trace)
+                    writer.write_ended(request, record)
             if edits is not None and edits.observed is not None:
                 edits.observed.response_begun(response.status, 0)
                 edits.observed.end((exchange.bytes_in, exchange.bytes_out), ANSWERED)

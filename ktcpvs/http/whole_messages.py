@@ -6,6 +6,8 @@ again. So such a request takes the fast path, as a plain GET does.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from ktcpvs.model.request_values import normalized_host
 from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols import http1
@@ -31,6 +33,8 @@ METHODS = frozenset((b"POST", b"PUT", b"PATCH"))
 """Methods of the requests that are handled as a whole with their body."""
 
 _HEAD_END = b"\r\n\r\n"
+
+Known = TypeVar("Known")
 
 
 class RequestHead:
@@ -119,10 +123,7 @@ class WholeRequests:
             known = self._parse(data, head)
             if known is None:
                 return None
-            if len(head) <= MAX_REMEMBERED:
-                if len(self._heads) >= MAX_HEADS:
-                    self._heads.clear()
-                self._heads[head] = known
+            _remember(self._heads, head, known)
         is_whole = known.total == len(data) if known.total >= 0 else self._is_whole_chunked(data, known.size)
         return known if is_whole else None
 
@@ -159,6 +160,14 @@ class WholeRequests:
         return RequestHead(message, len(head))
 
 
+def _remember(heads: dict[bytes, Known], head: bytes, known: Known) -> None:
+    """Keep what is known of a head, unless it is long."""
+    if len(head) <= MAX_REMEMBERED:
+        if len(heads) >= MAX_HEADS:
+            heads.clear()
+        heads[head] = known
+
+
 class WholeResponses:
     """Reads chunked responses that came as a whole."""
 
@@ -180,10 +189,7 @@ class WholeResponses:
             known = _parse_response(data, head)
             if known is None:
                 return None
-            if len(head) <= MAX_REMEMBERED:
-                if len(self._heads) >= MAX_HEADS:
-                    self._heads.clear()
-                self._heads[head] = known
+            _remember(self._heads, head, known)
         return known if self._is_whole_body(data, len(head)) else None
 
     def _is_whole_body(self, data: bytes, begin: int) -> bool:

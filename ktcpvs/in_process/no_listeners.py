@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping
 
+from ktcpvs.director.serving_processes import SingleProcess
 from ktcpvs.model.address import Address
 from ktcpvs.services.running import RunningService
-from ktcpvs.services.serving_processes import SingleProcess
 
 
 class NoListeners(SingleProcess):

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.python.failure import Failure
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import NoSuchService, Refusal, unknown
 from ktcpvs.in_process.connection import NotConnected, ProtocolConnection
 from ktcpvs.in_process.endpoint import PREFIX, ServiceEndpoint
@@ -20,7 +21,6 @@ from ktcpvs.model.address import SRV
 from ktcpvs.model.edits import START_ALL, Load
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
 from ktcpvs.state import read_configuration
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.names import service_port

@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Iterator
 from typing import Any
 
+from ktcpvs.director.director import Director
 from ktcpvs.model.tls_files import ISSUED, TLSFile, files_of
-from ktcpvs.services.director import Director
 from ktcpvs.system.tls_files import Authorities, Contents, Validity, validities
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from hashlib import blake2s
 from typing import Any
 
+from ktcpvs.director.director import Director
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.errors import NoSuchConnection, shorten
-from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 
 CLOSED_BY_ADMINISTRATOR = "closed by an administrator"

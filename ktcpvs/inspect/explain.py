@@ -7,9 +7,10 @@ scheduler is not called, so nothing changes.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from ktcpvs.director.director import Director
 from ktcpvs.dispatch.selection import Decision
 from ktcpvs.errors import BadValue
 from ktcpvs.http.exchange import MISDIRECTED
@@ -18,6 +19,7 @@ from ktcpvs.inspect.views import Views
 from ktcpvs.interfaces import EACH_REQUEST, IExplains
 from ktcpvs.model import why as words
 from ktcpvs.model.address import Address
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.expansion import name_to_look_up
 from ktcpvs.model.filter import filter_of
@@ -27,7 +29,6 @@ from ktcpvs.model.server_words import DRAIN, MAINTENANCE, READY
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
 from ktcpvs.services.dry_run import (
     DryRun,
     bad_request_outcome,
@@ -41,6 +42,7 @@ from ktcpvs.services.dry_run import (
 )
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
+from ktcpvs.system.plugin_errors import describe, raise_interrupt
 
 
 class Explainer:
@@ -49,25 +51,10 @@ class Explainer:
     def __init__(self, director: Director) -> None:
         self._director = director
 
-    async def explain(
-        self,
-        ident: str,
-        method: str | None,
-        target: str | None,
-        headers: Sequence[tuple[str, str]],
-        client: str,
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> dict[str, Any]:
+    async def explain(self, ident: str, assumed: AssumedRequest) -> dict[str, Any]:
         """Explain what service `ident` would do with this request, as plain data for JSON, described in
-        docs/tcpvsadm.md.
-
-        method, target: None for a client that has only connected. headers: (name, value) of header lines. client: its
-        IP address. port: to which it connects; None: the first of the service. body: of the request, or its beginning;
-        b"": it has none. Raises NoSuchService, BadValue for what
-        cannot be a request, or the Refusal of a scheduler.
-        """
-        if len(body) > MAX_BODY_PREFIX:
+        docs/tcpvsadm.md. Raises NoSuchService, BadValue for what cannot be a request, or the Refusal of a scheduler."""
+        if len(assumed.body) > MAX_BODY_PREFIX:
             raise BadValue(f"body: expected at most {MAX_BODY_PREFIX} bytes, which is the most that a scheduler reads")
         director = self._director
         table, context = director.expanded, director.context
@@ -80,7 +67,7 @@ class Explainer:
             _copy_loads(prepared, director.services[ident])
         modes = {server.address: server.mode for server in config.servers}
         down = {destination for destination in prepared.destinations.values() if destination.health.state != UP}
-        request = Request(parse_client(client))
+        request = Request(parse_client(assumed.client))
         answer = {
             "service": ident,
             "running": ident in director.effective.running,
@@ -91,7 +78,7 @@ class Explainer:
         try:
             _check_admission(request.client, config, live, notes)
             peer = request.client
-            read_request(request, prepared, context, method, target, headers, notes, port, body)
+            read_request(request, prepared, context, assumed, notes)
             notes += _describe_client(request, peer, live)
         except _Denied as why:
             reason = f"{why}: the connection is reset"
@@ -115,7 +102,7 @@ class Explainer:
                 notes += _describe_work(dry_run.decision, prepared, request, live, peer)
         explained = {
             **answer,
-            "request": _describe_request(request, method, target),
+            "request": _describe_request(request, assumed),
             "rules": [{"number": number, "pattern": pattern, "why": why} for number, pattern, why in considered.rules],
             "servers": [_describe_server(destination, modes) for destination in considered.destinations],
             "notes": [*considered.notes, *notes],
@@ -191,12 +178,12 @@ def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode("utf-8", "backslashreplace")
 
 
-def _describe_request(request: Request, method: str | None, target: str | None) -> dict[str, Any]:
+def _describe_request(request: Request, assumed: AssumedRequest) -> dict[str, Any]:
     """Describe the request as it was parsed, or as it was given if it could not be parsed."""
     return {
         "client": request.client,
-        "method": _text(request.method) or method,
-        "target": _text(request.target) or target,
+        "method": _text(request.method) or assumed.method,
+        "target": _text(request.target) or assumed.target,
         "path": _text(request.path),
         "headers": [
             {"name": _text(name), "value": _text(value.strip(b" \t"))}
@@ -224,11 +211,10 @@ def _consider(prepared: Prepared, request: Request, context: Context, notes: lis
         considered = prepared.scheduler.explain(request)
         if not isinstance(considered, Considered):
             raise TypeError(f"{considered!r} is not Considered")
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        raise_interrupt(error)
         context.log.failure("scheduler {name} cannot explain itself", name=prepared.config.scheduler_name)
-        notes.append(f"scheduler {prepared.config.scheduler_name} cannot explain itself: {error!r}")
+        notes.append(f"scheduler {prepared.config.scheduler_name} cannot explain itself: {describe(error)}")
         return all_servers
     return considered
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, succeed
 
 from ktcpvs.control.trace_session import TraceSession
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.live_trace import STOPPED, TIME_OVER, TraceBatch, TraceQuery
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.live_traces import LiveTrace, TraceBuffer
 from ktcpvs.schedulers.content import SEEN
-from ktcpvs.services.director import Director
 
 READ_TIMEOUT = 1.0
 """Seconds after which a batch is empty, if nothing has come."""

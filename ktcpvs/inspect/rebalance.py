@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue
 from ktcpvs.interfaces import USES_BALANCE, IUsesOptions
 from ktcpvs.model.rebalancing import check_percent
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import VirtualService
-from ktcpvs.services.director import Director
 from ktcpvs.services.rebalancing import UNLEVELLED
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from attrs import fields
 
 from ktcpvs.control.edit_commands import text_of_edit
+from ktcpvs.director.director import Director
+from ktcpvs.director.resolver import Unresolved
+from ktcpvs.director.scheduler_reload import Outcome
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.inspect.certificates import describe_certificates
@@ -26,8 +29,6 @@ from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table_parts import changed_parts
-from ktcpvs.services.director import Director
-from ktcpvs.services.resolver import Unresolved
 from ktcpvs.services.running import RunningService
 from ktcpvs.system import tls_tickets
 from ktcpvs.version import __version__
@@ -197,6 +198,7 @@ class Views:
                 for name, plugin in sorted(found.known.items())
             ],
             "broken": [{"module": module, "error": error} for module, error in found.broken],
+            "reloaded": _describe_reload(self._director.scheduler_reload.last),
         }
 
     def certificates(self, ident: str | None) -> list[dict[str, Any]]:
@@ -229,6 +231,13 @@ class Views:
                 "note": "",
             }
         ]
+
+
+def _describe_reload(outcome: Outcome | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    files = [{"name": name, "file": file} for name, file in outcome.schedulers.items()]
+    return {"schedulers": files, "services": list(outcome.services), "unchanged": outcome.is_same}
 
 
 def _note(setting: str) -> str:

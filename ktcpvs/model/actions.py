@@ -7,14 +7,14 @@ use respond STATUS [TEXT | file PATH]
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import Attribute, field, frozen
 
 from ktcpvs.errors import BadValue, Refusal, shorten, unknown
 from ktcpvs.model.language import foreign_words
-from ktcpvs.model.language.lexer import Token, quoted, tokens, word
+from ktcpvs.model.language.lexer import Located, Token, not_located, quoted, tokens, word
 from ktcpvs.model.templates import Template, read_template
 from ktcpvs.model.tls import is_path
 
@@ -134,15 +134,8 @@ Action = Redirect | Respond
 
 # Reading.
 
-Located = Callable[[Token, Refusal], Refusal]
-"""Returns the refusal of a token with its place, or as it is where there are no places."""
 
-
-def _as_it_is(token: Token, refusal: Refusal) -> Refusal:
-    return refusal
-
-
-def read_action(found: Sequence[Token], position: int, located: Located = _as_it_is) -> tuple[Action, int]:
+def read_action(found: Sequence[Token], position: int, located: Located = not_located) -> tuple[Action, int]:
     """Read an action from the token at `position` on, which is one of ACTIONS.
 
     Returns it, and the position behind it. Raises a Refusal.

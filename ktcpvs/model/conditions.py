@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from attrs import frozen
 
 from ktcpvs.errors import BadPattern, BadValue, Refusal, did_you_mean, shorten, unknown
-from ktcpvs.model.language.lexer import Token, quoted, tokens, word
+from ktcpvs.model.language.lexer import Located, Token, not_located, quoted, tokens, word
 from ktcpvs.model.network import parse_network
 from ktcpvs.model.pattern import check_pattern
 
@@ -195,16 +195,9 @@ _READERS: dict[str, Callable[[str], str]] = {
 
 # Reading.
 
-Located = Callable[[Token, Refusal], Refusal]
-"""Returns the refusal of a token with its place, or as it is where there are no places."""
-
-
-def _as_it_is(token: Token, refusal: Refusal) -> Refusal:
-    return refusal
-
 
 def read_conditions(
-    found: Sequence[Token], position: int, located: Located = _as_it_is
+    found: Sequence[Token], position: int, located: Located = not_located
 ) -> tuple[tuple[Condition, ...], int]:
     """Read conditions from the token at `position` on, up to one that begins none.
 

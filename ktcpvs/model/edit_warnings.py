@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ktcpvs.errors import shorten
 from ktcpvs.model.address import Inet
 from ktcpvs.model.conditions import conditions_of
 from ktcpvs.model.edits import START_NEW, AddServer, Edit, EditRule, Load
+from ktcpvs.model.modifiers import modifiers_of
+from ktcpvs.model.rule import Rule
 from ktcpvs.model.rule_list import find_rule
 from ktcpvs.model.table import Table
 
@@ -25,6 +27,8 @@ def warnings_about_edit(edit: Edit, before: Table, table: Table) -> Iterator[str
         )
     if isinstance(edit, EditRule) and edit.pattern is not None:
         yield from _about_conditions(edit.ident, edit.rule, edit.pattern, before)
+    if isinstance(edit, EditRule) and edit.modifiers is not None:
+        yield from _about_modifiers(edit.ident, edit.rule, edit.modifiers, before)
     if isinstance(edit, Load) and edit.start == START_NEW:
         stopped = [ident for ident in table.services if ident not in table.running]
         if stopped:
@@ -40,11 +44,30 @@ def _about_conditions(ident: str, reference: str, text: str, before: Table) -> I
     Where they have nothing in common with the old ones, all were to go.
     """
     rule = find_rule(before.service(ident), reference)
-    given = {(one.kind, one.name, one.is_negated) for one in conditions_of(text)}
+    conditions = conditions_of(text)
+    given = {(one.kind, one.name, one.is_negated) for one in conditions}
     gone = [one for one in rule.conditions if (one.kind, one.name, one.is_negated) not in given]
     if 0 < len(gone) < len(rule.conditions):
-        lost = shorten(" ".join(map(str, gone)))
-        yield (
-            f"service {ident}: rule '{shorten(rule.label)}' no longer has: {lost}; the conditions that are given take "
-            "the place of all"
-        )
+        yield _describe_loss(ident, rule, "conditions", conditions, gone)
+
+
+def _about_modifiers(ident: str, reference: str, text: str, before: Table) -> Iterator[str]:
+    """Yield a warning if new modifiers of a rule leave out some of the old ones: who adds one may not mean that."""
+    rule = find_rule(before.service(ident), reference)
+    given = modifiers_of(text).by_kind
+    gone = [one for kind, one in rule.modifiers.by_kind.items() if kind not in given]
+    if gone:
+        yield _describe_loss(ident, rule, "modifiers", given.values(), gone)
+
+
+def _describe_loss(ident: str, rule: Rule, what: str, given: Iterable[object], gone: Iterable[object]) -> str:
+    """Return the warning about what a rule has no longer. given: what has taken its place.
+
+    It says what keeps these, since no warning can come with a later edit: the rule that it changes has lost them.
+    """
+    lost = " ".join(map(str, gone))
+    kept = " ".join((*map(str, given), lost))
+    return (
+        f"service {ident}: rule '{shorten(rule.label)}' no longer has: {shorten(lost)}; the {what} that are given take "
+        f"the place of all; to keep these, give them each time: {shorten(kept, 240)}"
+    )

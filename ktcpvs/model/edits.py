@@ -7,7 +7,7 @@ tcpvsadm and the start of the daemon all use edits. Each edit has an AMP command
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from attrs import evolve, field, frozen
@@ -569,12 +569,17 @@ START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
 """The services that a Load starts: none, those that were not in the table before, or all that it names."""
 
 
+def _nowhere(ident: str, scheduler: str) -> None:
+    """The place of a scheduler in a configuration that comes from no text."""
+
+
 @frozen
 class Load(Edit):
     """Replace the whole configuration; services that run and are still there keep running.
 
     services, settings: of the configuration text; a setting that it does not name has its default. confirm: seconds
-    after which the load is undone unless it is confirmed; 0: it stays. start: one of STARTS.
+    after which the load is undone unless it is confirmed; 0: it stays. start: one of STARTS. place_of: returns where
+    the text names a scheduler, from the ident of the service and the scheduler's name; None: it is not known.
     """
 
     name: ClassVar[str] = "load-configfile"
@@ -582,6 +587,7 @@ class Load(Edit):
     settings: Settings = field(factory=Settings)
     confirm: int = field(default=0, validator=in_range(0, DAY))
     start: str = field(default=START_NOTHING, validator=one_of(*STARTS))
+    place_of: Callable[[str, str], Any] = field(default=_nowhere, eq=False, repr=False)
 
     def apply(self, table: Table) -> Table:
         services = dict(self.services)

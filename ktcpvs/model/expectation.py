@@ -13,12 +13,11 @@ from attrs import Attribute, field, frozen
 
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.address import Address
+from ktcpvs.model.assumed_request import LOCAL_CLIENT, AssumedRequest
 from ktcpvs.model.language.lexer import quoted, word
 from ktcpvs.model.options import in_range
 
 REDIRECT, RESPOND, NOBODY = OUTCOMES = ("redirect", "respond", "nobody")
-CLIENT = "127.0.0.1"
-"""The client, if the test names none."""
 
 
 def _request(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -55,7 +54,7 @@ class Expectation:
 
     request: str = field(validator=_request)
     headers: tuple[str, ...] = field(default=(), validator=_headers)
-    client: str = field(default=CLIENT, validator=_client)
+    client: str = field(default=LOCAL_CLIENT, validator=_client)
     servers: tuple[Address, ...] = ()
     outcome: str = ""
     port: int | None = field(default=None, validator=in_range(1, 65535))
@@ -81,6 +80,9 @@ class Expectation:
         return " ".join([word(str(server)) for server in self.servers])
 
     @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return (name, value) of each header line."""
-        return [(name, value.strip(" \t")) for name, _, value in (line.partition(":") for line in self.headers)]
+    def assumed(self) -> AssumedRequest:
+        """The request of the test."""
+        method, _, target = self.request.partition(" ")
+        lines = [line.partition(":") for line in self.headers]
+        headers = [(name, value.strip(" \t")) for name, _, value in lines]
+        return AssumedRequest(method, target, headers, self.client, self.port)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attrs import Attribute, evolve, frozen
 
-from ktcpvs.errors import BadAddress, BadValue, ListenerExists, Refusal, shorten, unknown
+from ktcpvs.errors import BadAddress, BadValue, ListenerExists, shorten, unknown
 from ktcpvs.model.address import Address, Inet, PortNamed, SRVName, Unix, parse_address
 from ktcpvs.model.language import foreign_words
-from ktcpvs.model.language.lexer import Token, quoted, tokens, word
+from ktcpvs.model.language.lexer import Fail, Token, fail_without_place, quoted, tokens, word
 from ktcpvs.model.nodes import EXAMPLE, Nodes, parse_nodes
 
 TLS, ON = LISTEN_WORDS = ("tls", "on")
@@ -86,7 +86,7 @@ def read_listen(name: str, text: str, port_named: PortNamed) -> ListenAddress:
     found = tokens(text.replace("\n", " "), name)
     if not found:
         return ListenAddress(parse_address(text, port_named))
-    words = read_listen_words(found[1:], lambda token, why: BadValue(why))
+    words = read_listen_words(found[1:], fail_without_place)
     return ListenAddress(parse_address(found[0].text, port_named), **words)
 
 
@@ -95,7 +95,7 @@ def port_of(listen: Iterable[ListenAddress]) -> int | None:
     return next((one.address.port for one in listen if isinstance(one.address, Inet)), None)
 
 
-def read_listen_words(found: Sequence[Token], error: Callable[[Token, str], Refusal]) -> dict[str, Any]:
+def read_listen_words(found: Sequence[Token], error: Fail) -> dict[str, Any]:
     """Return the fields of a ListenAddress that the words behind its address give. error: makes the refusal of a
     token. Raises what it makes."""
     fields: dict[str, Any] = {}

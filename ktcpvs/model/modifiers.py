@@ -6,7 +6,7 @@ request_header NAME VALUE  response_header NAME VALUE  strip_prefix /admin  rewr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 from attrs import evolve, field, frozen
 
@@ -15,7 +15,7 @@ from ktcpvs.model.address import no_port_names
 from ktcpvs.model.conditions import FIELD_NAME, NAME, RESERVED
 from ktcpvs.model.header_edits import MAX_EDITS, HeaderEdit
 from ktcpvs.model.language import foreign_words
-from ktcpvs.model.language.lexer import Token, quoted, tokens, word
+from ktcpvs.model.language.lexer import Located, Token, not_located, quoted, tokens, word
 from ktcpvs.model.options import MAX_COUNT, rate_of, read_rate
 from ktcpvs.model.pattern import check_pattern
 from ktcpvs.model.scheduler_words import parse_scheduler, read_balance
@@ -129,16 +129,31 @@ class Modifiers:
     @property
     def texts(self) -> tuple[str, ...]:
         """The text of each."""
-        words = [] if self.rate is None else [f"{RATE} {self.rate}"]
+        return tuple(text for _, _, text in self._parts)
+
+    @property
+    def by_kind(self) -> dict[tuple[str, str], str]:
+        """(kind, name of a header field in lower case or "") -> the texts of these."""
+        found: dict[tuple[str, str], str] = {}
+        for kind, name, text in self._parts:
+            key = kind, name.lower()
+            found[key] = f"{found[key]} {text}" if key in found else text
+        return found
+
+    @property
+    def _parts(self) -> Iterator[tuple[str, str, str]]:
+        """The kind of each, the name of its header field or "", and its text."""
+        if self.rate is not None:
+            yield RATE, "", f"{RATE} {self.rate}"
         if self.balance is not None:
-            words.append(f"{BALANCE} {parse_scheduler(self.balance).in_rule}")
-        words += [f"{REQUEST_HEADER} {edit}" for edit in self.request_headers]
-        words += [f"{RESPONSE_HEADER} {edit}" for edit in self.response_headers]
+            yield BALANCE, "", f"{BALANCE} {parse_scheduler(self.balance).in_rule}"
+        for kind, edits in (REQUEST_HEADER, self.request_headers), (RESPONSE_HEADER, self.response_headers):
+            for edit in edits:
+                yield kind, edit.name, f"{kind} {edit}"
         if self.strip_prefix is not None:
-            words.append(f"{STRIP_PREFIX} {word(self.strip_prefix)}")
+            yield STRIP_PREFIX, "", f"{STRIP_PREFIX} {word(self.strip_prefix)}"
         if self.rewrite is not None:
-            words.append(f"{REWRITE} {self.rewrite}")
-        return tuple(words)
+            yield REWRITE, "", f"{REWRITE} {self.rewrite}"
 
     @property
     def changes_messages(self) -> bool:
@@ -160,16 +175,9 @@ class Modifiers:
 
 NONE = Modifiers()
 
-Located = Callable[[Token, Refusal], Refusal]
-"""Returns the refusal of a token with its place, or as it is where there are no places."""
-
-
-def _as_it_is(token: Token, refusal: Refusal) -> Refusal:
-    return refusal
-
 
 def read_modifier(
-    found: Sequence[Token], position: int, before: Modifiers, located: Located = _as_it_is
+    found: Sequence[Token], position: int, before: Modifiers, located: Located = not_located
 ) -> tuple[Modifiers, int]:
     """Read the modifier that begins with the token at `position`, one of WORDS. before: those in front of it.
 

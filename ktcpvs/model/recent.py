@@ -50,7 +50,7 @@ class Latency:
         return self.at(self.clock()) if self._peak else 0.0
 
     def at(self, now: float) -> float:
-        """Return the peak EWMA at a time by the clock. `schedulers/_compiled.c` does the same."""
+        """Return the peak EWMA at a time by the clock. `schedulers/_balance.c` does the same."""
         return self._peak * exp((self._stamp - now) / DECAY) if self._peak else 0.0
 
     @property
@@ -92,7 +92,7 @@ class ErrorRate:
         return self.at(self.clock()) if self._failures else 0.0
 
     def at(self, now: float) -> float:
-        """Return the share at a time by the clock. `schedulers/_compiled.c` does the same."""
+        """Return the share at a time by the clock. `schedulers/_balance.c` does the same."""
         if not self._failures:
             return 0.0
         return self._failures / self._requests * exp((self._stamp - now) / DECAY)

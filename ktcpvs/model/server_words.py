@@ -19,7 +19,7 @@ from typing import Any
 from ktcpvs.errors import BadValue, Refusal, shorten, unknown
 from ktcpvs.model.address import Address, parse_address
 from ktcpvs.model.language import foreign_words
-from ktcpvs.model.language.lexer import Token, tokens, word
+from ktcpvs.model.language.lexer import Fail, Token, fail_without_place, tokens, word
 from ktcpvs.model.listen import check_complete
 from ktcpvs.model.options import MAX_COUNT, OFF
 from ktcpvs.model.tls import PROXY_VERSIONS, ServerTLS
@@ -42,9 +42,6 @@ MAX_LABELS = 16
 TLS, H2, PROXY = "tls", "h2", "proxy"
 SERVER_WORDS = (TLS, H2, PROXY, PRIORITY, BACKUP_WORD, *MODES, CHECK, MAX_PENDING, START, LABEL)
 TLS_WORDS = ("ca", "verify", "name", "cert")
-
-Fail = Callable[[Token, str], Refusal]
-"""Makes the refusal of a word: with its place, or without."""
 
 Rest = deque[Token]
 Values = dict[str, Any]
@@ -226,7 +223,7 @@ def _take_value(token: Token, rest: Rest, fail: Fail) -> Token:
 
 def read_server_options(text: str) -> dict[str, Any]:
     """Read the words of a server from a command. Raises BadValue."""
-    return read_words(tokens(text.replace("\n", " "), "words"), lambda token, why: BadValue(why))
+    return read_words(tokens(text.replace("\n", " "), "words"), fail_without_place)
 
 
 def write_words(described: Mapping[str, Any], *, with_defaults: bool = False) -> str:

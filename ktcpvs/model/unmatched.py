@@ -33,13 +33,18 @@ def is_catch_all(rule: Rule) -> bool:
     return only.kind in _EVERYTHING and not set(_EVERYTHING[only.kind]).isdisjoint(only.values)
 
 
+def reads_rules(scheduler: ISchedulerFactory) -> bool:
+    """Whether the scheduler says that the rules of a service decide."""
+    return IUsesOptions.providedBy(scheduler) and USES_RULES in scheduler.uses
+
+
 def leaves_unmatched(service: VirtualService, scheduler: ISchedulerFactory) -> bool:
     """Whether the service refuses requests because it has rules and none of them matches all requests.
 
     scheduler: the plugin of its option. False where that is meant: the service has a redirect address, or tests that
     some request gets no server.
     """
-    if not service.rules or not (IUsesOptions.providedBy(scheduler) and USES_RULES in scheduler.uses):
+    if not service.rules or not reads_rules(scheduler):
         return False
     if service.redirect is not None or any(test.outcome == NOBODY for test in service.tests):
         return False

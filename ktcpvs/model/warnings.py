@@ -6,7 +6,6 @@ A warning never refuses an edit. It says which option or rule is ignored, by wha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 from attrs import fields, frozen
 
@@ -38,6 +37,7 @@ from ktcpvs.model.scheduling import (
 )
 from ktcpvs.model.server_words import H2, READY
 from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, OWN, SHARED, SPLICE, VirtualService
+from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.tls import TLS_OPTIONS
 from ktcpvs.model.unmatched import (
     describe_unmatched,
@@ -45,6 +45,7 @@ from ktcpvs.model.unmatched import (
     leaves_unmatched,
     proposed_command,
     proposed_line,
+    reads_rules,
 )
 
 WHOLE = "whole"
@@ -137,15 +138,6 @@ _OF_COVERAGE = (edits.AddRule, edits.EditRule, edits.DeleteRule, edits.EditServi
 
 _OF_MODES = (edits.Drain, edits.Maintenance)
 
-Balances = Mapping[str, ISchedulerFactory]
-"""Name -> the schedulers that rules name for themselves."""
-
-NO_BALANCES: Balances = MappingProxyType({})
-
-Plugins = Callable[[VirtualService], tuple[ISchedulerFactory, ISchedulerFactory, ISchedulerFactory | None, Balances]]
-"""A service -> the plugins of its options `scheduler`, `balance` and `fallback`, and those of its rules."""
-
-
 Installed = Callable[[], Iterable[ISchedulerFactory]]
 """Returns all schedulers that are installed: a warning names those that use what a service's own one ignores."""
 
@@ -154,7 +146,7 @@ def warnings_about(
     edit: edits.Edit,
     before: Mapping[str, VirtualService],
     services: Mapping[str, VirtualService],
-    plugins: Plugins,
+    plugins_of: Callable[[VirtualService], ServicePlugins],
     installed: Installed,
     nodes: KnownNodes | None = None,
 ) -> list[str]:
@@ -163,14 +155,16 @@ def warnings_about(
     is_whole = isinstance(edit, _ABOUT_ALL)
     found: list[str] = []
     for service in _concerned(edit, services):
-        scheduler, balance, _, of_rules = plugins(service)
-        about = warnings_of(service, scheduler, balance, installed, of_rules=of_rules, is_whole=is_whole)
+        plugins = plugins_of(service)
+        about = warnings_of(service, plugins, installed, is_whole=is_whole)
         if nodes is not None:
             placement = placement_warnings(service, nodes)
             about += [ServiceWarning(service.ident, text, frozenset(subjects)) for text, subjects in placement]
         about = [warning for warning in about if is_due(warning, edit)]
         if is_whole or isinstance(edit, _OF_COVERAGE):
-            about += _about_unmatched(edit, before.get(service.ident), service, scheduler)
+            about += _about_unmatched(edit, before.get(service.ident), service, plugins.scheduler)
+        if isinstance(edit, edits.AddServer):
+            about += _about_added(edit, service, plugins.scheduler)
         found += map(str, about)
     return found
 
@@ -194,22 +188,31 @@ def _about_unmatched(
     yield ServiceWarning(service.ident, text, frozenset((WHOLE,)))
 
 
+def _about_added(
+    edit: edits.AddServer, service: VirtualService, scheduler: ISchedulerFactory
+) -> Iterator[ServiceWarning]:
+    """Warn of a server that gets nothing, since the rules of its service lead to no server at all, as in the quick
+    start. Where they lead to others, its rule is usually the next command, and this would be noise."""
+    if service.rules and reads_rules(scheduler) and not any(rule.servers for rule in service.rules):
+        address = service.complete(edit.address)
+        text = (
+            f"server {address} gets no requests: no rule leads to a server; for a rule: "
+            f"'tcpvsadm --add-rule -i {service.ident} path /PATH/ -r {address}'"
+        )
+        yield ServiceWarning(service.ident, text, frozenset((SERVERS,)))
+
+
 def warnings_of(
-    service: VirtualService,
-    scheduler: ISchedulerFactory,
-    balance: ISchedulerFactory,
-    installed: Installed,
-    *,
-    of_rules: Balances = NO_BALANCES,
-    is_whole: bool = True,
+    service: VirtualService, plugins: ServicePlugins, installed: Installed, *, is_whole: bool = True
 ) -> list[ServiceWarning]:
-    """Return all warnings about `service`. scheduler, balance, of_rules: its plugins. is_whole: False leaves out those
-    about WHOLE, for which every rule is examined."""
+    """Return all warnings about `service`. is_whole: False leaves out those about WHOLE, for which every rule is
+    examined."""
+    scheduler = plugins.scheduler
     found = [
-        *_about_scheduler(service, scheduler, balance, installed, of_rules),
-        *_about_rule_balances(service, scheduler, balance, installed, of_rules),
-        *_about_maxconn(service, scheduler, balance, of_rules),
-        *_about_many_servers(service, scheduler, balance, of_rules),
+        *_about_scheduler(service, plugins, installed),
+        *_about_rule_balances(service, plugins, installed),
+        *_about_maxconn(service, plugins),
+        *_about_many_servers(service, plugins),
         *_about_unit(service, scheduler, installed),
         *_about_checks(service),
         *_about_options(service),
@@ -274,14 +277,9 @@ _Found = tuple[str, tuple[str, ...]]
 """The text of a warning, and its subjects."""
 
 
-def _about_scheduler(
-    service: VirtualService,
-    scheduler: ISchedulerFactory,
-    balance: ISchedulerFactory,
-    installed: Installed,
-    of_rules: Balances,
-) -> Iterator[_Found]:
+def _about_scheduler(service: VirtualService, plugins: ServicePlugins, installed: Installed) -> Iterator[_Found]:
     """Warn of what the scheduler, and its balance scheduler, ignore."""
+    scheduler = plugins.scheduler
     name = f"scheduler {service.scheduler_name}"
     uses_rules = _uses(scheduler, USES_RULES)
     if service.rules and not uses_rules:
@@ -308,8 +306,7 @@ def _about_scheduler(
         )
     yield from _about_stickiness(service, scheduler, installed)
     weighs = _uses(scheduler, USES_WEIGHT) or (
-        uses_balance
-        and (service.sticky != OFF or any(_uses(one, USES_WEIGHT) for one in (balance, *of_rules.values())))
+        uses_balance and (service.sticky != OFF or any(_uses(one, USES_WEIGHT) for one in plugins.balances))
     )
     if not weighs and not (_uses(scheduler, USES_MATCH) and any(rule.match is not None for rule in service.rules)):
         word = f"balance {service.balance}" if uses_balance else name
@@ -321,14 +318,9 @@ def _about_scheduler(
             yield f"slow_start has no effect: {word} ignores weights; {others}", (*about, "slow_start")
 
 
-def _about_rule_balances(
-    service: VirtualService,
-    scheduler: ISchedulerFactory,
-    balance: ISchedulerFactory,
-    installed: Installed,
-    of_rules: Balances,
-) -> Iterator[_Found]:
+def _about_rule_balances(service: VirtualService, plugins: ServicePlugins, installed: Installed) -> Iterator[_Found]:
     """Warn of balance schedulers and weights of rules that have no effect."""
+    scheduler = plugins.scheduler
     if not _uses(scheduler, USES_RULES):
         return
     hashes = _uses(scheduler, USES_MATCH)
@@ -341,7 +333,8 @@ def _about_rule_balances(
     for rule in service.rules:
         name = rule.modifiers.balance or service.balance
         is_hashed = service.sticky != OFF or (hashes and rule.match is not None)
-        if len(set(rule.weights) - {0}) > 1 and not is_hashed and not _uses(of_rules.get(name, balance), USES_WEIGHT):
+        weighs = _uses(plugins.balance_of(rule.modifiers.balance), USES_WEIGHT)
+        if len(set(rule.weights) - {0}) > 1 and not is_hashed and not weighs:
             ignoring.setdefault(name, []).append(rule)
     for name, rules in ignoring.items():
         others = _users(installed, USES_WEIGHT, "use", "them")
@@ -355,16 +348,14 @@ def _about_rule_balances(
         yield f"all servers of rule {some_of(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
 
 
-def _about_maxconn(
-    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory, of_rules: Balances
-) -> Iterator[_Found]:
+def _about_maxconn(service: VirtualService, plugins: ServicePlugins) -> Iterator[_Found]:
     """Warn of schedulers that fill one server before the next, and of a server before the last that is never full."""
-    plugins = {scheduler} if not _uses(scheduler, USES_BALANCE) else {balance, *of_rules.values()}
-    if not any(IUsesOptions.providedBy(plugin) and USES_MAXCONN in plugin.uses for plugin in plugins):
+    choosing = plugins.balances if _uses(plugins.scheduler, USES_BALANCE) else (plugins.scheduler,)
+    if not any(IUsesOptions.providedBy(plugin) and USES_MAXCONN in plugin.uses for plugin in choosing):
         return
     limits = {server.address: server.maxconn for server in service.servers}
     unlimited: dict[tuple[str, Address], None] = {}
-    for what, plugin, addresses in _choosers_of_servers(service, scheduler, balance, of_rules):
+    for what, plugin, addresses in _choosers_of_servers(service, plugins):
         if IUsesOptions.providedBy(plugin) and USES_MAXCONN in plugin.uses:
             unlimited |= {(what, one): None for one in addresses[:-1] if not limits[one]}
     if unlimited:
@@ -378,13 +369,11 @@ def _about_maxconn(
         )
 
 
-def _about_many_servers(
-    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory, of_rules: Balances
-) -> Iterator[_Found]:
+def _about_many_servers(service: VirtualService, plugins: ServicePlugins) -> Iterator[_Found]:
     """Warn of a scheduler that looks at each of many servers for each choice."""
     if len(service.servers) <= MANY_SERVERS:
         return
-    for what, plugin, addresses in _choosers_of_servers(service, scheduler, balance, of_rules):
+    for what, plugin, addresses in _choosers_of_servers(service, plugins):
         is_slow = IUsesOptions.providedBy(plugin) and USES_EACH_SERVER in plugin.uses
         if is_slow and len(addresses) > MANY_SERVERS:
             yield (
@@ -396,18 +385,18 @@ def _about_many_servers(
 
 
 def _choosers_of_servers(
-    service: VirtualService, scheduler: ISchedulerFactory, balance: ISchedulerFactory, of_rules: Balances
+    service: VirtualService, plugins: ServicePlugins
 ) -> Iterator[tuple[str, ISchedulerFactory, Sequence[Address]]]:
     """Yield (words, plugin, servers) of each scheduler that chooses among servers: that of the service, or those of its
     rules."""
-    if not _uses(scheduler, USES_BALANCE):
-        yield f"scheduler {service.scheduler}", scheduler, [server.address for server in service.servers]
+    if not _uses(plugins.scheduler, USES_BALANCE):
+        yield f"scheduler {service.scheduler}", plugins.scheduler, [server.address for server in service.servers]
     elif not service.rules:
-        yield f"balance {service.balance}", balance, [server.address for server in service.servers]
+        yield f"balance {service.balance}", plugins.balance, [server.address for server in service.servers]
     else:
         for rule in service.rules:
-            name = rule.modifiers.balance or service.balance
-            yield f"balance {name}", of_rules.get(name, balance), rule.servers
+            name = rule.modifiers.balance
+            yield f"balance {name or service.balance}", plugins.balance_of(name), rule.servers
 
 
 def _about_unit(service: VirtualService, scheduler: ISchedulerFactory, installed: Installed) -> Iterator[_Found]:
@@ -534,7 +523,7 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
     if not service.servers and not any(rule.action is not None for rule in service.rules):
         then = "goes to the redirect address" if service.redirect is not None else "is refused"
         yield f"it has no servers: every client {then}", (WHOLE,)
-    if not service.rules or not (IUsesOptions.providedBy(scheduler) and USES_RULES in scheduler.uses):
+    if not service.rules or not reads_rules(scheduler):
         return
     used: set[Address] = {address for rule in service.rules for address in rule.servers}
     unused = [str(server.address) for server in service.servers if server.address not in used]

@@ -122,9 +122,6 @@ class LineFormat(Protocol):
         moved: bytes_in, bytes_out and body_out.
         """
 
-    def traced(self, line: bytes, trace_id: bytes, span_id: bytes) -> bytes:
-        """Return a line of a request with the IDs of its trace and of its span, where lines have them."""
-
 
 class CombinedFormat:
     """Lines in the combined format.
@@ -173,9 +170,6 @@ class CombinedFormat:
             request.referer,
             request.user_agent,
         )
-
-    def traced(self, line: bytes, trace_id: bytes, span_id: bytes) -> bytes:
-        return line
 
 
 def combined_line(
@@ -241,10 +235,9 @@ class JSONFormat:
             f'"retries": {record.retries}, "reused": {"true" if record.reused else "false"}, '
             f'"ending": {_quoted(record.ending)}, "error": {_text(record.error)}{grpc_status}}}\n'
         ).encode("ascii")
-        return line if record.trace is None else self.traced(line, *record.trace)
-
-    def traced(self, line: bytes, trace_id: bytes, span_id: bytes) -> bytes:
-        return b'%b, "trace_id": "%b", "span_id": "%b"}\n' % (line[:-2], trace_id, span_id)
+        if record.trace is not None:
+            line = b'%b, "trace_id": "%b", "span_id": "%b"}\n' % (line[:-2], *record.trace)
+        return line
 
     def plain_line(
         self,

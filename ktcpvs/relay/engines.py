@@ -90,7 +90,10 @@ class Relays:
         if wish in (AUTO, COPY):
             return None
         if wish not in self._found:
-            self._found[wish] = self._find[wish]()
+            try:
+                self._found[wish] = self._find[wish]()
+            except OSError as error:  # no descriptors are left: try again the next time
+                return error.strerror
         return self._found[wish]
 
     def in_use(self, wish: str, zerocopy: int, is_tcp: bool = True) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from twisted.logger import Logger
 
@@ -19,6 +20,7 @@ from ktcpvs.relay.socket_relay import Side, SocketRelay
 from ktcpvs.streams.detached import DetachedTransport
 from ktcpvs.streams.poller import IN, OUT, SocketPoller
 from ktcpvs.streams.stream import Stream
+from ktcpvs.system.sockets import EXHAUSTED
 from ktcpvs.system.timer_wheel import TimerWheel
 
 _log = Logger(namespace="ktcpvs")
@@ -34,24 +36,22 @@ FLAGS = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
 
 
 def available() -> str | None:
-    """Return None, or the reason why this machine cannot splice."""
+    """Return None, or the reason why this machine cannot splice. Raises OSError if there are no descriptors left, so
+    that nobody knows."""
     if not hasattr(os, "splice") or not hasattr(select, "epoll"):
         return "this Python or its system has no splice(2) or no epoll(7)"
-    try:
-        pipe = Pipe()
-    except OSError as error:
-        return f"no pipe: {error.strerror}"
-    one, other = socket.socketpair()
-    try:
-        one.send(b"x")
-        os.splice(other.fileno(), pipe.writer, 1, flags=FLAGS)
-        os.splice(pipe.reader, other.fileno(), 1, flags=FLAGS)
-    except OSError as error:
-        return f"splice(2) does not work: {error.strerror}"
-    finally:
-        one.close()
-        other.close()
-        pipe.close()
+    with ExitStack() as stack:
+        try:
+            pipe = Pipe()
+            stack.callback(pipe.close)
+            one, other = map(stack.enter_context, socket.socketpair())
+            one.send(b"x")
+            os.splice(other.fileno(), pipe.writer, 1, flags=FLAGS)
+            os.splice(pipe.reader, other.fileno(), 1, flags=FLAGS)
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
+            return f"splice(2) does not work: {error.strerror}"
     return None
 
 

@@ -169,8 +169,12 @@ is_tried(PyObject *tried, PyObject *destination)
     if (PyAnySet_CheckExact(tried) && PySet_GET_SIZE(tried) == 0)
         return 0;
     PyObject *real = counted(destination); /* which is equal to it */
-    return real != NULL && PyAnySet_CheckExact(tried) ? PySet_Contains(tried, real)
-                                                      : PySequence_Contains(tried, real != NULL ? real : destination);
+    if (real == NULL || !PyAnySet_CheckExact(tried))
+        return PySequence_Contains(tried, real != NULL ? real : destination);
+    Py_INCREF(real); /* a comparison in Python can take it from the view of a rule */
+    int result = PySet_Contains(tried, real);
+    Py_DECREF(real);
+    return result;
 }
 
 /* The server of a choice, a new reference, where it has a weight and has not been tried. Returns 1; 0 for another server;

@@ -91,11 +91,14 @@ def plain_pick_bounded(
 ) -> Choice | None:
     """As `plain_pick`, but pass over servers with `load_factor` times their share of the connections and the new one.
     others: in place of `choices` for a server that is not the first for the key."""
-    drawn = sorted(_draws(number, seeds, choices, tried), key=itemgetter(0, 1))
+    drawn = _draws(number, seeds, choices, tried)
     if not drawn:
         return None
-    total = sum([destination.active for _, _, destination in drawn]) + 1
-    weights = sum([destination.weight for _, _, destination in drawn])
+    total, weights = 1, 0.0
+    for _, _, destination in drawn:  # in the order of the servers: rounding is the same for all keys, as in C
+        total += destination.active
+        weights += destination.weight
+    drawn.sort(key=itemgetter(0, 1))
     _, index, first = drawn[0]
     if first.active * weights < total * load_factor * first.weight:
         return choices[index]

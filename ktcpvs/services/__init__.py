@@ -1,1 +1,1 @@
-"""Running services: listening, accepting clients, and changing the configuration without a gap."""
+"""Running services: listeners, clients from accept to the end of their connection, TLS at listeners, draining."""

@@ -36,6 +36,7 @@ class Draining:
         self._preambles = preambles
         self._http2_clients = http2_clients
         self._timer: Timer | None = None  # of `drain_timeout`, while all connections drain
+        self._leaving: dict[Destination, Timer] = {}  # deleted servers -> that of `drain_timeout`
         self.spread = DrainSpread(service.context, service.ident, lambda: self._settings.drain_spread)
 
     @property
@@ -94,15 +95,22 @@ class Draining:
             found = [one for one in self._connections if one.dispatcher.destination in drained]
             self.spread.make("drained servers", [partial(_end_relayed, one, is_drained) for one in found])
 
-    def end_leaving_later(self, still_leaving: Callable[[], Collection[Destination]]) -> None:
-        """End the connections of deleted servers after `drain_timeout`. still_leaving: returns the servers, without
-        those that are in use again by then."""
-        self._context.wheel.after(self._settings.drain_timeout, lambda: self._end_leaving(still_leaving()))
+    def end_leaving_later(self, servers: Collection[Destination]) -> None:
+        """End the connections of servers that have just been deleted, after `drain_timeout`."""
+        timer = self._context.wheel.after(self._settings.drain_timeout, lambda: self._end_leaving(timer))
+        self._leaving.update(dict.fromkeys(servers, timer))
 
-    def _end_leaving(self, leaving: Collection[Destination]) -> None:
+    def keep(self, server: Destination) -> None:
+        """A server is in use again: its connections stay, also if it is deleted a second time meanwhile."""
+        self._leaving.pop(server, None)
+
+    def _end_leaving(self, timer: Timer) -> None:
+        leaving = {server for server, its_timer in self._leaving.items() if its_timer is timer}
         for connection in list(self._connections):
             if connection.dispatcher.destination in leaving:
                 self._step("end a connection", connection.expire)
+        for server in leaving:
+            self._leaving.pop(server, None)
 
     def close_connections_of(self, down: Destination) -> None:
         """End the relayed connections of a server that is down, if the service wants that."""

@@ -19,6 +19,7 @@ from ktcpvs.errors import BadValue, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, EACH_REQUEST
 from ktcpvs.model import why as words
 from ktcpvs.model.address import Address, Inet, Unix
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
 from ktcpvs.model.scheduling import NONE, ClientSide, ModifiedChoice, OwnResponse, Request
@@ -106,22 +107,18 @@ def read_request(
     request: Request,
     prepared: Prepared,
     context: Context,
-    method: str | None,
-    target: str | None,
-    headers: Sequence[tuple[str, str]],
+    assumed: AssumedRequest,
     notes: list[str],
-    port: int | None = None,
-    body: bytes = b"",
 ) -> None:
-    """Fill in the fields of `request` that the scheduler may see. port: to which the client connects; None: the first
-    of the service. body: its beginning; b"": it has none. Raises BadValue, or BadRequest as for a client."""
+    """Fill in the fields of `request` that the scheduler may see of an assumed request. Raises BadValue, or BadRequest
+    as for a client."""
     name, unit = prepared.config.scheduler_name, prepared.factory.unit
-    request.connection = _assume_connection(prepared.config, port, headers)
+    request.connection = _assume_connection(prepared.config, assumed.port, assumed.headers)
+    method, target, headers, body = assumed.method, assumed.target, assumed.headers, assumed.body
     has_request = method is not None or bool(headers) or bool(body)
+    is_given = method is not None and target is not None
     if method is None or target is None:
-        method, target, assumed = "POST" if body else "GET", "/", True
-    else:
-        assumed = False
+        method, target = "POST" if body else "GET", "/"
     if body and not any(field.lower() in _FRAMING for field, _ in headers):
         headers = (*headers, ("Content-Length", str(len(body))))
     head = _head(method, target, headers, prepared.config.address)
@@ -132,7 +129,7 @@ def read_request(
     if unit == CLIENT_HELLO:
         request.server_name = _server_name(headers)
         return
-    if assumed:
+    if not is_given:
         notes.append(f"no request given: {method} / is assumed")
     settings = prepared.config.settings_from(context.settings)
     read = HeadReader(settings.head_size, settings.head_lines, settings.uri_size).feed(head)

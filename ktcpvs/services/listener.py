@@ -45,11 +45,14 @@ client retransmits them a second later, to the listener that replaces this one."
 HANDSHAKE_POLL_INTERVAL = 0.002
 """Seconds between two checks whether these handshakes are complete."""
 
+Accepted = Callable[[int, int, Any], object]
+"""Called with the descriptor, the address family and the address of each client."""
+
 
 @implementer(IReadDescriptor)
 class Listener:
     """Accepts clients from one socket. name: of the service, for the log. admit: returns for how many clients there is
-    room now. accepted: called with each client's descriptor, address family and address; it may be replaced.
+    room now. accepted: gets each client; it may be replaced.
     is_reading: whether it accepts clients now."""
 
     def __init__(
@@ -58,7 +61,7 @@ class Listener:
         name: str,
         sock: socket.socket,
         admit: Callable[[], int],
-        accepted: Callable[[int, int, Any], object],
+        accepted: Accepted,
     ) -> None:
         self._context = context
         self._name = name

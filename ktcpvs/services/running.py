@@ -36,10 +36,12 @@ from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.client_room import ClientRoom
 from ktcpvs.services.draining import Draining
 from ktcpvs.services.http2_clients import HTTP2Clients
-from ktcpvs.services.listener import Listener
+from ktcpvs.services.listener import Accepted, Listener
+from ktcpvs.services.open_connections import OpenConnections
 from ktcpvs.services.preambles import Preambles
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.rebalancing import Rebalancing
+from ktcpvs.services.service_listeners import ServiceListeners
 from ktcpvs.services.service_scheduler import ServiceScheduler
 from ktcpvs.services.tls_profiles import HTTP_PROTOCOLS, ServiceTLS
 from ktcpvs.streams.accept import adopt_descriptor, client_name
@@ -50,13 +52,12 @@ from ktcpvs.streams.preamble import Stage
 from ktcpvs.streams.stream import Stream
 from ktcpvs.streams.tls_stage import TLSStage
 from ktcpvs.system import log as levels
-from ktcpvs.system.sockets import close_descriptor_with_reset, keep_alive
+from ktcpvs.system.sockets import close_descriptor_with_reset
 from ktcpvs.tcp.preconnections import Preconnections
 
 MAX_WATCHERS = 8
 """The most watchers of one server, in a service with many rules that have many servers. Rules beyond that notice a
 changed load only at their next choice."""
-
 
 LATE_CLOSE_DELAY = 3.0
 """Seconds for which a socket stays open that another process does not take over: the kernel retransmits a lost SYN-ACK
@@ -71,8 +72,7 @@ class RunningService:
     service that is switched request by request. preconnections: of one whose clients are relayed as a whole. cache,
     tls_cache: its parsed heads, of clients without TLS and with it. health: of its servers. clients: the number of its
     clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
-    connections, whose streams are among the connections. listeners: by address, in the order in which they are
-    configured. retired: each fires when a listener is closed that another one has followed on the same port.
+    connections, whose streams are among the connections. connections: those that are open, which `count_in` counts.
     scheduler: what chooses its servers. rebalancing: moves connections off servers with more than their share.
     """
 
@@ -83,19 +83,22 @@ class RunningService:
         self.destinations: dict[Address, Destination] = {}
         self.leaving: dict[Address, Destination] = {}
         self.scheduler = ServiceScheduler(context, config.ident)
-        self.listeners: dict[Address, Listener] = {}
-        self.retired: list[Deferred[None]] = []
-        self.connections: set[ClientConnection] = set()
+        self._listeners = ServiceListeners(self.traffic, self._room_at, self._accept_at)
         self.clients = context.counters.clients(config.ident)
+        self._open_connections = OpenConnections(self.traffic, self.clients, self._left)
+        self.connections = self._open_connections.all
+        self.count_in = self._open_connections.count_in
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
-        self.preconnections = Preconnections(self.traffic, lambda: self._poller)
+        self.preconnections = Preconnections(self.traffic, self._find_poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self._http2_caches = HeadCache(HTTP, is_http2=True), HeadCache(HTTPS, is_http2=True)
         self.health = ServiceHealth(context, self.traffic.selector, self.traffic.queue)
         self._http = HTTPService(self.traffic, self.server_connections, self.cache)
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
-        self.http2_clients = HTTP2Clients(self.traffic, self.clients, self._left, self, lambda: self._poller)
+        self.http2_clients = HTTP2Clients(
+            self.traffic, self.clients, self._left, self._open_connections, self._find_poller
+        )
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         http2, http2_tls = (
             HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
@@ -103,17 +106,15 @@ class RunningService:
         self._without_tls = self._http, http2
         self._with_tls = https, http2_tls
         self._all_http = self._http, https, http2, http2_tls
-        self._on_end = self._ended  # one bound method for all connections
         self.client_factory = ClientFactory(self._http, https, self.count_in, self.preambles, (http2, http2_tls))
         self.traffic.server_failed = self.health.failed
         self._draining = Draining(self.traffic, self.connections, self.preambles, self.http2_clients)
         self.rebalancing = Rebalancing(self.traffic, self.connections, self.scheduler, self._draining.spread)
         self.health.observe_down(self._draining.close_connections_of)
-        self._room = ClientRoom(self.traffic, self.clients, self.preambles, self.resume_listeners)
+        self._room = ClientRoom(self.traffic, self.clients, self.preambles, self._listeners.resume)
         self.traffic.room_needed = self._room.needed
         self._is_deleted = False
         self._is_handed_over = False
-        self._retiring: list[Listener] = []  # previous listeners, until their handshakes are complete
         self._stages: Mapping[Address, Sequence[Stage]] = {}
         self._foreign_hosts: ForeignHosts | None = None
         self._check_connectors = CheckConnectors(self.traffic)
@@ -213,8 +214,9 @@ class RunningService:
         config, destinations = prepared.config, prepared.destinations
         gone = {address: known for address, known in self.destinations.items() if address not in destinations}
         in_use = self._in_use
-        for address in destinations:
+        for address, destination in destinations.items():
             self.leaving.pop(address, None)
+            self._draining.keep(destination)
         gone = {address: known for address, known in gone.items() if known.active}
         self.leaving.update(gone)
         has_other_schedulers = self.scheduler.replaces(prepared)
@@ -240,7 +242,7 @@ class RunningService:
         self._check_connectors.configure(config, usable)
         traffic.selector.configure(config, prepared.scheduler, usable, self.scheduler.make_fallback)
         if gone:
-            self._draining.end_leaving_later(lambda: set(gone.values()).intersection(self.leaving.values()))
+            self._draining.end_leaving_later(gone.values())
         # The lines above only assign, so they cannot fail. The steps below call other parts or the system.
         self._step("admission", traffic.admission.configure, config, unit)
         self._step("trusted proxies", self._set_proxies, config, unit)
@@ -259,10 +261,8 @@ class RunningService:
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
         self._step("preconnections", self.preconnections.configure)
-        for at, listener in self.listeners.items():
-            if at in prepared.stages:  # one that leaves keeps its stages for the clients in its backlog
-                listener.accepted = self._accept_at(at)
-        self.resume_listeners()
+        self._listeners.change_accepted(prepared.stages)  # one that leaves keeps its stages, for its backlog
+        self._listeners.resume()
         self._step("queue", traffic.queue.try_all)
         drained = {destination for destination, _ in in_use.difference(self._in_use)}
         self._step("drained servers", self._draining.end_relayed, drained, self._is_drained)
@@ -310,7 +310,7 @@ class RunningService:
             self.server_connections.retire(changed)
             self.preconnections.retire(changed)
 
-    def _accept_at(self, address: Address) -> Callable[[int, int, Any], object]:
+    def _accept_at(self, address: Address) -> Accepted:
         """Return the function that gets the descriptors accepted at that address.
 
         Without stages, nothing comes between accept and the client connection.
@@ -336,41 +336,27 @@ class RunningService:
     def listen(self, socks: Mapping[Address, socket.socket]) -> None:
         """Accept clients from `socks` too, by address, and no longer at addresses that are not configured any more.
         Listeners at the other addresses are left alone."""
-        addresses = self.config.addresses
-        leaving = [listener for at, listener in self.listeners.items() if at in socks or at not in addresses]
-        new = {at: self._make_listener(at, sock) for at, sock in socks.items()}
-        known = {**self.listeners, **new}
-        self.listeners = {at: known[at] for at in addresses if at in known}
-        self.retired, self._retiring = [], [listener for listener in self._retiring if not listener.closed]
-        ports = {listener.port for listener in new.values()} - {None}
-        for listener in leaving:
-            self._step("listener before", self._end_listener, listener, ports)
+        new = self._listeners.replace(socks)
         self._draining.cancel()
-        for at, listener in new.items():
-            listener.start()
-            self.context.log.event(levels.DAEMON, "service {ident} listens on {at}", ident=self.ident, at=at)
+        self._listeners.start(new)
         self._step("preconnections", self.preconnections.start)
 
-    def _make_listener(self, address: Address, sock: socket.socket) -> Listener:
-        def admit() -> int:
-            return self._room.left(listener, address if self._stages.get(address) else None)
-
-        listener = Listener(self.context, self.ident, sock, admit, self._accept_at(address))
-        keep_alive(sock, self.config.tcp_keepalive)
-        return listener
-
-    def _end_listener(self, before: Listener, ports: Collection[int | None]) -> None:
-        """Accept no longer from `before`, at once or, where a new listener has the same port, without a gap."""
-        if before.port in ports:
-            self._retiring.append(before)
-            self.retired.append(before.retire())
-        else:
-            before.close()
+    def _room_at(self, listener: Listener, address: Address) -> int:
+        return self._room.left(listener, address if self._stages.get(address) else None)
 
     def resume_listeners(self) -> None:
         """There may be room for clients again."""
-        for listener in self.listeners.values():
-            listener.resume()
+        self._listeners.resume()
+
+    @property
+    def listeners(self) -> Mapping[Address, Listener]:
+        """The listeners that accept, by address."""
+        return self._listeners.at
+
+    @property
+    def retired(self) -> Sequence[Deferred[None]]:
+        """See ServiceListeners."""
+        return self._listeners.retired
 
     @property
     def active(self) -> int:
@@ -382,7 +368,7 @@ class RunningService:
         """The number of open client connections, those in their preamble included; a socket that stays open after a
         hand-over counts as one. 0: nothing is left, not even a stream whose connection is over."""
         open_ones = self.active + len(self.preambles) or len(self.connections)
-        return open_ones + (len(self.listeners) if self._is_handed_over else 0)
+        return open_ones + (len(self._listeners.at) if self._is_handed_over else 0)
 
     def hand_over(self, late: Collection[Address] = ()) -> None:
         """Another process accepts clients from now on. Connections may finish until the drain timeout; an idle client
@@ -391,29 +377,25 @@ class RunningService:
         if self._is_handed_over:
             return
         self._is_handed_over = True
-        self._close_retiring()
-        for address, listener in list(self.listeners.items()):
+        self._listeners.close_retiring()
+        for address, listener in list(self._listeners.at.items()):
             if address in late:
                 self.context.reactor.callLater(LATE_CLOSE_DELAY, self._close_late, address, listener)
             else:
-                self._step("listener", listener.release)
-                del self.listeners[address]
+                self._listeners.release(address)
         self._let_drain(methodcaller("end_relayed"))
 
     def _close_late(self, address: Address, listener: Listener) -> None:
-        self._step("listener", listener.close)
-        self.listeners.pop(address, None)
+        self._listeners.close_one(address, listener)
         self._let_drain(methodcaller("end_relayed"))
 
     def stop(self) -> None:
         """Close the listener; connections may finish until the drain timeout. Those in their preamble are reset."""
         if self._is_handed_over:
             return
-        self._close_retiring()
-        if self.listeners:
-            for listener in self.listeners.values():
-                self._step("listener", listener.close)
-            self.listeners = {}
+        self._listeners.close_retiring()
+        if self._listeners.at:
+            self._listeners.close()
             self.context.log.event(
                 levels.DAEMON,
                 "service {ident} stopped, {n} connections drain",
@@ -424,10 +406,6 @@ class RunningService:
         self.health.stop()
         self._let_drain(methodcaller("retire"))
 
-    def _close_retiring(self) -> None:
-        for listener in self._retiring:
-            listener.close()
-
     def _let_drain(self, part: Callable[[ClientConnection], object]) -> None:
         """Let the connections finish, and close those that no client uses. part: called with each connection."""
         self.rebalancing.stop()
@@ -437,8 +415,7 @@ class RunningService:
 
     def settings_changed(self) -> None:
         """Apply changed settings to the backlog and to all that the service takes from them."""
-        for listener in self.listeners.values():
-            self._step("backlog", listener.socket.listen, self.context.settings.max_backlog)
+        self._listeners.set_backlog(self.context.settings.max_backlog)
         self._step("settings", self.apply_settings)
 
     def apply_settings(self) -> None:
@@ -466,8 +443,7 @@ class RunningService:
             has_plain = is_enabled and config.client_cert_header == OFF
             tls_cache.configure(config, settings, has_plain, logs, has_proxies, foreign, has_challenges, reads_bodies)
         traffic.relay.configure(self.context, config)
-        for listener in self.listeners.values():
-            keep_alive(listener.socket, config.tcp_keepalive)
+        self._listeners.set_keep_alive()
         for connection in list(self.connections) if settings != before else ():
             self._step("timeouts", connection.rearm)
 
@@ -477,8 +453,7 @@ class RunningService:
 
     # Clients.
 
-    @property
-    def _poller(self) -> SocketPoller | None:
+    def _find_poller(self) -> SocketPoller | None:
         """Watches the bare sockets of clients; None: the reactor's own transports serve connections that are switched
         by request faster."""
         is_bare = IS_COMPILED or self.traffic.unit != EACH_REQUEST
@@ -493,12 +468,12 @@ class RunningService:
             return
         client = connection.client
         try:
-            adopt_descriptor(self.context.reactor, descriptor, family, peer, client, self._poller)
+            adopt_descriptor(self.context.reactor, descriptor, family, peer, client, self._find_poller())
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=connection.client_name)
             client.abort()
         if not client.is_open:
-            self._ended(connection)
+            self._open_connections.count_out(connection)
 
     def _accepted_with_preamble(
         self, stages: Sequence[Stage], at: Address, descriptor: int, family: int, peer: Any
@@ -511,7 +486,7 @@ class RunningService:
             return
         stream = preamble.stream
         try:
-            adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._poller)
+            adopt_descriptor(self.context.reactor, descriptor, family, peer, stream, self._find_poller())
         except Exception:
             self.context.log.failure("service {ident}: {client} lost", ident=self.ident, client=client_name(peer)[0])
             stream.abort()
@@ -537,81 +512,13 @@ class RunningService:
 
         self.http2_clients.begin(stream, limits, first, build, self._is_handed_over)
 
-    def count_in(self, connection: ClientConnection) -> None:
-        """Count a new connection in."""
-        connection.on_end = self._on_end
-        self.context.descriptors.take(connection.descriptors, connection.reserved)
-        self.connections.add(connection)
-        if connection.is_client:
-            self.clients.add(1)
-            self.traffic.counters.total += 1
-        log = self.context.log
-        if log.level >= levels.CONNECTION:
-            log.event(
-                levels.CONNECTION, "{client} connected to {ident}", client=connection.client_name, ident=self.ident
-            )
-
-    def _ended(self, connection: ClientConnection) -> None:
-        """Count a connection out; safe to call twice."""
-        if connection not in self.connections:
-            return
-        self.connections.discard(connection)
-        if connection.is_client:
-            self.clients.add(-1)
-        if connection.limits is not None:
-            connection.limits.release()
-        counters = self.traffic.counters
-        bytes_in, bytes_out = connection.moved()
-        counters.ended_in += bytes_in
-        counters.ended_out += bytes_out
-        if self.leaving:
-            self._forget_left()
-        if self.context.log.level >= levels.CONNECTION:
-            self._log_end(connection, bytes_in, bytes_out)
-        self.context.descriptors.give(connection.descriptors, connection.reserved)
-        self._left()
-
-    def count_out_streams(self, streams: Sequence[HTTP2StreamConnection]) -> None:
-        """Count the connections of streams of HTTP/2 out, which may serve other streams later. All have ended in the
-        same turn, and counted as nothing else than connections."""
-        connections, log = self.connections, self.context.log
-        bytes_in = bytes_out = 0
-        for stream in streams:
-            connections.discard(stream)
-            exchange = stream.exchange
-            bytes_in += exchange.bytes_in
-            bytes_out += exchange.bytes_out
-            if log.level >= levels.CONNECTION:
-                self._log_end(stream, exchange.bytes_in, exchange.bytes_out)
-        counters = self.traffic.counters
-        counters.ended_in += bytes_in
-        counters.ended_out += bytes_out
-        if self.leaving:
-            self._forget_left()
-        self.context.descriptors.give(0, len(streams))
-        self._left()
-
-    def _forget_left(self) -> None:
-        """Forget the deleted servers whose last connection has ended."""
-        self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
-
-    def _log_end(self, connection: ClientConnection, bytes_in: int, bytes_out: int) -> None:
-        choice = connection.dispatcher.choice
-        self.context.log.event(
-            levels.CONNECTION,
-            "{client} ended after {seconds} s: {why}; {server}, {bytes_in} in, {bytes_out} out",
-            client=connection.client_name,
-            seconds=self.context.wheel.now - connection.began,
-            why=connection.ending,
-            server=choice.destination.address if choice else "no server",
-            bytes_in=bytes_in,
-            bytes_out=bytes_out,
-        )
-
     def _left(self) -> None:
         """A client is gone: accept another one, or finish to drain."""
-        if self.listeners:
-            for listener in self.listeners.values():
+        if self.leaving:  # deleted servers, which are forgotten when their last connection has ended
+            self.leaving = {address: gone for address, gone in self.leaving.items() if gone.active}
+        listeners = self._listeners.at
+        if listeners:
+            for listener in listeners.values():
                 if not listener.is_reading:
                     listener.resume()
         elif not self.living:

@@ -240,7 +240,7 @@ class _Server:
         if self.state != STARTING:
             return
         if now >= self._deadline:
-            what = self._reason or f"it accepts no connections: {network_reason(why)}"
+            what = self._reason or f"it is not ready: {network_reason(why)}"
             self._give_up(f"{what}, {self.started.settings.start_timeout} s after the start")
             return
         if not self.is_alive and now >= self._not_before and not self._run():

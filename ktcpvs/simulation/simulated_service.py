@@ -18,6 +18,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ktcpvs.director.scheduler_binding import SchedulerBinder
 from ktcpvs.dispatch.dispatcher import SERVERS_FULL, Dispatcher
 from ktcpvs.dispatch.measured_request import MeasuredRequest
 from ktcpvs.dispatch.service_context import ServiceContext
@@ -38,7 +39,6 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.services.dry_run import AssumedConnection, AssumedTLS, local_address
 from ktcpvs.services.running import RunningService
-from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.simulation.arrivals import Arrival
 from ktcpvs.simulation.behaviour import FAILED, REFUSED, Outcome
 from ktcpvs.simulation.cookies import Cookies

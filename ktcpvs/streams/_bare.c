@@ -19,11 +19,11 @@
 
 enum { MAX_POLLED = 64, MAX_PARTS = 8 };
 
-enum { T_ABORTED, T_CLOSING, T_EVENTS, T_FAMILY, T_FD, T_FIN_CAME, T_FULL, T_HALF_CLOSED, T_HAS_INPUT, T_HAS_WRITTEN,
+enum { T_ABORTED, T_CLOSING, T_EVENTS, T_FAMILY, T_FD, T_FIN_CAME, T_IS_FULL, T_HALF_CLOSED, T_HAS_INPUT, T_HAS_WRITTEN,
        T_IS_DELAYING, T_IS_READING, T_IS_SCHEDULED, T_PAUSED, T_PEER, T_PEER_ENDED, T_PUTS_URGENT, T_READ_SIZE,
        T_READS_ON, T_READS_SMALL, T_RECV, T_SEND, T_SENDS_AT_ONCE, T_SENDS_FIN, T_SOCK, T_UNSENT, T_UNSENT_SIZE,
        T_WAS_BULK, T_WRITER, T_POLLER, T_STREAM };
-FIELDS(transport, "_aborted", "_closing", "_events", "_family", "_fd", "_fin_came", "_full", "_half_closed", "_has_input",
+FIELDS(transport, "_aborted", "_closing", "_events", "_family", "_fd", "_fin_came", "_is_full", "_half_closed", "_has_input",
        "_has_written", "_is_delaying", "_is_reading", "_is_scheduled", "_paused", "_peer", "_peer_ended",
        "_puts_urgent_in_place", "_read_size", "_reads_on", "_reads_small", "_recv", "_send", "_sends_at_once", "_sends_fin",
        "_sock", "_unsent", "_unsent_size", "_was_bulk", "_writer", "poller", "stream");
@@ -548,7 +548,7 @@ static PyObject *
 transport_set_backpressure(PyObject *self, PyObject *writer)
 {
     put_new(&T(T_WRITER), writer);
-    return done(IS(self, transport, T_FULL) ? call(writer, s_pause_writing, NULL) : 0);
+    return done(IS(self, transport, T_IS_FULL) ? call(writer, s_pause_writing, NULL) : 0);
 }
 
 static PyObject *
@@ -741,7 +741,7 @@ transport_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "BareTransport() takes 3 to 6 arguments");
         return NULL;
     }
-    FILL(self, transport, Py_False, T_ABORTED, T_CLOSING, T_FIN_CAME, T_FULL, T_HALF_CLOSED, T_HAS_INPUT, T_HAS_WRITTEN,
+    FILL(self, transport, Py_False, T_ABORTED, T_CLOSING, T_FIN_CAME, T_IS_FULL, T_HALF_CLOSED, T_HAS_INPUT, T_HAS_WRITTEN,
          T_IS_SCHEDULED, T_PAUSED, T_PEER_ENDED, T_PUTS_URGENT, T_READS_ON, T_READS_SMALL, T_WAS_BULK);
     FILL(self, transport, Py_None, T_RECV, T_SEND, T_SOCK, T_UNSENT, T_WRITER, T_STREAM);
     PyObject *is_delaying = count > 5 ? args[5] : Py_False;

@@ -18,13 +18,12 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
+from ktcpvs.streams.contract import NotDetachable, SocketAddress
 from ktcpvs.streams.poller import ERR, ET, HUP, IN, OUT, PRI, RDHUP, SocketPoller
 from ktcpvs.streams.transport import (
     NONBLOCKING,
     SMALL_READ_SIZE,
     SocketTransport,
-    local_of,
     nothing,
     open_state,
     peer_of,
@@ -67,10 +66,10 @@ class BareTransport(SocketTransport):
     connection is over."""
 
     __slots__ = (
-        "_aborted", "_closing", "_events", "_family", "_fd", "_fin_came", "_full", "_half_closed", "_has_input",
+        "_aborted", "_closing", "_events", "_family", "_fd", "_fin_came", "_half_closed", "_has_input",
         "_has_written", "_is_delaying", "_is_reading", "_is_scheduled", "_paused", "_peer", "_peer_ended",
         "_puts_urgent_in_place", "_read_size", "_reads_on", "_reads_small", "_recv", "_send", "_sends_at_once",
-        "_sends_fin", "_sock", "_unsent", "_unsent_size", "_was_bulk", "_writer", "poller", "stream",
+        "_sends_fin", "_sock", "_unsent", "_unsent_size", "_was_bulk", "poller", "stream",
     )  # fmt: skip
 
     reports_bulk = True
@@ -105,7 +104,7 @@ class BareTransport(SocketTransport):
         self._unsent_size = 0
         self._read_size = READ_SIZE
         self._reads_small = False  # it is SMALL_READ_SIZE
-        self._writer: BackpressuredWriter | None = None
+        self._writer = None
         self._was_bulk = False  # its stream has heard of it
         self._is_reading = True  # not paused, and not at an end
         self._has_input = False  # there may be something to read, of which no further event tells
@@ -114,7 +113,7 @@ class BareTransport(SocketTransport):
         self._fin_came = False  # all that the peer has sent is there to be read
         self._paused = False
         self._peer_ended = False
-        self._full = False  # the producer must wait
+        self._is_full = False  # the producer must wait
         self._half_closed = False  # our FIN is sent, or follows what is unsent
         self._sends_fin = True  # before the close
         self._closing = False
@@ -308,10 +307,8 @@ class BareTransport(SocketTransport):
             self._sends_at_once = False
         self._unsent.append(data)
         self._unsent_size += len(data)
-        if self._unsent_size > HIGH_WATER and not self._full:
-            self._full = True
-            if self._writer is not None:
-                self._writer.pause_writing()
+        if self._unsent_size > HIGH_WATER and not self._is_full:
+            self._set_full(True)
         if not self._events & OUT:
             self._watch(ALL_EVENTS)
 
@@ -344,10 +341,8 @@ class BareTransport(SocketTransport):
                 self._shut_down(socket.SHUT_WR)
             else:
                 self._sends_at_once = not self._is_delaying
-        if self._full and self._unsent_size <= LOW_WATER:
-            self._full = False
-            if self._writer is not None:
-                self._writer.resume_writing()
+        if self._is_full and self._unsent_size <= LOW_WATER:
+            self._set_full(False)
 
     def _write_failed(self) -> None:
         """The connection is gone. Its owner, who is writing, hears of it soon."""
@@ -380,13 +375,9 @@ class BareTransport(SocketTransport):
         if self.stream is not None:
             self.stream.write = nothing
 
-    def set_backpressure(self, writer: BackpressuredWriter) -> None:
-        self._writer = writer
-        if self._full:
-            writer.pause_writing()
-
-    def clear_backpressure(self) -> None:
-        self._writer = None
+    # This class must have the methods that `streams/compiled.py` replaces.
+    set_backpressure = SocketTransport.set_backpressure
+    clear_backpressure = SocketTransport.clear_backpressure
 
     # Reading.
 
@@ -579,13 +570,9 @@ class BareTransport(SocketTransport):
     def peer_address(self) -> SocketAddress:
         return self._peer if self._peer is not None else peer_of(self.getHandle())
 
-    @property
-    def local_address(self) -> SocketAddress:
-        return local_of(self.getHandle())
-
     def state(self) -> str:
         if self.stream is None:
             return "closed"
         if self._aborted or self._closing:
             return "aborted" if self._aborted else "closing"
-        return open_state(self._half_closed, self._peer_ended, self._paused, self._full)
+        return open_state(self._half_closed, self._peer_ended, self._paused, self._is_full)

@@ -14,9 +14,9 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
+from ktcpvs.streams.contract import NotDetachable, SocketAddress
 from ktcpvs.streams.stream import Stream
-from ktcpvs.streams.transport import StreamTransport, nothing
+from ktcpvs.streams.transport import StreamTransport, nothing, open_state
 
 _log = Logger(namespace="ktcpvs")
 
@@ -60,7 +60,7 @@ class MemoryTransport(StreamTransport):
         self._call_soon = call_soon
         self._local = local
         self._remote = remote
-        self._writer: BackpressuredWriter | None = None
+        self._writer = None
         self._is_full = False
         self._is_scheduled = False
         self._paused = False
@@ -82,9 +82,7 @@ class MemoryTransport(StreamTransport):
         if len(self._buffered) > MAX_BUFFERED and not self._is_full:
             self._send()
             if len(self._buffered) > MAX_BUFFERED:
-                self._is_full = True
-                if self._writer is not None:
-                    self._writer.pause_writing()
+                self._set_full(True)
         self._schedule()
 
     @property
@@ -123,14 +121,6 @@ class MemoryTransport(StreamTransport):
     def resume(self) -> None:
         self._paused = False
         self._schedule()
-
-    def set_backpressure(self, writer: BackpressuredWriter) -> None:
-        self._writer = writer
-        if self._is_full:
-            writer.pause_writing()
-
-    def clear_backpressure(self) -> None:
-        self._writer = None
 
     def unsent(self) -> int:
         return len(self._buffered) + (len(self.peer.arrived) if self.peer is not None else 0)
@@ -172,14 +162,7 @@ class MemoryTransport(StreamTransport):
     def state(self) -> str:
         if self._aborted or self._closing:
             return "aborted" if self._aborted else "closing"
-        words = ["half-closed" if self._half_closed else "open"]
-        if self._fin_reported:
-            words.append("peer has ended")
-        if self._paused:
-            words.append("paused")
-        if self._is_full:
-            words.append("full")
-        return ", ".join(words)
+        return open_state(self._half_closed, self._fin_reported, self._paused, self._is_full)
 
     # Events in later turns.
 
@@ -258,9 +241,7 @@ class MemoryTransport(StreamTransport):
         """The peer has read: its receive buffer has room."""
         self._send()
         if self._is_full and not self._buffered:
-            self._is_full = False
-            if self._writer is not None:
-                self._writer.resume_writing()
+            self._set_full(False)
         self._schedule()
 
     def _over(self, clean: bool, reset: bool = False) -> None:

@@ -54,9 +54,12 @@ class StreamTransport(ABC):
     stream.
 
     write: sends bytes. A transport that replaces it must replace `stream.write` too.
+
+    A transport that keeps what cannot be sent now sets `_is_full`, whether so much waits that a writer must pause, and
+    `_writer`, that writer; None: there is none.
     """
 
-    __slots__ = ()
+    __slots__ = ("_is_full", "_writer")
 
     reports_bulk: ClassVar[bool] = False
     """Whether it calls `bulk_detected`."""
@@ -91,11 +94,26 @@ class StreamTransport(ABC):
     @abstractmethod
     def resume(self) -> None: ...
 
-    @abstractmethod
-    def set_backpressure(self, writer: BackpressuredWriter) -> None: ...
+    _is_full: bool
+    _writer: BackpressuredWriter | None
 
-    @abstractmethod
-    def clear_backpressure(self) -> None: ...
+    def set_backpressure(self, writer: BackpressuredWriter) -> None:
+        self._writer = writer
+        if self._is_full:
+            writer.pause_writing()
+
+    def clear_backpressure(self) -> None:
+        self._writer = None
+
+    def _set_full(self, is_full: bool) -> None:
+        """Pause the writer, as much waits to be sent; False: resume it, as most of that has been sent."""
+        self._is_full = is_full
+        if self._writer is None:
+            return
+        if is_full:
+            self._writer.pause_writing()
+        else:
+            self._writer.resume_writing()
 
     @abstractmethod
     def unsent(self) -> int: ...

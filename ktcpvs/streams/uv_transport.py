@@ -17,12 +17,11 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ktcpvs.streams.contract import BackpressuredWriter, NotDetachable, SocketAddress
+from ktcpvs.streams.contract import NotDetachable, SocketAddress
 from ktcpvs.streams.transport import (
     NONBLOCKING,
     SMALL_READ_SIZE,
     SocketTransport,
-    local_of,
     nothing,
     open_state,
     peer_of,
@@ -53,8 +52,8 @@ class UVTransport(SocketTransport):
     """
 
     __slots__ = (
-        "_aborted", "_attaches", "_closing", "_descriptor", "_early", "_fin_sent", "_full", "_half_closed", "_loop",
-        "_paused", "_peer", "_peer_ended", "_pieces", "_reported_bulk", "_sends_fin", "_sock", "_uv", "_writer",
+        "_aborted", "_attaches", "_closing", "_descriptor", "_early", "_fin_sent", "_half_closed", "_loop",
+        "_paused", "_peer", "_peer_ended", "_pieces", "_reported_bulk", "_sends_fin", "_sock", "_uv",
         "stream", "write",
     )  # fmt: skip
 
@@ -70,8 +69,8 @@ class UVTransport(SocketTransport):
         self._attaches = False  # the loop has the socket, or is about to get it
         self._early: list[bytes] | None = None  # written before that, and not sent at once
         self.write: Callable[[bytes], object] = self._write_early
-        self._writer: BackpressuredWriter | None = None
-        self._full = False  # the producer must wait
+        self._writer = None
+        self._is_full = False  # the producer must wait
         self._paused = False
         self._peer_ended = False
         self._half_closed = False  # our FIN follows what is buffered
@@ -231,14 +230,10 @@ class UVTransport(SocketTransport):
         return True  # uvloop must not close the connection
 
     def pause_writing(self) -> None:
-        self._full = True
-        if self._writer is not None:
-            self._writer.pause_writing()
+        self._set_full(True)
 
     def resume_writing(self) -> None:
-        self._full = False
-        if self._writer is not None:
-            self._writer.resume_writing()
+        self._set_full(False)
 
     def connection_lost(self, error: BaseException | None) -> None:
         """See asyncio.Protocol. error: of the system, or raised by the stream's owner; None when the connection was
@@ -296,14 +291,6 @@ class UVTransport(SocketTransport):
 
     def _writev_early(self, pieces: Sequence[bytes]) -> None:
         self.write(b"".join(pieces))
-
-    def set_backpressure(self, writer: BackpressuredWriter) -> None:
-        self._writer = writer
-        if self._full:
-            writer.pause_writing()
-
-    def clear_backpressure(self) -> None:
-        self._writer = None
 
     def pause(self) -> None:
         self._paused = True
@@ -454,10 +441,6 @@ class UVTransport(SocketTransport):
         return self._peer if self._peer is not None else peer_of(self.getHandle())
 
     @property
-    def local_address(self) -> SocketAddress:
-        return local_of(self.getHandle())
-
-    @property
     def is_paused(self) -> bool:
         """Whether the owner has paused reading."""
         return self._paused
@@ -467,7 +450,7 @@ class UVTransport(SocketTransport):
             return "closed"
         if self._aborted or self._closing:
             return "aborted" if self._aborted else "closing"
-        return open_state(self._half_closed, self._peer_ended, self._paused, self._full)
+        return open_state(self._half_closed, self._peer_ended, self._paused, self._is_full)
 
     def _reset_on_close(self) -> None:
         self._sends_fin = False

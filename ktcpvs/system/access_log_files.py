@@ -346,8 +346,9 @@ class AccessLogs:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def check(self, place: str) -> None:
-        """Check that `place` can be opened now; create a missing file. Raises BadValue with the reason."""
+    def check(self, place: str, service: str) -> None:
+        """Check that `place` can be opened now; create a missing file. Raises BadValue with the reason, which names the
+        service that has this log."""
         sink = _sink(place)
         try:
             sink.open()
@@ -357,7 +358,7 @@ class AccessLogs:
                 why = "no process reads this FIFO"
             if isinstance(sink, _Syslog):
                 why = f"no syslogd at {sink.place}: {why}"
-            raise BadValue(f"access_log = {shorten(place)}: {why}") from None
+            raise BadValue(f"service {service}: access_log = {shorten(place)}: {why}") from None
         sink.end(0.0)
 
     def open(self, place: str) -> AccessLog:

@@ -104,7 +104,11 @@ def _rows(path: str) -> Iterator[list[str]]:
 def _holders(links: Container[str], proc: str) -> Iterator[tuple[str, ListeningProcess]]:
     """Yield those of `links` that are open files of processes, each with its process, the oldest first."""
     left = MAX_FILES
-    for number in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
+    try:
+        numbers = sorted(int(name) for name in os.listdir(proc) if name.isdigit())
+    except OSError:  # as in a sandbox without /proc
+        return
+    for number in numbers:
         folder = f"{proc}/{number}"
         try:
             names = os.listdir(f"{folder}/fd")[:left]

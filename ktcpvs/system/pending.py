@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.plugin_errors import raise_interrupt
 
 
 def cancel_pending(pending: Any, log: EventLog) -> None:
@@ -20,7 +21,6 @@ def cancel_pending(pending: Any, log: EventLog) -> None:
             pending.addErrback(lambda _: None).cancel()
         elif inspect.iscoroutine(pending):
             pending.close()
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
+    except BaseException as error:
+        raise_interrupt(error)
         log.failure("cannot cancel a pending result")

@@ -39,6 +39,15 @@ class Reloaded:
     undo: Callable[[], None]
     is_same: bool = False
 
+    @property
+    def files(self) -> dict[str, str]:
+        """name -> the file of the class of each scheduler that was loaded again; where it is installed, if it has
+        none."""
+        modules = {name: sys.modules.get(type(self.found.known[name]).__module__) for name in sorted(self.names)}
+        return {
+            name: getattr(module, "__file__", None) or self.found.origins[name].text for name, module in modules.items()
+        }
+
 
 def reload_schedulers(
     before: Schedulers, name: str | None, search: Callable[[], Schedulers], tried: Mapping[str, str] = NOT_TRIED

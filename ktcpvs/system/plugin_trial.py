@@ -62,11 +62,11 @@ def try_plugins(reactor: Any, packages: Collection[str]) -> Deferred[Trial]:
         if timeout.active():
             timeout.cancel()
         with digests:  # the file goes
-            if how == "status 0":
-                trial = Trial(loaded=json.load(digests))
-            else:
-                trial = Trial(said[0] if said else f"loading the plugins ends the process: {how}")
-        tried.callback(trial)
+            loaded = _read_digests(digests.read()) if how == "status 0" else None
+        if loaded is not None:
+            tried.callback(Trial(loaded=loaded))
+        else:
+            tried.callback(Trial(said[0] if said else f"loading the plugins ends the process: {how}"))
 
     def late() -> None:
         said.append(f"the plugins are not loaded within {TRIAL_TIMEOUT:.0f} s")
@@ -81,6 +81,15 @@ def try_plugins(reactor: Any, packages: Collection[str]) -> Deferred[Trial]:
         raise
     timeout = reactor.callLater(TRIAL_TIMEOUT + KILL_DELAY, late)
     return tried
+
+
+def _read_digests(text: bytes) -> Mapping[str, str] | None:
+    """Return what a trial has written at its end. None: a plugin has ended it before, with os._exit(0)."""
+    try:
+        found: Mapping[str, str] = json.loads(text)
+    except ValueError:
+        return None
+    return found
 
 
 def _give_up() -> None:

@@ -23,6 +23,7 @@ from ktcpvs.interfaces import EACH_REQUEST, MAX_BODY_PREFIX, UNITS, ISchedulerFa
 from ktcpvs.model.language.foreign_words import SCHEDULERS
 from ktcpvs.model.scheduler_options import check_declared
 from ktcpvs.model.scheduler_words import SCHEDULER
+from ktcpvs.system.plugin_errors import raise_interrupt
 
 OTHER_NAMES = {"http-rule": "http"}
 """Other names of built-in schedulers, as in files for KTCPVS -> their names."""
@@ -181,9 +182,8 @@ def _in_folders() -> list[_Found]:
         try:
             module = importlib.import_module(one.name)
             plugins = [plugin for plugin in vars(module).values() if ISchedulerFactory.providedBy(plugin)]
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # it may call sys.exit, or have an object that answers no question
+            raise_interrupt(error)
             found.append((None, origin, error))
             continue
         found += [(plugin, origin, None) for plugin in plugins]
@@ -216,9 +216,8 @@ def _entry_points() -> Iterator[_Found]:
         origin = Origin(entry.value.partition(":")[0].strip(), f"entry point {entry.name}{package}")
         try:
             found = _load(entry)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            raise_interrupt(error)
             yield None, origin, error
             continue
         yield found, origin, None

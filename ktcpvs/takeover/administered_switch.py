@@ -11,16 +11,17 @@ from twisted.internet.defer import Deferred, fail
 
 from ktcpvs.control.server import Switch
 from ktcpvs.control.trace_session import TraceSession
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.live_tracing import LiveTracing
 from ktcpvs.inspect.views import Views
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.edits import NO_CLUSTER, DrainNode, Edit, ForgetNode, UndrainNode
 from ktcpvs.model.live_trace import TraceQuery
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
 from ktcpvs.status.readiness import Readiness
 from ktcpvs.takeover.handover_source import HandoverSource
 from ktcpvs.workers.merged_explanations import MergedExplanations
@@ -61,7 +62,7 @@ class OwnSwitch:
         self._readiness = readiness
         self.close_connection = views.close_connection
         self._rebalance = views.rebalance
-        self.explain: Callable[..., Awaitable[Any]]
+        self.explain: Callable[[str, AssumedRequest], Awaitable[Any]]
         self.trace: Callable[[TraceQuery], TraceSession | Deferred[TraceSession]]
         if isinstance(views, MergedViews):
             self.explain = MergedExplanations(director, views).explain
@@ -79,7 +80,7 @@ class OwnSwitch:
     def view(self, name: str, ident: str | None) -> Any:
         """See control.server.Switch."""
         if name == READINESS:
-            return {"reason": self._readiness.why_not()}
+            return {"reason": self._readiness.why_not(), "pid": os.getpid()}
         if name not in NODE_VIEWS:
             return self._views.view(name, ident)
         if self._administration is None:
@@ -147,17 +148,8 @@ class AdministeredSwitch:
     def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Any:
         return self._target().rebalance(ident, percent, resets, all_nodes)
 
-    def explain(
-        self,
-        ident: str,
-        method: str | None,
-        target: str | None,
-        headers: Sequence[tuple[str, str]],
-        client: str,
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> Awaitable[Any]:
-        return self._target().explain(ident, method, target, headers, client, port, body)
+    def explain(self, ident: str, request: AssumedRequest) -> Awaitable[Any]:
+        return self._target().explain(ident, request)
 
     def trace(self, query: TraceQuery) -> TraceSession | Deferred[TraceSession]:
         return self._target().trace(query)

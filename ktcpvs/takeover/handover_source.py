@@ -17,10 +17,10 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.pages import PAGE_SIZE
 from ktcpvs.control.server import Administrator
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, Busy, CannotTakeOver
 from ktcpvs.model.address import Address
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
-from ktcpvs.services.director import Director
 from ktcpvs.services.running import LATE_CLOSE_DELAY
 from ktcpvs.services.ticket_secrets import SecretsRecord
 from ktcpvs.system.certificate_reader import CertificateReader

@@ -11,6 +11,7 @@ from ktcpvs.control.edit_commands import commands_for
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.control.twisted_client import Switch, connect
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 
@@ -69,18 +70,9 @@ class NewDaemon:
         ask = self._ask(lambda switch: switch.rebalance(ident, percent, resets, all_nodes))
         return Deferred.fromCoroutine(ask)
 
-    async def explain(
-        self,
-        ident: str,
-        method: str | None,
-        target: str | None,
-        headers: Sequence[tuple[str, str]],
-        client: str,
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> Any:
+    async def explain(self, ident: str, request: AssumedRequest) -> Any:
         """As Explainer.explain."""
-        return await self._ask(lambda switch: switch.explain(ident, method, target, headers, client, port, body))
+        return await self._ask(lambda switch: switch.explain_request(ident, request))
 
     def trace(self, query: TraceQuery) -> Deferred[TraceSession]:
         """Begin a live trace in the new daemon."""

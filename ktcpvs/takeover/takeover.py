@@ -9,9 +9,9 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 
 from ktcpvs.control.control_listeners import ControlListeners
+from ktcpvs.director.director import Director, edits_for
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
-from ktcpvs.services.director import Director, edits_for
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import ANNOUNCE
 from ktcpvs.takeover.administered_switch import AdministeredSwitch

@@ -17,7 +17,7 @@ from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.dispatch.client_limits import TOO_MANY_REQUESTS, TOO_MUCH_HEAD
 from ktcpvs.dispatch.dispatcher import CONNECT_FAILED
 from ktcpvs.dispatch.measured_request import MeasuredRequest
-from ktcpvs.dispatch.own_responses import CHALLENGE_ANSWERED, challenge_response
+from ktcpvs.dispatch.own_responses import CHALLENGE_ANSWERED, challenge_response, http2_refusal, is_http2
 from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.interfaces import CLIENT_HELLO
 from ktcpvs.interfaces import CONNECTION as PER_CONNECTION
@@ -244,6 +244,13 @@ class TCPClientConnection(ClientConnection):
             self.dispatcher.take(Choice(redirect, f"redirect, since {bad}", why=words.REDIRECT_SERVER))
             return
         self.transition(life.BAD_HEAD)
+        assert self._reader is not None  # it has raised `bad`
+        if is_http2(bad, self._reader.received):
+            self.ending = f"{bad.status}: {bad}"
+            self.service.note_http2_refusal(self.client_name, str(bad))
+            self.set_timer(0)
+            self._send_last(http2_refusal(str(bad)), words.of_status(bad.status))
+            return
         self._refuse(bad.status, str(bad))
 
     def _head_timed_out(self) -> None:

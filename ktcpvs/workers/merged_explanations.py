@@ -5,12 +5,12 @@ The worker that explains has what its clients' requests depend on: ejected serve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from ktcpvs.director.director import Director
 from ktcpvs.inspect.explain import Explainer, add_failures
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.health import EJECTED
-from ktcpvs.services.director import Director
 from ktcpvs.workers.merged_views import MergedViews
 
 
@@ -22,25 +22,16 @@ class MergedExplanations:
         self._director = director
         self._views = views
 
-    async def explain(
-        self,
-        ident: str,
-        method: str | None,
-        target: str | None,
-        headers: Sequence[tuple[str, str]],
-        client: str,
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> dict[str, Any]:
+    async def explain(self, ident: str, request: AssumedRequest) -> dict[str, Any]:
         """Explain a request as `Explainer.explain`, as the first worker that answers sees it. Raises as that does."""
         seconds = self._director.context.settings.choose_timeout
         for worker in self._views.workers.ready():
-            answer = await worker.explain(seconds, ident, method, target, headers, client, port, body)
+            answer = await worker.explain(seconds, ident, request)
             if answer:
                 return await self._completed(answer, ident, worker.number)
             if answer is not None:
                 break  # the supervisor refuses too, and says why
-        return await Explainer(self._director).explain(ident, method, target, headers, client, port, body)
+        return await Explainer(self._director).explain(ident, request)
 
     async def _completed(self, answer: dict[str, Any], ident: str, number: int) -> dict[str, Any]:
         """Return a worker's answer with what all workers know of its servers. number: of that worker."""

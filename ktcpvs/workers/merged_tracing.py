@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
 from ktcpvs.control.trace_session import TraceSession
+from ktcpvs.director.director import Director
 from ktcpvs.inspect.live_tracing import TraceReader, check_query
 from ktcpvs.model.live_trace import TIME_OVER, TraceQuery
 from ktcpvs.runtime.live_traces import TraceBuffer, check_room
-from ktcpvs.services.director import Director
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.workers.worker_processes import WorkerProcess, WorkerProcesses
 

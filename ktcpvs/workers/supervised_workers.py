@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from ktcpvs.control.edit_commands import CommandCall, commands_for
 from ktcpvs.control.pages import split_pages
+from ktcpvs.director.director import edits_for
 from ktcpvs.errors import Refusal
 from ktcpvs.health.service_health import ServiceHealth
 from ktcpvs.model import edits
@@ -31,7 +32,6 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.model.withdrawal import Withdrawal
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import edits_for
 from ktcpvs.services.running import RunningService
 from ktcpvs.services.tls_file_store import Update
 from ktcpvs.system.sockets import close_listener, release_listener

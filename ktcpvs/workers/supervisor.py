@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from ktcpvs.director.director import Director
+from ktcpvs.director.preparation import StagesOf
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.placement import KnownNodes
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
-from ktcpvs.services.preparation import StagesOf
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.tls_file_store import TLSFiles
 from ktcpvs.system import log as levels

@@ -25,12 +25,15 @@ from twisted.python.failure import Failure
 
 from ktcpvs.control.server import Administrator
 from ktcpvs.control.trace_session import TraceSession
+from ktcpvs.director.director import Director
+from ktcpvs.director.resolver import NoResolver
 from ktcpvs.errors import Busy, CannotListen
 from ktcpvs.health.active_checks import NoChecks
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.live_tracing import LiveTracing
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.challenges import Challenge
 from ktcpvs.model.edits import Edit
 from ktcpvs.model.live_trace import TraceQuery
@@ -40,17 +43,16 @@ from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.listening_sockets import ListeningSockets
-from ktcpvs.services.director import Director
 from ktcpvs.services.listener_stages import ListenerStages
-from ktcpvs.services.resolver import NoResolver
 from ktcpvs.services.tls_file_store import PassedFiles
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.system.limits import calm_collector, raise_descriptor_limit
-from ktcpvs.system.log import EventLog
+from ktcpvs.system.log import ANNOUNCE, EventLog
 from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.periodic import PeriodicJob
 from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
+from ktcpvs.system.steady_clock import use_steady_clock
 from ktcpvs.system.tls_files import decode
 from ktcpvs.workers import commands
 from ktcpvs.workers.adopt_commands import read_adopt, read_withdrawal
@@ -347,17 +349,8 @@ class Worker:
     def rebalance(self, ident: str, percent: int, resets: bool, all_nodes: bool) -> Any:
         return Views(self.director).rebalance(ident, percent, resets)
 
-    def explain(
-        self,
-        ident: str,
-        method: str | None,
-        target: str | None,
-        headers: Sequence[tuple[str, str]],
-        client: str,
-        port: int | None = None,
-        body: bytes = b"",
-    ) -> Awaitable[Any]:
-        return Explainer(self.director).explain(ident, method, target, headers, client, port, body)
+    def explain(self, ident: str, request: AssumedRequest) -> Awaitable[Any]:
+        return Explainer(self.director).explain(ident, request)
 
     def trace(self, query: TraceQuery) -> TraceSession:
         return LiveTracing(self.director).trace(query)
@@ -383,8 +376,11 @@ class Worker:
     def _end_if_drained(self) -> float | Deferred[None] | None:
         director = self._director
         if director is not None:
-            if self._reactor.seconds() < self._deadline and director.count_draining():
+            left = director.count_draining()
+            if left and self._reactor.seconds() < self._deadline:
                 return DRAIN_POLL_INTERVAL
+            if left:
+                self._log.event(ANNOUNCE, "{n} connections have not drained and are closed", n=left)
             director.context.steps.run("end: connections", director.end_all)
             return director.context.tracer.flush().addCallback(lambda _: self._stop())
         self._stop()
@@ -411,6 +407,7 @@ def run() -> None:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    use_steady_clock(reactor)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
     worker = Worker(reactor, EventLog())
     with contextlib.suppress(OSError):  # a supervisor that dies also breaks the link, unless this process is stopped

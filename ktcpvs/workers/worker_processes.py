@@ -27,6 +27,7 @@ from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.twisted_client import Switch
 from ktcpvs.errors import Refusal
 from ktcpvs.model.address import Address, parse_address
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.runtime.starter import NoStarter
 from ktcpvs.system.log import EventLog
@@ -175,14 +176,13 @@ class WorkerProcess(ProcessProtocol):
         service, or has just ended."""
         return self._ask(lambda switch: switch.rebalance(ident, percent, resets))
 
-    def explain(self, seconds: float, ident: str, *request: Any) -> Deferred[dict[str, Any] | None]:
+    def explain(self, seconds: float, ident: str, request: AssumedRequest) -> Deferred[dict[str, Any] | None]:
         """Explain a request as this worker sees it. seconds: that its scheduler may take beyond ANSWER_TIMEOUT.
-        request: the other arguments of `Switch.explain`. Fires with the explanation; {}: the worker refuses; None: it
-        has just ended."""
+        Fires with the explanation; {}: the worker refuses; None: it has just ended."""
 
         async def explained(switch: Switch) -> dict[str, Any]:
             try:
-                return await switch.explain(ident, *request)
+                return await switch.explain_request(ident, request)
             except Refusal:
                 return {}
 

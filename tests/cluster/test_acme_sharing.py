@@ -23,13 +23,13 @@ from ktcpvs.cluster.membership import LEASE_SECONDS
 from ktcpvs.cluster.records import NodeReport, encode_report
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.shared_secrets import share_secrets
+from ktcpvs.director.challenges import NodeChallenges
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, NoCluster
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.challenges import HTTP_01, Challenge
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.challenges import NodeChallenges
-from ktcpvs.services.director import Director
 from ktcpvs.services.ticket_secrets import TicketSecrets
 
 SECRET = b"s" * 32

@@ -93,6 +93,27 @@ def test_an_older_change_that_comes_late_is_ignored(nodes: Nodes) -> None:
     assert not a.has("one")
 
 
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_a_later_change_that_is_heard_of_first_stays(nodes: Nodes, etcd: Etcd, is_deleted: bool) -> None:
+    """The watch may report it before the response to what this node stores has come."""
+    a, transact = nodes.make(OLD), etcd.transact
+    prefix = f"{nodes.prefix}secrets/"
+
+    async def transact_slowly(*arguments: Any) -> tuple[bool, int]:
+        result = await transact(*arguments)
+        (stored,) = (pair.value for pair in (await etcd.range(prefix))[1])
+        later = delete(f"{prefix}one") if is_deleted else put(f"{prefix}one", b"of another version")
+        _, revision = await transact([], [later])
+        a.apply(result[1], [Change(f"{prefix}one", stored, result[1], result[1])])
+        a.apply(revision, [Change(f"{prefix}one", None if is_deleted else b"of another version", 0, revision)])
+        return result
+
+    etcd.transact = transact_slowly  # type: ignore[method-assign]
+    assert nodes.put(a, "one", b"first")
+    assert a.get("one") is None
+    assert a.has("one") == (not is_deleted)
+
+
 def test_values_that_do_not_open_are_kept_out_and_named(nodes: Nodes) -> None:
     a, b, c = nodes.make(OLD), nodes.make(NEW), nodes.make()
     assert nodes.put(a, "one", b"first")

@@ -17,12 +17,12 @@ from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.cluster.membership import LEASE_SECONDS
 from ktcpvs.cluster.sealing import Sealer
 from ktcpvs.cluster.shared_secrets import COOKIES, TICKETS, share_secrets
+from ktcpvs.director.director import Director
 from ktcpvs.model.edits import Set
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.ticket_secrets import HOUR, SecretsRecord, TicketSecrets
 
 SECRET, OTHER = b"s" * 32, b"o" * 32

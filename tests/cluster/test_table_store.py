@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from model.strategies import tables
 
-from ktcpvs.cluster.etcd import Change, Etcd, delete, put
+from ktcpvs.cluster.etcd import Change, Etcd, KeyValue, delete, put
 from ktcpvs.cluster.etcd_address import EtcdAddress
 from ktcpvs.cluster.records import FORMAT_KEY, TABLE_KEY, TABLES, encode_table, service_key, settings_key
 from ktcpvs.cluster.sealing import Sealer
@@ -57,8 +58,28 @@ class Node:
         self.store.replace(*self._thread.run(self._etcd.range, self.store.prefix))
         self.table = self.store.table(self.table)
 
-    def change(self, new: Table) -> bool:
-        """Store a new table; return False if another node was faster. Raises NotInForce."""
+    def keys(self) -> dict[str, KeyValue]:
+        """What is stored now."""
+        return {pair.key: pair for pair in self._thread.run(self._etcd.range, self.store.prefix)[1]}
+
+    def hear(self, before: dict[str, KeyValue]) -> None:
+        """Follow what has changed since `before`, as a watch reports it."""
+        self.store.apply(*self.changes_since(before))
+
+    def changes_since(self, before: dict[str, KeyValue]) -> tuple[int, list[Change]]:
+        """What a watch reports that has changed since `before`, and the revision."""
+        revision, pairs = self._thread.run(self._etcd.range, self.store.prefix)
+        changes = [
+            Change(pair.key, pair.value, pair.create_revision, pair.mod_revision)
+            for pair in pairs
+            if before.get(pair.key) != pair
+        ]
+        gone = [Change(key, None, 0, revision) for key in before.keys() - {pair.key for pair in pairs}]
+        return revision, sorted([*changes, *gone], key=lambda change: change.mod_revision)
+
+    def change(self, new: Table, meanwhile: Callable[[], object] = lambda: None) -> bool:
+        """Store a new table; return False if another node was faster. meanwhile: called when it is stored, before this
+        node hears of that. Raises NotInForce."""
         transaction = self.store.transaction(self.table, new)
         if transaction is None:
             return True
@@ -68,6 +89,7 @@ class Node:
             if not done:
                 return False
             revisions.append(revision)
+        meanwhile()
         self.store.committed(transaction, revisions)
         self.table = new
         return True
@@ -162,18 +184,62 @@ def test_what_a_watch_reports_is_followed(make_node: Any) -> None:
     one, other = make_node("/watch/"), make_node("/watch/")
     one.change(Table.of([WEB]))
     other.read()
-    before = {pair.key: pair for pair in one._thread.run(one._etcd.range, "/watch/")[1]}
+    before = one.keys()
     one.change(many(2 * MAX_OPERATIONS))
-    revision, pairs = one._thread.run(one._etcd.range, "/watch/")
-    changes = [
-        Change(pair.key, pair.value, pair.create_revision, pair.mod_revision)
-        for pair in pairs
-        if before.get(pair.key) != pair
-    ]
-    gone = [Change(key, None, 0, revision) for key in before.keys() - {pair.key for pair in pairs}]
-    other.store.apply(revision, sorted([*changes, *gone], key=lambda change: change.mod_revision))
+    other.hear(before)
     assert other.store.table(other.table) == one.table
     assert other.store.table_revision == one.store.table_revision
+
+
+LATER_EDITS: dict[str, tuple[Callable[[Table], Table], Callable[[Table], Table]]] = {
+    "same service": (EditServer("web", A, 5).apply, EditServer("web", A, 6).apply),
+    "other service": (EditServer("web", A, 5).apply, EditServer("mail", A, 6).apply),
+    "deleted": (EditServer("web", A, 5).apply, DeleteService("web").apply),
+    "added again": (DeleteService("web").apply, AddService("web").apply),
+    "both deleted": (DeleteService("web").apply, DeleteService("mail").apply),
+    "new one deleted": (AddService("new").apply, DeleteService("new").apply),
+    "beside a new one": (AddService("new").apply, DeleteService("web").apply),
+    "settings": (Set({"max_backlog": "5"}).apply, Set({"max_backlog": "6"}).apply),
+    "of many": (lambda _: many(2 * MAX_OPERATIONS), StartService("s7").apply),
+    "deleted of many": (lambda _: many(2 * MAX_OPERATIONS), DeleteService("s7").apply),
+    "settings with many": (lambda _: many(2 * MAX_OPERATIONS), Set({"max_backlog": "6"}).apply),
+    "many others": (lambda _: many(2 * MAX_OPERATIONS), lambda _: many(3 * MAX_OPERATIONS)),
+    "all replaced": (EditServer("web", A, 5).apply, lambda _: many(2 * MAX_OPERATIONS)),
+}
+"""The edit of a node, and the next one, of another node."""
+
+
+@pytest.mark.parametrize("name", LATER_EDITS)
+@pytest.mark.parametrize("is_heard_first", [True, False])
+def test_a_later_edit_of_another_node_is_followed(make_node: Any, name: str, is_heard_first: bool) -> None:
+    """The watch may report it before the response to the transaction of this node has come."""
+    mine, later = LATER_EDITS[name]
+    prefix = f"/later{next(_prefixes)}/"
+    one, other = make_node(prefix), make_node(prefix)
+    one.change(Table.of([WEB, MAIL]))
+    before = one.keys()
+    reports = []
+
+    def change_again() -> None:
+        reports.append(one.changes_since(before))
+        stored = one.keys()
+        other.read()
+        assert other.change(later(other.table))
+        reports.append(one.changes_since(stored))
+        hear(is_heard_first)
+
+    def hear(is_time: bool) -> None:
+        for report in reports if is_time else ():
+            one.store.apply(*report)
+
+    assert one.change(mine(one.table), change_again)
+    hear(not is_heard_first)
+    assert one.store.table(one.table) == other.table
+    assert one.store.table_revision == other.store.table_revision
+    one.table = one.store.table(one.table)
+    assert one.change(AddService("more").apply(one.table))
+    other.read()
+    assert other.table == one.table
 
 
 def test_what_this_node_does_not_run_is_not_overwritten(make_node: Any) -> None:

@@ -13,6 +13,7 @@ from ktcpvs.control.tcpvsadm.draining import format_node_progress, wait_until_no
 from ktcpvs.control.tcpvsadm.nodes import format_nodes, wait_for_nodes
 from ktcpvs.control.tcpvsadm.output import compute_rates, format_connections, format_stats, format_table
 from ktcpvs.control.tcpvsadm.top import layout_screen
+from ktcpvs.director.director import Director
 from ktcpvs.errors import Refusal
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.added_views import part_of_node, stats_of_nodes
@@ -20,7 +21,6 @@ from ktcpvs.model.address import parse_address
 from ktcpvs.model.edits import AddServer, AddService
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 
 

@@ -19,6 +19,7 @@ from ktcpvs.control.client import NoAnswer, Switch
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.guarded_amp import MAX_BOX_KEYS
 from ktcpvs.control.server import MAX_CONNECTIONS, MAX_WARNINGS, Administrator, ControlFactory
+from ktcpvs.director.director import Director
 from ktcpvs.errors import MAX_LISTED
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
@@ -27,7 +28,6 @@ from ktcpvs.model.local_edits import Local
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
-from ktcpvs.control.guarded_amp import MAX_RUNNING_COMMANDS
+from ktcpvs.control.guarded_amp import MAX_REFUSAL_LENGTH, MAX_RUNNING_COMMANDS
 from ktcpvs.control.server import MAX_TRACES, MAX_UPLOAD_BYTES
 from ktcpvs.errors import BadValue, NoConfiguration, Refusal
 from ktcpvs.model.edits import Edit
@@ -220,6 +220,20 @@ def test_the_uploads_of_all_connections_are_limited() -> None:
     one.end.connectionLost(amp.Failure(amp.ConnectionLost()))
     other.send(page)
     assert other.responses() == [{amp.ANSWER: b"1"}]
+
+
+class Refusing(Daemon):
+    def submit(self, edit: Edit) -> Deferred[None]:
+        raise BadValue("\U0001f600" * 100_000)
+
+
+def test_a_refusal_that_is_too_long_for_a_box_is_cut(failures: Failures) -> None:
+    """A scheduler plugin may raise any text."""
+    peer = Peer(Refusing())
+    peer.ask(b"DeleteService", ident=b"a")
+    (answer,) = peer.responses()
+    assert answer[amp.ERROR_CODE] == BadValue.code
+    assert answer[amp.ERROR_DESCRIPTION].decode() == "\U0001f600" * MAX_REFUSAL_LENGTH + "..."
 
 
 def test_an_internal_error_is_answered_in_one_line(failures: Failures) -> None:

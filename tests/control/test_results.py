@@ -14,6 +14,7 @@ from ktcpvs.control.edit_methods import EditMethods
 from ktcpvs.control.typed_client import BlockingClient, Client
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
+from ktcpvs.model.assumed_request import AssumedRequest
 
 
 def world_of(make: Any) -> World:
@@ -72,7 +73,7 @@ def test_other_views() -> None:
         settings = {one.name: one for one in map(results.read_setting, views.view("settings", None))}
         assert (settings["read_timeout"].value, settings["read_timeout"].highest) == (180, 86400)
         explained: list[Any] = []
-        found = Explainer(world.director).explain("s", "GET", "/b", [("Host", "h")], "192.0.2.1")
+        found = Explainer(world.director).explain("s", AssumedRequest("GET", "/b", [("Host", "h")], "192.0.2.1"))
         Deferred.fromCoroutine(found).addCallback(explained.append)  # type: ignore[arg-type]
         explanation = results.read_explanation(explained[0])
         assert (explanation.outcome, explanation.server) == ("respond", None)

@@ -22,7 +22,7 @@ from ktcpvs.control.tcpvsadm.argument_reader import read_arguments
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, SCOPES, Command
-from ktcpvs.control.tcpvsadm.usage import help_text, synopsis
+from ktcpvs.control.tcpvsadm.usage import command_help, help_text, synopsis
 
 COLUMNS = (
     *("ident", "scheduler", "balance", "port", "listen", "redirect", "maxclients", "real-server", "weight", "maxconn"),
@@ -41,59 +41,59 @@ COLUMNS = (
         "numeric",
     ),
     *("views", "json", "delay", "all-nodes", "wide", "filter", "sort", "count", "verbose", "for", "config", "seconds"),
-    *("reset", "body"),
+    *("reset", "body", "pid", "not-pid"),
 )
 MATRIX = """
-list                o . . . . . . . . . . . . . . . . . . . . o o o . o o o o o . . . . . .
-kill                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-top                 o . . . . . . . . . . . . . . . . . . . . o . . . o . . . . . . . . . .
-add-service         r o o o o o o . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-edit-service        r o o o o o o . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-delete-service      r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-flush               . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-add-listener        r . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-del-listener        r . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-add-server          r . . . . . . r o o . . . . . . . . . . . . . . . . . . . . . . . . . .
-edit-server         r . . . . . . r o o . . . . . . . . . o . . . . . . . . . . . . . . . .
-delete-server       r . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . . .
-drain               o . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . . .
-ready               o . . . . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-maintenance         o . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . . .
-rebalance           r . . . . . . . . . . . . . . . . . . o . . . o . o . . . . . . . . o .
-add-rule            r . . . . . . o o . o o o . o . . . . . . . . . . . . . . . . . . . . .
-edit-rule           r . . . . . . . . . o o o r . . . . . . . . . . . . . . . . . . . . . .
-move-rule           r . . . . . . . . . . . . r o . . . . . . . . . . . . . . . . . . . . .
-del-rule            r . . . . . . o . . o . . o . . . . . . . . . . . . . . . . . . . . . .
-allow               r . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . . .
-deny                r . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . . .
-del-network         r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-load-configfile     . . . . . . . . . . . . . . . . . o o . . . . . . . . . . . . . . . . .
-restore             . . . . . . . . . . . . . . . . . o o . . . . . . . . . . . . . . . . .
-confirm             . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-end-local           o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-check               . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . . . . .
-diff                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-save                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-start               o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-stop                o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-set                 . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-get                 . . . . . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . .
-explain             r . . o . . . . . . . . . . . o o . . . . . . o . . o . . . . . . . . o
-trace               o . . . . . . . . . . . . . . . . . . . . . . o . . . . . o . o . . . .
-certificates        o . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . . .
-reload-certificates . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-renew-certificate   . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-wait-ready          . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-nodes               . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . . .
-drain-node          . . . . . . . . . . . . . . . . . . . o . . . . o . . . . . . . . . . .
-undrain-node        . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-forget-node         . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-replay              o o o . . . . . . . . . . . . o . . . . . . . o . . o . . . . . o o . .
-new-scheduler       . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-schedulers          . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . o . . . . .
-reload-schedulers   . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-help                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
-version             . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+list                o . . . . . . . . . . . . . . . . . . . . o o o . o o o o o . . . . . . . .
+kill                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+top                 o . . . . . . . . . . . . . . . . . . . . o . . . o . . . . . . . . . . . .
+add-service         r o o o o o o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+edit-service        r o o o o o o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+delete-service      r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+flush               . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+add-listener        r . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+del-listener        r . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+add-server          r . . . . . . r o o . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+edit-server         r . . . . . . r o o . . . . . . . . . o . . . . . . . . . . . . . . . . . .
+delete-server       r . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . . . . .
+drain               o . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . . . . .
+ready               o . . . . . . r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+maintenance         o . . . . . . r . . . . . . . . . . . o . . . . . . . . . . . . . . . . . .
+rebalance           r . . . . . . . . . . . . . . . . . . o . . . o . o . . . . . . . . o . . .
+add-rule            r . . . . . . o o . o o o . o . . . . . . . . . . . . . . . . . . . . . . .
+edit-rule           r . . . . . . . . . o o o r . . . . . . . . . . . . . . . . . . . . . . . .
+move-rule           r . . . . . . . . . . . . r o . . . . . . . . . . . . . . . . . . . . . . .
+del-rule            r . . . . . . o . . o . . o . . . . . . . . . . . . . . . . . . . . . . . .
+allow               r . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . . . . .
+deny                r . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . . . . .
+del-network         r . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+load-configfile     . . . . . . . . . . . . . . . . . o o . . . . . . . . . . . . . . . . . . .
+restore             . . . . . . . . . . . . . . . . . o o . . . . . . . . . . . . . . . . . . .
+confirm             . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+end-local           o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+check               . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . . . . . . .
+diff                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+save                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+start               o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+stop                o . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+set                 . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+get                 . . . . . . . . . . . . . . . . . . . . . . . o . . . . . . . . . . . . . .
+explain             r . . o . . . . . . . . . . . o o . . . . . . o . . o . . . . . . . . o . .
+trace               o . . . . . . . . . . . . . . . . . . . . . . o . . . . . o . o . . . . . .
+certificates        o . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . . . . .
+reload-certificates . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+renew-certificate   . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+wait-ready          . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . o o
+nodes               . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . . . . . . . . .
+drain-node          . . . . . . . . . . . . . . . . . . . o . . . . o . . . . . . . . . . . . .
+undrain-node        . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+forget-node         . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+replay              o o o . . . . . . . . . . . . o . . . . . . . o . . o . . . . . o o . . . .
+new-scheduler       . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+schedulers          . . . . . . . . . . . . . . . . . . . . . . . o . . o . . . o . . . . . . .
+reload-schedulers   . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+help                . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
+version             . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . . .
 """
 """r: required, o: may be given, .: refused; in the order of COLUMNS. `views` are --stats, --rate and --connections."""
 
@@ -124,6 +124,8 @@ VALUES = {
     "header": "A: b",
     "confirm": "60s",
     "for": "60",
+    "pid": "4711",
+    "not-pid": "4712",
     "seconds": "0.5",
 }
 WORDS = {
@@ -195,7 +197,9 @@ def test_an_option_that_belongs_to_the_command(command: str, option: str) -> Non
 @pytest.mark.parametrize("command", USES)
 def test_the_options_that_do_not_belong_to_the_command(command: str) -> None:
     for option, use in USES[command].items():
-        if use == "." and option != command:
+        if command == "help" and option in ("confirm", *VIEWS):  # it describes these
+            assert read_arguments(line(command, option)).words
+        elif use == "." and option != command:
             why = complaint(line(command, *required(command), option))
             assert why.partition(";")[0] == f"Illegal '{option}' option with the '{command}' command"
 
@@ -239,6 +243,8 @@ def test_two_commands_at_once(command: str) -> None:
 
 
 def check_two_commands(command: str, other: str) -> None:
+    if "help" in (command, other) and command != other:
+        return
     if {command, other} & {"load-configfile", "restore"} and "start" in (command, other):
         loading = command if other == "start" else other
         assert read_arguments([*line(loading, "allow-empty"), "--start"]).values == {"start": "", "allow-empty": ""}
@@ -422,7 +428,21 @@ INVALID = [
         ["-R", "x.conf"],
         "Unexpected argument 'x.conf' with the 'restore' command: it reads standard input: use -f x.conf",
     ),
-    (["--help", "rule"], "Unexpected argument 'rule' with the 'help' command: 'man tcpvsadm' describes each command"),
+    (
+        ["--help", "rule"],
+        "Unexpected argument 'rule' with the 'help' command: 'tcpvsadm --COMMAND --help' describes one command",
+    ),
+    (["--wait-ready", "--pid", "x"], "pid 'x': not the number of a process (example: --pid 4711)"),
+    (["--wait-ready", "--not-pid", "0"], "not-pid '0': not the number of a process (example: --not-pid 4711)"),
+    (
+        ["--shutdown"],
+        "Unknown option '--shutdown': use --set unload=1, which ends the daemon; --stop stops services",
+    ),
+    (
+        ["shutdown"],
+        "Unexpected argument 'shutdown' with the 'list' command: use --set unload=1, which ends the daemon; --stop "
+        "stops services",
+    ),
     (
         ["--del-rule", "-i", "x", "canary"],
         "Unexpected argument 'canary' with the 'del-rule' command: a rule goes with --rule: --rule canary",
@@ -678,6 +698,27 @@ def test_help_shows_every_command_and_option() -> None:
     assert "  -a, --add-server -i ID -r ADDR[:PORT] [WORD...] [-w N] [--maxconn N]\n" in commands
     assert "      --explain -i ID ['METHOD TARGET'] [-H 'NAME: VALUE']... [--body FILE]\n" in commands
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_help_of_its_own_that_names_the_options_which_it_takes(name: str) -> None:
+    command = COMMANDS[name]
+    if name == "help":
+        return
+    for words in ([f"--{name}", "--help"], [f"--{name}", "-h"], ["-ix", f"--{name}", "--help", "more"]):
+        asked = read_arguments(words)
+        assert (asked.command.name, asked.words) == ("help", (name,))
+    text = command_help(command)
+    assert text.startswith(f"Usage: tcpvsadm {synopsis(command)[0].strip()}")
+    shown = {found for found in OPTIONS if re.search(rf"^  .*--{found}\b(?!-)", text, re.MULTILINE)}
+    assert shown >= {*command.required, *command.optional, "control"} & OPTIONS.keys()
+    assert ("wait-nodes" in shown) == ("local" in shown) == (name in COMMAND_OF_NAME or name == "restore")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_value_of_an_option_may_look_like_the_one_for_help() -> None:
+    assert read_arguments(["--explain", "-i", "s", "-H", "help: -h"]).headers == (("help", "-h"),)
+    assert read_arguments(["--add-rule", "-i", "s", "-p", "-h", "-r", "10.0.0.1:80"]).values["pattern"] == "-h"
 
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -14,11 +14,11 @@ from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.control.tcpvsadm.columns import fit, pad, text_width
 from ktcpvs.control.tcpvsadm.top import layout_screen
+from ktcpvs.director.director import Director
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 
 LONG = "shop.customers.eu-central-1.production.internal.example.org-blue-and-green"

@@ -23,12 +23,12 @@ from ktcpvs.control.certificates import load_context
 from ktcpvs.control.endpoints import TLSFiles
 from ktcpvs.control.server import ControlFactory
 from ktcpvs.control.unauthenticated import RefusalLog, TLSControlFactory
+from ktcpvs.director.director import Director
 from ktcpvs.errors import NoTLS
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import DAEMON, EventLog
 from tests.authority import SERVER, Authority
 

@@ -24,6 +24,7 @@ from ktcpvs.control.server import Administrator
 from ktcpvs.control.trace_session import TraceSession
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.model.local_edits import Local
@@ -576,11 +577,11 @@ def test_the_server_answers_an_explanation_in_pages() -> None:
         box((b"_answer", b"1"), (b"page", b'"' + b"x" * 59999), (b"pages", b"2")),
         box((b"_answer", b"2"), (b"page", b"x" * 10001 + b'"')),
     ]
-    asked_for = ("web", "GET", "/", [("Accept", "x"), ("Accept", "y")], "::1", None, b"")
+    asked_for = ("web", AssumedRequest("GET", "/", [("Accept", "x"), ("Accept", "y")], "::1"))
     assert run_server(boxes, []) == ([asked_for], pages)
-    connection = ("web", None, None, [], "127.0.0.1", None, b"")
+    connection = ("web", AssumedRequest(client="127.0.0.1"))
     assert run_server(READS["Explain, a connection"][1][:1], [])[0] == [connection]
-    body = ("web", "POST", "/", [], "127.0.0.1", None, b"\xff" * 60001)
+    body = ("web", AssumedRequest("POST", "/", client="127.0.0.1", body=b"\xff" * 60001))
     assert run_server(READS["Explain, with a body"][1][:3], [])[0] == [body]
 
 

@@ -91,6 +91,13 @@ def test_a_log_file_that_cannot_be_written_is_refused(daemon: Daemon, web: list[
     port = serve(daemon, web)
     with pytest.raises(BadValue, match="no such folder"):
         daemon.call("edit_service", "web", access_log=f"{tmp_path}/no such folder/web.log")
+    (tmp_path / "checked.conf").write_text(
+        f"Virtual other {{\nscheduler = wlc\naccess_log = {tmp_path}/none/web.log\n}}\n"
+    )
+    checked = daemon.adm("--check", tmp_path / "checked.conf")
+    why = f"service other: access_log = {tmp_path}/none/web.log: {tmp_path}/none: No such file or directory"
+    assert f"tcpvsadm: warning: {why}\n" in checked.stderr
+    assert not (tmp_path / "none").exists()
     with pytest.raises(BadValue, match="the absolute path of a file"):
         daemon.call("edit_service", "web", access_log="web.log")
     ask(port, "/x")

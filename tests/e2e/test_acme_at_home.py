@@ -51,4 +51,4 @@ def test_the_recipe_with_pebble(tmp_path: Path) -> None:
     logs = "".join(path.read_text() for path in sorted(tmp_path.glob("*.log")))
     assert done.returncode == 0, done.stderr + logs
     assert done.stdout.startswith("acme shop.example: to be renewed on 20"), done.stdout + logs
-    assert done.stdout.endswith("hello over https"), done.stdout + done.stderr + logs
+    assert done.stdout.endswith("hello over https\n"), done.stdout + done.stderr + logs

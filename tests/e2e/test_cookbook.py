@@ -72,7 +72,6 @@ def page(folder: Path, text: str) -> Path:
 SIMPLE = (
     "two-sites",
     "api-by-path",
-    "canary",
     "blue-green",
     "sticky-sessions",
     "admin-by-network",
@@ -87,6 +86,21 @@ SIMPLE = (
 def test_a_recipe_for_web_servers(cook: Cook, name: str) -> None:
     recipe = cook(name)
     recipe.play()
+    recipe.ends()
+
+
+def test_canary(cook: Cook) -> None:
+    recipe = cook("canary")
+    recipe.play()
+    recipe.play()
+    assert "canary" not in recipe.types("tcpvsadm --save"), "it is withdrawn"
+    recipe.load()
+    recipe.play()
+    assert recipe.types("tcpvsadm --edit-rule -i shop --rule canary share 20% not path /pay/") == "", "the way back"
+    assert "share 20% not path /pay/" in recipe.types("tcpvsadm --save")
+    recipe.play()
+    assert "rule = name stable" in (saved := recipe.types("tcpvsadm --save"))
+    assert saved.count("rule =") == saved.count("server = 10.") == 1, saved
     recipe.ends()
 
 

@@ -21,7 +21,8 @@ from documents import DOCUMENTS, LANGUAGES, ROOT, Block, blocks_of
 from servers import LOOPBACK
 
 from ktcpvs.errors import BadConfiguration
-from ktcpvs.model.language.parser import KEYWORDS, parse
+from ktcpvs.model.language.keywords import KEYWORDS
+from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
 from ktcpvs.system.names import service_port
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -139,3 +140,47 @@ def test_a_daemon_runs_without_proc(make_daemon: Make, serve: Serve, tmp_path: P
     assert "web " in daemon.adm("--list", "--stats").stdout
     (line,) = [line for line in daemon.log().splitlines() if "/proc" in line]
     assert "mount it with 'mount -t proc proc /proc'" in line
+
+
+TEN_YEARS = 315_360_000
+"""Seconds."""
+
+SETTABLE_CLOCK = """
+import time
+
+now, offset = time.time, {path!r}
+
+def settable():
+    try:
+        with open(offset) as file:
+            return now() + float(file.read() or 0)
+    except OSError:
+        return now()
+
+time.time = settable
+"""
+
+
+@pytest.mark.parametrize(("reactor", "workers"), [("uvloop", 0), ("epoll", 2)])
+def test_timeouts_go_on_when_the_time_is_set_back(
+    make_daemon: Make, serve: Serve, tmp_path: Path, reactor: str, workers: int
+) -> None:
+    """As NTP does at the start of a machine, or the host of a virtual machine that is resumed."""
+    clock, site = tmp_path / "clock", tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SETTABLE_CLOCK.format(path=str(clock)))
+    daemon = make_daemon(workers=workers, python_path=(site,), preloaded=False, preloaded_workers=False)
+    daemon.start()
+    server, port = serve(Stalling(b"1")), free_port()
+    daemon.service("s", port, server.address, scheduler="phttp")
+    daemon.set(keepalive_timeout=1)
+    if workers:
+        daemon.wait_until_workers_serve()
+    for seconds in ("", "-3600", str(TEN_YEARS)):
+        clock.write_text(seconds)
+        with dial((LOOPBACK, port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_all(client).endswith(b"1"), "and is closed by keepalive_timeout"
+    year = time.localtime(time.time() + TEN_YEARS).tm_year
+    daemon.call("stop", "s")
+    wait_for(lambda: f"{year}-" in daemon.log(), "the time to have been set")

@@ -109,7 +109,7 @@ GARBAGE = (
 )
 
 
-OTHER_VERSIONS = (b"GET / HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+OTHER_VERSIONS = (b"GET / HTTP/2.0\r\n\r\n", b"GET / HTTP/3.0\r\n\r\n")
 
 
 def test_garbage_gets_400_and_other_versions_get_505(port: int) -> None:
@@ -120,6 +120,14 @@ def test_garbage_gets_400_and_other_versions_get_505(port: int) -> None:
         assert b"\r\nConnection: close" in head
         assert f"Content-Length: {len(body)}".encode() in head
         assert b"ktcpvs: " in body
+
+
+def test_a_client_of_http2_is_told_to_speak_http1_and_the_log_says_so(port: int, daemon: Daemon) -> None:
+    failed = curl(port, "/", "-v", "--http2-prior-knowledge")
+    assert failed.returncode == 16, failed.stderr  # an error of HTTP/2, and no empty response
+    assert "GOAWAY, error=13" in failed.stderr
+    daemon.wait_for_log("service web: clients are refused that begin with HTTP/2, as 127.0.0.1:")
+    daemon.wait_for_log("scheduler http reads HTTP/1 only; phttp and chttp read both")
 
 
 def test_heads_that_are_too_long_are_refused(port: int) -> None:

@@ -147,8 +147,30 @@ def test_a_scheduler_that_cannot_be_bound_is_refused(make_daemon: Make, serve: S
     refused = daemon.adm("-E", "-i", "s", "-s", "unbindable", check=False)
     assert refused.returncode == 1
     assert "no such luck" in refused.stderr
+    for raised in ("KeyboardInterrupt", "GeneratorExit", "SystemExit(0)"):
+        name = raised.lower().partition("(")[0]
+        add_plugin(tmp_path, name, f"raise {raised}", bind=f"raise {raised}")
+        refused = daemon.adm("-E", "-i", "s", "-s", name, check=False)
+        assert f"scheduler {name} cannot serve s: {raised.partition('(')[0]}(" in refused.stderr
+    add_plugin(tmp_path, "wordy", "pass", bind="raise ValueError('x' * 1_000_000)")
+    refused = daemon.adm("-E", "-i", "s", "-s", "wordy", check=False)
+    assert "scheduler wordy cannot serve s: ValueError('xxx" in refused.stderr
+    assert len(refused.stderr) < 1000
     assert daemon.json("--list")["services"][0]["scheduler"] == "wlc"
     assert served(port) == b"1"
+
+
+def test_a_scheduler_that_raises_an_interrupt_does_not_end_the_daemon(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    add_plugin(tmp_path, "interrupting", "raise KeyboardInterrupt")
+    daemon = make_daemon(python_path=(tmp_path,))
+    daemon.may_log_tracebacks = True
+    daemon.start()
+    server, port = serve(speak_first(b"1")), free_port()
+    daemon.service("s", port, server.address, scheduler="interrupting")
+    assert [served(port) for _ in range(3)] == [b"1"] * 3, "the fallback has chosen"
+    assert daemon.stats("s")["stats"]["scheduler_failures"] == 3
 
 
 def test_a_scheduler_added_to_a_running_daemon_is_found(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
@@ -341,6 +363,7 @@ class BoundPlaced:
 
 UNLOADABLE = {
     "while True: pass": "the plugins are not loaded within 10 s: they are at {file}:{line} in <module>",
+    "import os; os._exit(0)": "loading the plugins ends the process: status 0",
     "import os; os._exit(4)": "loading the plugins ends the process: status 4",
     "import os; os.kill(os.getpid(), 11)": "loading the plugins ends the process: signal SIGSEGV",
     "bytes(4 << 30)": "{file}:{line}: MemoryError: : plugins may take 2048 MiB",
@@ -380,12 +403,25 @@ def test_a_scheduler_takes_options_and_is_loaded_again_in_all_workers(
     assert "entry point placed of placed 1.0" in shown
     assert re.search(r"^placed +place +integer 1\.\.9 +1 +of the server, from 1$", shown, re.MULTILINE)
 
-    same = "warning: the Python files of placed are the same as before; after an edit of its source: 'pip install .'\n"
-    assert daemon.adm("--reload-schedulers", "placed").stderr.endswith(same)
-    daemon.wait_for_log("from placed_scheduler, whose Python files are the same as before; services bound anew: s")
+    same = (
+        "warning: the Python files of placed are the same as those in use; if you have edited the source, run "
+        "'pip install .' first\n"
+    )
+    reloaded = daemon.adm("--reload-schedulers", "placed")
+    assert reloaded.stderr.endswith(same)
+    assert reloaded.stdout == (
+        f"placed: loaded again from {file}, unchanged since it was loaded before\nservices bound anew: s\n"
+    )
+    daemon.wait_for_log(
+        "from placed_scheduler, whose Python files are the same as those in use before; services bound anew: s"
+    )
 
     file.write_text(VERSIONED.replace("self.place - 1", "-self.place").replace("VERSION", "the other way round"))
-    assert daemon.adm("--reload-schedulers", "placed").stderr == ""
+    reloaded = daemon.adm("--reload-schedulers", "placed")
+    assert (reloaded.stdout, reloaded.stderr) == (
+        f"placed: loaded again from {file}\nservices bound anew: s\n",
+        "",
+    )
     assert {served(port) for _ in range(8)} == {b"2"}
     assert "the other way round, bound 5 times" in daemon.adm("--explain", "-i", "s").stdout
     daemon.wait_for_log("schedulers placed are loaded again from placed_scheduler; services bound anew: s")

@@ -149,7 +149,7 @@ def test_a_program_that_cannot_start(starter: Daemon, workers: int) -> None:
 def test_a_program_that_accepts_nothing(starter: Daemon) -> None:
     port = start(starter, on_demand("silent"), "start_timeout = 1")
     assert get(port)[0] == 503
-    starter.wait_for_log("it accepts no connections")
+    starter.wait_for_log("it is not ready: Connection refused")
     starter.wait_for_log("has ended: signal SIGTERM")
 
 

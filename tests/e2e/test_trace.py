@@ -152,7 +152,7 @@ def test_a_program_that_is_stopped_loses_lines_and_not_the_daemon_memory(
     server = serve(respond_always)
     port = free_port()
     daemon.service("web", port, server.address, scheduler="phttp")
-    count = 400  # entries of 8 KiB each
+    count = 1000  # entries of 8 KiB each: more than what the daemon, its workers and the sockets hold
     with tracing(daemon, "", "--count", str(count), "--json") as program:
         program.send_signal(signal.SIGSTOP)
         client = http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT)

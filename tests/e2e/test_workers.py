@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import select
 import signal
@@ -606,6 +607,23 @@ def test_a_daemon_with_a_configuration_logs_reloads_and_drains(
     assert all(read_all(client).endswith(b"2") for client in kept)
     assert daemon.wait() == 0
     assert all(has_ended(pid) for pid in pids)
+
+
+def test_connections_that_do_not_drain_are_counted_in_the_log(
+    make_daemon: Make, serve: Serve, stack: contextlib.ExitStack
+) -> None:
+    server, port = serve(echo), free_port()
+    daemon = make_daemon(workers=2)
+    daemon.start()
+    daemon.service("s", port, server.address)
+    daemon.set(drain_timeout=1)
+    daemon.wait_until_workers_serve()
+    clients = [connected(stack, port) for _ in range(20)]
+    assert all(echoes(client) for client in clients)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    counts = re.findall(r"worker [12]: (\d+) connections have not drained and are closed", daemon.log())
+    assert sum(map(int, counts)) == 20
 
 
 def test_workers_of_a_killed_supervisor_drain_and_end(

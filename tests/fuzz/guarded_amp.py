@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from ktcpvs.control import commands
 from ktcpvs.control.server import Administrator, ControlFactory
+from ktcpvs.director.director import Director
 from ktcpvs.errors import Refusal
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.live_tracing import LiveTracing
@@ -28,7 +29,6 @@ from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import START_NOTHING, Edit, Load, StartService
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 from tests.fuzz.messages import pieces
 

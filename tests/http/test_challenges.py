@@ -12,10 +12,10 @@ from test_http2_client_connection import H2Client
 from tls_peers import authority
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.challenges import MAX_CHALLENGES, MAX_PENDING_TIME, MAX_RESTORED_TIME, NodeChallenges
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.model.challenges import HTTP_01, TLS_ALPN_01, Challenge
 from ktcpvs.protocols.http1 import plain, plain_python
-from ktcpvs.services.challenges import MAX_CHALLENGES, MAX_PENDING_TIME, MAX_RESTORED_TIME, NodeChallenges
 
 PATH = "/.well-known/acme-challenge/"
 ONE = Challenge(HTTP_01, "a.example", "tokenONE_-", "tokenONE_-.thumbprint")

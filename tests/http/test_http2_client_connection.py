@@ -655,12 +655,19 @@ def test_a_client_that_has_chosen_http2_must_begin_with_its_preface(make: Make) 
     assert world.called() == []
 
 
+def tells_to_speak_http1(heard: bytes) -> bool:
+    """Whether a client has got SETTINGS, and a GOAWAY with HTTP_1_1_REQUIRED."""
+    (settings, _), (goaway, payload) = frames(heard)
+    assert payload[8:] == b"HTTP/2 is not supported here; use HTTP/1.1"
+    return (settings, goaway, payload[:8]) == (4, 7, bytes(7) + b"\x0d")
+
+
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
 def test_over_tls_there_is_no_prior_knowledge(make: Make, alpn: str | None) -> None:
     world = make(*LINES)
     peer = over_tls(world, alpn)
     peer.says(h2_client().data_to_send())
-    assert peer.heard().startswith(b"HTTP/1.1 505 ")
+    assert tells_to_speak_http1(peer.heard())
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
@@ -682,14 +689,21 @@ def test_clients_must_speak_http2_where_nothing_else_is_spoken(make: Make, is_tl
 
 @pytest.mark.parametrize("lines", [(*LINES, "http2 = off"), ("scheduler = http", *LINES[1:])], ids=["off", "http"])
 def test_the_preface_is_refused_where_clients_speak_http1_only(make: Make, lines: tuple[str, ...]) -> None:
-    """With an error that says so."""
+    """With a GOAWAY that says so, since a client of HTTP/2 cannot read a response of HTTP/1."""
     world = make(*lines)
-    client, peer = begun(world)
-    peer.says(client.data_to_send())
-    head, _, body = peer.heard().partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 505 ")
-    assert b"HTTP/2 is not supported here; use HTTP/1.1" in body
+    for size in (1000, 17, 1):
+        client, peer = begun(world)
+        client.send_headers(1, request_fields(), end_stream=True)
+        sent = client.data_to_send()
+        for start in range(0, len(sent), size):
+            peer.says(sent[start : start + size])
+        heard = peer.heard()
+        assert tells_to_speak_http1(heard)
+        _, ended = client.receive_data(heard)
+        assert (ended.error_code, ended.last_stream_id) == (h2.errors.ErrorCodes.HTTP_1_1_REQUIRED, 0)
+        peer.ends()
     assert world.called() == []
+    assert world.live.traffic.counters.refusals == {505: 3}
 
 
 def test_the_preface_behind_a_request_is_refused(make: Make) -> None:
@@ -769,6 +783,26 @@ def test_a_body_in_frames_of_one_byte_goes_on_in_larger_pieces(make: Make) -> No
     assert len(chunks) < 2 * 20
     server.says(answer(b"ok"))
     assert client.got(1) == ("200", b"ok", True)
+
+
+def test_bodies_in_tiny_frames_of_many_streams_in_turn_go_on_in_larger_pieces(make: Make) -> None:
+    world = make()
+    client = H2Client(world)
+    streams = range(1, 41, 2)
+    servers = []
+    for stream in streams:
+        client.asks(stream, "/a", "POST", end=False)
+        servers.append(world.accepts(A))
+    for number in range(40):
+        for stream in streams:
+            client.h2.send_data(stream, b"%d" % (number % 10), end_stream=number == 39)
+    client.talks()
+    for stream, server in zip(streams, servers, strict=True):
+        chunks = server.heard().partition(b"\r\n\r\n")[2].split(b"\r\n")
+        assert b"".join(chunks[1::2]) == b"0123456789" * 4
+        assert len(chunks) < 2 * 4
+        server.says(answer(b"ok"))
+        assert client.got(stream) == ("200", b"ok", True)
 
 
 def test_requests_that_are_reset_at_once_reach_no_server(make: Make) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from memory import A, World, answer, get, log_into
 
 from ktcpvs.model.destination import Destination
-from ktcpvs.model.scheduling import Choice, Request
+from ktcpvs.model.outcome import Outcome
+from ktcpvs.model.scheduling import Choice, Request, by_chooser
 from ktcpvs.protocols.http1 import plain_python
+from ktcpvs.schedulers.http import PHTTP
+from ktcpvs.testing import service_of
 
 Choose = Callable[[Destination, Request], Any]
 
@@ -177,11 +183,78 @@ def test_a_scheduler_may_close_the_kept_connections(make: Make) -> None:
     assert odd.exchange() == answer()
 
 
+def test_a_scheduler_may_be_replaced_while_it_chooses(make: Make) -> None:
+    """As by an edit of a plugin. Nothing else has the rules then, which go on to choose."""
+    odd = make()
+    selector = odd.world.live.traffic.selector
+
+    def choose(destination: Destination, request: Request) -> Choice:
+        odd.use(lambda destination, _: Choice(destination, "later"))
+        gc.collect(0)
+        return Choice(destination, "odd")
+
+    (destination,) = odd.world.live.destinations.values()
+    rules = PHTTP().bind(service_of(1), None)
+    rules._in_order[:] = [Odd(choose, destination)]  # type: ignore[list-item]
+    selector.scheduler = rules
+    del rules
+    for _ in range(2):
+        odd.client.says(get())
+        assert odd.exchange() == answer()
+
+
+@pytest.mark.parametrize(("name", "learned"), [("client", [200, 200]), ("completed", [200])])
+def test_a_scheduler_may_delete_what_the_fast_path_reads(name: str, learned: list[int]) -> None:
+    odd = OddWorld("compiled")
+    outcomes: list[int] = []
+
+    def completed(outcome: Outcome) -> None:
+        outcomes.append(outcome.status)
+
+    def choose(destination: Destination, request: Request) -> Choice:
+        if outcomes:
+            delattr(request, name)
+        return Choice(destination, "odd", completed=by_chooser if outcomes and name == "completed" else completed)
+
+    odd.use(choose)
+    for _ in range(2):
+        odd.client.says(get())
+        assert odd.exchange() == answer()
+    assert outcomes == learned
+    odd.client.resets()
+    odd.world.close()
+
+
+@pytest.mark.parametrize("name", ["client", "connection"])
+def test_a_scheduler_may_delete_what_the_access_log_reads(name: str, tmp_path: Path) -> None:
+    odd = OddWorld("compiled", f"access_log = {tmp_path / 'log'}")
+
+    def choose(destination: Destination, request: Request) -> Choice:
+        delattr(request, name)
+        return Choice(destination, "odd")
+
+    odd.use(choose)
+    odd.client.says(get())
+    with pytest.raises(AttributeError):
+        odd.exchange()
+    odd.client.resets()
+    odd.world.close()
+
+
 class Stop(BaseException):
     """An exception that is no Exception, as those by which some libraries cancel."""
 
 
-@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, Stop])
+class Unprintable(Exception):
+    """An exception without a text."""
+
+    def __repr__(self) -> str:
+        raise SystemExit
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, Stop, Unprintable])
 def test_any_exception_of_a_scheduler_is_a_failure_of_it(make: Make, kind: type[BaseException]) -> None:
     """A plugin that calls sys.exit must not end the switch, or the connection of its client."""
     odd = make("fallback = rr")
@@ -196,7 +269,16 @@ def test_any_exception_of_a_scheduler_is_a_failure_of_it(make: Make, kind: type[
     assert "failed" in "".join(odd.lines)
 
 
-def test_an_interrupt_of_a_scheduler_goes_through(make: Make) -> None:
+def test_an_interrupt_by_a_plugin_is_a_failure_of_it(make: Make) -> None:
+    """The reactor of a daemon handles SIGINT, so only a plugin can have raised this one."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        test_any_exception_of_a_scheduler_is_a_failure_of_it(make, KeyboardInterrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_by_the_user_goes_through(make: Make) -> None:
     odd = make()
 
     def choose(destination: Destination, request: Request) -> Choice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from random import Random
 from time import monotonic, sleep
 from typing import Any
 
@@ -28,6 +29,7 @@ from ktcpvs.interfaces import (
     ServiceView,
 )
 from ktcpvs.model.edits import EditService
+from ktcpvs.model.recent import ErrorRate, Latency
 from ktcpvs.protocols.http1 import plain_python
 from ktcpvs.protocols.http2 import constants as h2
 
@@ -625,6 +627,36 @@ def test_latency_and_errors_are_measured_once_they_are_read(make: Make, kind: st
     client.says(get())
     server.says(answer())
     assert not first.is_measured
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_measured_follows_from_the_times_alike(make: Make, kind: str) -> None:
+    """The fast path in C computes what `record` of both measurements does, also where they have other times."""
+    world = make(kind, "scheduler = reader", name="other", schedulers=(Learners(name="reader", kind=First),))
+    client, server = world.kept()
+    first, chance = world.first, Random(1)
+    first.clock = monotonic
+    assert first.error_rate == 0.0
+    latency, errors = first.latency, first.measured_errors
+    assert errors is not None
+    same_latency, same_errors = Latency(), ErrorRate()
+    for _ in range(60):
+        now = monotonic()
+        if chance.random() < 0.5:
+            seconds, at = chance.choice([0.0, 1e-5, 1.0]), now - chance.choice([0, 1, 1000])
+            latency.record(seconds, at)
+            same_latency.record(seconds, at)
+        if chance.random() < 0.5:
+            has_failed, at = chance.random() < 0.5, now + chance.choice([-1000, -1, 0, 5])
+            errors.record(has_failed, at)
+            same_errors.record(has_failed, at)
+        client.says(get())
+        server.says(answer())
+        assert client.heard() == answer()
+        same_latency.record(latency.last, latency._stamp)
+        same_errors.record(False, errors._stamp)
+        assert (latency._peak, latency.histogram) == (same_latency._peak, same_latency.histogram)
+        assert (errors._requests, errors._failures) == (same_errors._requests, same_errors._failures)
 
 
 @pytest.mark.parametrize("kind", KINDS)

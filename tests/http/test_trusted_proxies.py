@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.inspect.explain import Explainer
+from ktcpvs.model.assumed_request import AssumedRequest
 
 PROXY, CLIENT = "10.0.0.1", "192.0.2.7"
 
@@ -208,7 +209,7 @@ def test_an_explanation_finds_the_client(make: Make) -> None:
     world = make()
     found: list[dict[str, Any]] = []
     headers = [("X-Forwarded-For", CLIENT)]
-    call = Explainer(world.director).explain("s", "GET", "/", headers, PROXY)
+    call = Explainer(world.director).explain("s", AssumedRequest("GET", "/", headers, PROXY))
     Deferred.fromCoroutine(call).addCallback(found.append)
     assert found[0]["answer"]["server"] == B
     assert found[0]["request"]["client"] == CLIENT
@@ -254,7 +255,7 @@ def test_allow_makes_exceptions_and_concerns_no_other_clients(make: Make) -> Non
 def test_an_explanation_says_that_a_client_behind_a_proxy_is_denied(make: Make) -> None:
     world = make(*PER_REQUEST, *DENY)
     found: list[dict[str, Any]] = []
-    call = Explainer(world.director).explain("s", "GET", "/", [("X-Forwarded-For", CLIENT)], PROXY)
+    call = Explainer(world.director).explain("s", AssumedRequest("GET", "/", [("X-Forwarded-For", CLIENT)], PROXY))
     Deferred.fromCoroutine(call).addCallback(found.append)
     assert found[0]["answer"]["server"] is None
     assert "client denied by 192.0.2.0/24" in found[0]["answer"]["reason"]

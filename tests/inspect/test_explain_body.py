@@ -24,6 +24,7 @@ from ktcpvs.interfaces import (
     Request,
     ServiceView,
 )
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.scheduling import MAX_BODY_PREFIX
 
 SERVERS = ("server = 10.0.0.1:80", "server = 10.0.0.2:80")
@@ -55,7 +56,7 @@ def make() -> Iterator[Any]:
 
 def explain(world: World, method: str | None, target: str | None, headers: Any, body: bytes) -> dict[str, Any]:
     outcome: list[Any] = []
-    work = Explainer(world.director).explain("s", method, target, headers, "192.0.2.1", None, body)
+    work = Explainer(world.director).explain("s", AssumedRequest(method, target, headers, "192.0.2.1", None, body))
     Deferred.fromCoroutine(work).addBoth(outcome.append)
     if not isinstance(outcome[0], dict):
         outcome[0].raiseException()

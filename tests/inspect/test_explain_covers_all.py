@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.model import why as words
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.challenges import HTTP_01, Challenge
 from ktcpvs.model.conditions import KINDS
 from ktcpvs.model.modifiers import WORDS as MODIFIERS
@@ -31,7 +32,7 @@ def make() -> Iterator[Make]:
 def explain(world: World, target: str = "/a", *headers: str, client: str = "192.0.2.1") -> dict[str, Any]:
     outcome: list[Any] = []
     pairs = [(name, value) for name, _, value in (header.partition(": ") for header in ("Host: h.example", *headers))]
-    work = Explainer(world.director).explain("s", "GET", target, pairs, client)
+    work = Explainer(world.director).explain("s", AssumedRequest("GET", target, pairs, client))
     Deferred.fromCoroutine(work).addBoth(outcome.append)
     (found,) = outcome
     if not isinstance(found, dict):

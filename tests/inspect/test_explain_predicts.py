@@ -11,6 +11,7 @@ from memory import Peer, World
 from twisted.internet.defer import Deferred
 
 from ktcpvs.inspect.explain import Explainer
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.scheduling import Choice, Request
 
@@ -83,7 +84,7 @@ def explained(world: World, scheduler: str) -> tuple[str, str | None, str]:
     results: list[Any] = []
     method, target = (None, None) if scheduler == "wlc" else ("GET", "/")
     headers = [] if scheduler == "wlc" else [("Host", "h")]
-    work = Explainer(world.director).explain("s", method, target, headers, "192.0.2.1")
+    work = Explainer(world.director).explain("s", AssumedRequest(method, target, headers, "192.0.2.1"))
     Deferred.fromCoroutine(work).addBoth(results.append)
     world.passes(4)
     (result,) = results

@@ -14,6 +14,7 @@ from ktcpvs import interfaces
 from ktcpvs.errors import BadValue, NoSuchService, Refusal
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.model.address import parse_address
+from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.edits import AddServer, EditServer, StopService
 from ktcpvs.model.scheduling import Choice, Considered, Request
 
@@ -47,7 +48,7 @@ def asked(
 ) -> list[Any]:
     """Return the list that will contain the answer or its Failure."""
     outcome: list[Any] = []
-    work = Explainer(world.director).explain(ident, method, target, headers, client)
+    work = Explainer(world.director).explain(ident, AssumedRequest(method, target, headers, client))
     Deferred.fromCoroutine(work).addBoth(outcome.append)
     return outcome
 
@@ -98,7 +99,7 @@ def test_the_condition_that_fails(make: Make) -> None:
 def test_a_port_on_which_the_service_does_not_listen(make: Make) -> None:
     world = make("scheduler = phttp", f"server = {A}")
     outcome: list[Any] = []
-    work = Explainer(world.director).explain("s", "GET", "/", (), "192.0.2.1", 81)
+    work = Explainer(world.director).explain("s", AssumedRequest("GET", "/", (), "192.0.2.1", 81))
     Deferred.fromCoroutine(work).addBoth(outcome.append)
     with pytest.raises(BadValue, match=r"port 81: service s listens on \d+"):
         outcome[0].raiseException()

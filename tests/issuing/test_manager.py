@@ -17,11 +17,13 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.acme.access import NO_STATE, IssuedAccess
+from ktcpvs.acme.client import RenewalInfo
 from ktcpvs.acme.manager import CertificateManager
 from ktcpvs.acme.problems import ACMEProblem
 from ktcpvs.acme.record import Record
 from ktcpvs.acme.schedule import Window
 from ktcpvs.acme.store import PEM_FILE, STATE_FILE, CertificateFolder
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, NoTLS
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
@@ -29,7 +31,6 @@ from ktcpvs.model.acme_sharing import Leadership, SharedValue, SharedValues
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.startup_report import certificate_lines
 
@@ -209,6 +210,24 @@ def test_the_ca_says_when_to_renew(switch: Switch, ca: ScriptedCA) -> None:
     assert ca.calls.count("new_order") == 2, "the new one serves for an hour, though the CA says the same of it"
     switch.skip(3600)
     assert ca.calls.count("new_order") == 3
+
+
+def test_a_renewal_on_request_while_the_ca_is_asked_when_to_renew(switch: Switch, ca: ScriptedCA) -> None:
+    wall = switch.context.wall()
+    ca.window = Window(wall + 10 * DAY, wall + 11 * DAY)
+    switch.load("acme a.example")
+    switch.manager.start()
+    switch.wait()
+    answer = ca.renewal_info
+
+    def answer_slowly(pem: str) -> RenewalInfo | None:
+        ca.renewal_info = answer  # type: ignore[method-assign]
+        switch.result(switch.director.submit(edits.RenewCertificate("a.example")))
+        return answer(pem)
+
+    ca.renewal_info = answer_slowly  # type: ignore[method-assign]
+    switch.skip(6 * 3600 + 120)
+    assert ca.calls.count("new_order") == 2
 
 
 def test_a_failure_keeps_the_old_certificate_and_is_told_once(switch: Switch, ca: ScriptedCA) -> None:

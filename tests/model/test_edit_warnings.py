@@ -50,7 +50,10 @@ def about_rule(rule: str, conditions: str | None, name: str | None = None) -> li
 def test_conditions_that_an_edit_of_others_leaves_out_are_named() -> None:
     (line,) = about_rule("canary", "share 20%")
     assert line.startswith("service shop: rule 'canary' no longer has: ")
-    assert line.endswith('not path /pay/ header X-A "1"; the conditions that are given take the place of all')
+    assert line.endswith(
+        'not path /pay/ header X-A "1"; the conditions that are given take the place of all; to keep these, give them '
+        'each time: share 20% not path /pay/ header X-A "1"'
+    )
     (line,) = about_rule("canary", 'share 20% path /pay/ header X-A "2"')
     assert " no longer has: not path /pay/; " in line
     (line,) = about_rule("1", 'share 20% not path /b/ header X-B "1"', "new")
@@ -63,6 +66,39 @@ def test_conditions_that_change_or_are_all_exchanged_have_no_warning() -> None:
     assert about_rule("canary", None, "new") == []
     assert about_rule("path /a/", "path /b/") == []
     assert about_rule("path /a/", "^/images/") == []
+
+
+MODIFIERS = parse("""
+Virtual shop {
+    listen = 127.0.0.1:8000
+    scheduler = phttp
+    server = 10.0.0.1:80
+    rule = name a path /a/ rate 5/m balance wrr request_header X-A "1" request_header X-B "1" use server 10.0.0.1:80
+    rule = name b path /b/ use server 10.0.0.1:80
+}
+""")
+
+
+def about_modifiers(modifiers: str, rule: str = "a") -> list[str]:
+    return warned(Table(), MODIFIERS, EditRule("shop", rule, modifiers=modifiers))
+
+
+def test_modifiers_that_an_edit_of_others_leaves_out_are_named() -> None:
+    assert about_modifiers("strip_prefix /a") == [
+        'service shop: rule \'a\' no longer has: rate 5/m balance wrr request_header X-A "1" request_header X-B "1"; '
+        "the modifiers that are given take the place of all; to keep these, give them each time: strip_prefix /a "
+        'rate 5/m balance wrr request_header X-A "1" request_header X-B "1"'
+    ]
+    (line,) = about_modifiers('rate 10/m balance rr request_header x-a "2"')
+    assert ' no longer has: request_header X-B "1"; ' in line
+    (line,) = about_modifiers('rate 10/m balance rr response_header X-A "2" request_header X-B "2"')
+    assert ' no longer has: request_header X-A "1"; ' in line
+
+
+def test_modifiers_that_change_or_come_have_no_warning() -> None:
+    all_of_them = 'rate 6/m balance rr request_header X-B "2" request_header X-A "2"'
+    assert about_modifiers(f"{all_of_them} strip_prefix /a") == []
+    assert about_modifiers("strip_prefix /b", "b") == []
 
 
 def test_services_that_a_load_leaves_stopped_are_named() -> None:

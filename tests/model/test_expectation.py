@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from ktcpvs.errors import BadValue
 from ktcpvs.model.address import parse_address
+from ktcpvs.model.assumed_request import LOCAL_CLIENT
 from ktcpvs.model.describe import configuration
-from ktcpvs.model.expectation import CLIENT, OUTCOMES, REDIRECT, RESPOND, Expectation
+from ktcpvs.model.expectation import OUTCOMES, REDIRECT, RESPOND, Expectation
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.language.writer import write
 from ktcpvs.model.real_server import RealServer
@@ -23,7 +24,7 @@ WORDS = st.text(LETTERS, min_size=1, max_size=12)
 REQUESTS = st.builds(lambda method, path: f"{method} /{path}", st.sampled_from(("GET", "POST")), WORDS)
 LINES = st.builds(lambda name, value: f"{name}: {value}", st.sampled_from(("Host", "X-A")), WORDS)
 HEADERS = st.lists(LINES, max_size=2)
-CLIENTS = st.sampled_from((CLIENT, "192.0.2.7", "2001:db8::1"))
+CLIENTS = st.sampled_from((LOCAL_CLIENT, "192.0.2.7", "2001:db8::1"))
 
 
 @st.composite

@@ -6,7 +6,8 @@ import pytest
 
 from ktcpvs.errors import BadConfiguration
 from ktcpvs.model.language import foreign_words
-from ktcpvs.model.language.parser import KEYWORDS, parse
+from ktcpvs.model.language.keywords import KEYWORDS
+from ktcpvs.model.language.parser import parse
 from ktcpvs.model.settings import Settings
 
 BLOCK = "a service is a block 'Virtual NAME { ... }' with lines 'listen = ADDR:PORT' and 'server = ADDR:PORT'"

@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from ktcpvs.interfaces import ISchedulerFactory
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.table import Table
 from ktcpvs.model.unmatched import CATCH_ALL
-from ktcpvs.model.warnings import Balances, warnings_about
+from ktcpvs.model.warnings import warnings_about
 from ktcpvs.system.plugins import find_schedulers
 
 KNOWN = find_schedulers().known
@@ -27,8 +27,8 @@ LINE = 'for a default rule: rule = pattern ".*" '
 MEANT = " (or, if that is meant: use respond 404)"
 
 
-def plugins(service: VirtualService) -> tuple[ISchedulerFactory, ISchedulerFactory, None, Balances]:
-    return KNOWN[service.scheduler], KNOWN[service.balance], None, {}
+def plugins(service: VirtualService) -> ServicePlugins:
+    return ServicePlugins(KNOWN[service.scheduler], KNOWN[service.balance])
 
 
 def configuration(*lines: str, scheduler: str = "phttp") -> edits.Load:

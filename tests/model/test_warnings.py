@@ -11,8 +11,10 @@ from ktcpvs.interfaces import ISchedulerFactory
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
-from ktcpvs.model.service import OPTIONS
-from ktcpvs.model.warnings import MANY_SERVERS, ServiceWarning, is_due, warnings_of
+from ktcpvs.model.service import OPTIONS, VirtualService
+from ktcpvs.model.service_plugins import ServicePlugins
+from ktcpvs.model.table import Table
+from ktcpvs.model.warnings import MANY_SERVERS, ServiceWarning, is_due, warnings_about, warnings_of
 from ktcpvs.system.plugins import find_schedulers
 
 KNOWN = find_schedulers().known
@@ -26,7 +28,9 @@ def found(*lines: str) -> list[ServiceWarning]:
     (service,) = parse("Virtual s {\n" + "\n".join(lines) + "\n}\n").services.values()
     names = {rule.modifiers.balance for rule in service.rules} - {None}
     of_rules = {name: KNOWN[name] for name in names}
-    return warnings_of(service, KNOWN[service.scheduler], KNOWN[service.balance], KNOWN.values, of_rules=of_rules)
+    return warnings_of(
+        service, ServicePlugins(KNOWN[service.scheduler], KNOWN[service.balance], None, of_rules), KNOWN.values
+    )
 
 
 def texts(*lines: str) -> list[str]:
@@ -232,7 +236,7 @@ def test_a_scheduler_that_does_not_say_what_it_uses_is_warned_of_rules_alone() -
         unit = "CONNECTION"
 
     (service,) = parse(f"Virtual s {{ scheduler = silent\nbalance = rr\n{A} 5\n{B}\n{RULE}\n}}").services.values()
-    (warning,) = warnings_of(service, Silent(), Silent(), list)
+    (warning,) = warnings_of(service, ServicePlugins(Silent(), Silent()), list)
     assert warning.text.startswith("its rules may have no effect: scheduler silent does not say whether it uses any")
 
 
@@ -241,7 +245,7 @@ def test_a_warning_names_the_installed_schedulers_that_use_what_is_ignored() -> 
     wlc, http, phttp = KNOWN["wlc"], KNOWN["http"], KNOWN["phttp"]
 
     def ending(*installed: ISchedulerFactory) -> str:
-        (warning,) = warnings_of(service, wlc, wlc, lambda: installed)
+        (warning,) = warnings_of(service, ServicePlugins(wlc, wlc), lambda: installed)
         return warning.text.split("; ")[1]
 
     assert ending(wlc, http, phttp) == "http and phttp do"
@@ -297,10 +301,35 @@ def test_what_a_whole_service_lacks_is_told_when_it_is_loaded_or_started() -> No
     assert is_due(warning, edits.StartService())
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "rule", "has_warning"),
+    [
+        pytest.param("phttp", "path /a/ use respond 200", True, id="no rule leads to a server"),
+        pytest.param("phttp", "path /a/ use server 10.0.0.2:80", False, id="a rule leads to another server"),
+        pytest.param("phttp", None, False, id="no rules"),
+        pytest.param("wlc", "path /a/ use respond 200", False, id="rules are ignored"),
+    ],
+)
+def test_a_server_that_is_added_where_no_rule_leads_to_any(scheduler: str, rule: str | None, has_warning: bool) -> None:
+    lines = [f"scheduler = {scheduler}", "server = 10.0.0.2:80", *([f"rule = {rule}"] if rule else [])]
+    before = parse("\n".join(["Virtual s {", "listen = 127.0.0.1:80", *lines, "}"])).apply(Table())
+    edit = edits.AddServer("s", parse_address("10.0.0.1"))
+
+    def plugins(service: VirtualService) -> ServicePlugins:
+        return ServicePlugins(KNOWN[service.scheduler], KNOWN[service.balance])
+
+    found = warnings_about(edit, before.services, edit.apply(before).services, plugins, KNOWN.values)
+    text = (
+        "service s: server 10.0.0.1:80 gets no requests: no rule leads to a server; for a rule: "
+        "'tcpvsadm --add-rule -i s path /PATH/ -r 10.0.0.1:80'"
+    )
+    assert (text in found) is has_warning
+
+
 def test_every_option_in_a_warning_is_one() -> None:
     """An edit of that option then finds its warning."""
     every: Any = {"startservers": 1, "cookie_secure": "on", "via": "append", "client_head": 1, "client_burst": 1}
     (service,) = parse(f"Virtual s {{ scheduler = wlc\n{A} }}").services.values()
-    warnings = warnings_of(evolve(service, **every), KNOWN["wlc"], KNOWN["wlc"], KNOWN.values)
+    warnings = warnings_of(evolve(service, **every), ServicePlugins(KNOWN["wlc"], KNOWN["wlc"]), KNOWN.values)
     about = {name for warning in warnings for name in warning.about}
     assert about <= set(OPTIONS)

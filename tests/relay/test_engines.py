@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
+import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +19,18 @@ from servers import free_address, wait_for
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
 from ktcpvs.dispatch.service_context import RelayChoice
 from ktcpvs.errors import BadValue
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.edits import Edit, EditService, Load, StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import RELAYS
+from ktcpvs.relay import splice
 from ktcpvs.relay.engines import Relays
 from ktcpvs.relay.splice import SpliceRelay
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.timer_wheel import TimerWheel
 
@@ -91,6 +96,40 @@ def test_support_is_tried_once_and_only_when_it_is_needed() -> None:
         some.refusal("kernel")
         some.in_use("splice", 1)
     assert tried == ["splice", "kernel"]
+
+
+def test_support_is_tried_again_where_there_were_no_descriptors() -> None:
+    outcomes: list[OSError | None] = [OSError(errno.EMFILE, "Too many open files"), None]
+
+    def find() -> str | None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+        return None
+
+    some = Relays(MemoryReactorClock(), 1000, lambda: None, find)
+    assert some.in_use("auto", 1) == ("copy", "splice: Too many open files")
+    assert some.in_use("auto", 1) == ("splice", "")
+
+
+def test_splice_cannot_be_tried_without_descriptors() -> None:
+    """Also where there are some, but not as many as the trial needs."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 64, before[1]))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(4):  # a pipe and two sockets
+            with pytest.raises(OSError, match="Too many open files"):
+                splice.available()
+            os.close(taken.pop())
+        assert splice.available() is None
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_connections_are_counted_for_every_relay() -> None:

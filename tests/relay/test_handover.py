@@ -21,6 +21,7 @@ import pytest
 from reactors import ReactorThread, descriptors, flushed, settled
 from servers import LOOPBACK, dial, free_port, read_all, read_exactly, reset, wait_for
 
+from ktcpvs.director.director import Director
 from ktcpvs.dispatch.client_connection import ClientConnection
 from ktcpvs.model.edits import EditService, StartService
 from ktcpvs.model.language.parser import parse
@@ -31,7 +32,6 @@ from ktcpvs.relay.handover import EARLY_CHECK_DELAY, MAX_ATTEMPTS
 from ktcpvs.relay.splice import SpliceRelay
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 from ktcpvs.system import bpf
 from ktcpvs.system.log import NON_FATAL, EventLog

@@ -103,6 +103,17 @@ def test_keys_have_the_same_servers(
     assert found is plain_pick_bounded(number, seeds, choices, tried, others, factor)
 
 
+def test_shares_are_rounded_alike() -> None:
+    """Sums of weights that are no whole numbers depend on their order."""
+    servers = [Destination(Inet(f"10.0.0.{number}", 80), 1) for number in range(3)]
+    for server, weight, active in zip(servers, (0.2, 0.1, 0.7), (3, 6, 5), strict=True):
+        server.weight, server.active = weight, active
+    choices, others, seeds = choices_of(servers), choices_of(servers, "other"), pack_seeds(servers)
+    for number in range(300):
+        found = compiled.pick_bounded(number, seeds, choices, set(), others, 1.0)
+        assert found is plain_pick_bounded(number, seeds, choices, set(), others, 1.0)
+
+
 def test_the_compiled_methods_are_in_use() -> None:
     assert [kind for kind, method in IN_PYTHON.items() if kind.choose is method] == []  # type: ignore[attr-defined]
 
@@ -492,6 +503,23 @@ def test_a_server_that_changes_the_state_of_random_numbers(kind: Any) -> None:
     scheduler = scheduler_of(kind, (server, server, server))
     with pytest.raises(TypeError):
         scheduler.choose(Request())
+
+
+def test_a_comparison_that_changes_the_view_of_a_rule() -> None:
+    view = WeighedDestination(Destination(Inet("10.0.0.1", 80), 1), 1)
+    number = hash(view)
+
+    class Tried:
+        def __hash__(self) -> int:
+            return number
+
+        def __eq__(self, other: object) -> Any:
+            del other
+            view.real = Destination(Inet("10.0.0.2", 80), 1)
+            return NotImplemented
+
+    choices = choices_of([view])
+    assert compiled.pick(1, bytes(8), choices, {Tried()}) is choices[0]
 
 
 def test_an_exception_of_a_server_is_passed_on() -> None:

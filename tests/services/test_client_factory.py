@@ -18,10 +18,10 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from ktcpvs.director.director import Director
 from ktcpvs.model.edits import StartService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.director import Director
 from ktcpvs.system.log import EventLog
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"

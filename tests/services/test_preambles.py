@@ -18,12 +18,12 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import Logger, formatEvent
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue
 from ktcpvs.model.edits import DeleteService, StartService, StopService
 from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.context import Context
 from ktcpvs.services import preambles as module
-from ktcpvs.services.director import Director
 from ktcpvs.services.running import RunningService
 from ktcpvs.streams.preamble import Refuse
 from ktcpvs.system.log import FAILURE_INTERVAL, EventLog

@@ -18,8 +18,8 @@ from memory import A, World, answer, get
 from tls_peers import MemorySocket, TLSPeer, authority, client_context
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.challenges import NodeChallenges
 from ktcpvs.model.challenges import HTTP_01, TLS_ALPN_01, Challenge
-from ktcpvs.services.challenges import NodeChallenges
 
 HTTP = "scheduler = phttp", f"server = {A}"
 ONE = Challenge(TLS_ALPN_01, "a.example", "tokenONE", "tokenONE.thumbprint")

@@ -16,6 +16,7 @@ from servers import free_address
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import Busy, NoTLS
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
@@ -24,7 +25,6 @@ from ktcpvs.model.settings import DAY
 from ktcpvs.model.tls_files import TLSFile, files_of
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.tls_file_store import SECOND_LOOK_DELAY, TLSFileStore
 from ktcpvs.system.tls_files import Contents, OwnAccess
 

@@ -268,6 +268,8 @@ def test_sessions_are_not_resumed_by_another_profile(
 
 def test_a_switch_without_tls_imports_nothing_for_certificates() -> None:
     """A switch without TLS runs where `cryptography` is not installed."""
-    code = "import sys, ktcpvs.service, ktcpvs.workers.worker; print('ktcpvs.system.certificates' in sys.modules)"
+    code = (
+        "import sys, ktcpvs.switch_service, ktcpvs.workers.worker; print('ktcpvs.system.certificates' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

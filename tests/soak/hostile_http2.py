@@ -7,6 +7,7 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from itertools import cycle
 from typing import Protocol
 
 from hostile_tls import HTTP2_CONTEXTS, Secure
@@ -27,6 +28,9 @@ MAX_SENT = 4 << 20
 
 INITIAL_WINDOW = 4
 """The setting INITIAL_WINDOW_SIZE."""
+
+TINY_STREAMS = 20
+"""The streams of a client that send bodies in frames of one byte."""
 
 WITHOUT_TLS_SHARE = 0.6
 
@@ -201,10 +205,12 @@ async def leaves_streams_idle(attacker: Attacker) -> None:
 
 
 async def sends_tiny_frames(attacker: Attacker) -> None:
-    """A body in frames of one byte."""
+    """Bodies in frames of one byte, of several streams in turn."""
     connection = await _begin(attacker)
-    await connection.send(connection.request("", b"POST", False))
-    await connection.flood(lambda: data(1, b"x"), 1 << 20)
+    for _ in range(TINY_STREAMS):
+        await connection.send(connection.request("", b"POST", False))
+    streams = cycle(range(1, 2 * TINY_STREAMS, 2))
+    await connection.flood(lambda: data(next(streams), b"x"), 1 << 20)
 
 
 async def stalls_in_a_frame(attacker: Attacker) -> None:

@@ -140,7 +140,7 @@ def test_lines_are_appended_in_their_order(tmp_path: Path, logs: Logs) -> None:
 def test_a_new_file_is_not_readable_by_all_users(tmp_path: Path, logs: Logs) -> None:
     before = os.umask(0)
     try:
-        logs.check(str(tmp_path / "a.log"))
+        logs.check(str(tmp_path / "a.log"), "web")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.log").stat().st_mode) == 0o640
@@ -264,7 +264,7 @@ def test_lines_of_a_log_that_is_given_back_in_trouble_are_counted(logs: Logs) ->
 def test_a_fifo_without_a_reader(tmp_path: Path, small: Logs) -> None:
     path = tmp_path / "fifo"
     with pipe(path) as reader:
-        small.check(str(path))
+        small.check(str(path), "web")
         log = small.open(str(path))
         write(log, lines(0, 50_000))
         small.tick()
@@ -314,7 +314,7 @@ def syslogd(path: Path) -> Iterator[socket.socket]:
 def test_syslog(tmp_path: Path, logs: Logs) -> None:
     with syslogd(tmp_path / "log") as daemon:
         place = f"syslog:{tmp_path / 'log'}"
-        logs.check(place)
+        logs.check(place, "web")
         log = logs.open(place)
         write(log, [b"one\n", b"y" * 10_000 + b"\n", b"three\n"])
         logs.tick()
@@ -381,14 +381,14 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, logs: Logs, place: st
     (tmp_path / "file").write_text("")
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(BadValue) as refused:
-        logs.check(place.format(tmp_path))
+        logs.check(place.format(tmp_path), "web")
     assert why.format(tmp_path) in str(refused.value)
-    assert str(refused.value).startswith("access_log = ")
+    assert str(refused.value).startswith("service web: access_log = ")
     assert "\n" not in str(refused.value)
 
 
 def test_a_check_leaves_nothing_open(tmp_path: Path, logs: Logs) -> None:
-    logs.check(str(tmp_path / "a.log"))
+    logs.check(str(tmp_path / "a.log"), "web")
     assert descriptors(tmp_path / "a.log") == 0
     assert (tmp_path / "a.log").read_bytes() == b""
     assert threads() == 0

@@ -66,6 +66,10 @@ def test_processes_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     assert process_of(Inet(LOOPBACK, 81), str(tmp_path)) is None
 
 
+def test_nobody_is_known_without_a_file_system_of_processes(tmp_path: Path) -> None:
+    assert process_of(Inet(LOOPBACK, 80), str(tmp_path / "none")) is None
+
+
 def test_files_that_are_closed_meanwhile_hide_no_others(tmp_path: Path) -> None:
     """The folder of its own files is open while this process lists it, with the first free number."""
     path = tmp_path / "s"

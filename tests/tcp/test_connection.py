@@ -8,6 +8,8 @@ import pytest
 from memory import World, worlds
 
 from ktcpvs.model import connection as life
+from ktcpvs.model.destination import Destination
+from ktcpvs.model.scheduling import Choice, Request
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 GET = b"GET /images/x HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -340,6 +342,22 @@ def test_a_deleted_server_that_comes_back_keeps_its_connections_and_counts(make:
     client.resets()
 
 
+def test_a_server_that_is_deleted_again_drains_from_then_on(make: Make) -> None:
+    """As an address that a name server leaves out twice."""
+    world = make(*WLC, settings="drain_timeout = 5")
+    client = world.client()
+    world.accepts(A)
+    others = ("scheduler = wlc", f"server = {B}")
+    world.load(*others, settings="drain_timeout = 5")
+    world.passes(3)
+    world.load(*WLC, settings="drain_timeout = 5")
+    world.load(*others, settings="drain_timeout = 5")
+    world.passes(5)
+    assert not client.line.aborted
+    world.passes(2)
+    assert client.line.aborted
+
+
 def test_bytes_are_counted(make: Make) -> None:
     world = make(*HTTP)
     client = world.client()
@@ -353,3 +371,24 @@ def test_bytes_are_counted(make: Make) -> None:
     destination = next(iter(world.live.destinations.values()))
     assert (destination.total, destination.bytes_in, destination.bytes_out) == (1, len(GET), 1000)
     assert (world.live.traffic.counters.ended_in, world.live.traffic.counters.ended_out) == (len(GET), 1000)
+
+
+class Deleting:
+    """A scheduler that deletes what it must not even change."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+
+    def choose(self, request: Request) -> Choice:
+        del request.tried
+        return Choice(self._destination, "the first")
+
+
+def test_a_scheduler_that_deletes_the_servers_that_were_tried(make: Make) -> None:
+    world = make(*HTTP)
+    client = world.client()
+    (first, _) = world.live.destinations.values()
+    world.live.traffic.selector.scheduler = Deleting(first)
+    with pytest.raises(AttributeError):
+        client.says(GET)
+    client.resets()

@@ -22,6 +22,7 @@ from zope.interface import implementer
 from ktcpvs.control.client_protocol import QuietAMP
 from ktcpvs.control.commands import OF_EDIT
 from ktcpvs.control.pages import PAGE_SIZE
+from ktcpvs.director.preparation import no_stages
 from ktcpvs.errors import Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
@@ -30,7 +31,6 @@ from ktcpvs.model.language.parser import parse
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.preparation import no_stages
 from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.tls_files import decode

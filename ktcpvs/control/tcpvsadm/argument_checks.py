@@ -30,6 +30,7 @@ from ktcpvs.errors import nearest, shorten
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
+_PID = re.compile(r"[1-9][0-9]{0,8}")
 _PORT = re.compile(r"[0-9]{1,9}|(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9._+-]*")
 _NAME_VALUE_COMMANDS = {"set": "setting", "add-service": "option", "edit-service": "option"}
 """Commands whose words are NAME=VALUE -> what the names stand for."""
@@ -74,9 +75,19 @@ def check_options(command: Command, words: Sequence[str], values: Mapping[str, s
         given = [name for name in values if name in names]
         if len(given) > 1:
             raise UsageError(f"Illegal '{given[1]}' option with the '{given[0]}' option: give one of them")
+    _check_forms(command, values)
+
+
+def _check_forms(command: Command, values: Mapping[str, str]) -> None:
+    """Check that each value has the form of its kind. Raises UsageError."""
     for name in NUMBERS:
         if name in values and not is_number(values[name]):
             raise UsageError(f"{name} '{shorten(values[name], 40)}': not a whole number of at most 9 digits")
+    for name in ("pid", "not-pid"):
+        if name in values and not _PID.fullmatch(values[name]):
+            raise UsageError(
+                f"{name} '{shorten(values[name], 40)}': not the number of a process (example: --{name} 4711)"
+            )
     if "seconds" in values and not _is_duration(values["seconds"]):
         raise UsageError(f"seconds '{shorten(values['seconds'], 40)}': expected seconds up to 3600 (example: 0.05)")
     if command.name == "explain" and not values.get("port", "1").isdigit():

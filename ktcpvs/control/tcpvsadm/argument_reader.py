@@ -6,7 +6,7 @@ This module carries nothing out and looks nothing up. A command line that makes 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ktcpvs.control.tcpvsadm.argument_checks import (
     check_first_word,
@@ -19,14 +19,15 @@ from ktcpvs.control.tcpvsadm.argument_checks import (
 from ktcpvs.control.tcpvsadm.exit_status import UsageError
 from ktcpvs.control.tcpvsadm.hints import IPVSADM_OPTIONS, METHOD_HINT, SERVICE_HINT
 from ktcpvs.control.tcpvsadm.invocation import Invocation
-from ktcpvs.control.tcpvsadm.options import COMMANDS, EXAMPLES, OPTIONS, Command, Option
+from ktcpvs.control.tcpvsadm.options import COMMANDS, EXAMPLES, OPTIONS, VIEWS, Command, Option
 from ktcpvs.errors import nearest, shorten
 
 _MAY_BE_EMPTY = ("pattern", "name", "trace")
 
 
 def read_arguments(argv: Sequence[str]) -> Invocation:
-    """Read `argv`, without the program's name, as getopt_long does. Raises UsageError."""
+    """Read `argv`, without the program's name, as getopt_long does; --help beside a command asks for the help of that
+    one, whatever else is given. Raises UsageError."""
     given: list[Command] = []
     values: dict[str, str] = {}
     words: list[str] = []
@@ -46,15 +47,9 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
                 filters.append(values[item.name])
             if item.name == "header":
                 headers.append(_parse_header(values[item.name]))
-    if "confirm" in values:
-        if not given:
-            given = [COMMANDS["confirm"]]
-            del values["confirm"]
-        else:
-            values["confirm"] = _take_confirm_time(given[0], words, values["confirm"])
-    if COMMANDS["start"] in given and any("start" in command.optional for command in given):
-        given.remove(COMMANDS["start"])
-        values["start"] = ""
+    if COMMANDS["help"] in given and (described := _first_command(given, values)):
+        return Invocation(COMMANDS["help"], words=(described,))
+    _take_options_from_commands(given, values, words)
     if len(given) > 1:
         one, two = (command.name for command in given[:2])
         if one == two:
@@ -69,6 +64,27 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
     check_words(command, words, values)
     check_named(command, values, words)
     return Invocation(command, values, tuple(words), tuple(headers), tuple(filters))
+
+
+def _first_command(given: Sequence[Command], values: Mapping[str, str]) -> str:
+    """Return the name of the first command beside --help; "": there is none."""
+    names = [command.name for command in given if command.name != "help"]
+    names += [name for name in ("confirm",) if name in values]
+    names += ["list" for name in VIEWS if name in values]
+    return names[0] if names else ""
+
+
+def _take_options_from_commands(given: list[Command], values: dict[str, str], words: list[str]) -> None:
+    """Tell --confirm and --start apart, which are commands alone and options beside a command. Raises UsageError."""
+    if "confirm" in values:
+        if not given:
+            given.append(COMMANDS["confirm"])
+            del values["confirm"]
+        else:
+            values["confirm"] = _take_confirm_time(given[0], words, values["confirm"])
+    if COMMANDS["start"] in given and any("start" in command.optional for command in given):
+        given.remove(COMMANDS["start"])
+        values["start"] = ""
 
 
 def _take_values(command: Command, words: list[str], values: dict[str, str]) -> None:
@@ -121,7 +137,7 @@ def _scan(argv: Sequence[str]) -> Iterator[tuple[Command | Option | None, str | 
                     raise UsageError(f"Option '--{item.name}' takes no value")
                 yield item, _nonempty(item, f"--{item.name}", value)
             else:
-                yield item, _next_value(item, f"--{item.name}", rest)
+                yield from _with_next(item, f"--{item.name}", rest)
         elif word.startswith("-") and word != "-":
             yield from _scan_cluster(word[1:], rest)
         else:
@@ -140,7 +156,7 @@ def _scan_cluster(letters: str, rest: Iterator[tuple[int, str]]) -> Iterator[tup
         if letters and _needs_value(item):
             yield item, _nonempty(item, f"-{letter}", letters)
             return
-        yield item, _next_value(item, f"-{letter}", rest)
+        yield from _with_next(item, f"-{letter}", rest)
 
 
 _LONG: dict[str, Command | Option] = {**COMMANDS, **OPTIONS}
@@ -177,6 +193,18 @@ def _may_have_value(item: Command | Option) -> bool:
     return (
         item.name in ("confirm", "count") or _needs_value(item) or (isinstance(item, Command) and item.max_words != 0)
     )
+
+
+def _with_next(
+    item: Command | Option, written: str, rest: Iterator[tuple[int, str]]
+) -> Iterator[tuple[Command | Option, str | None]]:
+    """Iterate over `item` with its value, which is the next word where it needs one; a command that is followed by
+    --help is without one."""
+    value = _next_value(item, written, rest)
+    if value in ("-h", "--help") and isinstance(item, Command):
+        yield item, None
+        item, value = COMMANDS["help"], None
+    yield item, value
 
 
 def _next_value(item: Command | Option, written: str, rest: Iterator[tuple[int, str]]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 SERVICE_HINT = "use -i ID for the name of a service, and -l ADDR:PORT for its address"
 METHOD_HINT = "connections are always relayed, so there is no packet-forwarding method to choose"
 PERSISTENCE_HINT = "use -s chttp, which keeps a client on its server by a cookie, or -s sh, which hashes its address"
+UNLOAD_HINT = "use --set unload=1, which ends the daemon; --stop stops services"
 IPVSADM_OPTIONS = {
     "-t": SERVICE_HINT,
     "--tcp-service": SERVICE_HINT,
@@ -39,6 +40,10 @@ IPVSADM_OPTIONS = {
     "--loglevel": "use --set debug_level=5",
     "--log-level": "use --set debug_level=5",
     "--debug": "use --set debug_level=5",
+    "--shutdown": UNLOAD_HINT,
+    "--quit": UNLOAD_HINT,
+    "--exit": UNLOAD_HINT,
+    "--unload": UNLOAD_HINT,
     "--undrain": "use --ready -r ADDR; for a node of a cluster, --undrain-node NODE",
 }
 """Options of ipvsadm and other programs that do not exist here -> what to use instead."""
@@ -55,14 +60,17 @@ WORD_HINTS = {
     "enable": "use --ready -r ADDR",
     "disable": "use --drain -r ADDR or --maintenance -r ADDR",
     "info": "use --list, --nodes or --version",
-    "shutdown": "send SIGTERM to the daemon; --stop stops services",
+    "shutdown": UNLOAD_HINT,
+    "quit": UNLOAD_HINT,
+    "exit": UNLOAD_HINT,
+    "unload": UNLOAD_HINT,
 }
 """Words where other programs have commands -> what to use instead."""
 
 UNEXPECTED_HINTS = {
     "save": "it prints the configuration: tcpvsadm --save > {word}",
     "restore": "it reads standard input: use -f {word}",
-    "help": "'man tcpvsadm' describes each command",
+    "help": "'tcpvsadm --COMMAND --help' describes one command",
     "move-rule": "the rule in front of which it goes is named by --before: --before {word}",
 }
 """Commands that take no words -> what to use instead of one, as a format of `word`."""

@@ -21,6 +21,7 @@ from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.input_files import read_configuration, read_networks
 from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.offline_commands import OfflineCommands, ReplayOptions
+from ktcpvs.control.tcpvsadm.options import COMMANDS, REPORTED
 from ktcpvs.errors import Refusal, shorten
 from ktcpvs.version import __version__
 
@@ -79,9 +80,9 @@ def _run_command(given: Invocation, environment: Mapping[str, str], offline: Off
     """Return what the command prints. Raises UsageError, Refusal or NoDaemon."""
     name = given.command.name
     if name == "help":
-        from ktcpvs.control.tcpvsadm.usage import help_text
+        from ktcpvs.control.tcpvsadm.usage import command_help, help_text
 
-        return help_text()
+        return command_help(COMMANDS[given.words[0]]) if given.words else help_text()
     if name == "version":
         return f"tcpvsadm {__version__}\n"
     if name == "top" and not all(file is not None and file.isatty() for file in (sys.stdin, sys.stdout)):
@@ -167,6 +168,7 @@ def _format(given: Invocation, answer: Any) -> str:
         "get": output.format_settings,
         "explain": lambda answer: output.format_explanation(answer, width),
         "kill": output.format_closed,
+        **dict.fromkeys(REPORTED, str),
     }
     if given.command.name in formats:
         return formats[given.command.name](answer)

@@ -159,7 +159,7 @@ COMMANDS: dict[str, Command] = {
         _edit_command("renew-certificate", words="[HOST]", max_words=1),
         Command(
             "wait-ready", None, "wait until the daemon answers and serves, for SECONDS (30) at most",
-            words="[SECONDS]", max_words=1,
+            (), ("pid", "not-pid"), words="[SECONDS]", max_words=1,
         ),
         Command("nodes", None, "print the nodes of the cluster, and what each of them runs", (), ("wide", "json")),
         _edit_command(
@@ -232,6 +232,8 @@ OPTIONS: dict[str, Option] = {
         Option("body", None, "FILE", "body of the request, of which 1 MiB is read; -: standard input"),
         Option("config", None, "FILE", "with --replay: a configuration, instead of the daemon's table"),
         Option("seconds", None, "TIME", "time of a request that the log does not tell (default: 0.1)"),
+        Option("pid", None, "PID", "with --wait-ready: until the daemon of this process serves"),
+        Option("not-pid", None, "PID", "with --wait-ready: until a daemon of another process serves"),
         Option("from", None, "ADDR", "IP address of the client (default: 127.0.0.1)"),
         Option("json", None, None, "print JSON"),
         Option("local", None, None, "in a cluster: change this node only, until --end-local"),
@@ -241,6 +243,9 @@ OPTIONS: dict[str, Option] = {
     )
 }
 """By name, in the order of --help."""
+
+REPORTED = ("reload-schedulers", "reload-certificates", "renew-certificate")
+"""Commands that edit and, unlike the others of ipvsadm's kind, print what they have done (see `reports`)."""
 
 GLOBAL = ("control", "wait-nodes")
 """Options that go with every command."""

@@ -23,9 +23,10 @@ from ktcpvs.control.tcpvsadm.all_nodes import comparable
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon, UsageError
 from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.nodes import wait_for_nodes
-from ktcpvs.control.tcpvsadm.options import SCOPES
+from ktcpvs.control.tcpvsadm.options import REPORTED, SCOPES
 from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.errors import BadAddress, BadValue, NoSuchSetting, Refusal
+from ktcpvs.model.assumed_request import LOCAL_CLIENT
 
 ROOT_SOCKET = "/run/ktcpvs/control.sock"
 """The default socket of a daemon that root has started."""
@@ -95,11 +96,16 @@ async def _carry_out(
 ) -> Any:
     if given.command.name == "wait-ready":
         from ktcpvs.control.tcpvsadm.argument_checks import read_duration
-        from ktcpvs.control.tcpvsadm.waiting import DEFAULT_SECONDS, wait_until_ready
+        from ktcpvs.control.tcpvsadm.waiting import DEFAULT_SECONDS, Expected, wait_until_ready
 
         seconds = read_duration(given.words[0]) if given.words else None
+        pid, not_pid = (int(given.values[name]) if name in given.values else None for name in ("pid", "not-pid"))
         return await wait_until_ready(
-            io, address, DEFAULT_SECONDS if seconds is None else seconds, lambda: what_to_do(address)
+            io,
+            address,
+            DEFAULT_SECONDS if seconds is None else seconds,
+            lambda: what_to_do(address),
+            Expected(pid, not_pid, is_local=address.path is not None),
         )
     return await _run_session(io, address, given, text, source, warn)
 
@@ -117,20 +123,7 @@ async def _run_session(
     entry = COMMAND_OF_NAME.get("load-configfile" if name == "restore" else name)
     try:
         if entry is not None:
-            wait = await _prepare_wait(io, switch, given) if "wait" in given.values else None
-            switch.scope = next((name for name in SCOPES if name in given.values), "")
-            arguments = _edit_arguments(entry, given, text, source)
-            if entry.edit == "RenewCertificate" and not given.words:
-                arguments["host"] = await _only_host(switch)
-            for line in await switch.submit(entry, arguments):
-                warn(line)
-            if name == "add-server":
-                from ktcpvs.control.tcpvsadm.look_ups import warn_of_unresolved
-
-                await warn_of_unresolved(io.sleep, switch, given.values["ident"], given.values["real-server"], warn)
-            if "wait-nodes" in given.values:
-                await wait_for_nodes(switch, io.sleep, warn)
-            return await wait() if wait is not None else None
+            return await _carry_out_edit(io, switch, entry, given, text, source, warn)
         if name == "diff":
             return await _find_differences(switch, text, source)
         if name == "trace":
@@ -145,6 +138,33 @@ async def _run_session(
         raise NoDaemon(str(failure)) from None
     finally:
         switch.close()
+
+
+async def _carry_out_edit(
+    io: SessionIO, switch: SwitchBase, entry: EditCommand, given: Invocation, text: str, source: str, warn: Warn
+) -> str | None:
+    """Carry an edit out. Returns what the command prints; None: it prints nothing."""
+    name = given.command.name
+    wait = await _prepare_wait(io, switch, given) if "wait" in given.values else None
+    switch.scope = next((name for name in SCOPES if name in given.values), "")
+    arguments = _edit_arguments(entry, given, text, source)
+    if entry.edit == "RenewCertificate" and not given.words:
+        arguments["host"] = await _only_host(switch)
+    for line in await switch.submit(entry, arguments):
+        warn(line)
+    if name == "add-server":
+        from ktcpvs.control.tcpvsadm.look_ups import warn_of_unresolved
+
+        await warn_of_unresolved(io.sleep, switch, given.values["ident"], given.values["real-server"], warn)
+    if "wait-nodes" in given.values:
+        await wait_for_nodes(switch, io.sleep, warn)
+    if wait is not None:
+        await wait()
+    if name in REPORTED:
+        from ktcpvs.control.tcpvsadm.reports import read_report
+
+        return await read_report(switch, name, arguments)
+    return None
 
 
 async def _only_host(switch: SwitchBase) -> str:
@@ -220,12 +240,12 @@ def _edit_arguments(entry: EditCommand, given: Invocation, text: str, source: st
 
 def _listener_words(words: Sequence[str]) -> dict[str, Any]:
     """Return the arguments that the words behind the address of a listener give. Raises UsageError."""
-    from ktcpvs.model.language.lexer import Place, Token
+    from ktcpvs.model.language.lexer import Place, Token, fail_without_place
     from ktcpvs.model.listen import read_listen_words
 
     place = Place("add-listener", 1, 1)
     try:
-        found = read_listen_words([Token.unquoted(word, place) for word in words], lambda token, why: BadValue(why))
+        found = read_listen_words([Token.unquoted(word, place) for word in words], fail_without_place)
     except BadValue as refusal:
         raise UsageError(str(refusal)) from None
     return {"tls": found.get("is_tls", False), "on": str(found["on"]) if "on" in found else None}
@@ -344,7 +364,7 @@ async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:
 async def _explain(switch: SwitchBase, given: Invocation) -> Any:
     """Return the daemon's explanation of the request that the command describes."""
     method, target = given.request() or (None, None)
-    client = given.values.get("from", "127.0.0.1")
+    client = given.values.get("from", LOCAL_CLIENT)
     port = int(given.values["port"]) if "port" in given.values else None
     body = b""
     if "body" in given.values:

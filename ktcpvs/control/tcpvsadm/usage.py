@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ktcpvs.control.tcpvsadm.options import COMMANDS, OPTIONS, VIEWS, Command
+from ktcpvs.control.command_table import COMMAND_OF_NAME
+from ktcpvs.control.tcpvsadm.options import COMMANDS, GLOBAL, OPTIONS, SCOPES, VIEWS, Command, Option
 
 WIDTH = 80
 _MEANING_COLUMN = 34
@@ -23,10 +24,33 @@ def help_text() -> str:
         lines.append(f"        {command.meaning}")
     lines += ["", "Options:"]
     for option in OPTIONS.values():
-        names = " ".join(filter(None, [_names(option.short, option.name), option.value]))
-        lines += _fill(f"  {names}".ljust(_MEANING_COLUMN - 1), option.meaning.split(), _MEANING_COLUMN)
+        lines += _option_lines(option)
     lines += ["", *_fill("Exit status:", _EXIT_STATUSES.split(), 8)]
     return "\n".join(lines) + "\n"
+
+
+def command_help(command: Command) -> str:
+    """Return the text that `--COMMAND --help` prints: the command, and the options that it takes."""
+    first, *parts = synopsis(command)
+    lines = _fill(f"Usage: tcpvsadm {first.strip()}", parts, 10)
+    first, *rest = command.meaning.split()
+    lines += [*_fill(f"{first[0].upper()}{first[1:]}", rest, 0), ""]
+    for name in options_of(command):
+        lines += _option_lines(OPTIONS[name])
+    lines += ["", "'man tcpvsadm' has more, and 'tcpvsadm --help' all commands."]
+    return "\n".join(lines) + "\n"
+
+
+def options_of(command: Command) -> list[str]:
+    """Return the names of the options that make sense with a command, in the order of --help."""
+    is_edit = command.name in COMMAND_OF_NAME or command.name == "restore"
+    taken = {*command.required, *command.optional, *((*GLOBAL, *SCOPES) if is_edit else ("control",))}
+    return [name for name in OPTIONS if name in taken]
+
+
+def _option_lines(option: Option) -> list[str]:
+    names = " ".join(filter(None, [_names(option.short, option.name), option.value]))
+    return _fill(f"  {names}".ljust(_MEANING_COLUMN - 1), option.meaning.split(), _MEANING_COLUMN)
 
 
 def synopsis(command: Command) -> list[str]:

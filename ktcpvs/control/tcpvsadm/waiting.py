@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from attrs import frozen
 
 from ktcpvs.control.client_errors import NoAnswer, NotPermitted, NotTrusted
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon
@@ -20,12 +24,54 @@ MIN_ANSWER_SECONDS = 2.0
 """The least time that a daemon has for its answer, also where the command waits for less."""
 
 
-async def wait_until_ready(io: SessionIO, address: object, seconds: int, advice: Callable[[], str]) -> None:
+@frozen
+class Expected:
+    """The daemon that is expected. pid: its process; not_pid: the process of another one, which it replaces; None: any.
+    is_local: the daemon's processes are those of this machine."""
+
+    pid: int | None = None
+    not_pid: int | None = None
+    is_local: bool = True
+
+    def why_not(self, pid: int | None) -> str:
+        """Return why the daemon of process `pid` is not the expected one; "": it is. pid: None: its version does not
+        tell."""
+        serves = (
+            "one serves whose version does not tell its process" if pid is None else f"that of process {pid} serves"
+        )
+        if self.pid not in (None, pid):
+            return f"{serves}, and not that of process {self.pid}"
+        if self.not_pid is not None and pid in (self.not_pid, None):
+            return f"{serves}, and no other one"
+        return ""
+
+    def why_never(self) -> str:
+        """Return why it will not serve any more; "": it may."""
+        if self.pid is None or not self.is_local or not has_ended(self.pid):
+            return ""
+        return f"process {self.pid} has ended, and does not serve; its messages or its log say why"
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process of this machine has ended, though its parent may not know yet."""
+    try:
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except ProcessLookupError:
+        return True
+    except OSError:  # of another user
+        return False
+    return status.rpartition(")")[2].split()[:1] in (["Z"], ["X"])
+
+
+async def wait_until_ready(
+    io: SessionIO, address: object, seconds: int, advice: Callable[[], str], expected: Expected
+) -> None:
     """Return when the daemon is ready.
 
     address: of the daemon, for messages. seconds: the most that it waits; 0: it asks once. advice: returns what to do
-    where no daemon answers. Raises NoDaemon if none answers or this user may not ask, and a Refusal if the daemon is
-    not ready in time.
+    where no daemon answers. expected: which daemon it must be. Raises NoDaemon if none answers or this user may not
+    ask, and a Refusal if the daemon is not ready in time, or another one serves instead.
     """
     until = time.monotonic() + seconds
     waited = f" after {seconds} s" if seconds else ""
@@ -38,7 +84,7 @@ async def wait_until_ready(io: SessionIO, address: object, seconds: int, advice:
             switch = await io.connect()
             try:
                 failure = silent
-                why = await switch.why_not_ready()
+                answer = await switch.readiness()
             finally:
                 switch.close()
         except (NotPermitted, NotTrusted) as refused:
@@ -46,11 +92,16 @@ async def wait_until_ready(io: SessionIO, address: object, seconds: int, advice:
         except NoAnswer as lost:
             failure = NoDaemon(f"{lost}{waited}: {advice()}")
             return False
-        failure = Refusal(f"the daemon is not ready{waited}: {why}")
-        return not why
+        if other := expected.why_not(answer.get("pid")):
+            failure = Refusal(f"the expected daemon does not serve{waited}: {other}")
+            return False
+        failure = Refusal(f"the daemon is not ready{waited}: {answer['reason']}")
+        return not answer["reason"]
 
     async def ask_until_ready() -> None:
         while not await ask():
+            if never := expected.why_never():
+                raise Refusal(never)
             if time.monotonic() + POLL_INTERVAL > until:
                 raise failure
             await io.sleep(POLL_INTERVAL)

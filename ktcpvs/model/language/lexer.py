@@ -8,11 +8,11 @@ the token. So `\\"` is a quote, as in KTCPVS, and every text can be written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from ktcpvs.errors import BadConfiguration, shorten
+from ktcpvs.errors import BadConfiguration, BadValue, Refusal, shorten
 
 _USUAL = re.compile(r'[^\S\n]*+(?:([^\s"#]\S*+)|"((?:[^"\\]++|\\++(?!"))*+)"(?!\S))')
 """A token without or with quotes, if no backslash is before a quote."""
@@ -68,9 +68,30 @@ class Token(NamedTuple):
         """Return a refusal that names its place."""
         return self.place.error(why)
 
+    def located(self, refusal: Refusal) -> BadConfiguration:
+        """Return a refusal as one that names the place of this token."""
+        return self.error(str(refusal))
+
     def is_word(self, *words: str) -> bool:
         """Whether this is one of `words`, in any case, and not quoted."""
         return self.word in words
+
+
+Fail = Callable[[Token, str], Refusal]
+"""(token, what is wrong) -> the refusal: with its place (`Token.error`), or without (`fail_without_place`)."""
+
+Located = Callable[[Token, Refusal], Refusal]
+"""(token, its refusal) -> the refusal: with its place (`Token.located`), or without (`not_located`)."""
+
+
+def fail_without_place(token: Token, why: str) -> BadValue:
+    """Return the refusal of a token that has no place, such as a word of a command line."""
+    return BadValue(why)
+
+
+def not_located(token: Token, refusal: Refusal) -> Refusal:
+    """Return the refusal of a token that has no place: the refusal as it is."""
+    return refusal
 
 
 _make_token = partial(tuple.__new__, Token)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ktcpvs.errors import BadValue, NoSuchScheduler
 from ktcpvs.model.language.lexer import Place, tokens
 
 SERVICE = "virtual"
@@ -23,3 +27,21 @@ def place_of_scheduler(text: str, source: str, ident: str, name: str) -> Place |
             if keyword.is_word(*OPTIONS):
                 return token.place
     return None
+
+
+PlaceOf = Callable[[str, str], Place | str | None]
+"""Returns where the block of a service, by its ident, names a scheduler, by its name; None: there is no text."""
+
+
+@contextmanager
+def located(ident: str, place_of: PlaceOf) -> Iterator[None]:
+    """Within it, a refusal of a scheduler of service `ident` gets the place where the text names that scheduler."""
+    try:
+        yield
+    except (NoSuchScheduler, BadValue) as refusal:
+        name = refusal.scheduler
+        place = place_of(ident, name) if name else None
+        if place is None:
+            raise
+        service = f"service {ident}: "
+        raise type(refusal)(f"{place}: {service}{str(refusal).removeprefix(service)}", name) from None

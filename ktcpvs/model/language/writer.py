@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ktcpvs.model.assumed_request import LOCAL_CLIENT
 from ktcpvs.model.conditions import HOST, NAME, is_only, is_pattern, written_text
-from ktcpvs.model.expectation import CLIENT, Expectation
+from ktcpvs.model.expectation import Expectation
 from ktcpvs.model.language.lexer import quoted, word
 from ktcpvs.model.listen import write_listen_words
 from ktcpvs.model.network import read_networks
@@ -88,7 +89,7 @@ def _parts(networks: list[str]) -> Iterable[list[str]]:
 def write_test(test: Expectation) -> str:
     """Return `test "GET /x" ... -> ...`, which the parser reads."""
     words = ["test", quoted(test.request), *map(quoted, test.headers)]
-    if test.client != CLIENT:
+    if test.client != LOCAL_CLIENT:
         words += ["from", test.client]
     if test.port is not None:
         words += ["port", str(test.port)]

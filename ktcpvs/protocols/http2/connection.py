@@ -428,7 +428,8 @@ class Connection(ABC):
             raise HTTP2ConnectionError(PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
             raise HTTP2ConnectionError(FRAME_SIZE_ERROR, "GOAWAY must have at least 8 bytes")
-        self._guard.count(UNKNOWN_FRAMES, self._now)
+        if self.has_received_goaway:  # the first one is the ordinary end of a connection
+            self._guard.count(UNKNOWN_FRAMES, self._now)
         self.has_received_goaway = True
         last, code = number_of(payload)[0] & 0x7FFFFFFF, number_of(payload, 4)[0]
         self._events.append(GoAwayReceived(last, code, payload[8 : 8 + MAX_DEBUG_BYTES]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 from attrs import define
 
 from ktcpvs.protocols.http2.request import Request
@@ -165,9 +163,10 @@ Event = (
 
 
 def condense(events: list[Event]) -> list[Event]:
-    """Return the events without the requests that are reset among them, and with neighbouring pieces of a body as one.
+    """Return the events without the requests that are reset among them, and with the pieces of each body as one.
 
-    A peer may reset thousands of requests as soon as it has sent them, and may send a body in frames of one byte.
+    A peer may reset thousands of requests as soon as it has sent them, and may send bodies in frames of one byte, also
+    of many streams in turn. Streams do not depend on each other, so a piece may come before the events of others.
     """
     reset = {event.stream_id for event in events if isinstance(event, StreamReset)}
     if reset:
@@ -175,14 +174,24 @@ def condense(events: list[Event]) -> list[Event]:
         if unwanted := reset & begun:
             events = [event for event in events if _stream_of(event) not in unwanted]
     condensed: list[Event] = []
-    for stream_id, group in groupby(events, lambda event: event.stream_id if isinstance(event, DataReceived) else None):
-        if stream_id is None:
-            condensed += group
-            continue
-        pieces = [event for event in group if isinstance(event, DataReceived)]
-        body = pieces[0].data if len(pieces) == 1 else b"".join([piece.data for piece in pieces])
-        condensed.append(DataReceived(stream_id, body, pieces[-1].end_stream))
-    return condensed
+    bodies: dict[int, list[DataReceived]] = {}  # stream -> its pieces
+    for event in events:
+        if not isinstance(event, DataReceived):
+            condensed.append(event)
+        elif event.stream_id in bodies:
+            bodies[event.stream_id].append(event)
+        else:
+            bodies[event.stream_id] = [event]
+            condensed.append(event)
+    return [_joined(bodies[event.stream_id]) if isinstance(event, DataReceived) else event for event in condensed]
+
+
+def _joined(pieces: list[DataReceived]) -> DataReceived:
+    """Return the pieces of one body as one."""
+    last = pieces[-1]
+    if len(pieces) == 1:
+        return last
+    return DataReceived(last.stream_id, b"".join([piece.data for piece in pieces]), last.end_stream)
 
 
 def _stream_of(event: Event) -> int:

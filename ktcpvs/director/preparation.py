@@ -9,6 +9,11 @@ from typing import Any
 
 from attrs import Factory, define
 
+from ktcpvs.director.response_files import ResponseFiles
+from ktcpvs.director.running_table import RunningTable
+from ktcpvs.director.scheduler_binding import SchedulerBinder
+from ktcpvs.director.serving_processes import ServingProcesses
+from ktcpvs.director.tls_file_users import TLSFileUsers
 from ktcpvs.errors import CannotListen
 from ktcpvs.model.address import Address
 from ktcpvs.model.listen import ListenAddress
@@ -18,13 +23,8 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.response_files import ResponseFiles
 from ktcpvs.services.running import RunningService
-from ktcpvs.services.running_table import RunningTable
-from ktcpvs.services.scheduler_binding import SchedulerBinder
-from ktcpvs.services.serving_processes import ServingProcesses
 from ktcpvs.services.tls_file_store import TLSFiles
-from ktcpvs.services.tls_file_users import TLSFileUsers
 from ktcpvs.streams.preamble import Stage
 from ktcpvs.system.listening_process import ListeningProcesses
 from ktcpvs.system.sockets import close_listener, is_in_use, name_holder

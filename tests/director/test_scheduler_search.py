@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger
 
+from ktcpvs.director.scheduler_binding import SchedulerBinder
 from ktcpvs.errors import BadValue, NoSuchScheduler
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.service import VirtualService
@@ -24,7 +25,6 @@ from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.schedulers.rr import RR
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
-from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.plugins import Origin, Schedulers, find_schedulers
 

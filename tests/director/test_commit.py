@@ -12,6 +12,8 @@ from memory import log_into
 from servers import free_port
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
+from ktcpvs.director.serving_processes import SingleProcess
 from ktcpvs.health.active_checks import ActiveChecks
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
@@ -20,8 +22,6 @@ from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.listening_sockets import ListeningSockets
-from ktcpvs.services.director import Director
-from ktcpvs.services.serving_processes import SingleProcess
 from ktcpvs.system.steps import Steps
 
 Take = Callable[..., Any]

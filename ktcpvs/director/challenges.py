@@ -7,10 +7,10 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, Busy
 from ktcpvs.model.challenges import Challenge
 from ktcpvs.runtime.challenges import PendingChallenges
-from ktcpvs.services.director import Director
 from ktcpvs.system.timer_wheel import Timer
 
 MAX_CHALLENGES = 1000

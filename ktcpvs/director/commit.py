@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ktcpvs.director.preparation import Preparation
+from ktcpvs.director.running_table import RunningTable
+from ktcpvs.director.serving_processes import ServingProcesses
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.preparation import Preparation
 from ktcpvs.services.running import RunningService
-from ktcpvs.services.running_table import RunningTable
-from ktcpvs.services.serving_processes import ServingProcesses
 
 Follower = tuple[str, Callable[[], object]]
 """The name of a step for the log, and a function that is called whenever other services run."""

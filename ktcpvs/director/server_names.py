@@ -8,12 +8,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.resolver import NoResolver, Resolver, Unresolved
+from ktcpvs.director.running_table import RunningTable
+from ktcpvs.director.table_runner import TableRunner
 from ktcpvs.model.expansion import Resolution, names_of
 from ktcpvs.model.placement import is_here
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.resolver import NoResolver, Resolver, Unresolved
-from ktcpvs.services.running_table import RunningTable
-from ktcpvs.services.table_runner import TableRunner
 
 MakeResolver = Callable[[Context, Callable[[Resolution], Deferred[None]]], Resolver | NoResolver]
 """Makes what looks names up. The second argument is called with new addresses, see Resolver."""

@@ -10,16 +10,18 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director import config_tests
 from ktcpvs.errors import BadValue, Refusal, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
+from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.services import config_tests
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
+from ktcpvs.system.plugin_errors import describe, raise_interrupt
 from ktcpvs.system.plugin_reload import NOT_TRIED, Reloaded, loaded_sources, packages_of, reload_schedulers
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
@@ -28,10 +30,6 @@ MAX_LOGGED = 100
 
 MAX_NAMES_LENGTH = 400
 """The most characters of the names in the line about schedulers that are not found any more."""
-
-Plugins = tuple[Any, Any, Any, dict[str, Any]]
-"""A service's schedulers: its own, the one that chooses among a rule's servers (balance), the fallback or None, and
-those that rules name for themselves."""
 
 
 class SchedulerBinder:
@@ -134,10 +132,10 @@ class SchedulerBinder:
         try:
             read_options(factory, text)
         except BadValue as error:
-            raise BadValue(f"{where} = {shorten(text, 60)}: {error}") from None
+            raise BadValue(f"{where} = {shorten(text, 60)}: {error}", name) from None
         return factory
 
-    def plugins_of(self, config: VirtualService) -> Plugins:
+    def plugins_of(self, config: VirtualService) -> ServicePlugins:
         """Return the schedulers that `config` names.
 
         Raises NoSuchScheduler, or BadValue if one does not take its options, or if balance or fallback needs requests
@@ -146,19 +144,20 @@ class SchedulerBinder:
         service = f"service {config.ident}"
         factory = self._factory(config.scheduler, f"{service}: scheduler")
         balance = self._factory(config.balance, f"{service}: balance")
-        _check_balance(f"balance = {config.balance}", balance)
+        _check_balance(f"balance = {config.balance}", balance, config.balance)
         names = dict.fromkeys(rule.modifiers.balance for rule in config.rules if rule.modifiers.balance is not None)
         rule_balances = {name: self._factory(name, f"{service}: rule: balance") for name in names}
         for name, found in rule_balances.items():
-            _check_balance(f"{service}: balance {name} of a rule", found)
+            _check_balance(f"{service}: balance {name} of a rule", found, name)
         no_fallback = config.fallback == NO_FALLBACK
         fallback = None if no_fallback else self._factory(config.fallback, f"{service}: fallback")
         if fallback is not None and factory.unit in (CONNECTION, CLIENT_HELLO) and fallback.unit != CONNECTION:
             raise BadValue(
                 f"fallback = {config.fallback}: it chooses per request, and {config.scheduler_name} reads no requests; "
-                "use a fallback that chooses per connection, such as wlc or rr"
+                "use a fallback that chooses per connection, such as wlc or rr",
+                name_of(config.fallback),
             )
-        return factory, balance, fallback, rule_balances
+        return ServicePlugins(factory, balance, fallback, rule_balances)
 
     async def bind(
         self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False
@@ -180,7 +179,7 @@ class SchedulerBinder:
                     f"{shorten(type(prepared.scheduler).__name__, 40)}, which has no method choose(request)"
                 )
         except (Refusal, KeyboardInterrupt, GeneratorExit):
-            raise
+            raise  # the steps may be given up: `_run_steps` handles these two of a plugin
         except BaseException as error:
             self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler_name)
             raise _cannot_serve(config, error) from None
@@ -193,9 +192,10 @@ class SchedulerBinder:
         steps = config_tests.bind_for_tests(config, self.plugins_of(config), self._context.cookie_key(settings))
         try:
             await config_tests.run(self._context, await self._run_steps(steps, config))
-        except (Refusal, KeyboardInterrupt, GeneratorExit):
+        except (Refusal, GeneratorExit):
             raise
         except BaseException as error:
+            raise_interrupt(error)
             raise _cannot_serve(config, error) from None
 
     async def _run_steps(
@@ -209,6 +209,10 @@ class SchedulerBinder:
                 next(steps)
             except StopIteration as end:
                 prepared = end.value
+            except (KeyboardInterrupt, GeneratorExit) as error:
+                raise_interrupt(error)
+                self._context.log.failure("scheduler {name} cannot be bound", name=config.scheduler_name)
+                raise _cannot_serve(config, error) from None
             took = self._context.monotonic() - begun
             if took > most_seconds and self._yields_turns:
                 raise BadValue(
@@ -223,15 +227,18 @@ class SchedulerBinder:
                 await turn
 
 
-def _check_balance(said: str, balance: Any) -> None:
-    """Raise BadValue for a scheduler that cannot choose among the servers of a rule. said: what names it."""
+def _check_balance(said: str, balance: Any, text: str) -> None:
+    """Raise BadValue for a scheduler that cannot choose among the servers of a rule. said: what names it. text: as it
+    is configured."""
+    name = name_of(text)
     if balance.unit != CONNECTION:
         raise BadValue(
-            f"{said}: it chooses per request; balance needs a scheduler that chooses per connection, such as wlc or rr"
+            f"{said}: it chooses per request; balance needs a scheduler that chooses per connection, such as wlc or rr",
+            name,
         )
     if IUsesOptions.providedBy(balance) and USES_BALANCE in balance.uses:
-        raise BadValue(f"{said}: it chooses by rules, and needs a balance itself; use one such as wlc")
+        raise BadValue(f"{said}: it chooses by rules, and needs a balance itself; use one such as wlc", name)
 
 
 def _cannot_serve(config: VirtualService, error: BaseException) -> BadValue:
-    return BadValue(f"scheduler {config.scheduler_name} cannot serve {config.ident}: {error!r}")
+    return BadValue(f"scheduler {config.scheduler_name} cannot serve {config.ident}: {describe(error)}")

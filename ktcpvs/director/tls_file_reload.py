@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.running_table import RunningTable
+from ktcpvs.director.table_runner import TableRunner
 from ktcpvs.errors import NoTLS
 from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.running_table import RunningTable
-from ktcpvs.services.table_runner import TableRunner
 from ktcpvs.services.tls_file_store import TLSFiles
 
 MAX_ERRORS = 10

@@ -23,6 +23,8 @@ from ktcpvs.control.control_listeners import ControlListeners
 from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.control.permissions import Permissions
 from ktcpvs.control.server import ControlFactory
+from ktcpvs.director.challenges import NodeChallenges
+from ktcpvs.director.director import Director, edits_for
 from ktcpvs.errors import CannotListen, Refusal
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
@@ -34,8 +36,6 @@ from ktcpvs.reload import Reload, log_warnings
 from ktcpvs.runtime.context import Context, new_key
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
-from ktcpvs.services.challenges import NodeChallenges
-from ktcpvs.services.director import Director, edits_for
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.ticket_secrets import TicketSecrets
@@ -43,7 +43,7 @@ from ktcpvs.services.tls_file_store import TLSFileStore
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
-from ktcpvs.startup_report import log_start
+from ktcpvs.startup_report import log_serving, log_start
 from ktcpvs.state import StateFile, read_configuration
 from ktcpvs.status.address import StatusAddress
 from ktcpvs.status.readiness import Readiness
@@ -260,11 +260,12 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             return
         if administration is not None:
             await administration.start(director)
-        log_start(director, options.workers, is_kept=_keeps_changes(options))
+        log_start(director, is_kept=_keeps_changes(options))
         log.event(ANNOUNCE, "ktcpvs {version}, control at {where}", version=__version__, where=control)
         director.issuer.start()
         await service_manager.started()
         readiness.begin()
+        log_serving(log, options.workers)
 
     def begin() -> None:
         failed = partial(log.failure, "internal error: the service manager does not know that the daemon has started")

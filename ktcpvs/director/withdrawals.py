@@ -7,9 +7,9 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.table_runner import TableRunner
 from ktcpvs.errors import Refusal
 from ktcpvs.model.withdrawal import Withdrawal
-from ktcpvs.services.table_runner import TableRunner
 
 
 class Withdrawals:

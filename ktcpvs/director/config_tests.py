@@ -7,7 +7,7 @@ repeatedly, until one of the expected servers is chosen, because `balance` may c
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any
 
 from attrs import evolve
@@ -20,6 +20,7 @@ from ktcpvs.model.language.writer import write_test
 from ktcpvs.model.scheduling import Request
 from ktcpvs.model.server_words import READY
 from ktcpvs.model.service import VirtualService
+from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.protocols.http1 import BadRequest
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.dry_run import DryRun, bad_request_outcome, denial_reason, make_outcome, parse_client, read_request
@@ -32,11 +33,8 @@ SELECTIONS_PER_SERVER = 20
 """Selections for each server of the service. A random choice misses one of n servers with a probability of e^-20."""
 
 
-def bind_for_tests(
-    config: VirtualService, plugins: tuple[Any, Any, Any, Mapping[str, Any]], key: bytes
-) -> Generator[None, None, Prepared]:
-    """Bind the schedulers of `config` in steps, with all servers available and without load. plugins: scheduler,
-    balance, fallback, and those of rules."""
+def bind_for_tests(config: VirtualService, plugins: ServicePlugins, key: bytes) -> Generator[None, None, Prepared]:
+    """Bind the schedulers of `config` in steps, with all servers available and without load."""
     config = evolve(
         config,
         servers=tuple([evolve(server, weight=1, maxconn=0, max_pending=0, mode=READY) for server in config.servers]),
@@ -90,13 +88,13 @@ def _is_expected(outcome: dict[str, Any], test: Expectation) -> bool:
 
 
 async def _select(context: Context, prepared: Prepared, test: Expectation) -> dict[str, Any]:
-    request = Request(parse_client(test.client))
-    method, _, target = test.request.partition(" ")
+    assumed = test.assumed
+    request = Request(parse_client(assumed.client))
     denied = denial_reason(request.client, prepared.config)
     if denied:
         return make_outcome(NOBODY, None, denied)
     try:
-        read_request(request, prepared, context, method, target, test.pairs, [], test.port)
+        read_request(request, prepared, context, assumed, [])
     except BadRequest as bad:
         return bad_request_outcome(bad, prepared)
     return await DryRun(context, prepared, request, []).select()

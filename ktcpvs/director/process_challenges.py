@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.running_table import RunningTable
+from ktcpvs.director.table_runner import TableRunner
 from ktcpvs.runtime.challenges import PendingChallenges
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.running_table import RunningTable
-from ktcpvs.services.table_runner import TableRunner
 
 
 class ProcessChallenges:

@@ -11,6 +11,7 @@ import pytest
 from servers import free_port
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import CannotListen, NoTLS, Refusal
 from ktcpvs.inspect.views import Views
 from ktcpvs.model import edits
@@ -23,7 +24,6 @@ from ktcpvs.model.placement import KnownNodes
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.listener import HANDSHAKE_POLL_INTERVAL
 from ktcpvs.status.metrics import format_metrics
 from ktcpvs.status.summary import summarize

@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.serving_processes import ServingProcesses
 from ktcpvs.model.table import Table
-from ktcpvs.services.serving_processes import ServingProcesses
 
 T = TypeVar("T")
 

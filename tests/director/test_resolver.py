@@ -8,12 +8,12 @@ from memory import log_into
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from ktcpvs.director.resolver import MAX_CONCURRENT_LOOKUPS, MAX_RETRY_DELAY, Resolver
 from ktcpvs.errors import BadValue
 from ktcpvs.model.expansion import Resolution
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.srv import read_target
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.resolver import MAX_CONCURRENT_LOOKUPS, MAX_RETRY_DELAY, Resolver
 from ktcpvs.system.lookup import Found, NotFound
 from ktcpvs.system.srv_lookup import FoundTargets, Record
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
+from ktcpvs.director.response_files import ResponseFiles
+from ktcpvs.director.scheduler_binding import SchedulerBinder
 from ktcpvs.errors import BadValue, CannotListen, Refusal
 from ktcpvs.model.edit_warnings import warnings_about_edit
-from ktcpvs.model.edits import Edit
+from ktcpvs.model.edits import Edit, Load
+from ktcpvs.model.language.scheduler_places import located
 from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, first_program_conflict, is_here
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.table import Table
@@ -14,11 +18,10 @@ from ktcpvs.model.tracing import has_spans
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.response_files import ResponseFiles
-from ktcpvs.services.scheduler_binding import SchedulerBinder
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.system.authorities import check_authorities
 from ktcpvs.system.otlp_packages import https_unavailable, unavailable
+from ktcpvs.system.plugin_errors import raise_interrupt
 
 
 class EditChecks:
@@ -41,8 +44,9 @@ class EditChecks:
         self._response_files = response_files
         self._starter = starter
 
-    async def check_services(self, old: Table, new: Table, is_strict: bool) -> None:
-        """Raise a Refusal if a service of `new` needs something that this switch does not have.
+    async def check_services(self, edit: Edit, old: Table, new: Table, is_strict: bool) -> None:
+        """Raise a Refusal if a service of `new`, the table after `edit`, needs something that this switch does not
+        have.
 
         is_strict: and if this machine does not have it, or a test of the service fails.
         """
@@ -50,7 +54,8 @@ class EditChecks:
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):
-                self._binder.plugins_of(service)
+                with located(service.ident, edit.place_of) if isinstance(edit, Load) else nullcontext():
+                    self._binder.plugins_of(service)
             if not is_strict:
                 continue
             if self._is_here(service):  # or else files, addresses and the kernel are those of other machines
@@ -83,9 +88,8 @@ class EditChecks:
             return [*warnings_about_edit(edit, before, new), *found, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a plugin raises, or has wrong attributes
+        except BaseException as error:  # a plugin raises, or has wrong attributes
+            raise_interrupt(error)
             self._context.log.failure("cannot determine warnings about {name}", name=edit.name)
             return ()
 
@@ -96,7 +100,7 @@ class EditChecks:
         """Raise a Refusal if this machine does not have what the service needs. before: what has run here; None:
         nothing."""
         if service.access_log not in (NO_LOG, before and before.access_log):
-            self._context.access_logs.check(service.access_log)
+            self._context.access_logs.check(service.access_log, service.ident)
         if before is None or (before.trace, before.otlp_endpoint) != (service.trace, service.otlp_endpoint):
             _check_tracing(service)
         self._check_started_servers(before, service)

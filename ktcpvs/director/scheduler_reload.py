@@ -6,22 +6,37 @@ import gc
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from attrs import frozen
+
+from ktcpvs.director.running_table import RunningTable
+from ktcpvs.director.scheduler_binding import SchedulerBinder
+from ktcpvs.director.table_runner import TableRunner
 from ktcpvs.errors import BadValue
 from ktcpvs.model.edits import ReloadSchedulers
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.running_table import RunningTable
-from ktcpvs.services.scheduler_binding import SchedulerBinder
-from ktcpvs.services.table_runner import TableRunner
 from ktcpvs.system import log as levels
 from ktcpvs.system.plugin_reload import NOT_TRIED
 from ktcpvs.system.plugin_trial import Trial, try_plugins
 
 
+@frozen
+class Outcome:
+    """The outcome of a reload. schedulers: name -> the file of its class, or where it is installed if it has none, for
+    each that was loaded again. services: those that were bound anew. is_same: see Reloaded."""
+
+    schedulers: Mapping[str, str]
+    services: Sequence[str]
+    is_same: bool
+
+
 class SchedulerReload:
     """Carries out ReloadSchedulers. All services that use a scheduler which was loaded again are bound to it before
-    anything changes; if one cannot be bound, or fails its tests, the former modules stay in use."""
+    anything changes; if one cannot be bound, or fails its tests, the former modules stay in use.
+
+    last: the outcome of the last one that has changed anything; None: there was none yet.
+    """
 
     def __init__(
         self, runner: TableRunner, context: Context, binder: SchedulerBinder, running: RunningTable, is_strict: bool
@@ -32,6 +47,7 @@ class SchedulerReload:
         self._binder = binder
         self._running = running
         self._is_strict = is_strict
+        self.last: Outcome | None = None
 
     async def carry_out(self, edit: ReloadSchedulers) -> Sequence[str]:
         """To be called within `between_edits`. Returns warnings, a line each. Raises a Refusal; then nothing has
@@ -51,6 +67,7 @@ class SchedulerReload:
         await self._runner.run_anew(lambda: None, reloaded.undo, commands, rebound=running)
         names, packages = ", ".join(sorted(reloaded.names)), ", ".join(reloaded.packages)
         is_same = reloaded.is_same
+        self.last = Outcome(reloaded.files, running, is_same)
         del reloaded  # which keeps the modules of before
         gc.collect()  # they are cycles, and may have files open
         if self._is_strict:
@@ -59,13 +76,14 @@ class SchedulerReload:
                 "schedulers {names} are loaded again from {packages}{same}; services bound anew: {services}",
                 names=names,
                 packages=packages,
-                same=", whose Python files are the same as before" if is_same else "",
+                same=", whose Python files are the same as those in use before" if is_same else "",
                 services=", ".join(running) or "none",
             )
         warnings = []
         if is_same:
             warnings.append(
-                f"the Python files of {names} are the same as before; after an edit of its source: 'pip install .'"
+                f"the Python files of {names} are the same as those in use; if you have edited the source, run "
+                "'pip install .' first"
             )
         if self._context.quorum is not None:
             warnings.append(

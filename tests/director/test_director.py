@@ -13,6 +13,7 @@ from attrs import evolve
 from servers import free_port
 from twisted.internet.testing import MemoryReactorClock
 
+from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue, Busy, CannotListen, CannotSave, NoSuchScheduler, NoTLS, Refusal
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
@@ -21,7 +22,6 @@ from ktcpvs.model.table import Table
 from ktcpvs.model.tls import ServerTLS
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
-from ktcpvs.services.director import Director
 from ktcpvs.services.listener import HANDSHAKE_POLL_INTERVAL
 from ktcpvs.system.log import EventLog
 
@@ -110,6 +110,30 @@ def test_balance_takes_only_schedulers_that_choose_per_connection(switch: Switch
     with pytest.raises(NoSuchScheduler, match="no scheduler 'nope'"):
         switch.load("Virtual a { balance = nope }")
     switch.load("Virtual a { balance = rr }")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("scheduler = wcl", "x.conf:3:17: service a: no scheduler 'wcl'; did you mean 'wlc'?"),
+        (
+            "scheduler = chash kee 3",
+            "x.conf:3:17: service a: scheduler = chash kee 3: this scheduler has no option 'kee'",
+        ),
+        ("balance = nope", "x.conf:3:15: service a: no scheduler 'nope'"),
+        ("balance = phttp", "x.conf:3:15: service a: balance = phttp: it chooses per request"),
+        ("scheduler = wlc fallback = http", "x.conf:3:32: service a: fallback = http: it chooses per request"),
+        ("rule = path / balance rrr use server [::1]:1", "x.conf:3:27: service a: no scheduler 'rrr'"),
+        ("rule = path / balance http use server [::1]:1", "x.conf:3:27: service a: balance http of a rule: it chooses"),
+    ],
+)
+def test_a_file_is_refused_with_the_place_of_the_scheduler(switch: Switch, line: str, why: str) -> None:
+    text = f"Virtual b {{ scheduler = rr }}\nVirtual a {{\n    {line}\n    server = [::1]:1\n}}"
+    with pytest.raises(Refusal) as refused:
+        switch.do(parse(text, "x.conf"))
+    assert str(refused.value).startswith(why)
+    assert type(refused.value) is (NoSuchScheduler if "no scheduler" in why else BadValue)
+    assert switch.director.table.services == {}
 
 
 def test_an_edit_that_cannot_be_saved_is_not_carried_out(switch: Switch) -> None:

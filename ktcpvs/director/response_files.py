@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from ktcpvs.director.running_table import RunningTable
 from ktcpvs.errors import BadValue, shorten
 from ktcpvs.model.actions import Respond
 from ktcpvs.model.error_pages import error_pages
 from ktcpvs.model.service import VirtualService
-from ktcpvs.services.running_table import RunningTable
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.response_files import ResponseFile, read_response_file
 

@@ -16,6 +16,27 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
 
+from ktcpvs.director.certificate_issuer import CertificateIssuer, NoIssuer
+from ktcpvs.director.checked_servers import CheckedServers
+from ktcpvs.director.commit import Committer, Follower
+from ktcpvs.director.confirmation import Confirmation, PendingConfirmation
+from ktcpvs.director.cookie_secret import CookieSecret
+from ktcpvs.director.edit_checks import EditChecks
+from ktcpvs.director.edit_log import log_changes, log_edit
+from ktcpvs.director.preparation import Preparation, Preparer, StagesOf, no_stages
+from ktcpvs.director.process_challenges import ProcessChallenges
+from ktcpvs.director.resolver import Resolver
+from ktcpvs.director.response_files import ResponseFiles
+from ktcpvs.director.running_table import RunningTable
+from ktcpvs.director.scheduler_binding import SchedulerBinder
+from ktcpvs.director.scheduler_reload import SchedulerReload
+from ktcpvs.director.server_names import MakeResolver, ServerNames
+from ktcpvs.director.serving_processes import ServingProcesses, SingleProcess
+from ktcpvs.director.shared_limits import SharedLimits
+from ktcpvs.director.started_servers import StartedServers
+from ktcpvs.director.tls_file_reload import TLSFileReload
+from ktcpvs.director.tls_file_users import TLSFileUsers
+from ktcpvs.director.withdrawals import Withdrawals
 from ktcpvs.errors import Busy, NoSuchServer
 from ktcpvs.health.active_checks import ActiveChecks, NoChecks
 from ktcpvs.model.address import Address
@@ -38,31 +59,10 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.model.sharing import divided
 from ktcpvs.model.table import Table
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.certificate_issuer import CertificateIssuer, NoIssuer
-from ktcpvs.services.checked_servers import CheckedServers
-from ktcpvs.services.commit import Committer, Follower
-from ktcpvs.services.confirmation import Confirmation, PendingConfirmation
-from ktcpvs.services.cookie_secret import CookieSecret
-from ktcpvs.services.edit_checks import EditChecks
-from ktcpvs.services.edit_log import log_changes, log_edit
-from ktcpvs.services.preparation import Preparation, Preparer, StagesOf, no_stages
 from ktcpvs.services.prepared import Prepared
-from ktcpvs.services.process_challenges import ProcessChallenges
-from ktcpvs.services.resolver import Resolver
-from ktcpvs.services.response_files import ResponseFiles
 from ktcpvs.services.running import RunningService
-from ktcpvs.services.running_table import RunningTable
-from ktcpvs.services.scheduler_binding import SchedulerBinder
-from ktcpvs.services.scheduler_reload import SchedulerReload
-from ktcpvs.services.server_names import MakeResolver, ServerNames
 from ktcpvs.services.server_starter import ServerStarter
-from ktcpvs.services.serving_processes import ServingProcesses, SingleProcess
-from ktcpvs.services.shared_limits import SharedLimits
-from ktcpvs.services.started_servers import StartedServers
-from ktcpvs.services.tls_file_reload import TLSFileReload
 from ktcpvs.services.tls_file_store import TLSFiles, TLSFileStore
-from ktcpvs.services.tls_file_users import TLSFileUsers
-from ktcpvs.services.withdrawals import Withdrawals
 from ktcpvs.system.plugins import Schedulers, find_schedulers
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class Director:
 
         self._placer = placer = Placer(context.node)
         self._binder = binder = SchedulerBinder(context, search, is_strict, self.processes.most_seconds_to_bind)
-        self._scheduler_reload = SchedulerReload(self, context, binder, running, is_strict)
+        self.scheduler_reload = SchedulerReload(self, context, binder, running, is_strict)
         self._file_reload = TLSFileReload(self, context, running, self.files)
         self._response_files = response_files = ResponseFiles(running, context.log)
         known_nodes = nodes or (lambda: KnownNodes(context.node))
@@ -263,7 +263,7 @@ class Director:
             raise Busy("the daemon is ending")
         self.confirmation.admit(edit)
         after = edit.apply(before)
-        await self._edit_checks.check_services(before, after, self._is_strict)
+        await self._edit_checks.check_services(edit, before, after, self._is_strict)
         self._edit_checks.check_table(before, after)
         return after, self.warnings(edit, before, after)
 
@@ -292,7 +292,7 @@ class Director:
             raise NoSuchServer(f"{refusal}{self.names.hint(edit)}") from None
         new, dropped = settled(new)
         effective = localized(new)
-        await self._edit_checks.check_services(self.effective, effective, is_strict)
+        await self._edit_checks.check_services(edit, self.effective, effective, is_strict)
         if is_strict and not isinstance(edit, Adopt):  # what another node has stored concerns this one where it listens
             self._edit_checks.check_table(old, new)  # a local edit meets others only here, where it listens
         warnings: Sequence[str] = ()
@@ -327,7 +327,7 @@ class Director:
     async def _carry_out_beside(self, edit: Edit) -> Sequence[str]:
         """Carry out an edit that leaves the table as it is."""
         if isinstance(edit, ReloadSchedulers):
-            return await self._scheduler_reload.carry_out(edit)
+            return await self.scheduler_reload.carry_out(edit)
         if isinstance(edit, RenewCertificate):
             await self.issuer.renew(edit.host)
             return ()

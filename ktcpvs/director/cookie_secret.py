@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from ktcpvs.director.table_runner import TableRunner
 from ktcpvs.runtime.context import Context
-from ktcpvs.services.table_runner import TableRunner
 
 
 class CookieSecret:

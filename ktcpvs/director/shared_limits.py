@@ -6,9 +6,9 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
+from ktcpvs.director.table_runner import TableRunner
 from ktcpvs.model.nodes import NodeIdentity
 from ktcpvs.model.service import SHARED
-from ktcpvs.services.table_runner import TableRunner
 
 
 class SharedLimits:

@@ -1,0 +1,42 @@
+"""The drains of nodes, as etcd reports them, and as this node stores them."""
+
+from __future__ import annotations
+
+from ktcpvs.cluster.draining import KnownDrain, NodeDrains
+from ktcpvs.cluster.etcd import Change
+from ktcpvs.cluster.records import DRAINS, Drain, encode_drain
+
+PREFIX = "/p/"
+DRAIN = Drain(0, 1, "a")
+
+
+async def report() -> None:
+    pass
+
+
+def change(drain: Drain | None, revision: int) -> Change:
+    return Change(f"{PREFIX}{DRAINS}b", None if drain is None else encode_drain(drain), 0, revision)
+
+
+def make() -> NodeDrains:
+    return NodeDrains(PREFIX, "a", report)
+
+
+def test_what_this_node_has_stored_is_known_at_once() -> None:
+    drains = make()
+    drains.stored("b", DRAIN, 5)
+    assert drains.drains == {"b": KnownDrain(DRAIN, 5)}
+    drains.apply(5, [change(DRAIN, 5)])
+    drains.stored("b", None, 6)
+    assert drains.drains == {}
+
+
+def test_a_later_change_that_is_heard_of_first_stays() -> None:
+    """The watch may report it before the response to what this node stores has come."""
+    drains = make()
+    drains.apply(6, [change(DRAIN, 5), change(None, 6)])
+    drains.stored("b", DRAIN, 5)
+    assert drains.drains == {}
+    drains.apply(8, [change(None, 7), change(DRAIN, 8)])
+    drains.stored("b", None, 7)
+    assert drains.drains == {"b": KnownDrain(DRAIN, 8)}
