@@ -1,18 +1,19 @@
-# make demo: see it work.  make test: run every test.  Both set up what they need.
+# make demo: see it work.  make test: run the tests.  Both set up what they need.
 
 PYTHON ?= python3
 # An environment into which `pip install .` has put ktcpvs, as the README does, stays as it is: a daemon may run from it.
 VENV ?= $(if $(wildcard .venv/lib/python3*/site-packages/ktcpvs/__init__.py),.venv-dev,.venv)
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo demo-cluster test test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean
+.PHONY: help compiled demo demo-cluster test test-more test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
 	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
 	@echo "make demo-cluster    three switches with one table and three members of etcd on loopback, of which some crash; 40 seconds"
-	@echo "make test            the tests; TESTS='tests/model -k rules' for some"
-	@echo "make test-slow       those that make test leaves out: faults of a cluster, and what takes half a minute"
+	@echo "make test            the tests, in less than five minutes; TESTS='tests/model -k rules' for some"
+	@echo "make test-more       those that make test leaves out: clusters, other programs, packages, load, and all examples of properties"
+	@echo "make test-slow       those that both leave out: faults of a cluster, and what takes half a minute"
 	@echo "make site            the documentation as a site in build/site; SITE_URL=https://docs.example/ if it is published there"
 	@echo "make pictures        draws the pictures of the README; STATUS=1: those of the status page too"
 	@echo "make fuzz            each fuzz target for a minute; FUZZ_SECONDS=600 for longer, TARGETS='request boxes' for some"
@@ -56,14 +57,28 @@ JOBS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 8 : 2 * n)))
 PURE_TESTS = tests/model% tests/protocols% tests/schedulers%
 OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 
+# What `make test` leaves out, by what the tests need, unless TESTS names them. `make test-more` runs it.
+MORE = programs or packages or load or starts
+
+PROGRAMS = services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin \
+	node=nodejs zsh mandoc wrk promtool=prometheus systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin \
+	rsyslogd=rsyslog haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream \
+	etcd=etcd-server etcdctl=etcd-client pebble
+IS_WHOLE = $(filter tests,$(TESTS))
+
 # Each process of pytest-xdist imports every test module, for which pytest first rewrites the assertions: 12 s of CPU time
 # for all of them. The byte code is kept, and made once before the processes start.
-test: export PYTHONDONTWRITEBYTECODE =
-test: compiled $(if $(filter tests,$(TESTS)),$(VENV)/tests-compiled) $(if $(OTHER_TESTS),$(VENV)/axe-core.js)
-	@$(if $(OTHER_TESTS),docs/tools/debian-packages services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin node=nodejs zsh mandoc wrk promtool=prometheus chromium systemd-socket-activate=systemd strace openssl gnutls-cli=gnutls-bin rsyslogd=rsyslog haproxy nghttpd=nghttp2-server h2load=nghttp2-client nginx-stream=libnginx-mod-stream etcd=etcd-server etcdctl=etcd-client pebble)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+test test-more: export PYTHONDONTWRITEBYTECODE =
+test: compiled $(if $(IS_WHOLE),$(VENV)/tests-compiled,$(if $(OTHER_TESTS),$(VENV)/axe-core.js))
+	@$(if $(OTHER_TESTS),docs/tools/debian-packages $(PROGRAMS) $(if $(IS_WHOLE),,chromium))
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(IS_WHOLE),-m "not slow and not ($(MORE))") $(TESTS)
 
-# Those that the marker `slow` leaves out of `make test`: faults of a cluster, and what takes half a minute.
+# What `make test` leaves out. It tries a part of the examples of each property, and this tries all of them.
+test-more: compiled $(VENV)/tests-compiled $(VENV)/axe-core.js
+	@docs/tools/debian-packages $(PROGRAMS) chromium
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and ($(MORE) or hypothesis or examples)" --hypothesis-profile=all tests
+
+# Those that the marker `slow` leaves out of both: faults of a cluster, and what takes half a minute.
 test-slow: compiled
 	@docs/tools/debian-packages services=netbase nginx=nginx-light openssl etcd=etcd-server etcdctl=etcd-client pebble \
 		curl dh=debhelper dpkg-buildpackage=dpkg-dev fakeroot ensurepip=python3-venv adduser logrotate lintian ip=iproute2

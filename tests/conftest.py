@@ -6,12 +6,12 @@ import gc
 import os
 from collections.abc import Iterator
 
-import hypothesis
 import pytest
+from examples import register_profiles
 
-# An example may take longer than usual on a busy machine.
-hypothesis.settings.register_profile("ktcpvs", deadline=None)
-hypothesis.settings.load_profile("ktcpvs")
+register_profiles()
+
+pytest_plugins = ["short_reports"]
 
 
 @pytest.hookimpl(hookwrapper=True)

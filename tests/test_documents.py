@@ -528,6 +528,7 @@ def alike(output: str) -> str:
     return re.sub(r" +", " ", output)
 
 
+@pytest.mark.programs
 @pytest.mark.e2e
 @pytest.mark.long
 def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:

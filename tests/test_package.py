@@ -85,6 +85,7 @@ def run(tmp_path: Path, sdist: Path) -> Run:
     return command
 
 
+@pytest.mark.packages
 @pytest.mark.long
 def test_everything_promised_is_there(run: Run, sdist: Path) -> None:
     """One test, since making the environment takes longer than everything else."""

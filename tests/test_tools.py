@@ -1,9 +1,13 @@
-"""Every program of tests/soak, tests/fuzz and docs/tools can be imported, so none is broken unseen by a rename."""
+"""Programs and make: each program of tests/soak, tests/fuzz and docs/tools can be imported, so none is broken unseen by
+a rename; and make runs all tests.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +114,33 @@ def test_make_leaves_an_environment_with_an_installed_ktcpvs_as_it_is(
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "VENV")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.startswith(f"rm -rf {folder} build "), done.stderr
+
+
+def _selection(target: str, folder: Path) -> str:
+    """The expression by which `make TARGET` selects tests. It would run in that folder."""
+    command = ["make", "--dry-run", "--no-print-directory", "-f", str(ROOT / "Makefile"), target]
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "VENV", "TESTS")
+    }
+    for name in ("setup.cfg", "setup.py", "pyproject.toml", "constraints.txt", "docs/tools"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.symlink_to(ROOT / name)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    found = re.search(r'-m pytest .*-m "(.*?)"', done.stdout)
+    assert found, done.stdout + done.stderr
+    return found[1]
+
+
+def test_each_test_that_make_test_leaves_out_is_run_by_make_test_more(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    registered = {line.partition(":")[0] for line in pytestconfig.getini("markers")}
+    first, more = _selection("test", tmp_path), _selection("test-more", tmp_path)
+    marks = set(re.findall(r"\w+", f"{first} {more}")) - {"and", "or", "not"}
+    assert marks <= registered  # pytest takes an unknown one for a mark that no test has
+    for chosen in itertools.product((False, True), repeat=len(marks)):
+        of_test = dict(zip(sorted(marks), chosen, strict=True))
+        is_run = {eval(expression, {}, of_test) for expression in (first, more)}
+        assert is_run == {False} if of_test["slow"] else True in is_run, of_test

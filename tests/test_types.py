@@ -17,7 +17,7 @@ import attrs
 import pytest
 from documents import blocks_of
 
-pytestmark = pytest.mark.together
+pytestmark = [pytest.mark.together, pytest.mark.packages]
 
 ROOT = Path(__file__).parent.parent
 

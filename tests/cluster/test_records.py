@@ -6,8 +6,8 @@ import json
 
 import pytest
 from attrs import evolve
+from examples import examples
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from model.strategies import idents, services, settings_values
 
@@ -42,7 +42,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.model.settings import Settings
 
 
-@hypothesis_settings(max_examples=30)
+@examples(30)
 @given(services(), st.booleans(), st.integers(0, 1 << 40))
 def test_a_service_is_read_as_it_was_written(service: VirtualService, is_running: bool, position: int) -> None:
     record = ServiceRecord(service, is_running, position)
@@ -202,7 +202,7 @@ def test_a_report_with_values_out_of_range_is_refused(name: str, value: object) 
         decode_report(json.dumps(fields).encode())
 
 
-@hypothesis_settings(max_examples=30)
+@examples(30)
 @given(services(), services())
 def test_a_service_that_is_known_is_not_parsed_again(one: VirtualService, other: VirtualService) -> None:
     value = encode_service(ServiceRecord(one, True, 5))

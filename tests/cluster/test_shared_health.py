@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.cluster.records import BadRecord
@@ -15,7 +16,7 @@ from ktcpvs.errors import shorten
 texts = st.text(max_size=20)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.dictionaries(st.tuples(texts, texts), st.one_of(st.none(), st.text(max_size=2 * MAX_REASON)), max_size=4))
 def test_results_read_back_with_short_reasons(results: dict[tuple[str, str], str | None]) -> None:
     # Both sides trust nobody, and control characters have become longer on the one before.

@@ -142,15 +142,16 @@ def test_of_two_rotations_at_the_same_time_one_counts(make_node: Callable[..., N
     nodes = [make_node(name, SECRET) for name in "abc"]
     wait_for(lambda: agree(*nodes), "all nodes to agree")
     before = nodes[0].tickets.current
-    for node in nodes:
-        node.thread.run(_propose, node)
+    nodes[0].thread.run(_propose, *nodes)
     wait_for(lambda: agree(*nodes) and nodes[0].tickets.current != before, "one rotation")
     assert nodes[0].tickets.previous == before
     assert all(len(node.used) == len(nodes[0].used) + (node is not nodes[0]) for node in nodes)
 
 
-async def _propose(node: Node) -> None:
-    node.shared.propose(SecretsRecord(node.cluster.membership.name.encode() * 32, node.tickets.current, 0.0))
+async def _propose(*nodes: Node) -> None:
+    """Propose before any of them, which share a reactor, can hear of another one's proposal."""
+    for node in nodes:
+        node.shared.propose(SecretsRecord(node.cluster.membership.name.encode() * 32, node.tickets.current, 0.0))
 
 
 def test_a_node_that_joins_later_knows_the_age_of_the_secrets(make_node: Callable[..., Node]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from e2e.harness import ControlThread
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from model.strategies import tables
 
@@ -29,7 +30,7 @@ from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 
 SECRET = b"s" * 32
-FEW = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = examples(8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 A = Inet("a", 1)
 WEB, MAIL = VirtualService("web", servers=(RealServer(A),)), VirtualService("mail", servers=(RealServer(A),))
 

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from twisted.internet.defer import succeed
 from twisted.protocols import amp
 
@@ -57,9 +58,10 @@ def received(edit: edits.Edit) -> list[edits.Edit]:
     return recorder.edits
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("kind", sorted(EDITS.keys() - {Adopt, Local}, key=lambda kind: kind.__name__))
 def test_round_trip(kind: type[edits.Edit]) -> None:
-    @settings(max_examples=40)
+    @examples(40)
     @given(EDITS[kind])
     def check(edit: edits.Edit) -> None:
         if isinstance(edit, edits.AddService | edits.EditService):  # only valid edits are forwarded

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.control.tcpvsadm.columns import ELLIPSIS, GAP, align, text_width, wrap
@@ -25,14 +26,14 @@ def tables(draw: st.DrawFn) -> tuple[list[tuple[str, ...]], str]:
     return [heading, *rows], "<" * names + ">" * numbers
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(tables(), st.integers(40, 300))
 def test_no_line_is_wider_than_the_terminal(table: tuple[list[tuple[str, ...]], str], width: int) -> None:
     rows, sides = table
     assert max(map(text_width, align(rows, sides, width).splitlines())) <= width
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(tables(), st.one_of(st.just(0), st.integers(40, 300)))
 def test_columns_are_aligned(table: tuple[list[tuple[str, ...]], str], width: int) -> None:
     """Each heading and each cell below it begin, or end, in the same column."""
@@ -59,7 +60,7 @@ def _at(line: str, column: int) -> int:
     return len(line)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(tables())
 def test_without_a_width_everything_is_whole(table: tuple[list[tuple[str, ...]], str]) -> None:
     rows, sides = table

@@ -7,7 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock
 
@@ -110,7 +111,7 @@ def test_a_table_without_services_is_a_heading() -> None:
     assert len(layout_screen(None, stats("global { }"), 0, (80, 24))) == 2
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(columns=st.integers(1, 300), lines=st.integers(1, 40))
 def test_no_terminal_is_too_small(columns: int, lines: int) -> None:
     answer = stats()

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from memory import A, B, C, World, answer, get, log_into, worlds
 from twisted.internet.testing import MemoryReactorClock
@@ -266,7 +267,7 @@ def expected(servers: list[Server], overflow: int) -> tuple[str, set[int]]:
     return (QUEUE, full) if full else (NOBODY, set())
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(
     st.lists(
         st.builds(

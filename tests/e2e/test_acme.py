@@ -19,7 +19,7 @@ from servers import LOOPBACK, SocketServer, echo, free_port, wait_for
 
 from .harness import TIMEOUT, ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 SELF_SIGNED = "self-signed by ktcpvs"
 

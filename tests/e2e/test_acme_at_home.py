@@ -13,7 +13,7 @@ from servers import free_port
 
 from .harness import write_tcpvsadm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.programs]
 
 PORTS = ("14000", "15000", "8080", "8443", "8053", "8055")
 """The ports in the recipe."""

@@ -18,7 +18,7 @@ from .test_cluster_secrets import SECRET, options, write_secret
 
 __all__ = ["ca", "running_ca"]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.slow, pytest.mark.programs]
 
 NAME = "cluster.example"
 

@@ -138,6 +138,7 @@ def test_a_worker_that_dies_gets_the_newest_certificate(daemon: Daemon, port: in
     assert serial(port) == new
 
 
+@pytest.mark.load
 def test_replacements_under_load(daemon: Daemon, port: int, site: Site, stack: contextlib.ExitStack) -> None:
     load = TLSLoad(port, authority(), NAME)
     stack.callback(load.stop)
@@ -305,6 +306,7 @@ def test_sessions_never_go_to_a_service_that_demands_more(
         handshake(port, plain, NAME, session)
 
 
+@pytest.mark.load
 def test_takeovers_under_load(
     make_daemon: Make, serve: Serve, site: Site, tmp_path: Path, stack: contextlib.ExitStack, workers: int
 ) -> None:

@@ -206,6 +206,7 @@ class Changes:
         wait_for(lambda: self._daemon.log().count("is loaded") > before)
 
 
+@pytest.mark.load
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_changes_under_load_fail_no_request(

@@ -18,7 +18,7 @@ from ktcpvs.errors import BadValue, NoCluster, Refusal
 
 from .harness import ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 
 @pytest.fixture(scope="module")

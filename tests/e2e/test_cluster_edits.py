@@ -23,7 +23,7 @@ from ktcpvs.errors import Busy
 
 from .harness import TIMEOUT, ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 
 WORKERS = {"a": 2, "b": 0}

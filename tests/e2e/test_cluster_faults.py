@@ -23,7 +23,7 @@ from ktcpvs.errors import NoCluster, Refusal
 from .etcd_cluster import CUT_OFF, Cluster, Node
 from .harness import ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.programs]
 
 PREFIX = "/faults/"
 

@@ -20,7 +20,7 @@ from servers import LOOPBACK, SocketServer, dial, free_port, read_all, wait_for
 
 from .harness import TIMEOUT, ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 NAMES = ("a", "b", "c")
 

@@ -16,7 +16,7 @@ from ktcpvs.errors import NoCluster
 from .etcd_cluster import CUT_OFF
 from .harness import ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.programs]
 
 TIMEOUT = 40.0
 """Seconds: a lease has ended, etcd has a new leader, and a node has tried again after that."""

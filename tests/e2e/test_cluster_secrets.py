@@ -22,7 +22,7 @@ from ktcpvs.errors import BadValue, Busy, ChangedMeanwhile
 
 from .harness import TIMEOUT, ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 SECRET, OTHER = b"s" * 32, b"o" * 32
 PREFIX = "/secrets-test/"

@@ -22,7 +22,7 @@ from ktcpvs.errors import BadValue, Busy
 
 from .harness import ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 NAMES = ("a", "b", "c")
 DRAIN_TIMEOUT = 60

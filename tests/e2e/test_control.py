@@ -167,6 +167,7 @@ def table_text(services: int, rules: int) -> str:
     return "\n".join(blocks)
 
 
+@pytest.mark.load
 @pytest.mark.long
 def test_10000_rules_in_1000_services(make_daemon: Make, tmp_path: Path) -> None:
     daemon = make_daemon("--state", tmp_path / "state")

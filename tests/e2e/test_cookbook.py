@@ -30,7 +30,7 @@ from websockets.sync.server import serve as serve_websocket
 from .cookbook import DOCUMENT, EXAMPLES, Places, Recipe, certificates, web_server
 from .harness import TIMEOUT, Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.programs]
 
 Serve = Callable[..., SocketServer]
 Cook = Callable[..., Recipe]

@@ -29,7 +29,7 @@ from ktcpvs.system.names import service_port
 from .cookbook import Places, commands, is_shown
 from .harness import TIMEOUT, ControlThread, Daemon, environment, write_tcpvsadm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 DEFAULT = """
 Virtual web {

@@ -123,6 +123,7 @@ def test_a_takeover_does_not_wait_for_a_stalled_check(
     assert [*new.call("table")["services"][0]["servers"]] == []
 
 
+@pytest.mark.starts
 def test_a_daemon_runs_without_proc(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
     if subprocess.run([*WITHOUT_PROC, "true"], capture_output=True).returncode:
         pytest.skip("this user may not mount anything")

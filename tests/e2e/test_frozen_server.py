@@ -19,6 +19,7 @@ pytestmark = pytest.mark.e2e
 CLIENTS = 8
 
 
+@pytest.mark.load
 @pytest.mark.parametrize(
     ("workers", "settings", "options"),
     [

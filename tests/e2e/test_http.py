@@ -342,7 +342,7 @@ def test_the_log_names_the_reason_of_a_choice(daemon: Daemon, web: list[Nginx], 
     daemon.set(debug_level=5)
     assert who(port, "/html/a") == "r2"
     daemon.wait_for_log(f"{web[1].address}: rule 2 '/html/.*', the only server")
-    daemon.wait_for_log("ended after 0 s")
+    daemon.wait_for_log(" s: both directions ended")
 
 
 def test_200_clients_at_once_get_their_own_responses(daemon: Daemon, port: int) -> None:

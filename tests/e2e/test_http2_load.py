@@ -20,7 +20,7 @@ from servers import LOOPBACK, Nginx, free_port, wait_for
 from .harness import Daemon
 from .test_takeover import Make, taken_over
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.load]
 
 NAME = "localhost"
 SIZE = 48 << 20

@@ -20,7 +20,7 @@ from tls_clients import key_hash
 
 from .harness import Daemon, SharedDaemons
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.programs]
 
 NAME = "localhost"
 TIMEOUT = 30.0

@@ -20,7 +20,7 @@ from tls_servers import TLSNginx
 
 from .harness import Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.programs]
 
 KINDS = [Nghttpd, HTTP2Nginx, HTTP2HAProxy, HTTP2Node]
 

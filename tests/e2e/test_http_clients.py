@@ -18,7 +18,7 @@ from servers import LOOPBACK, free_port, program
 
 from .harness import Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.programs]
 
 REQUESTS = {"nginx": 10 + 7 + 1 + 1, "apache": 10 + 7 + 1, "twisted": 10 + 6 + 1 + 1}
 """The requests to each server: the rounds, its part of the twenty, the JSON; then the big file down, or the chunks

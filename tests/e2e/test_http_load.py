@@ -19,7 +19,7 @@ from servers import LOOPBACK, Nginx, SocketServer, dial, free_port, read_exactly
 
 from .harness import TIMEOUT, Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.load]
 
 Serve = Callable[..., SocketServer]
 

@@ -17,7 +17,7 @@ from servers import LOOPBACK, free_port, program
 
 from .harness import Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.programs]
 
 
 @pytest.fixture(scope="module", params=[Nginx, Httpd, TwistedWeb], ids=["nginx", "apache", "twisted"])

@@ -18,7 +18,7 @@ from servers import LOOPBACK, free_port, wait_for
 from .harness import ROOT, TIMEOUT, Daemon
 from .test_plugin import install
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.packages]
 
 Make = Callable[..., Daemon]
 

@@ -461,6 +461,7 @@ def test_a_file_with_an_error_on_any_line_changes_nothing(
 # In the background.
 
 
+@pytest.mark.starts
 @pytest.mark.parametrize("reactor", ["uvloop", "epoll"])
 def test_the_daemon_in_the_background(
     make_daemon: Callable[..., Daemon], serve: Serve, tmp_path: Path, reactor: str

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.e2e
 Make = Callable[..., Daemon]
 
 
+@pytest.mark.load
 @pytest.mark.long
 @pytest.mark.parametrize("sizes", [[0, 0], [2, 3, 1]], ids=["alone", "workers"])
 def test_listeners_change_and_are_taken_over_under_load(

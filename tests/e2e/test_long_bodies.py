@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from hypothesis import HealthCheck, example, given, settings
+from examples import examples
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from servers import LOOPBACK, SocketServer, dial, free_port, length_of, read_exactly, read_head, reset, wait_for
 
@@ -167,7 +168,7 @@ pieces = st.lists(st.one_of(st.integers(1, 9000), st.integers(1, 300_000)), max_
 transfers = st.builds(Transfer, sizes, sizes, pieces, st.sampled_from((WHOLE, WHOLE, SHORT, EXTRA)), st.booleans())
 
 
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(transfer=transfers)
 @example(transfer=Transfer(0, LONG, ()))
 @example(transfer=Transfer(0, len(BYTES), (), is_slow=True))

@@ -22,7 +22,7 @@ from servers import LOOPBACK, SocketServer, chunks, dial, free_port, program, re
 
 from .harness import ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "monitoring"
 

@@ -74,6 +74,7 @@ def test_lists_apply_to_new_clients(daemon: Daemon, serve: Serve, stack: context
     assert daemon.call("explain", "s", client="127.0.0.1")["answer"]["outcome"] == "server"
 
 
+@pytest.mark.load
 def test_ten_thousand_networks_by_command_and_by_file(daemon: Daemon, serve: Serve, tmp_path: Path) -> None:
     server, port = serve(echo), free_port()
     daemon.service("s", port, server.address)

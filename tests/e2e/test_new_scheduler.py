@@ -16,6 +16,7 @@ from .harness import ROOT, TIMEOUT, is_installed, tcpvsadm
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.packages
 @pytest.mark.long
 def test_the_package_of_a_new_scheduler_passes_its_tests(tmp_path: Path) -> None:
     done = tcpvsadm("--new-scheduler", "by-tenant", "ktcpvs-by-tenant", folder=tmp_path)

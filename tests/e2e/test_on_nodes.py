@@ -18,7 +18,7 @@ from ktcpvs.errors import CannotListen
 
 from .harness import TIMEOUT, ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 AT_A, AT_B = "127.0.0.21", "127.0.0.22"
 """The addresses of both nodes."""

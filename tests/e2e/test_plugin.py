@@ -83,6 +83,7 @@ def install(source: Path, target: Path) -> None:
         shutil.copytree(source, target, dirs_exist_ok=True)
 
 
+@pytest.mark.packages
 def test_the_example_scheduler_is_installed_and_serves(make_daemon: Make, serve: Serve, tmp_path: Path) -> None:
     install(EXAMPLE, tmp_path / "scratch")
     daemon = make_daemon(python_path=(tmp_path / "scratch",))

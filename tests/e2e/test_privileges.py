@@ -25,7 +25,11 @@ from ktcpvs.system.privileges import KEPT
 from .harness import TCPVSADM, ControlThread, Daemon, child_processes, command, environment, has_ended
 from .readable import NOBODY, everybodys_python, nobody_can_run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user"),
+    pytest.mark.starts,
+]
 
 ALL_KEPT = sum(1 << number for number in KEPT.values())
 

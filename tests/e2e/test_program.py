@@ -48,6 +48,7 @@ def write_configuration(folder: Path, port: int) -> Path:
     return path
 
 
+@pytest.mark.starts
 def test_in_the_background_with_a_pid_file_and_a_log(run: Run, tmp_path: Path, ended: list[int]) -> None:
     """It ends the start when it serves; SIGUSR1 opens the log again, and SIGUSR2 starts a program that takes over."""
     config = write_configuration(tmp_path, free_port())
@@ -84,6 +85,7 @@ def test_in_the_background_with_a_pid_file_and_a_log(run: Run, tmp_path: Path, e
         assert word not in written, written
 
 
+@pytest.mark.starts
 def test_a_start_that_is_refused_has_one_line(run: Run, tmp_path: Path) -> None:
     words = ("--config", "/nonexistent/web.conf", "--control", f"unix:{tmp_path}/c.sock", "-w", 0)
     done = run("-D", *words, "--logfile", "log")
@@ -93,6 +95,7 @@ def test_a_start_that_is_refused_has_one_line(run: Run, tmp_path: Path) -> None:
     wait_for(lambda: "not started: /nonexistent/web.conf: No such file" in log.read_text(), log)
 
 
+@pytest.mark.starts
 def test_check(run: Run, tmp_path: Path) -> None:
     config = write_configuration(tmp_path, free_port())
     done = run("--check", config)

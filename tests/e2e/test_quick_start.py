@@ -76,6 +76,7 @@ def test_it_has_five_lines() -> None:
     assert [word in line for word, line in zip(words, lines, strict=True)] == [True] * 5
 
 
+@pytest.mark.starts
 def test_the_quick_start(tmp_path: Path) -> None:
     said = play(tmp_path, quick_start().text.splitlines()[1:], 150, "--workers 0")
     assert said == "hello from ktcpvs\n"

@@ -18,7 +18,7 @@ from .harness import ROOT, TIMEOUT, Daemon
 from .test_plugin import install
 from .test_wlc import run
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.programs]
 
 Make = Callable[..., Daemon]
 

@@ -11,7 +11,7 @@ from storm import Storm
 
 from .harness import Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.load]
 
 SEED = 20261123
 

@@ -16,7 +16,7 @@ from servers import LOOPBACK, SocketServer, dial, echo, echoes, free_port, progr
 
 from .harness import TIMEOUT, Daemon, has_ended
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.starts]
 
 Make = Callable[..., Daemon]
 Serve = Callable[..., SocketServer]

@@ -18,7 +18,7 @@ from servers import LOOPBACK, SocketServer, chunks, dial, free_port, read_all, w
 
 from .harness import ControlThread, Daemon
 
-pytestmark = [pytest.mark.e2e, pytest.mark.together]
+pytestmark = [pytest.mark.e2e, pytest.mark.together, pytest.mark.programs]
 
 NAME = "<b>wéb'&</b>"
 

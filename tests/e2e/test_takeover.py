@@ -156,6 +156,7 @@ def taken_over_in_turn(
     return daemon
 
 
+@pytest.mark.load
 @pytest.mark.long
 @pytest.mark.parametrize("sizes", [[0] * 20 + [2], [2, 2, 3, 2, 2, 1]], ids=["alone", "workers"])
 def test_a_takeover_under_load_fails_no_request(

@@ -89,11 +89,13 @@ def test_a_client_gets_the_certificate_of_the_name_that_it_asks_for(site: Site, 
     assert body.endswith(b" GET /hello\n")
 
 
+@pytest.mark.programs
 def test_chromium_is_served(site: Site) -> None:
     certificate = site.certificates[BLOG]
     assert chromium(site.target("web", BLOG, "/hello"), certificate).endswith(b" GET /hello\n")
 
 
+@pytest.mark.load
 @pytest.mark.parametrize("client", ["curl", "gnutls", "openssl TLS 1.2", "node", "requests"])
 def test_bulk_comes_whole(site: Site, client: str) -> None:
     body = CLIENTS[client](site.target("web", SHOP, "/files/tls-bulk"))

@@ -272,6 +272,7 @@ def test_listeners_move_under_load(
     assert counted(daemon, "s")[1] == {}
 
 
+@pytest.mark.load
 @pytest.mark.parametrize("sizes", [[0, 0, 0], [2, 2, 1]], ids=["alone", "workers"])
 def test_takeovers_under_load(
     make_daemon: Make,

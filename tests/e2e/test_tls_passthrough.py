@@ -107,6 +107,7 @@ def edge(shared_daemons: SharedDaemons, tmp_path_factory: pytest.TempPathFactory
 # Clients, by every relay.
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("relay", RULED)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_client_reaches_the_server_that_it_names(edge: Edge, client: str, relay: str) -> None:
@@ -114,6 +115,7 @@ def test_a_client_reaches_the_server_that_it_names(edge: Edge, client: str, rela
         assert CLIENTS[client](edge.target(relay, name)) == f"{name}\n".encode()
 
 
+@pytest.mark.programs
 def test_chromium_reaches_the_server_that_it_names(edge: Edge) -> None:
     for name, relay in ((A, "copy"), (B, "kernel")):
         assert chromium(edge.target(relay, name), edge.certificates[name]) == f"{name}\n".encode()
@@ -345,6 +347,7 @@ def databases(edge: Edge) -> Iterator[Databases]:
 ENCRYPTED = "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("sslmode", ["verify-full", "require", "prefer"])
 def test_postgresql_by_server_name(databases: Databases, sslmode: str) -> None:
     for name in (ORDERS, STOCK):
@@ -407,6 +410,7 @@ def asks(client: ssl.SSLSocket, name: str) -> bool:
     return said.startswith(b"HTTP/1.1 200 ") and read_exactly(client, len(body)) == body
 
 
+@pytest.mark.load
 @pytest.mark.parametrize("sizes", [[0, 0, 0], [2, 2, 1]], ids=["alone", "workers"])
 def test_takeovers_under_load(
     make_daemon: Callable[..., Daemon], stack: contextlib.ExitStack, tmp_path: Path, sizes: list[int]

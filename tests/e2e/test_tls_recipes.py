@@ -17,7 +17,7 @@ from tls_sites import TLSNginx
 
 from .harness import ROOT, Daemon
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.programs]
 
 EXAMPLES = ROOT / "docs/examples/tls"
 SHOP = "shop.example"

@@ -442,6 +442,7 @@ def test_a_bad_file_refuses_the_edit(daemon: Daemon, tls_nginx: TLSNginx, worker
         assert ask(client)[0] == 200
 
 
+@pytest.mark.load
 @with_workers
 def test_edits_under_load(daemon: Daemon, tls_nginx: TLSNginx, workers: int) -> None:
     """Connections are replaced, and no request fails."""

@@ -62,6 +62,7 @@ def test_redis_behind_the_switch(daemon: Daemon, redis: Redis) -> None:
     assert daemon.stats("redis")["servers"][0]["stats"]["total"] == 2
 
 
+@pytest.mark.programs
 def test_postgresql_behind_the_switch(daemon: Daemon, postgresql: PostgreSQL) -> None:
     port = free_port()
     daemon.service("sql", port, postgresql.address)

@@ -490,6 +490,7 @@ def test_a_new_worker_knows_which_servers_are_down(daemon: Daemon, web: list[Ngi
     assert names == {good.name}
 
 
+@pytest.mark.starts
 @pytest.mark.long
 def test_workers_that_hang_or_cannot_start_are_replaced(
     make_daemon: Make, serve: Serve, stack: contextlib.ExitStack, tmp_path: Path

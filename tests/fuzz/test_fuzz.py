@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
+from examples import scaled
 
 from tests.fuzz.targets import CORPUS, TARGETS, seeds, words
 
 EXAMPLES = {"control": 50, "boxes": 30}
-"""The number of runs of a target; those not named here run 300 times."""
+"""The number of runs of a target; those not named here run 300 times. `make test-more` does all of them."""
 
 _SIGNS = [b"\r\n", b"\r", b"\n", b" ", b"\t", b"\0", b"\xff", b":", b",", b";", b"=", b'"', b"\\", b"#", b"{", b"}"]
 
@@ -49,12 +50,13 @@ def changed(chance: random.Random, known: list[bytes], words: list[bytes]) -> by
     return data
 
 
+@pytest.mark.examples
 @each_target
 def test_changed_seeds_pass(name: str) -> None:
     """The same changes in each run of a CI, others in each run elsewhere."""
     chance = random.Random(name if os.environ.get("CI") else None)
     known, of_seeds = seeds(name), words(name)
-    for _ in range(EXAMPLES.get(name, 300)):
+    for _ in range(scaled(EXAMPLES.get(name, 300))):
         data = changed(chance, known, of_seeds)
         try:
             TARGETS[name](data)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from memory import A, B, C, Peer, World, answer, get, worlds
 
@@ -805,7 +806,7 @@ STREAM = [
 ]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(cuts=st.lists(st.integers(1, 400), max_size=30))
 def test_any_split_into_packets_gives_the_same_requests(cuts: list[int]) -> None:
     whole = b"".join(STREAM)
@@ -1175,7 +1176,7 @@ def conversation(turns: list[tuple[bytes, bytes, bool]], option: str, quick: boo
     return said
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(st.tuples(ASKED, TOLD, st.booleans()), min_size=1, max_size=10), st.sampled_from(("", "via = append")))
 def test_what_is_remembered_makes_no_difference(turns: list[tuple[bytes, bytes, bool]], option: str) -> None:
     assert conversation(turns, option, quick=True) == conversation(turns, option, quick=False)

@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from memory import A, B, C, Peer, World, answer, get
 
@@ -343,7 +344,7 @@ OPTIONS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     st.sampled_from(("phttp", "chttp")), OPTIONS, st.sampled_from(MODIFIERS),
     st.sampled_from(("", "combined", "json")), STEPS,
@@ -414,7 +415,7 @@ CHUNKS = st.lists(
 
 
 @given(CHUNKS, st.integers(0, 40))
-@settings(max_examples=500)
+@examples(500)
 def test_both_forms_find_the_same_end_of_chunks(data: bytes, begin: int) -> None:
     compiled = pytest.importorskip("ktcpvs.http._fast_path").chunks_end
     assert compiled(data, begin) == http1.chunks_end(data, begin)
@@ -440,7 +441,7 @@ def scanned(lines: bytes, added: bytes) -> Any:
     st.permutations(OTHER_LINES), st.permutations(PAIRS), st.integers(0, 6), st.integers(0, 6), st.integers(0, 6),
     st.sampled_from((b"", b"X-Forwarded-For: 192.0.2.1\r\n")),
 )  # fmt: skip
-@settings(max_examples=300)
+@examples(300)
 def test_a_session_is_cut_out_as_by_the_scanner(
     others: list[bytes], pairs: list[bytes], count: int, place: int, length: int, added: bytes
 ) -> None:
@@ -458,7 +459,7 @@ def test_a_session_is_cut_out_as_by_the_scanner(
 
 
 @given(st.permutations(OTHER_LINES), st.integers(0, 200), st.integers(1, 60))
-@settings(max_examples=500)
+@examples(500)
 def test_nothing_else_is_cut_out(others: list[bytes], begin: int, size: int) -> None:
     """The scanner reads the lines that a scheduler has cut, and may refuse them."""
     without_cookie = pytest.importorskip("ktcpvs.http._fast_path").without_cookie

@@ -16,7 +16,8 @@ import h2.errors
 import h2.events
 import h2.settings
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from memory import A, B, C, Peer, World, answer, worlds
 from twisted.internet.defer import AlreadyCalledError
@@ -339,7 +340,7 @@ OPTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(OPTIONS, st.sampled_from(("", "combined", "json")), st.sampled_from((65535, 3000)), STEPS)
 def test_what_streams_share_changes_nothing(options: tuple[str, ...], form: str, window: int, steps: list[Any]) -> None:
     sides = {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from memory import A, B, C, Peer, World, answer
 from naive_rules import naive, request, rule_texts
@@ -92,7 +93,7 @@ def head(path: str, lines: tuple[str, ...], method: str) -> bytes:
     return "\r\n".join((f"{method} {path} HTTP/1.1", *lines, "", "")).encode()
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(rule_texts, min_size=1, max_size=6, unique=True), ASKED)
 def test_the_fast_path_serves_as_the_rules_say(texts: list[str], asked: list[Any]) -> None:
     sides = [Side(texts, kind) for kind in ("compiled", "python", "general")]

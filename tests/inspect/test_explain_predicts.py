@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from memory import Peer, World
 from twisted.internet.defer import Deferred
@@ -119,7 +120,7 @@ def end(world: World, leases: list[Lease]) -> None:
     world.close()
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(
     st.sampled_from(("wlc", "http", "phttp")),
     st.lists(st.sampled_from(STATES), min_size=1, max_size=3),

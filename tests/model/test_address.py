@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadAddress
@@ -145,7 +146,7 @@ def test_a_refusal_is_one_short_line_whatever_was_given():
     assert len(str(refusal.value)) < 250
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(addresses())
 def test_every_address_reads_back_from_its_text(address):
     assert parse_address(str(address)) == address
@@ -159,7 +160,7 @@ addressish = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(addressish, st.sampled_from((no_port_names, known_ports)))
 def test_any_text_is_an_address_or_a_bad_address(text, port_named):
     address = answer_or_refusal(parse_address, text, port_named, kind=BadAddress)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from model.strategies import tables
 
 from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.table import Table
 from ktcpvs.workers.adopt_commands import adopt_commands, read_adopt
 
-FEW = settings(max_examples=12)
+FEW = examples(12)
 """Two tables are large examples."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
@@ -55,7 +56,7 @@ def test_it_is_shown_for_people():
     assert repr(destination) == "<Destination r1:80 weight 5, 1 active>"
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(("made", "end", "fail"))), max_size=60))
 def test_whatever_happens_active_is_the_number_of_open_leases(steps):
     destination = Destination(R1)

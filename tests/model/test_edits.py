@@ -8,7 +8,8 @@ import pytest
 from attrs import evolve, fields, has
 from attrs.exceptions import FrozenInstanceError
 from edit_kinds import edit_kinds
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import (
@@ -567,7 +568,7 @@ def test_the_example_of_the_readme():
     assert after(StopService("http"), table=started) == table
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(st.one_of(st.just(Table()), st.just(TABLE), tables(max_services=2)), st.lists(edits(), min_size=1, max_size=25))
 def test_no_sequence_of_edits_makes_an_unsound_table_or_fails_otherwise_than_by_a_refusal(table, steps):
     for step in steps:

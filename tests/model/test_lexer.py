@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadConfiguration
@@ -121,7 +122,7 @@ def test_a_quoted_word_is_no_keyword():
     assert not token("virtual", 1, 1, quoted=True).is_word("virtual")
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(st.one_of(lines(), st.text(st.sampled_from('\\"a '), max_size=12)))
 @example("\\" * 7 + '"' + "\\" * 4)
 def test_every_line_of_text_can_be_written_as_one_token(text):
@@ -132,13 +133,13 @@ def test_every_line_of_text_can_be_written_as_one_token(text):
     assert unquoted(quoted(text)[1:-1]) == text
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(st.tuples(lines(), st.sampled_from((" ", "\n", "\r\n", "\t", " # x\n"))), max_size=6))
 def test_tokens_do_not_run_into_each_other(pairs):
     assert texts("".join(word(text) + gap for text, gap in pairs)) == [text for text, _ in pairs]
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.one_of(st.text(max_size=60), st.text(st.sampled_from('\\"# \n\ra={}'), max_size=30)))
 def test_any_text_is_tokens_or_refused_with_a_place(text):
     found = answer_or_refusal(tokens, text, "f", kind=BadConfiguration)

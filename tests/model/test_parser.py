@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from attrs import fields
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadConfiguration
@@ -498,13 +499,13 @@ def check_any(text):
         assert_sound(answer.apply(Table()))
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.one_of(config_texts(), st.text(max_size=80)))
 def test_any_text_is_a_load_or_a_bad_configuration(text):
     check_any(text)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(tables(max_services=2), st.data())
 def test_a_damaged_configuration_is_a_load_or_a_bad_configuration(table, data):
     text = write(*configuration(table))

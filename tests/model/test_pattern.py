@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import re2
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadPattern
@@ -124,7 +125,7 @@ def test_the_default_patterns():
     assert frozenset((".*", "^/.*")) == DEFAULT_PATTERNS
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(st.one_of(st.text(max_size=30), st.text(st.sampled_from("()[]{}*+?\\|^$1:=!<>Pipz0,-" + ODD), max_size=20)))
 def test_any_text_is_a_pattern_or_a_bad_pattern_with_a_place_in_it(text):
     groups = answer_or_refusal(check_pattern, text, kind=BadPattern)
@@ -135,7 +136,7 @@ def test_any_text_is_a_pattern_or_a_bad_pattern_with_a_place_in_it(text):
         assert 0 <= position <= len(text)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(patterns())
 def test_what_is_taken_compiles_and_can_be_searched(pattern):
     compiled = re2.compile(encode_pattern(pattern), options=re2_options())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 
 from ktcpvs.model.plan import Plan, plan
 from ktcpvs.model.service import VirtualService
@@ -65,7 +66,7 @@ def test_what_has_to_be_done(old, new, work):
     assert plan(old, new) == work
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(tables(max_services=3), tables(max_services=3))
 def test_the_plan_carried_out_gives_what_was_asked_for(old, new):
     work = plan(old, new)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 
 from ktcpvs.model.address import Inet
 from ktcpvs.model.destination import Destination
@@ -62,7 +63,7 @@ def test_requests_do_not_share_what_they_tried():
     assert second.tried == set()
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(services())
 def test_the_view_holds_every_rule_once_in_order_with_the_defaults_at_the_end(service):
     view, known = view_of(service)

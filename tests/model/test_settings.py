@@ -6,7 +6,8 @@ import pytest
 from attrs import fields
 from attrs.exceptions import FrozenInstanceError
 from cases import check_each
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadValue, NoSuchSetting
@@ -126,7 +127,7 @@ def test_settings_are_frozen():
         Settings().debug_level = 1
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(settings_values())
 def test_what_is_described_can_be_set(values):
     assert Settings().changed({name: str(value) for name, value in values.described().items()}) == values
@@ -135,7 +136,7 @@ def test_what_is_described_can_be_set(values):
 numberish = st.one_of(st.integers(-1, 90000).map(str), secrets(), st.text(max_size=12))
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.dictionaries(st.one_of(st.sampled_from(Settings.names()), st.text(max_size=5)), numberish, max_size=3))
 def test_any_change_gives_settings_or_a_refusal(changes):
     answer = answer_or_refusal(Settings().changed, changes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 from attrs.exceptions import FrozenInstanceError
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 
 from ktcpvs.errors import NoSuchService, ServiceExists
 from ktcpvs.model.describe import configuration
@@ -65,7 +66,7 @@ def test_it_is_frozen():
         Table().running = frozenset()
 
 
-@settings(max_examples=35, deadline=None)
+@examples(35)
 @given(tables())
 def test_a_table_that_can_be_made_is_sound_and_is_described_as_plain_data(table):
     assert_sound(table)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from model.strategies import tables
 
 from ktcpvs.model.address import Inet
@@ -71,7 +72,7 @@ def test_two_edits_at_the_same_time(mine: Edit, other: Edit, commute: bool) -> N
         assert changed_parts(one, two) == set()
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(tables(), tables())
 def test_equal_tables_have_no_changed_parts(one: Table, other: Table) -> None:
     assert changed_parts(one, one) == set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given, settings
+from examples import examples
+from hypothesis import example, given
 
 from ktcpvs.model.address import Inet, Unix
 from ktcpvs.model.describe import configuration, describe_service
@@ -86,7 +87,7 @@ def test_a_whole_configuration():
     assert write(*configuration(Table())) == ""
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(tables())
 @example(Table.of([ODD], running=frozenset(("\\",)), settings=Settings(drain_timeout=0)))
 def test_what_is_written_is_read_back(table):
@@ -95,7 +96,7 @@ def test_what_is_written_is_read_back(table):
     assert load.apply(table) == table
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(tables())
 def test_what_is_listed_with_its_heading_is_read_back_even_with_other_line_ends(table):
     text = "TCP Virtual Server version 1.0.0\n" + write(*configuration(table))
@@ -103,7 +104,7 @@ def test_what_is_listed_with_its_heading_is_read_back_even_with_other_line_ends(
         assert parse(text.replace("\n", ends)).apply(table) == table
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(services())
 def test_writing_is_stable(service):
     text = write_service(describe_service(service))

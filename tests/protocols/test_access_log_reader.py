@@ -7,7 +7,8 @@ import json
 
 import pytest
 from attrs import asdict
-from hypothesis import example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktcpvs.protocols.access_log import FORMATS, Record
@@ -34,7 +35,7 @@ RECORDS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(RECORDS)
 def test_json_is_read_as_it_was_written(record: Record) -> None:
     found = read_line(FORMATS["json"]("web", "phttp").line(record))
@@ -48,7 +49,7 @@ def test_json_is_read_as_it_was_written(record: Record) -> None:
     assert found.is_exact
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(RECORDS)
 def test_combined_is_read_as_it_was_written(record: Record) -> None:
     found = read_line(FORMATS["combined"]("web", "phttp").line(record))
@@ -57,7 +58,7 @@ def test_combined_is_read_as_it_was_written(record: Record) -> None:
     assert (found.server, found.total, found.is_exact) == (None, None, False)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(RECORDS)
 def test_further_keys_and_other_spaces_change_nothing(record: Record) -> None:
     line = FORMATS["json"]("web", "phttp").line(record)
@@ -89,7 +90,7 @@ GOOD = FORMATS["json"]("web", "phttp").line(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@examples(500)
 @given(st.data())
 @example(data=None)
 def test_whatever_comes_is_a_request_or_a_bad_line(data: st.DataObject | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from examples import examples
 from hello_oracle import NEVER, seen_by_openssl
 from hellos import (
     ALPN,
@@ -29,7 +30,7 @@ from hellos import (
     vector,
     versions,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from record_hellos import CLIENTS
 
@@ -554,7 +555,7 @@ ascii_protocols = st.text(st.characters(min_codepoint=33, max_codepoint=126), mi
 )
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(
     st.none() | host_names.filter(lambda name: name.strip("-_.") == name and "xn--" not in name),
     st.lists(ascii_protocols, max_size=4, unique=True),
@@ -578,7 +579,7 @@ def answerable(*extensions: bytes, **fields: Any) -> bytes:
     return hello(*extensions, GROUP, ciphers=b"\xc0\x2b", **fields)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(host_names, st.lists(ascii_protocols, min_size=1, max_size=4, unique=True), sizes_of_pieces)
 def test_built_hellos_for_openssls_server(name: str, offered: list[str], in_records: list[int]) -> None:
     data = answerable(named(name.encode()), alpn(*(one.encode() for one in offered)))

@@ -5,7 +5,8 @@ import sys
 from types import ModuleType
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.protocols.http1 import cookies
@@ -79,7 +80,7 @@ _LINES = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(_LINES)
 def test_the_quick_way_does_what_the_general_one_does(module: ModuleType, lines: bytes) -> None:
     assert module.take_cookie(lines, NAME) == take_cookies(lines, NAME)

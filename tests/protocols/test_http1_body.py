@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.protocols.http1 import BadFrame, Chunked, Frame
@@ -68,7 +69,7 @@ def test_it_reads_only_some_lines_at_once() -> None:
         assert taken + fed(frame, body[taken:], 1 << 20) == len(body)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(body=chunked_bodies(), following=st.binary(max_size=10), size=st.integers(1, 700))
 def test_a_chunked_body_ends_where_it_ends(body: bytes, following: bytes, size: int) -> None:
     frame = Chunked()
@@ -77,7 +78,7 @@ def test_a_chunked_body_ends_where_it_ends(body: bytes, following: bytes, size: 
     assert frame.feed(following) == 0
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(body=chunked_bodies(), places=st.lists(st.integers(0, 3000), max_size=8))
 def test_in_pieces_of_any_size(body: bytes, places: list[int]) -> None:
     bounds = sorted({0, len(body), *(place % len(body) for place in places)})
@@ -88,7 +89,7 @@ def test_in_pieces_of_any_size(body: bytes, places: list[int]) -> None:
     assert frame.done
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(body=chunked_bodies(), place=st.integers(0, 3000), change=st.binary(max_size=3), removed=st.integers(0, 3))
 def test_a_damaged_body_is_the_same_in_every_split(body: bytes, place: int, change: bytes, removed: int) -> None:
     place %= len(body)
@@ -104,7 +105,7 @@ def test_a_damaged_body_is_the_same_in_every_split(body: bytes, place: int, chan
     assert len(seen) == 1 or (seen == {(-1, False), (len(body), False)} and not body.endswith(b"\n"))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_any_bytes_at_all(pieces: list[bytes]) -> None:
     frame = Chunked()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.scheduling import Request
@@ -221,7 +222,7 @@ def test_exactly_as_much_as_may_be() -> None:
         reader(max_size=len(text) - 1).feed(text)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_any_bytes_at_all(pieces: list[bytes]) -> None:
     one = reader(max_size=200)

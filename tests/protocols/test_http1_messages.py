@@ -12,7 +12,8 @@ from itertools import pairwise, product
 import h11
 import pytest
 from cases import check_each
-from hypothesis import example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ktcpvs.protocols.http1 import (
@@ -393,7 +394,7 @@ def cut(message: bytes, places: list[int]) -> list[bytes]:
 cuts = st.lists(st.integers(0, 1000), max_size=6)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(parts=requests(), places=cuts, following=st.sampled_from(FOLLOWING))
 def test_a_request_is_its_parts(parts: Parts, places: list[int], following: bytes) -> None:
     taken = take_request(cut(parts.head + parts.body + following, places))
@@ -407,7 +408,7 @@ def test_a_request_is_its_parts(parts: Parts, places: list[int], following: byte
     assert (taken.frame.done, taken.body, taken.rest) == (True, parts.body, following)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(parts=requests(), hop=st.lists(names, min_size=1, max_size=3), data=st.data())
 def test_what_connection_names_ends_here(parts: Parts, hop: list[bytes], data: st.DataObject) -> None:
     lines = parts.lines.splitlines(True)
@@ -423,7 +424,7 @@ def test_what_connection_names_ends_here(parts: Parts, hop: list[bytes], data: s
     assert taken.message.head() == b"GET / HTTP/1.1\r\n" + b"".join(kept) + b"\r\n"
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(st.binary(max_size=60), max_size=6))
 def test_any_bytes_at_all(pieces: list[bytes]) -> None:
     with suppress(BadRequest):
@@ -459,7 +460,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return message
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(message=mutated(), places=cuts)
 def test_in_pieces_a_request_is_what_it_is_whole(message: bytes, places: list[int]) -> None:
     def outcome(pieces: list[bytes]) -> object:
@@ -498,7 +499,7 @@ def for_h11(message: bytes, target: bytes) -> bytes:
     return message.replace(target, bytes(byte if byte < 0x80 else 0x7E for byte in target), 1)
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(mutated())
 @example(b"GET http://h HTTP/1.1\r\nHost: x\r\n\r\n")
 @example(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\nrest")
@@ -541,7 +542,7 @@ def test_what_is_taken_h11_takes_too(message: bytes) -> None:
     assert heard == [content, ended, rest]
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(parts=requests(), places=cuts)
 def test_h11_reads_the_content_of_a_body_as_it_was_meant(parts: Parts, places: list[int]) -> None:
     taken = take_request(cut(parts.head + parts.body, places))

@@ -10,7 +10,8 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.settings
-from hypothesis import Phase, given, settings
+from examples import examples
+from hypothesis import Phase, given
 from hypothesis import strategies as st
 
 from ktcpvs.protocols.http2 import (
@@ -304,13 +305,13 @@ def converse(ours: Any, plan: list[Any], theirs: dict[Any, int], cuts: list[int]
     return talk
 
 
-@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate))
+@examples(40, phases=(Phase.explicit, Phase.generate))
 @given(PLANS, LIMITS, THEIRS, CUTS)
 def test_clients_of_h2(plan: list[Any], limits: Limits, theirs: dict[Any, int], cuts: list[int]) -> None:
     converse(Server(limits), plan, theirs, cuts)
 
 
-@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate))
+@examples(40, phases=(Phase.explicit, Phase.generate))
 @given(PLANS, LIMITS, THEIRS, CUTS)
 def test_servers_of_h2(plan: list[Any], limits: Limits, theirs: dict[Any, int], cuts: list[int]) -> None:
     converse(Client(limits), plan, theirs, cuts)
@@ -357,7 +358,7 @@ class Pair:
             self.ended[end].add(event.stream_id)
 
 
-@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate))
+@examples(40, phases=(Phase.explicit, Phase.generate))
 @given(PLANS, LIMITS, LIMITS, CUTS)
 def test_our_client_and_our_server(plan: list[Any], one: Limits, other: Limits, cuts: list[int]) -> None:
     """Both ends ours: every request and response arrives, with any windows."""

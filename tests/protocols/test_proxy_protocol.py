@@ -9,7 +9,8 @@ from socket import SOCK_STREAM
 
 import pytest
 from attrs import evolve
-from hypothesis import assume, given, settings
+from examples import examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from proxy_oracle import assert_same, read_by_package
 from proxyprotocol.result import ProxyResultIPv4, ProxyResultIPv6, ProxyResultLocal
@@ -461,7 +462,7 @@ def test_version_1_is_read_as_it_was_written(pair: tuple[Address, Address], piec
     assert_same(complete(data), seen)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     st.sampled_from([*GOOD_V1, *(data for data, _ in GOOD_V2.values())]),
     st.integers(0, 60),
@@ -533,7 +534,7 @@ def test_version_2_of_the_package_is_read(pair: tuple[Address, Address], tlvs: T
     assert ProxyProtocolV2().pack(ProxyResultLocal()) == LOCAL
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.sampled_from([*GOOD_V1, *BAD_V1]), st.integers(0, 60), st.binary(max_size=2), st.integers(0, 2))
 def test_what_is_accepted_of_version_1_the_package_accepts(line: bytes, place: int, put: bytes, removed: int) -> None:
     line = line[:place] + put + line[place + removed :]

@@ -181,10 +181,13 @@ def filled(relays: Relays, sock: socket.socket, way: Direction) -> int:
     sent = 0
     sock.setblocking(False)
     while not (relays.rests() and (getattr(way, "in_pipe", 0) or way.pending)):
+        before = sent
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += sock.send(BULK[sent % 1000 : 1 << 16])
         assert sent < MOST_BUFFERED
+        if sent == before:
+            time.sleep(0.005)  # looking again at once would take a core from whatever still moves
     sock.settimeout(10)
     return sent
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from math import ceil
 
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
@@ -38,7 +39,7 @@ def where(destinations: list[Destination], factor: float = 1.25, *tried: Destina
 WEIGHTS = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(WEIGHTS, st.lists(st.integers(0, 40), max_size=60), st.sampled_from([1.0, 1.1, 1.25, 2.0]), st.data())
 def test_no_server_gets_more_than_its_share(
     weights: list[int], clients: list[int], factor: float, data: st.DataObject
@@ -60,7 +61,7 @@ def test_no_server_gets_more_than_its_share(
         chosen.active += 1
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(WEIGHTS)
 def test_while_no_server_has_too_much_the_key_decides_as_in_sh(weights: list[int]) -> None:
     destinations = servers(*weights)

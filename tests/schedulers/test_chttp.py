@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
@@ -229,7 +230,7 @@ def test_the_server_does_not_see_it(lines: bytes, seen: bytes | None) -> None:
 _ODD = st.text(st.sampled_from('KTCPVS_SID=;. \t"a1,é'), max_size=40).map(lambda text: text.encode("latin-1"))
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(st.lists(_ODD, min_size=1, max_size=3), st.lists(_ODD, max_size=2))
 def test_whatever_the_cookies_say_a_choice_is_made_and_other_lines_stay(
     cookies: list[bytes], others: list[bytes]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
@@ -90,7 +91,7 @@ def tried_of(data: st.DataObject, servers: list[Destination]) -> set[Destination
     return {one.real if isinstance(one, WeighedDestination) else one for one in tried}
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(NUMBERS, destinations(), st.sampled_from([1, 1.1, 1.25, 2.0, 1000.0]), st.data())
 def test_keys_have_the_same_servers(
     number: int, servers: list[Destination], factor: float, data: st.DataObject
@@ -140,7 +141,7 @@ class Keyed:
         return request.path or b""
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(st.sampled_from(sorted(BY_HASH)), destinations(), st.booleans(), st.lists(CLIENTS, max_size=12), st.data())
 def test_keys_have_the_same_servers_in_schedulers(
     name: str, servers: list[Destination], is_keyed: bool, clients: list[str], data: st.DataObject
@@ -158,7 +159,7 @@ def test_keys_have_the_same_servers_in_schedulers(
         assert scheduler.choose(request) is IN_PYTHON[type(scheduler)](scheduler, request)
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(CLIENTS)
 def test_clients_have_the_same_hashes(client: str) -> None:
     for one in (client, client.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")):
@@ -217,7 +218,7 @@ def test_long_addresses_and_subclasses_are_not_remembered() -> None:
 BY_LOAD = {"wlc": WLC, "lc": LC, "sed": SED, "nq": NQ}
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.sampled_from(sorted(BY_LOAD)), destinations(), st.data())
 def test_the_server_with_the_least_load_is_the_same(name: str, servers: list[Destination], data: st.DataObject) -> None:
     (one, choose), (other, choose_in_python) = bound_pair(BY_LOAD[name], servers)
@@ -230,7 +231,7 @@ def test_the_server_with_the_least_load_is_the_same(name: str, servers: list[Des
             (getattr(choice.destination, "real", choice.destination)).take()
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.integers(0, 1000), destinations(), st.data())
 def test_the_less_loaded_of_the_same_two(seed: int, servers: list[Destination], data: st.DataObject) -> None:
     request = Request(tried=tried_of(data, servers))
@@ -258,7 +259,7 @@ class SeenPeakEWMA(BoundPeakEWMA):
         return self.seen[-1]
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     destinations(),
     st.lists(st.tuples(st.integers(0, 8), TIMES, TIMES, st.booleans()), max_size=12),

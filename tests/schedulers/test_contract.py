@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
@@ -88,7 +89,7 @@ LOADS = st.lists(st.integers(0, 9), min_size=6, max_size=6)
 """The number of connections of each server."""
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=6),
     st.lists(st.tuples(LOADS, st.sets(st.integers(0, 5))), min_size=1, max_size=6),
@@ -123,7 +124,7 @@ def check_choices(name: str, weights: list[int], requests: list[tuple[list[int],
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"p2c", "peak-ewma"}))  # which draw at random
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_one_that_is_asked_for_an_explanation_disturbs_no_other(name: str, data: Any) -> None:
     """--explain binds a second scheduler and calls it: it makes the same choices as the running one would, whose own

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
@@ -137,7 +138,7 @@ def test_a_service_takes_its_automaton_along() -> None:
     assert HTTP().bind(view("/a", "/c"), first).rule_set.blocks != first.rule_set.blocks
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.lists(st.sampled_from(("/a", "/b", "^/a", "b$", ".*", "^/.*")), unique=True), st.text("/ab", max_size=4))
 def test_the_last_rule_that_is_tried_is_the_one_that_serves(patterns: list[str], text: str) -> None:
     service, path = view(*patterns), b"/" + text.encode()

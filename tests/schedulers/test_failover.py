@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.interfaces import IScheduler, ISchedulerFactory
@@ -88,7 +89,7 @@ LOADS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 
 """(weight, connections, maxconn) of each server."""
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(LOADS, st.sets(st.integers(0, 5)))
 def test_each_keeps_its_rule(loads: list[tuple[int, int, int]], failed: set[int]) -> None:
     destinations = []

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from examples import examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadPattern
@@ -107,7 +108,7 @@ def test_the_reason_names_the_rule() -> None:
     assert choice.reason == "rule 2 '/images/.*', the only server"
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(
     st.lists(st.text("ab/.*^$?[]()|+", min_size=1, max_size=6), min_size=1, max_size=12),
     st.text("ab/", max_size=8).map(str.encode),
@@ -138,7 +139,7 @@ def test_ten_thousand_rules() -> None:
 NUMBERS = st.lists(st.integers(0, 40), max_size=30, unique=True)
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(st.lists(NUMBERS, min_size=2, max_size=6))
 def test_blocks_that_are_taken_over_are_as_good_as_new_ones(edits: list[list[int]]) -> None:
     """After any edits, reused blocks give the same results as newly compiled ones."""

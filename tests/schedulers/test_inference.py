@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ktcpvs_inference import Inference
 from ktcpvs_inference.metrics import MAX_COUNT, STALE_AFTER, TIMEOUT, Queue, Queues, Source, sum_of
@@ -106,7 +107,7 @@ def test_a_body_that_ends_in_the_middle_is_read_as_far_as_it_goes(body: bytes) -
 @example(b'{"prompt": "abc\\\\')
 @example(b'{"prompt": 1' + b"0" * 9000)
 @example(b"\xff\xfe{\x00")
-@settings(deadline=None, max_examples=300)
+@examples(300)
 def test_no_bytes_raise(body: bytes) -> None:
     assert isinstance(read_prompt(body), Prompt)
 
@@ -270,7 +271,7 @@ def test_what_is_no_number_of_requests_is_nothing(value: str) -> None:
 
 
 @given(st.one_of(st.binary(), st.text(alphabet='a{}" \\\n1.=,', max_size=80).map(str.encode)))
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_no_metrics_raise(text: bytes) -> None:
     assert isinstance(sum_of(text, "a"), float | None)
 

@@ -9,7 +9,8 @@ from collections.abc import Generator, Iterable, Sequence
 
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.errors import BadValue
@@ -55,7 +56,7 @@ def entries_of(weights: Sequence[float], size: int, fill: object = None) -> arra
 WEIGHTS = st.lists(st.integers(1, 100), min_size=1, max_size=20)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(WEIGHTS, st.sampled_from([251, 1009, 4093]))
 def test_each_server_has_its_share_of_the_entries(weights: list[int], size: int) -> None:
     counts = Counter(entries_of(weights, size))
@@ -64,7 +65,7 @@ def test_each_server_has_its_share_of_the_entries(weights: list[int], size: int)
         assert share - 1 <= counts[number] <= share + 1 + len(weights) * weight / sum(weights)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(WEIGHTS, st.sampled_from([251, 1009, 4093]))
 def test_the_compiled_form_fills_the_same_table(weights: list[int], size: int) -> None:
     assert entries_of(weights, size) == entries_of(weights, size, plain_filling)
@@ -92,7 +93,7 @@ def test_the_order_in_the_configuration_makes_no_difference() -> None:
     assert where(bound(destinations)) == where(bound(reversed(destinations)))
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(st.sets(st.integers(0, 5), max_size=5))
 def test_servers_that_cannot_serve_move_only_their_own_keys(unusable: set[int]) -> None:
     destinations = servers(3, 1, 2, 1, 1, 2)

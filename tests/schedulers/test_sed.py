@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
@@ -79,7 +80,7 @@ LOADS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=1, ma
 """(weight, connections) of each server."""
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(LOADS, st.sets(st.integers(0, 19)))
 def test_no_usable_server_has_a_shorter_expected_delay(loads: list[tuple[int, int]], failed: set[int]) -> None:
     destinations = servers(*(weight for weight, _ in loads))
@@ -102,7 +103,7 @@ def test_no_usable_server_has_a_shorter_expected_delay(loads: list[tuple[int, in
             assert delay == min((one.active + 1) / one.weight for one in usable)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.lists(st.integers(1, 9), min_size=17, max_size=24), st.lists(st.integers(0, 60), max_size=100))
 def test_many_are_chosen_as_if_all_were_compared(weights: list[int], ends: list[int]) -> None:
     for load in (expected_delay, delay_unless_idle):

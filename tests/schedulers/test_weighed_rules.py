@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
@@ -180,7 +181,7 @@ def test_an_explanation_shows_the_weights_of_the_rule() -> None:
     assert considered.destinations == service.destinations
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=5),
     st.data(),

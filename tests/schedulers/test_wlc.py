@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,7 +89,7 @@ def ordered(servers: list[Destination], even: bool = False) -> OrderedLoad:
     return picker
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=12), st.booleans(), st.lists(st.integers(0, 40), max_size=120),
     st.data(),

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from tls_peers import authority, tls_contexts
 from twisted.internet.task import Clock
@@ -173,7 +174,7 @@ def test_byte_by_byte(version: ssl.TLSVersion) -> None:
     st.booleans(),
     st.sampled_from(VERSIONS),
 )
-@settings(max_examples=60)
+@examples(60)
 def test_any_boundaries(
     sizes: list[int], cuts: list[int], pauses: set[int], asks: bool, version: ssl.TLSVersion
 ) -> None:
@@ -298,7 +299,7 @@ def test_what_waits_is_sent_before_a_reset_and_dropped_by_an_abort(
 
 
 @given(st.lists(st.tuples(st.integers(1, 40_000), st.booleans(), st.booleans()), max_size=8), st.sampled_from(VERSIONS))
-@settings(max_examples=40)
+@examples(40)
 def test_what_is_written_comes_in_order(writes: list[tuple[int, bool, bool]], version: ssl.TLSVersion) -> None:
     """Whenever the owner rests, and whenever a turn ends."""
     connection = Connection(version)

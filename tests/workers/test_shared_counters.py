@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ktcpvs.model.address import Inet
@@ -49,7 +50,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(steps=STEPS, limit=st.sampled_from((4, 9, 100)))
 def test_a_slot_counts_one_thing_at_most(steps: list[tuple[str, Any, Any]], limit: int) -> None:
     shared = SharedTable(2)
@@ -203,7 +204,7 @@ def test_a_server_that_became_idle_elsewhere_is_found_after_a_bounded_number_of_
         assert looks <= 30 / REFRESHED_PER_CHOICE
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.tuples(st.integers(0, 19), st.sampled_from((-1, 1, 3)), st.integers(0, 1)), max_size=80))
 def test_after_one_look_at_each_the_least_loaded_is_first(steps: list[tuple[int, int, int]]) -> None:
     servers, rows, order = ordered(20)
