@@ -376,15 +376,19 @@ class Worker:
     def _end_if_drained(self) -> float | Deferred[None] | None:
         director = self._director
         if director is not None:
-            left = director.count_draining()
-            if left and self._reactor.seconds() < self._deadline:
+            if self._reactor.seconds() >= self._deadline:
+                director.context.steps.run("end: count connections", self._tell_left, director)
+            elif director.count_draining():
                 return DRAIN_POLL_INTERVAL
-            if left:
-                self._log.event(ANNOUNCE, "{n} connections have not drained and are closed", n=left)
             director.context.steps.run("end: connections", director.end_all)
             return director.context.tracer.flush().addCallback(lambda _: self._stop())
         self._stop()
         return None
+
+    def _tell_left(self, director: Director) -> None:
+        left = director.count_draining()
+        if left:
+            self._log.event(ANNOUNCE, "{n} connections have not drained and are closed", n=left)
 
     def _stop(self) -> None:
         director = self._director

@@ -375,7 +375,7 @@ def test_sighup_loads_the_configuration_again(
     before = daemon.call("table")
     for broken, why in (
         (block("s", new_port, other.address, "    colour = red\n"), f"{config}:5:5: unknown keyword 'colour'"),
-        (block("s", new_port, other.address).replace("wlc", "best"), "no scheduler 'best'"),
+        (block("s", new_port, other.address).replace("wlc", "best"), f"{config}:3:17: service s: no scheduler 'best'"),
         (block("s", one.port, other.address), "another program"),
     ):
         config.write_text(broken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -269,13 +270,20 @@ def test_any_exception_of_a_scheduler_is_a_failure_of_it(make: Make, kind: type[
     assert "failed" in "".join(odd.lines)
 
 
-def test_an_interrupt_by_a_plugin_is_a_failure_of_it(make: Make) -> None:
-    """The reactor of a daemon handles SIGINT, so only a plugin can have raised this one."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+@contextmanager
+def handled(handler: Any) -> Iterator[None]:
+    """SIGINT has this handler meanwhile."""
+    before = signal.signal(signal.SIGINT, handler)
     try:
-        test_any_exception_of_a_scheduler_is_a_failure_of_it(make, KeyboardInterrupt)
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_by_a_plugin_is_a_failure_of_it(make: Make) -> None:
+    """The reactor of a daemon handles SIGINT, so only a plugin can have raised this one."""
+    with handled(lambda number, frame: None):
+        test_any_exception_of_a_scheduler_is_a_failure_of_it(make, KeyboardInterrupt)
 
 
 def test_an_interrupt_by_the_user_goes_through(make: Make) -> None:
@@ -285,6 +293,6 @@ def test_an_interrupt_by_the_user_goes_through(make: Make) -> None:
         raise KeyboardInterrupt
 
     odd.use(choose)
-    with pytest.raises(KeyboardInterrupt):
+    with handled(signal.default_int_handler), pytest.raises(KeyboardInterrupt):
         odd.client.says(get())
     odd.client.resets()
