@@ -20,10 +20,10 @@ enum { MAX_BUCKETS = 64, PLACES = 256, MAX_CACHED_REQUEST = 1024, MAX_WHOLE_REQU
 
 enum { C_STATE, C_IS_LAST, C_READER, C_LIMITS, C_LAST_ACTIVITY, C_HTTP, C_EXCHANGE, C_IS_FULL, C_HAS_ENDED, C_PENDING,
        C_HELD, C_CLIENT, C_CLOSES_AFTER, C_DISPATCHER, C_BODY, C_BODY_BYTES, C_HEAD_BEGAN, C_IS_SERVING_PENDING,
-       C_IS_TURN_OVER, C_PROGRESS, C_CONTEXT, C_IS_OVER, C_RELAY };
+       C_IS_TURN_OVER, C_PROGRESS, C_CONTEXT, C_IS_OVER, C_RELAY, C_IS_RETIRING };
 FIELDS(connection, "state", "is_last", "_reader", "limits", "last_activity", "_http", "exchange", "is_full", "has_ended",
        "pending", "held", "client", "closes_after", "dispatcher", "body", "_body_bytes", "_head_began", "_is_serving_pending",
-       "_is_turn_over", "_progress", "context", "is_over", "relay");
+       "_is_turn_over", "_progress", "context", "is_over", "relay", "_is_retiring");
 
 enum { X_STARTED, X_OWNER, X_DISPATCHER, X_HTTP, X_MESSAGE, X_PLAIN, X_PLAIN_LOG, X_REPEATABLE, X_SERVER, X_BYTES_IN,
        X_BYTES_OUT, X_SETTLED, X_SENDER, X_FORWARDER, X_EDITS };
@@ -1270,7 +1270,7 @@ connection_init(PyObject *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     FILL(self, connection, Py_None, C_READER, C_PROGRESS, C_BODY);
     FILL(self, connection, Py_False, C_IS_SERVING_PENDING, C_IS_TURN_OVER, C_CLOSES_AFTER, C_HAS_ENDED, C_IS_FULL,
-         C_IS_LAST);
+         C_IS_LAST, C_IS_RETIRING);
     FILL(self, connection, zero, C_HEAD_BEGAN, C_BODY_BYTES, C_HELD);
     put_new(&SLOT(self, connection, C_HTTP), args[0]);
     put_new(&SLOT(self, connection, C_PENDING), no_bytes);

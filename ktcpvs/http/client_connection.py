@@ -55,7 +55,7 @@ class HTTPClientConnection(ClientConnection):
     reserved = 1  # for its server connection, which the pool counts
 
     __slots__ = (
-        "_body_bytes", "_head_began", "_http", "_is_serving_pending", "_is_turn_over", "_progress",
+        "_body_bytes", "_head_began", "_http", "_is_retiring", "_is_serving_pending", "_is_turn_over", "_progress",
         "_reader", "body", "closes_after", "exchange", "has_ended", "held", "is_full", "is_last", "pending",
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ class HTTPClientConnection(ClientConnection):
         self._reader: HeadReader | None = None  # of a head that arrives in pieces
         self._head_began = 0  # the tick when that head began
         self._body_bytes = 0  # of the current request's body, so far
+        self._is_retiring = False  # `is_last` from the next request on
         self._is_serving_pending = False
         self._is_turn_over = False  # pending requests wait for the next turn
         self._progress: Progress | None = None  # of a client that does not read
@@ -114,7 +115,10 @@ class HTTPClientConnection(ClientConnection):
             self.end_relayed()
 
     def retire_gently(self) -> None:
-        self.is_last = True
+        if self.state == life.ANSWERING:  # nothing has told the client that its connection ends with this response
+            self._is_retiring = True
+        else:
+            self.is_last = True
 
     def end_relayed(self) -> None:
         relay = self.relay
@@ -500,6 +504,7 @@ class HTTPClientConnection(ClientConnection):
             self._linger()
             return
         self.transition(life.ANSWERED)
+        self.is_last = self._is_retiring
         self._serve_pending()
 
     def refused(self) -> None:

@@ -1271,3 +1271,44 @@ def test_what_servers_are_told_of_clients_is_each_clients_own(make: Make) -> Non
         client.says(get("/a"))
     server.says(answer())
     assert not world.live.cache.cached
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("sent", range(4), ids=("idle", "asked", "in its head", "in its body"))
+def test_a_takeover_announces_the_end_before_it_comes(make: Make, sent: int, parts: int) -> None:
+    """A client may send a request on a kept connection until a response has said `Connection: close`, so that its
+    connection stays open until one has, wherever the first process hands over."""
+    world = make()
+    client = world.client()
+    client.says(get("/a"))
+    a = world.accepts(A)
+    assert a.heard() == get("/a")
+    response = answer(b"from a " + b"x" * 100)
+    a.says(response)
+    assert client.heard() == response
+    pieces = [b"", response[:20], response[20:-50], response[-50:]]
+    if sent:
+        client.says(get("/a/2"))
+        a.heard()
+        for piece in pieces[:sent]:
+            a.says(piece) if piece else None
+    heard = client.heard()
+    world.director.hand_over({})
+    if sent:
+        for piece in pieces[sent:]:
+            a.says(piece)
+        heard += client.heard()
+        assert heard.endswith(b"\r\n\r\nfrom a " + b"x" * 100)
+    if b"Connection: close" not in heard:
+        assert client.is_open
+        request = get("/a/3")
+        step = len(request) // parts + 1
+        for begin in range(0, len(request), step):
+            client.says(request[begin : begin + step])
+        server = a if a.is_open else world.accepts(A)
+        server.heard()
+        server.says(answer(b"last"))
+        heard = client.heard()
+    assert heard.count(b"Connection: close\r\n") == 1
+    client.ends()
+    assert not client.is_open
