@@ -584,7 +584,8 @@ def _source_of_table(is_saved: bool, options: DaemonOptions) -> str:
     if options.config is not None and options.state is not None:
         return (
             "the table comes from {config}, since there was no state file {state}: from now on the state file keeps "
-            "all changes, and the next start takes it; to take {config} at each start, leave out --state"
+            "all changes, and the next start takes it; to take {config} at each start, leave out --state "
+            "(certificates of a CA need it)"
         )
     return "the table comes from {config}" if options.config is not None else ""
 
