@@ -303,7 +303,6 @@ NOT_RUN = {
     "docs/access-log.md": 2,
     "docs/automatic-https.md": 1,
     "docs/cluster.md": 1,
-    "docs/cookbook.md": 2,
     "docs/examples/ktcpvs-redis/README.md": 1,
     "docs/log-shipping.md": 2,
     "docs/operations.md": 2,
