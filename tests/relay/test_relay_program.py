@@ -856,12 +856,14 @@ def test_many_directions_at_once(program: Program, sockets: Callable[[], Relay])
 
     def send(slot: int, sock: socket.socket) -> None:
         chance, digest, total = random.Random(slot), hashlib.sha256(), 0
-        for _ in range(60):
+        for number in range(600):
+            if number >= 60 and program.redirected(slot):
+                break  # on a busy machine, this process may have been quicker than the kernel until here
             data = chance.randbytes(chance.choice((1, 100, 5_000, 150_000)))
             digest.update(data)
             sock.sendall(data)
             total += len(data)
-            if chance.random() < 0.5:  # a pause in which a grant can be made
+            if chance.random() < 0.5 or number >= 60:  # a pause in which a grant can be made
                 wait_for(lambda total=total: arrived[slot] == total)
         sock.shutdown(socket.SHUT_WR)
         sent[slot] = digest.hexdigest()
