@@ -5,14 +5,14 @@ PYTHON ?= python3
 VENV ?= $(if $(wildcard .venv/lib/python3*/site-packages/ktcpvs/__init__.py),.venv-dev,.venv)
 BIN = $(VENV)/bin
 
-.PHONY: help compiled demo demo-cluster test test-more test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean
+.PHONY: help compiled demo demo-cluster test test-all test-slow site pictures fuzz bench testssl h2spec soak soak-hostile soak-relays soak-certificates soak-http2 soak-cluster dist deb image lint clean
 
 help:
 	@echo "make demo            three web servers and the switch on loopback; the example, played through tcpvsadm"
 	@echo "make demo ONESHOT=1  the same, checked, and ended at once"
 	@echo "make demo-cluster    three switches with one table and three members of etcd on loopback, of which some crash; 40 seconds"
-	@echo "make test            the tests, in less than five minutes; TESTS='tests/model -k rules' for some"
-	@echo "make test-more       those that make test leaves out: clusters, other programs, packages, load, and all examples of properties"
+	@echo "make test            the tests, in six minutes; TESTS='tests/model -k rules' for some"
+	@echo "make test-all        also those that make test leaves out: clusters, other programs, packages, load, and all examples of properties"
 	@echo "make test-slow       those that both leave out: faults of a cluster, and what takes half a minute"
 	@echo "make site            the documentation as a site in build/site; SITE_URL=https://docs.example/ if it is published there"
 	@echo "make pictures        draws the pictures of the README; STATUS=1: those of the status page too"
@@ -57,7 +57,7 @@ JOBS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 8 : 2 * n)))
 PURE_TESTS = tests/model% tests/protocols% tests/schedulers%
 OTHER_TESTS = $(filter-out $(PURE_TESTS),$(or $(filter tests%,$(TESTS)),tests))
 
-# What `make test` leaves out, by what the tests need, unless TESTS names them. `make test-more` runs it.
+# What `make test` leaves out, by what the tests need, unless TESTS names them.
 MORE = programs or packages or load or starts
 
 PROGRAMS = services=netbase nginx=nginx-light redis-server redis-cli=redis-tools postgres=postgresql curl apache2=apache2-bin \
@@ -68,15 +68,15 @@ IS_WHOLE = $(filter tests,$(TESTS))
 
 # Each process of pytest-xdist imports every test module, for which pytest first rewrites the assertions: 12 s of CPU time
 # for all of them. The byte code is kept, and made once before the processes start.
-test test-more: export PYTHONDONTWRITEBYTECODE =
+test test-all: export PYTHONDONTWRITEBYTECODE =
 test: compiled $(if $(IS_WHOLE),$(VENV)/tests-compiled,$(if $(OTHER_TESTS),$(VENV)/axe-core.js))
 	@$(if $(OTHER_TESTS),docs/tools/debian-packages $(PROGRAMS) $(if $(IS_WHOLE),,chromium))
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(IS_WHOLE),-m "not slow and not ($(MORE))") $(TESTS)
 
-# What `make test` leaves out. It tries a part of the examples of each property, and this tries all of them.
-test-more: compiled $(VENV)/tests-compiled $(VENV)/axe-core.js
+# Also what `make test` leaves out. It tries a part of the examples of each property, and this tries all of them.
+test-all: compiled $(VENV)/tests-compiled $(VENV)/axe-core.js
 	@docs/tools/debian-packages $(PROGRAMS) chromium
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and ($(MORE) or hypothesis or examples)" --hypothesis-profile=all tests
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" --hypothesis-profile=all tests
 
 # Those that the marker `slow` leaves out of both: faults of a cluster, and what takes half a minute.
 test-slow: compiled

@@ -1,4 +1,4 @@
-"""The number of examples with which hypothesis tries a property: few, or all of them in `make test-more`."""
+"""The number of examples with which hypothesis tries a property: few, or all of them in `make test-all`."""
 
 from __future__ import annotations
 

@@ -133,14 +133,12 @@ def _selection(target: str, folder: Path) -> str:
     return found[1]
 
 
-def test_each_test_that_make_test_leaves_out_is_run_by_make_test_more(
-    tmp_path: Path, pytestconfig: pytest.Config
-) -> None:
+def test_make_test_all_runs_each_test_but_the_slow_ones(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     registered = {line.partition(":")[0] for line in pytestconfig.getini("markers")}
-    first, more = _selection("test", tmp_path), _selection("test-more", tmp_path)
-    marks = set(re.findall(r"\w+", f"{first} {more}")) - {"and", "or", "not"}
+    some, every = _selection("test", tmp_path), _selection("test-all", tmp_path)
+    marks = set(re.findall(r"\w+", f"{some} {every}")) - {"and", "or", "not"}
     assert marks <= registered  # pytest takes an unknown one for a mark that no test has
     for chosen in itertools.product((False, True), repeat=len(marks)):
         of_test = dict(zip(sorted(marks), chosen, strict=True))
-        is_run = {eval(expression, {}, of_test) for expression in (first, more)}
-        assert is_run == {False} if of_test["slow"] else True in is_run, of_test
+        assert eval(every, {}, of_test) is not of_test["slow"], of_test
+        assert not eval(some, {}, of_test) or not of_test["slow"], of_test

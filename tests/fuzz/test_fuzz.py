@@ -13,7 +13,7 @@ from examples import scaled
 from tests.fuzz.targets import CORPUS, TARGETS, seeds, words
 
 EXAMPLES = {"control": 50, "boxes": 30}
-"""The number of runs of a target; those not named here run 300 times. `make test-more` does all of them."""
+"""The number of runs of a target; those not named here run 300 times. `make test-all` does all of them."""
 
 _SIGNS = [b"\r\n", b"\r", b"\n", b" ", b"\t", b"\0", b"\xff", b":", b",", b";", b"=", b'"', b"\\", b"#", b"{", b"}"]
 
