@@ -286,7 +286,8 @@ class Cluster:
         self.received(revision, changes)
 
     def received(self, revision: int, changes: Sequence[Change]) -> None:
-        """Use changes: those that the watch reports, or that this node has just stored."""
+        """Use changes: those that the watch reports, or that this node has just stored. revision: up to which these are
+        all; 0: changes before them may be missing."""
         before = self.store.table_revision, self.store.problem
         for follower in self.followers:
             follower.apply(revision, changes)

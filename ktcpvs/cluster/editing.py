@@ -7,6 +7,7 @@ what it changes has changed meanwhile, it is tried again on the new table, unles
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from attrs import evolve
 
@@ -54,6 +55,7 @@ class ClusterEdits:
         self._node = node
         self._save_here = save
         self._edit: Edit | None = None  # that the director carries out
+        self._stored_at = 0  # the revision; see _store_and_run
 
     async def submit(self, edit: Edit) -> Sequence[str]:
         """Carry an edit out in the whole cluster. Returns warnings, a line each. Raises a Refusal; then nothing has
@@ -75,7 +77,7 @@ class ClusterEdits:
             table = self._stored if self._node.errors else lambda: director.table
             base = table()
             try:
-                warnings = await director.between_edits(lambda: self._carry_out(edit))
+                warnings, revision = await director.between_edits(lambda: self._store_and_run(edit))
             except _Conflict as conflict:
                 await self._catch_up(conflict.revision)
                 self._check_commuting(edit, base, table())
@@ -84,13 +86,18 @@ class ClusterEdits:
                 return warnings
             if isinstance(edit, Load) and edit.confirm and self.trial.record is None:
                 return [*warnings, "this changes nothing, so nothing is on trial"]
+            await self._hear_own(revision)
             if self._node.errors or self._node.is_following:
                 await self._node.follow()
                 warnings = [*warnings, *(f"node {self._node.membership.name}: {error}" for error in self._node.errors)]
-            revision = self._node.store.table_revision
-            await self._node.report_now()
             return [*warnings, *await self._hear_others(revision)]
         raise Busy(f"others change the table all the time; {edit.name} was tried {MAX_ATTEMPTS} times")
+
+    async def _store_and_run(self, edit: Edit) -> tuple[Sequence[str], int]:
+        """Carry an edit out between two edits. Return warnings, and the revision at which it is stored; 0: it is not,
+        since it changes nothing."""
+        self._stored_at = 0
+        return await self._carry_out(edit), self._stored_at
 
     async def _carry_out(self, edit: Edit) -> Sequence[str]:
         """Carry an edit out between two edits."""
@@ -156,7 +163,6 @@ class ClusterEdits:
         if transaction is None:
             return False
         self._node.check_connected()
-        is_up_to_date = self._node.applied == store.table_revision
         revisions = []
         with store_errors("the edit is stored"):
             for step in transaction.steps:
@@ -167,9 +173,15 @@ class ClusterEdits:
         store.committed(transaction, revisions)
         if transaction.trial is not None:
             self.trial.begin(transaction.trial, revisions[-1])
-        if is_up_to_date and not self._node.is_following:  # or else the node notes what else is in force then
-            self._node.applied = store.table_revision
+        self._stored_at = revisions[-1]
         return True
+
+    async def _hear_own(self, revision: int) -> None:
+        """Wait until the watch has reported what was stored at a revision, and with it all before it, which this node
+        then follows. If it does not within HEAR_SECONDS, the node follows later."""
+        store, until = self._node.store, self._reactor.seconds() + HEAR_SECONDS
+        while store.revision < revision and self._node.is_connected and self._reactor.seconds() < until:
+            await self._node.next_change()
 
     async def _catch_up(self, revision: int) -> None:
         """Return when this node follows the cluster up to a revision; 0: up to what it knows."""
@@ -192,11 +204,15 @@ class ClusterEdits:
             shown = "; ".join(lines[:MAX_CONFLICT_LINES])
             raise ChangedMeanwhile(f"another administrator has changed it at the same time: {shown}{more}")
 
+    @property
+    def _reactor(self) -> Any:
+        return self._node.director.context.reactor
+
     async def _hear_others(self, revision: int) -> Sequence[str]:
         """Wait a little for the reports of the other nodes. Return their refusals, a line each."""
-        reactor = self._node.director.context.reactor
-        until = reactor.seconds() + HEAR_SECONDS
-        while self._node.is_connected and self._behind(revision) and reactor.seconds() < until:
+        revision = max(revision, self._node.store.table_revision)
+        until = self._reactor.seconds() + HEAR_SECONDS
+        while self._node.is_connected and self._behind(revision) and self._reactor.seconds() < until:
             await self._node.next_change()
         return [
             f"node {name}: {error}"

@@ -15,7 +15,7 @@ class Follower(Protocol):
         """Forget what is known, and use all keys, as they are at `revision`: the node has (re)joined the cluster."""
 
     def apply(self, revision: int, changes: Sequence[Change]) -> None:
-        """Use changes that the watch has reported, as of `revision`."""
+        """Use changes. revision: up to which the watch has reported all; 0: this node has just stored them."""
 
     async def joined(self) -> None:
         """This node is a member now, under a new lease, and may write keys of its own. Raises EtcdError."""

@@ -141,8 +141,10 @@ class Transaction:
 
 
 class TableStore:
-    """The table of the cluster, as etcd has it. prefix: of all keys. revision: the last one that is known. generation:
-    of the table in use; None: there is none yet."""
+    """The table of the cluster, as etcd has it. prefix: of all keys. revision: up to which etcd has told everything.
+    generation: of the table in use; None: there is none yet. table_revision: at which the table has last changed, of
+    what etcd has told; what this node has stored itself counts when etcd tells of it, since others' changes before it
+    may not have been told yet."""
 
     def __init__(self, prefix: str, sealer: Sealer | None = None) -> None:
         """sealer: seals secret settings; None: this node has no secret of the cluster, so that none can be stored."""
@@ -222,6 +224,7 @@ class TableStore:
 
     def _use_generation(self, value: bytes | None, revision: int) -> None:
         if revision <= self._generation_revision:
+            self._changed_at(revision)
             return
         self._problems.pop(TABLE_KEY, None)
         try:
@@ -229,7 +232,8 @@ class TableStore:
         except BadRecord as bad:
             self._problems[TABLE_KEY] = f"{self.prefix}{TABLE_KEY}: {bad}"
             return
-        self._generation_revision = self.table_revision = revision
+        self._generation_revision = revision
+        self._changed_at(revision)
         if generation == self.generation:
             return
         known, former = self._services, self._former
@@ -242,6 +246,9 @@ class TableStore:
         for key, (at, data) in others.items():
             self._change(key, data, at, known)
 
+    def _changed_at(self, revision: int) -> None:
+        self.table_revision = max(self.table_revision, revision)
+
     def _retire_generation(self) -> None:
         """Another generation is in use from now on."""
         if self.generation is not None:
@@ -249,9 +256,9 @@ class TableStore:
         self._services, self._settings = {}, None
 
     def _change_settings(self, value: bytes | None, revision: int) -> None:
+        self._changed_at(revision)
         if self._settings is not None and revision <= self._settings.mod_revision:
             return
-        self.table_revision = max(self.table_revision, revision)
         if value is None:
             self._settings = None
             return
@@ -265,10 +272,10 @@ class TableStore:
         return f"{self.prefix}{settings_key(self.generation)}"
 
     def _change_service(self, ident: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
+        self._changed_at(revision)
         stored = self._services.get(ident)
         if stored is not None and revision <= stored.mod_revision:
             return
-        self.table_revision = max(self.table_revision, revision)
         if value is None:
             self._services.pop(ident, None)
             return
@@ -562,7 +569,6 @@ class TableStore:
         """
         last = revisions[-1]
         is_latest = self._generation_revision <= last  # no later generation, and nothing has been deleted since
-        self.revision = max(self.revision, last)
         if transaction.generation != self.generation:
             if not is_latest:
                 return
@@ -571,7 +577,6 @@ class TableStore:
             self._others = {}
         elif is_latest and any(None in step.records.values() for step in transaction.steps):
             self._generation_revision = last
-        self.table_revision = max(self.table_revision, last)
         for step, revision in zip(transaction.steps, revisions, strict=True):
             for ident, record in step.records.items():
                 self._commit_service(ident, record, revision, is_latest)

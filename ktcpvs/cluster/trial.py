@@ -199,7 +199,7 @@ class ClusterTrial:
             is_done, revision = await self._node.etcd.transact([self._is_unchanged()], operations)
         if not is_done:
             raise Busy("the table on trial has been undone, or confirmed on another node, at this moment: see --list")
-        self._node.received(revision, [Change(self._key, None, 0, revision)])
+        self._node.received(0, [Change(self._key, None, 0, revision)])
         if self.saved is not None:
             await self.saved
 
@@ -250,7 +250,7 @@ class ClusterTrial:
         is_done, revision = await self._node.etcd.transact([self._is_unchanged()], operations)
         if is_done:
             changes = [Change(table_key, former, 0, revision), Change(self._key, None, 0, revision)]
-            self._node.received(revision, changes)
+            self._node.received(0, changes)
 
     def _chosen(self, stored: Table) -> Table:
         """Return the table that this node is to run. stored: the cluster's."""

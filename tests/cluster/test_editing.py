@@ -106,6 +106,28 @@ def test_an_edit_that_is_heard_of_while_another_one_is_stored(make_node: Callabl
     assert one.cluster.applied == one.cluster.store.table_revision
 
 
+async def edit_before_hearing(one: Node, other: Node) -> tuple[Sequence[str], Sequence[str]]:
+    """Have `one` store a service whose response comes before its watch has reported an earlier edit, of `other`. Return
+    the warnings of both edits."""
+    received, reported = one.cluster.received, []
+    one.cluster.received = lambda *report: reported.append(report)  # type: ignore[method-assign]
+    earlier = await other.submit("first")
+    own = Deferred.fromCoroutine(one.submit("later"))
+    while not (other.services == {"first", "later"} and one.services == {"later"}):
+        await other.cluster.next_change()
+    one.cluster.received = received  # type: ignore[method-assign]
+    for report in reported:
+        received(*report)
+    return list(earlier), list(await own)
+
+
+def test_an_edit_that_is_stored_before_an_earlier_one_is_heard_of(make_node: Callable[[str], Node]) -> None:
+    one, other = make_node("one"), make_node("other")
+    assert one.thread.run(edit_before_hearing, one, other) == ([], [])
+    wait_for(lambda: one.services == other.services == {"first", "later"}, "both nodes to run both services")
+    wait_for(lambda: one.cluster.applied == one.cluster.store.table_revision, "node one to know that")
+
+
 def test_a_node_tells_of_nothing_that_it_has_not_tried(make_node: Callable[[str], Node]) -> None:
     one, other = make_node("one"), make_node("other")
     one.refuses = "later"

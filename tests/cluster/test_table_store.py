@@ -77,9 +77,10 @@ class Node:
         gone = [Change(key, None, 0, revision) for key in before.keys() - {pair.key for pair in pairs}]
         return revision, sorted([*changes, *gone], key=lambda change: change.mod_revision)
 
-    def change(self, new: Table, meanwhile: Callable[[], object] = lambda: None) -> bool:
+    def change(self, new: Table, meanwhile: Callable[[], object] | None = None) -> bool:
         """Store a new table; return False if another node was faster. meanwhile: called when it is stored, before this
-        node hears of that. Raises NotInForce."""
+        node hears of that; None: the watch reports it then. Raises NotInForce."""
+        before = self.keys()
         transaction = self.store.transaction(self.table, new)
         if transaction is None:
             return True
@@ -89,8 +90,11 @@ class Node:
             if not done:
                 return False
             revisions.append(revision)
-        meanwhile()
+        if meanwhile is not None:
+            meanwhile()
         self.store.committed(transaction, revisions)
+        if meanwhile is None:
+            self.hear(before)
         self.table = new
         return True
 
@@ -343,7 +347,7 @@ def test_the_table_before_a_trial_is_known_and_comes_back(make_node: Any, before
     for node in (one, other):
         assert node.store.table(Table()) == after
         assert node.store.table_of(trial.former, Table()) == before
-    revision = one.store.revision + 1
+    revision = other.store.revision + 1
     for node in (one, other):
         node.store.apply(revision, [Change(f"{prefix}table", encode_table(trial.former), 0, revision)])
         assert node.store.table(Table()) == before
@@ -386,8 +390,28 @@ def test_what_is_no_part_of_the_table_does_not_change_its_revision(make_node: An
     one.store.apply(later, [Change("/reports/nodes/b", b"{}", later, later)])
     one.store.committed(transaction, [revision for _, revision in done])
     other.read()
-    assert one.store.table_revision == other.store.table_revision == done[-1][1]
+    assert other.store.table_revision == done[-1][1]
     assert one.store.revision == later
+
+
+def test_an_earlier_edit_of_another_node_is_followed_when_it_is_told(make_node: Any) -> None:
+    """The response to a transaction comes before the watch has reported what another node has stored before it."""
+    prefix = f"/earlier{next(_prefixes)}/"
+    one, other = make_node(prefix), make_node(prefix)
+    assert one.change(Table.of([WEB]))
+    other.read()
+    before = one.keys()
+    assert other.change(AddService("earlier").apply(other.table))
+    reports = [one.changes_since(before)]
+    before = one.keys()
+    assert one.change(AddService("own").apply(one.table), lambda: reports.append(one.changes_since(before)))
+    known = one.store.table_revision
+    assert not one.change(Table.of([*one.table.services.values(), *many(2 * MAX_OPERATIONS)]), lambda: None)
+    for report in reports:
+        one.store.apply(*report)
+        assert one.store.table_revision > known
+        known = one.store.table_revision
+    assert set(one.store.table(one.table).services) == {"web", "earlier", "own"}
 
 
 # Secret settings.
