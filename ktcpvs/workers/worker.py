@@ -98,6 +98,7 @@ class SupervisorLink(Administrator):
         self._file = bytearray()  # the pages of the one that is being passed
         self._live_nodes: list[NodeIdentity] = []  # the pages of those that are being told
         self._challenges: list[Challenge] = []  # likewise
+        self._units: dict[str, str] = {}  # likewise, of schedulers
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
@@ -158,6 +159,12 @@ class SupervisorLink(Administrator):
     @commands.AssignSlots.responder
     def assign_slots(self, slots: list[dict[str, Any]]) -> dict[str, Any]:
         self._worker.slots.update({(given["ident"], given["address"]): given["slot"] for given in slots})
+        return {}
+
+    @commands.StandIn.responder
+    def stand_in(self, schedulers: list[dict[str, Any]]) -> dict[str, Any]:
+        self._units.update({given["name"]: given["unit"] for given in schedulers})
+        self._worker.director.stand_in(self._units)
         return {}
 
     @commands.UpdateHealth.responder
