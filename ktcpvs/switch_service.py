@@ -63,6 +63,7 @@ from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.takeover.inventory import CONTROL
 from ktcpvs.takeover.pid_file import PidFile
+from ktcpvs.takeover.predecessors import Predecessors
 from ktcpvs.takeover.takeover import Takeover, TakeoverHandover, restore
 from ktcpvs.takeover.upgrade_launcher import UpgradeLauncher
 from ktcpvs.version import __version__
@@ -231,7 +232,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     service_manager = ServiceManager(notifier, director, watchdog)
     leave = partial(_leave, cluster) if cluster is not None else nothing
     handover = TakeoverHandover(reactor, director, switch, control, status, service_manager, options.pid_file, leave)
-    source = None
+    source, predecessors = None, Predecessors()
     if control.unix_listener is not None and control.unix_listener.socket is not None:
         source = HandoverSource(
             director,
@@ -241,11 +242,12 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             handover.complete,
             built.tickets.record,
             reader,
+            predecessors,
             cluster.instance if cluster is not None else "",
         )
     administration = _administration(cluster, built.views, reactor, log, readiness)
     _obtain_certificates(built, challenges, cluster, store, administration)
-    own = OwnSwitch(director, built.views, readiness, shared_edits, administration)
+    own = OwnSwitch(director, built.views, readiness, predecessors, shared_edits, administration)
     switch.begin(own, built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     has_state, is_in_cluster = options.state is not None, cluster is not None
@@ -253,7 +255,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     upgrade = UpgradeLauncher(reactor, log, control.unix_address, notifier)
     takeover = None
     if target is not None:
-        takeover = Takeover(target, director, sockets, control, status, options.pid_file, source)
+        takeover = Takeover(target, director, sockets, control, status, options.pid_file, source, predecessors)
 
     async def begin_to_serve() -> None:
         if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):

@@ -21,6 +21,7 @@ from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.ticket_secrets import SecretsRecord
 from ktcpvs.system.steps import Steps
 from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
+from ktcpvs.takeover.predecessors import Predecessors
 
 
 class Fault(Exception):
@@ -61,7 +62,7 @@ class OldDaemon:
         self.sockets = Sockets()
         self.handover_source = HandoverSource(
             self.director, self.sockets, self.control, 0, lambda file, pid: self.committed.append((file, pid)),
-            lambda: SecretsRecord(b"1" * 32, None, 0.0), None,
+            lambda: SecretsRecord(b"1" * 32, None, 0.0), None, Predecessors(),
         )  # fmt: skip
         self.connection = HandoverConnection(self, log)
         self.connection.transport = self  # type: ignore[assignment]

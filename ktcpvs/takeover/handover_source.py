@@ -29,6 +29,7 @@ from ktcpvs.system.peer import peer_process
 from ktcpvs.system.sockets import distinct, file_of, share_among
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, SERVICE, Inventory, SocketRecord
+from ktcpvs.takeover.predecessors import Predecessors
 from ktcpvs.version import __version__
 
 COMMIT_TIMEOUT = 60.0
@@ -47,12 +48,13 @@ class HandoverSource:
         committed: Callable[[str, int], object],
         tickets: Callable[[], SecretsRecord],
         reader: CertificateReader | None,
+        predecessors: Predecessors,
         instance: str = "",
     ) -> None:
         """control: the listening socket of the control connection. watchdog: as in the inventory. committed: called
         when the new daemon serves, with the name of its pid file, and its process id, 0 if that is not known. tickets:
-        returns the secrets of session tickets. reader: reads certificates; None: this process does. instance: as in
-        the inventory."""
+        returns the secrets of session tickets. reader: reads certificates; None: this process does. predecessors:
+        of this daemon. instance: as in the inventory."""
         self.is_committed = False
         self._director = director
         self._sockets = sockets
@@ -61,6 +63,7 @@ class HandoverSource:
         self._committed = committed
         self._tickets = tickets
         self._reader = reader
+        self._predecessors = predecessors
         self._instance = instance
         self._log: EventLog = director.context.log
         self._target: HandoverConnection | None = None
@@ -141,6 +144,7 @@ class HandoverSource:
             instance=self._instance,
             is_drained=director.withdrawals.current.is_whole,
             challenges=director.context.challenges.challenges,
+            draining=self._predecessors.draining(),
         )
 
     def page(self, number: int) -> bytes:

@@ -25,7 +25,7 @@ from ktcpvs.model.address import parse_address
 from ktcpvs.model.local_edits import localized
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.network_errors import network_reason
-from ktcpvs.system.peer import peer_user
+from ktcpvs.system.peer import peer_process, peer_user
 from ktcpvs.system.process import process_of
 from ktcpvs.system.sockets import owns_file
 from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
@@ -86,7 +86,7 @@ class HandoverTarget:
             self._sock.settimeout(ANSWER_TIMEOUT)
             self._sock.connect(where.path or "")
             self._check_user(peer_user(self._sock))
-            self._old_process = process_of(self._sock)
+            self._old_pid, self._old_process = peer_process(self._sock), process_of(self._sock)
             self._link.makeConnection(_BlockingTransport(self._sock))
             self.inventory = self._fetch()
         except OSError as error:
@@ -192,6 +192,11 @@ class HandoverTarget:
         finally:
             if link.transport is not None:
                 link.transport.loseConnection()
+
+    @property
+    def draining(self) -> tuple[int, ...]:
+        """The process ids of the old daemon and of those before it, after the commit. 0: it is not known."""
+        return self._old_pid, *self.inventory.draining
 
     def own_socket_files(self) -> None:
         """This daemon serves: it removes the files of unix sockets when it closes them."""

@@ -19,6 +19,7 @@ from ktcpvs.takeover.handover_source import HandoverSource
 from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.takeover.new_daemon import NewDaemon
 from ktcpvs.takeover.pid_file import PidFile
+from ktcpvs.takeover.predecessors import Predecessors
 
 
 def restore(director: Director, target: HandoverTarget, is_node: bool = False) -> Deferred[None]:
@@ -48,6 +49,7 @@ class Takeover:
     status: StatusListener
     pid_file: PidFile
     source: HandoverSource | None
+    predecessors: Predecessors
 
     async def complete(self, reactor: Any, processes: int) -> None:
         """Wait until everything is ready, commit, and serve. processes: how many serve.
@@ -59,6 +61,7 @@ class Takeover:
         # The old daemon has stopped serving: from here on this one serves, even if a step fails.
         run = self.director.context.steps.run
         run("serve", self.director.start_accepting)
+        run("takeover: daemons that drain", self.predecessors.add, self.target.draining)
         if self.sockets.were_left_over and self.source is not None:
             run("takeover: wait before the next", self.source.delay_next)
         run("takeover: files of sockets", self.target.own_socket_files)
