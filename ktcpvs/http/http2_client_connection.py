@@ -72,7 +72,7 @@ class HTTP2ClientConnection:
 
     __slots__ = (
         "_answered", "_build", "_context", "_count_in", "_count_out", "_defer", "_ended", "_is_deferred",
-        "_is_receiving", "_last_activity", "_parked", "_pending", "_progress", "_retired_at", "_service",
+        "_is_receiving", "_last_activity", "_name", "_parked", "_pending", "_progress", "_retired_at", "_service",
         "_settings", "_timer", "client", "error", "heads", "is_full", "is_over", "protocol", "transports",
     )  # fmt: skip
 
@@ -80,6 +80,7 @@ class HTTP2ClientConnection:
         self,
         service: ServiceContext,
         client: Stream,
+        name: str,
         build: Callable[[], HTTP2StreamConnection],
         counter: StreamCounter,
         limits: http2.Limits,
@@ -87,10 +88,11 @@ class HTTP2ClientConnection:
         poller: SocketPoller | None = None,
         ended: Callable[[HTTP2ClientConnection], object] = nothing,
     ) -> None:
-        """client: open. build: returns a new client connection, whose stream is not connected. counter: of
-        those that are used again. poller: of the servers' sockets; None: the reactor has them. ended: called once, when
-        the connection is over."""
+        """client: open. name: of the client, for the log. build: returns a new client connection, whose stream is not
+        connected. counter: of those that are used again. poller: of the servers' sockets; None: the reactor has them.
+        ended: called once, when the connection is over."""
         self._service = service
+        self._name = name
         self._context = context = service.context
         self._build = build
         self._count_in, self._count_out = counter.count_in, counter.count_out_streams
@@ -215,8 +217,13 @@ class HTTP2ClientConnection:
         self._refuse(event.stream_id, event.status, event.reason)
 
     def _refuse(self, stream_id: int, status: int, reason: str) -> None:
-        """Respond with an error of the switch itself to a request that is no request in HTTP/1."""
-        head, _, body = error_response(status, reason, keep_alive=True).partition(b"\r\n\r\n")
+        """Respond with an error of the switch itself to a request that is no request in HTTP/1. It is counted, but is
+        not in the access log: its head is not known."""
+        response = error_response(status, reason, keep_alive=True)
+        self._service.note_refusal(self._name, status, reason)
+        self._service.counters.requests += 1
+        self._service.counters.ended_out += len(response)
+        head, _, body = response.partition(b"\r\n\r\n")
         self.protocol.send_headers(stream_id, http2.response_list(head + b"\r\n"))
         is_whole = self.protocol.send_data(stream_id, body, end_stream=True) == len(body)
         self.protocol.reset(stream_id, NO_ERROR if is_whole else CANCEL)  # unless both sides have ended it

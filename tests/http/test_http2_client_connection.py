@@ -16,6 +16,7 @@ from memory import A, B, Peer, World, answer, worlds
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
 from ktcpvs.http.http2_response_heads import ResponseHeads
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
 from ktcpvs.protocols.websocket import close_frame
@@ -61,6 +62,7 @@ class H2Client:
         self.switch = HTTP2ClientConnection(
             world.live.traffic,
             self.peer.stream,
+            "192.0.2.1:4711",
             build,
             world.live.open_connections,
             Limits(**limits),
@@ -832,6 +834,39 @@ def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) ->
     assert (live.clients.in_all, live.active, live.living, live.traffic.counters.total) == (1, 1, 1, 1)
     peer.resets()
     assert (live.clients.in_all, live.active, live.living, live.traffic.counters.total) == (0, 0, 0, 1)
+
+
+def test_own_responses_count_as_requests_and_bytes(make: Make) -> None:
+    world = make(*LINES, 'rule = path /ok use respond 200 "fine"')
+    client = H2Client(world, max_list_size=1000)
+
+    def counted() -> tuple[int, int, int, int]:
+        stats = Views(world.director).stats("s")["services"][0]["stats"]
+        assert stats["refused"] == sum(stats["refusals"].values())
+        return stats["requests"], stats["refused"], stats["bytes_in"], stats["bytes_out"]
+
+    before = counted()
+    for number, (path, method, fields, status) in enumerate(
+        [
+            ("/ok", "GET", (), "200"), ("/ok", "POST", (("content-length", "5"),), "200"),
+            ("/nothing", "GET", (), "503"), ("/ok", "GET", (("x-a", "x" * 1000),), "431"),
+            ("/ok", "GET", tuple(600 * [("a", "")]), "431"),
+        ]
+    ):  # fmt: skip
+        client.asks(1 + 2 * number, path, method, *fields, end=method != "POST")
+        got = client.got(1 + 2 * number)
+        assert (got[0], got[2]) == (status, True)
+        now = counted()
+        assert (now[0], now[1]) == (before[0] + 1, before[1] + (status != "200"))
+        assert now[2] >= before[2]
+        assert now[3] > before[3] + len(got[1])
+        before = now
+    client.asks(21, "/a")
+    world.accepts(A).says(answer())
+    assert client.got(21)[0] == "200"
+    client.peer.resets()
+    world.settle()
+    assert counted()[:2] == (6, 3)
 
 
 @pytest.mark.parametrize("has_tls", [False, True])
