@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from ktcpvs.director.response_files import ResponseFiles
 from ktcpvs.director.scheduler_binding import SchedulerBinder
 from ktcpvs.errors import BadValue, CannotListen, Refusal
-from ktcpvs.model.edit_warnings import warnings_about_edit
+from ktcpvs.model.edit_warnings import warnings_about_edit, warnings_about_rules
 from ktcpvs.model.edits import Edit, Load
 from ktcpvs.model.language.scheduler_places import located
 from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, first_program_conflict, is_here
@@ -85,7 +85,8 @@ class EditChecks:
             alone = warnings_without_cluster(edit, new.services) if self._context.quorum is None else []
             binder, nodes = self._binder, self._nodes()
             found = warnings_about(edit, before.services, new.services, binder.plugins_of, binder.installed, nodes)
-            return [*warnings_about_edit(edit, before, new), *found, *alone]
+            about_rules = warnings_about_rules(edit, before.services, new.services, binder.installed)
+            return [*warnings_about_edit(edit, before, new), *found, *about_rules, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
         except BaseException as error:  # a plugin raises, or has wrong attributes
