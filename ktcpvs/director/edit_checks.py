@@ -7,12 +7,14 @@ from contextlib import nullcontext
 
 from ktcpvs.director.response_files import ResponseFiles
 from ktcpvs.director.scheduler_binding import SchedulerBinder
-from ktcpvs.errors import BadValue, CannotListen, Refusal
+from ktcpvs.errors import BadValue, BrokenTest, CannotListen, Refusal
 from ktcpvs.model.edit_warnings import warnings_about_edit, warnings_about_rules
 from ktcpvs.model.edits import Edit, Load
+from ktcpvs.model.expectation import CHANGED_IN_FILES
 from ktcpvs.model.language.scheduler_places import located
 from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, first_program_conflict, is_here
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tracing import has_spans
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
@@ -63,7 +65,14 @@ class EditChecks:
                 runs = runs_before.services[service.ident] if was_here else None
                 self._check_machine(runs, runs_after.services[service.ident])
             if before != service:
-                await self._binder.run_tests(service, new.settings)
+                await self._run_tests(edit, service, new.settings)
+
+    async def _run_tests(self, edit: Edit, service: VirtualService, settings: Settings) -> None:
+        """Raise a Refusal if a test of the service fails. An edit that brings no tests is told how they are changed."""
+        try:
+            await self._binder.run_tests(service, settings)
+        except BrokenTest as broken:
+            raise broken if isinstance(edit, Load) else BrokenTest(f"{broken}; {CHANGED_IN_FILES}") from None
 
     def check_table(self, old: Table, new: Table) -> None:
         """Raise BadValue if the file of a setting that changes cannot be used on this machine or two services start
