@@ -23,7 +23,7 @@ CHANGED_IN_FILES = (
     "a test is changed in the configuration file (where there is none: 'tcpvsadm --save > FILE', edit FILE, "
     "'tcpvsadm -f FILE')"
 )
-"""How a test is changed, for people: no command does it."""
+"""The way to change a test, for people: no command does it."""
 
 
 def _request(instance: object, attribute: Attribute[str], value: str) -> None:
