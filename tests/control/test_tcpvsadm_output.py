@@ -222,7 +222,7 @@ def test_rates_name_the_services_whose_servers_get_single_requests() -> None:
     for answer in (before, after):
         for service in answer["services"]:
             service["unit"] = EACH_REQUEST
-    line = "\nConns/s of their servers are requests: {}\n"
+    line = "\nConns/s of the servers of {} are requests\n"
     assert output.format_rates(output.compute_rates(before, after, 1.0)).endswith(line.format("web, sön"))
     after["services"][0]["unit"] = CONNECTION
     assert output.format_rates(output.compute_rates(before, after, 1.0)).endswith(line.format("sön"))

@@ -109,7 +109,7 @@ def format_rates(answer: dict[str, Any], show: ShowAddress = str, width: int = 0
     busy = [one for one in services if one.get("unit") == EACH_REQUEST and any(one["rate"].values())]
     names = [service["ident"] for service in busy[:MAX_NAMES]]
     more = f" and {len(busy) - MAX_NAMES} more" if busy[MAX_NAMES:] else ""
-    return text + (f"\nConns/s of their servers are requests: {escape(', '.join(names))}{more}\n" if busy else "")
+    return text + (f"\nConns/s of the servers of {escape(', '.join(names))}{more} are requests\n" if busy else "")
 
 
 def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
