@@ -27,7 +27,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 def loaded(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("ktcpvs_plain", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
