@@ -361,6 +361,25 @@ def test_certificates_with_something_wrong() -> None:
     )
 
 
+def test_certificates_that_the_switch_obtains_say_what_is_due() -> None:
+    orders = [
+        {"names": [name], "state": state, "next": due, "error": "no"}
+        for name, state, due in (
+            ("a", "ordering", 1897000000.0),
+            ("b", "waiting", None),
+            ("c", "valid", 1897000000.0),
+            ("d", "failed", 1897000000.0),
+        )
+    ]
+    shown = output.format_certificates([{**CERTIFICATE, "acme": order} for order in orders])
+    assert shown.split("\n\n")[1] == text("""
+        acme a: an order is in progress
+        acme b: to be ordered now
+        acme c: to be renewed on 2030-02-11 00:26:40 UTC
+        acme d: failed: no; next attempt on 2030-02-11 00:26:40 UTC
+        """)
+
+
 def test_schedulers() -> None:
     assert output.format_schedulers({"schedulers": SCHEDULERS, "broken": []}) == text("""
         Scheduler  Decides        Services  Module  Summary

@@ -209,7 +209,7 @@ def _format_order(order: dict[str, Any]) -> str:
     if order["state"] == "valid":
         return f"{names}: to be renewed {when}"
     if order["state"] == "waiting":
-        return f"{names}: ordered {when}"
+        return f"{names}: to be ordered {when}"
     return f"{names}: failed: {order['error']}; next attempt {when}"
 
 
