@@ -47,20 +47,3 @@ def use_extension(
     forms = MethodForms(classes, getattr(extension, function)(*arguments))
     forms.use_compiled()
     return forms
-
-
-def use_extension(
-    name: str, classes: Sequence[type], *arguments: object, function: str = "configure"
-) -> MethodForms | None:
-    """Replace methods of classes by those of an extension. Return None without it, where there was no C compiler when
-    ktcpvs was installed.
-
-    name: of the extension. function: of the extension; it takes the arguments and returns the methods of each class.
-    """
-    try:
-        extension = import_module(name)
-    except ImportError:
-        return None
-    forms = MethodForms(classes, getattr(extension, function)(*arguments))
-    forms.use_compiled()
-    return forms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from memory import A, B, Peer, World, answer, worlds
 from ktcpvs.dispatch.access_log import AccessLogWriter
 from ktcpvs.http.http2_client_connection import HTTP2ClientConnection
 from ktcpvs.http.http2_response_heads import ResponseHeads
+from ktcpvs.inspect.views import Views
 from ktcpvs.model.clients import NOWHERE
 from ktcpvs.protocols.http2 import Limits
 from ktcpvs.protocols.websocket import close_frame
@@ -61,6 +63,7 @@ class H2Client:
         self.switch = HTTP2ClientConnection(
             world.live.traffic,
             self.peer.stream,
+            ("192.0.2.1:4711", "192.0.2.1"),
             build,
             world.live.open_connections,
             Limits(**limits),
@@ -834,6 +837,39 @@ def test_the_connection_counts_as_a_client_and_its_streams_do_not(make: Make) ->
     assert (live.clients.in_all, live.active, live.living, live.traffic.counters.total) == (0, 0, 0, 1)
 
 
+def test_own_responses_count_as_requests_and_bytes(make: Make) -> None:
+    world = make(*LINES, 'rule = path /ok use respond 200 "fine"')
+    client = H2Client(world, max_list_size=1000)
+
+    def counted() -> tuple[int, int, int, int]:
+        stats = Views(world.director).stats("s")["services"][0]["stats"]
+        assert stats["refused"] == sum(stats["refusals"].values())
+        return stats["requests"], stats["refused"], stats["bytes_in"], stats["bytes_out"]
+
+    before = counted()
+    for number, (path, method, fields, status) in enumerate(
+        [
+            ("/ok", "GET", (), "200"), ("/ok", "POST", (("content-length", "5"),), "200"),
+            ("/nothing", "GET", (), "503"), ("/ok", "GET", (("x-a", "x" * 1000),), "431"),
+            ("/ok", "GET", tuple(600 * [("a", "")]), "431"),
+        ]
+    ):  # fmt: skip
+        client.asks(1 + 2 * number, path, method, *fields, end=method != "POST")
+        got = client.got(1 + 2 * number)
+        assert (got[0], got[2]) == (status, True)
+        now = counted()
+        assert (now[0], now[1]) == (before[0] + 1, before[1] + (status != "200"))
+        assert now[2] >= before[2]
+        assert now[3] > before[3] + len(got[1])
+        before = now
+    client.asks(21, "/a")
+    world.accepts(A).says(answer())
+    assert client.got(21)[0] == "200"
+    client.peer.resets()
+    world.settle()
+    assert counted()[:2] == (6, 3)
+
+
 @pytest.mark.parametrize("has_tls", [False, True])
 def test_a_connection_without_streams_is_active(make: Make, has_tls: bool) -> None:
     world = make(*LINES)
@@ -1011,3 +1047,15 @@ def test_the_access_log_and_via_name_the_version(make: Make, method: str, form: 
     other.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
     assert b"\r\nVia: 1.1 ktcpvs\r\n" in server.heard()
     assert len(log.written) == 3
+
+
+def test_the_access_log_has_requests_whose_head_is_too_large(make: Make) -> None:
+    world = make()
+    log: Any = Lines()
+    world.live.traffic.http2_access_log.writer = AccessLogWriter(world.context, log, "json", "s", "phttp", True)
+    client = H2Client(world, max_list_size=1000)
+    client.asks(1, "/a", "GET", ("x-a", "x" * 1000))
+    assert client.got(1)[0] == "431"
+    (line,) = map(json.loads, log.written)
+    assert (line["client"], line["status"], line["why"], line["server"]) == ("192.0.2.1", 431, "too_large", None)
+    assert line["ending"].startswith("431: the header list has more than 1000 bytes")
