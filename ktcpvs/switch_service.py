@@ -57,6 +57,7 @@ from ktcpvs.system.names import service_port
 from ktcpvs.system.notify import Notifier
 from ktcpvs.system.privileges import Identity, become, check_may_become
 from ktcpvs.system.processes import is_proc_mounted
+from ktcpvs.system.reactor_end import stop_reactor
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.takeover.administered_switch import AdministeredSwitch, OwnSwitch
 from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
@@ -500,7 +501,7 @@ def _build_switch(
         is_accepting=target is None,
     )
     tickets = target.inventory.tickets if target is not None else None
-    size = options.workers
+    size, unload = options.workers, partial(stop_reactor, reactor)
     folder = _certificate_folder(options)
     if not size:
         context = make_context()
@@ -508,7 +509,7 @@ def _build_switch(
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
         starter = _starter(options, context)
-        director = Director(context, save, reactor.stop, stages_of=stages, files=files, nodes=nodes, starter=starter)
+        director = Director(context, save, unload, stages_of=stages, files=files, nodes=nodes, starter=starter)
         secrets = TicketSecrets(context, profiles.use_tickets, tickets)
         return _BuiltSwitch(director, Views(director), secrets, folder=folder)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
@@ -516,7 +517,7 @@ def _build_switch(
     files = TLSFileStore(context, _file_access(options, context, reader, folder))
     stages = ListenerStages(context, TLSProfiles(files))
     starter = _starter(options, context)
-    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files, nodes, starter)
+    supervisor = Supervisor(context, size, slots, save, unload, stages, files, nodes, starter)
     secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
     return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers, folder)
 
@@ -604,7 +605,7 @@ async def _has_taken_over(
         log.warn("nothing is taken over: {why}", why=error)
         if not shutdown.has_begun:
             reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd has no exit status of its own
-            reactor.stop()
+            stop_reactor(reactor)
         return False
     return True
 

@@ -14,6 +14,7 @@ from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import ANNOUNCE
+from ktcpvs.system.reactor_end import stop_reactor
 from ktcpvs.takeover.administered_switch import AdministeredSwitch
 from ktcpvs.takeover.handover_source import HandoverSource
 from ktcpvs.takeover.handover_target import HandoverTarget
@@ -113,7 +114,7 @@ class TakeoverHandover:
     def complete(self, pid_file: str, pid: int) -> None:
         """The new daemon serves. pid_file: its own, "" for none. pid: its process; 0: it is not known."""
         assert self._control.unix_address is not None  # else nothing could be handed over
-        self._reactor.callLater(0, self._reactor.stop)
+        self._reactor.callLater(0, stop_reactor, self._reactor)
         new_daemon = self._new_daemon = NewDaemon(self._reactor, self._control.unix_address)
         self._director.forward_to(new_daemon.carry_out)
         self._switch.forward_to(new_daemon)
