@@ -39,7 +39,7 @@ from ktcpvs.service_manager import ServiceManager
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.ticket_secrets import TicketSecrets
-from ktcpvs.services.tls_file_store import TLSFileStore
+from ktcpvs.services.tls_file_store import TLSFileStore, not_read_before
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
@@ -501,11 +501,12 @@ def _build_switch(
         is_accepting=target is None,
     )
     tickets = target.inventory.tickets if target is not None else None
+    read_before = target.file if target is not None else not_read_before
     size, unload = options.workers, partial(stop_reactor, reactor)
     folder = _certificate_folder(options)
     if not size:
         context = make_context()
-        files = TLSFileStore(context, _file_access(options, context, reader, folder))
+        files = TLSFileStore(context, _file_access(options, context, reader, folder), read_before=read_before)
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
         starter = _starter(options, context)
@@ -514,7 +515,7 @@ def _build_switch(
         return _BuiltSwitch(director, Views(director), secrets, folder=folder)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
-    files = TLSFileStore(context, _file_access(options, context, reader, folder))
+    files = TLSFileStore(context, _file_access(options, context, reader, folder), read_before=read_before)
     stages = ListenerStages(context, TLSProfiles(files))
     starter = _starter(options, context)
     supervisor = Supervisor(context, size, slots, save, unload, stages, files, nodes, starter)

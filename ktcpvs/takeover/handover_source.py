@@ -7,6 +7,8 @@ time, edits resume and nothing has changed.
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -15,19 +17,21 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IUNIXTransport
 from twisted.python.failure import Failure
 
-from ktcpvs.control.pages import PAGE_SIZE
+from ktcpvs.control.pages import PAGE_SIZE, split_pages
 from ktcpvs.control.server import Administrator
 from ktcpvs.director.director import Director
-from ktcpvs.errors import BadValue, Busy, CannotTakeOver
+from ktcpvs.errors import BadValue, Busy, CannotTakeOver, NoTLS
 from ktcpvs.model.address import Address
+from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.running import LATE_CLOSE_DELAY
 from ktcpvs.services.ticket_secrets import SecretsRecord
 from ktcpvs.system.certificate_reader import CertificateReader
 from ktcpvs.system.log import ANNOUNCE, EventLog
-from ktcpvs.system.peer import peer_process
+from ktcpvs.system.peer import peer_process, peer_user
 from ktcpvs.system.sockets import distinct, file_of, share_among
-from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
+from ktcpvs.system.tls_files import Contents, encode
+from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeFile, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, SERVICE, Inventory, SocketRecord
 from ktcpvs.takeover.predecessors import Predecessors
 from ktcpvs.version import __version__
@@ -159,6 +163,18 @@ class HandoverSource:
             raise BadValue(f"there is no socket {number}")
         return self._offered[number].fileno()
 
+    def file_page(self, target: HandoverConnection, file: TLSFile, number: int) -> dict[str, Any]:
+        """Return a page of the contents of a file of TLS, and the number of pages. They may hold a private key, so only
+        a new daemon of the same user gets them. Raises BadValue."""
+        if target is not self._target or not self._pages or target.user() not in (0, os.geteuid()):
+            raise BadValue("no file is handed over")
+        try:
+            contents: Contents = self._director.files.contents(file)
+        except NoTLS:
+            contents = ()
+        pages = split_pages(json.dumps(encode(contents))) if contents else []
+        return {"page": pages[number] if 0 <= number < len(pages) else b"", "pages": len(pages)}
+
     def reader_descriptor(self) -> int:
         """Return the descriptor of the link to the process that reads certificates. Raises BadValue."""
         if not self._pages or self._reader is None:
@@ -215,6 +231,10 @@ class HandoverConnection(Administrator):
         """The process id of the peer (unix(7), SO_PEERCRED); 0: it is not known."""
         return peer_process(self.transport.socket)
 
+    def user(self) -> int:
+        """The number of the peer's user. Raises OSError."""
+        return peer_user(self.transport.socket)
+
     def _handover_source(self) -> HandoverSource:
         if self._source is None or not IUNIXTransport.providedBy(self.transport):
             raise CannotTakeOver("sockets are handed over on a unix socket only: --control must be unix:/PATH")
@@ -243,6 +263,10 @@ class HandoverConnection(Administrator):
     @TakeReader.responder
     def take_reader(self) -> dict[str, Any]:
         return {"descriptor": self._handover_source().reader_descriptor()}
+
+    @TakeFile.responder
+    def take_file(self, use: str, path: str, number: int) -> dict[str, Any]:
+        return self._handover_source().file_page(self, TLSFile(use, path), number)
 
     @Commit.responder
     def commit(self, processes: int, pid_file: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ commit, because the old daemon cancels the takeover when it is closed.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterable
@@ -23,12 +24,14 @@ from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.local_edits import localized
+from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.network_errors import network_reason
 from ktcpvs.system.peer import peer_process, peer_user
 from ktcpvs.system.process import process_of
 from ktcpvs.system.sockets import owns_file
-from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
+from ktcpvs.system.tls_files import Contents, decode
+from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeFile, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, Inventory, SocketRecord, read_inventory
 from ktcpvs.version import __version__
 
@@ -168,6 +171,20 @@ class HandoverTarget:
         if isinstance(why, Refusal):
             raise why
         raise CannotTakeOver(f"the daemon at {self.where} does not hand over: {network_reason(answer)}")
+
+    def file(self, file: TLSFile) -> Contents | None:
+        """Return a file of TLS as the old daemon has read it; None: it has not, or its version does not hand it over.
+        To be called before the commit."""
+        pages: list[bytes] = []
+        count = 1
+        try:
+            while len(pages) < count:
+                answer = self._ask(TakeFile, use=file.use, path=file.path, number=len(pages))
+                count = answer["pages"]
+                pages.append(answer["page"])
+            return decode(json.loads(b"".join(pages))) if count else None
+        except (Refusal, OSError, ValueError, KeyError, TypeError):
+            return None
 
     async def commit(self, reactor: Any, processes: int, pid_file: str) -> None:
         """Tell the old daemon that this one is ready; from then on the old one accepts no clients.
