@@ -57,7 +57,11 @@ class EditChecks:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):
                 with located(service.ident, edit.place_of) if isinstance(edit, Load) else nullcontext():
-                    self._binder.plugins_of(service)
+                    if is_strict:
+                        known = _scheduler_texts(before) if before is not None else set()
+                        self._binder.check(service, _scheduler_texts(service) - known)
+                    else:
+                        self._binder.plugins_of(service)
             if not is_strict:
                 continue
             if self._is_here(service):  # or else files, addresses and the kernel are those of other machines
@@ -148,6 +152,12 @@ def _check_tracing(service: VirtualService) -> None:
             why = https_unavailable()
         if why:
             raise BadValue(f"service {service.ident}: trace = {service.trace}: {why}")
+
+
+def _scheduler_texts(service: VirtualService) -> set[str]:
+    """Return the texts that name schedulers of a service."""
+    of_rules = [rule.modifiers.balance for rule in service.rules if rule.modifiers.balance is not None]
+    return {service.scheduler, service.balance, service.fallback, *of_rules}
 
 
 def _scheduler_names(service: VirtualService) -> tuple[str, str, str, frozenset[str | None]]:
