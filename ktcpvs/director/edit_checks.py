@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from ktcpvs.director.response_files import ResponseFiles
 from ktcpvs.director.scheduler_binding import SchedulerBinder
 from ktcpvs.errors import BadValue, BrokenTest, CannotListen, Refusal
+from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edit_warnings import warnings_about_edit, warnings_about_rules
 from ktcpvs.model.edits import Edit, Load
 from ktcpvs.model.expectation import CHANGED_IN_FILES
@@ -56,7 +57,7 @@ class EditChecks:
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):
-                with located(service.ident, edit.place_of) if isinstance(edit, Load) else nullcontext():
+                with _located(service.ident, edit):
                     if is_strict:
                         known = _scheduler_texts(before) if before is not None else set()
                         self._binder.check(service, _scheduler_texts(service) - known)
@@ -142,6 +143,13 @@ class EditChecks:
         if why is not None:
             form = f"service {service.ident}: relay = {service.relay}: {why}"
             raise BadValue(f"{form}; relay = {AUTO} takes what there is")
+
+
+def _located(ident: str, edit: Edit) -> AbstractContextManager[None]:
+    """Within it, a refusal of a scheduler of a service says where it is, if the edit does not name the service."""
+    if isinstance(edit, Load):
+        return located(ident, edit.place_of)
+    return located(ident, lambda *_: "the table") if isinstance(edit, Adopt) else nullcontext()
 
 
 def _check_tracing(service: VirtualService) -> None:

@@ -92,7 +92,7 @@ class Schedulers:
             message = f"no scheduler '{name}': use {SCHEDULERS[name]}"
         else:
             hint = unknown(name, sorted(self.known), listed_by=LISTED_BY, most=MAX_NAMES)
-            message = f"no scheduler {hint}; one of a plugin needs its package in {sys.prefix}"
+            message = f"no scheduler {hint} (a plugin must be installed in {sys.prefix})"
         for where, error in self.broken:
             message += f"; {where} failed to load: {shorten(error, MAX_ERROR_LENGTH)}"
         raise NoSuchScheduler(message, name)

@@ -34,7 +34,7 @@ def restore(director: Director, target: HandoverTarget, is_node: bool = False) -
 
     def load(_: object) -> Deferred[None]:
         return director.load_initial(
-            edits_for(inventory.table),
+            edits_for(inventory.table, lambda ident, scheduler: "the table of the running daemon"),
             is_strict=False,
             resolution=inventory.resolution,
             units=inventory.missing_schedulers,

@@ -185,3 +185,20 @@ def test_a_bind_for_which_workers_would_be_killed_is_refused(seconds: int, is_st
         )
     else:
         assert isinstance(results[0], Prepared)
+
+
+def test_the_fallback_chooses_only_for_schedulers_that_were_missing_at_the_load(installation: Installation) -> None:
+    binder, known = installation.binder, {"gone": "EACH_REQUEST", "other": "CONNECTION"}
+    binder.stand_in(known)
+    of_gone = service("gone depth 3")
+    assert binder.plugins_of(of_gone).scheduler.unit == "EACH_REQUEST"
+    binder.end_loading()
+    assert binder.missing() == {"gone": "EACH_REQUEST"}
+    assert binder.units()["gone"] == "EACH_REQUEST"
+    assert installation.refusal_of("other").startswith("no scheduler 'other'")
+    with pytest.raises(NoSuchScheduler, match="no scheduler 'gone'"):
+        binder.check(of_gone, {"gone depth 3"})
+    binder.check(of_gone, {"wlc"})  # another option of the service is edited
+    binder.mended({"gone"})
+    assert binder.missing() == {}
+    assert installation.refusal_of("gone depth 3").startswith("no scheduler 'gone'")
