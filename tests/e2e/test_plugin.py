@@ -249,7 +249,7 @@ def test_a_table_whose_scheduler_is_gone_starts_and_its_fallback_chooses(
     assert "; mend that, then run: tcpvsadm --reload-schedulers" in daemon.log()
     (trouble,) = trouble_of(status)
     assert (trouble["kind"], trouble["service"]) == ("scheduler_failing", "s")
-    assert trouble["text"] == "scheduler by-tenant fails, 0 times so far: the fallback wlc chooses; see the log"
+    assert trouble["text"] == "scheduler by-tenant fails: the fallback wlc chooses; see the log"
     assert [served(port), served(other)] == [b"1", b"1"]
     assert daemon.stats("s")["stats"]["scheduler_failures"] == 1
 
@@ -281,6 +281,18 @@ def test_a_table_whose_scheduler_is_gone_starts_and_its_fallback_chooses(
     assert [served(port) for _ in range(4)] == [b"2"] * 4
     wait_for(lambda: not trouble_of(status), "the end of the trouble")
     daemon.adm("-E", "-i", "other", "-s", "by-tenant")
+
+
+def test_a_takeover_by_a_daemon_that_lacks_a_scheduler_is_refused(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    add_plugin(tmp_path, "mine", "return Choice(self.destinations[0], 'the first')")
+    daemon, server, port = make_daemon(python_path=(tmp_path,)), serve(speak_first(b"1")), free_port()
+    daemon.start()
+    daemon.service("s", port, server.address, scheduler="mine")
+    refused = make_daemon("--takeover", daemon.control, control=daemon.control).refused()
+    assert refused.startswith("ktcpvs: the table of the running daemon: service s: no scheduler 'mine'; ")
+    assert served(port) == b"1"
 
 
 def test_a_start_without_a_scheduler_of_the_configuration_is_refused_with_its_place(
