@@ -13,6 +13,7 @@ from typing import Any
 from attrs import define, evolve, frozen
 
 from ktcpvs.cluster.etcd import Change, KeyValue, are_older, delete, delete_between, is_unchanged, put, size_of
+from ktcpvs.cluster.own_deletions import OwnDeletions
 from ktcpvs.cluster.records import (
     FORMAT_KEY,
     TABLE_KEY,
@@ -158,6 +159,7 @@ class TableStore:
         self._settings: _Stored | None = None
         self._former: _Generation | None = None  # the one before, until its keys are deleted
         self._others: dict[str, tuple[int, bytes]] = {}  # keys of other generations, which may become the one in use
+        self._deleted = OwnDeletions()  # services, by ident
         self._running: Mapping[str, VirtualService] = {}
         self._problems: dict[str, str] = {}  # what is wrong with the keys on which all depends, by key
 
@@ -181,6 +183,7 @@ class TableStore:
         self._services, self._settings, self._others, self._former = {}, None, {}, None
         self.generation, self._generation_revision = None, 0
         self._problems = {}
+        self._deleted.clear()
         self.revision, self.table_revision = revision, 0
         pairs = sorted(pairs, key=lambda pair: pair.key.removeprefix(self.prefix) != TABLE_KEY)
         for pair in pairs:
@@ -254,6 +257,7 @@ class TableStore:
         if self.generation is not None:
             self._former = _Generation(self.generation, self._services, self._settings)
         self._services, self._settings = {}, None
+        self._deleted.clear()
 
     def _change_settings(self, value: bytes | None, revision: int) -> None:
         self._changed_at(revision)
@@ -274,7 +278,7 @@ class TableStore:
     def _change_service(self, ident: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
         self._changed_at(revision)
         stored = self._services.get(ident)
-        if stored is not None and revision <= stored.mod_revision:
+        if self._deleted.hide(ident, revision) or (stored is not None and revision <= stored.mod_revision):
             return
         if value is None:
             self._services.pop(ident, None)
@@ -590,6 +594,8 @@ class TableStore:
             return
         if record is None:
             self._services.pop(ident, None)
+            if revision > self.revision:
+                self._deleted.add(ident, revision)
         else:
             self._services[ident] = _Stored(revision, record)
 

@@ -414,6 +414,20 @@ def test_an_earlier_edit_of_another_node_is_followed_when_it_is_told(make_node: 
     assert set(one.store.table(one.table).services) == {"web", "earlier", "own"}
 
 
+def test_a_service_that_this_node_has_deleted_does_not_come_back_when_it_is_told(make_node: Any) -> None:
+    one = make_node(f"/own-deletion{next(_prefixes)}/")
+    assert one.change(Table.of([WEB]))
+    before, reports = one.keys(), []
+    assert one.change(AddService("own").apply(one.table), lambda: reports.append(one.changes_since(before)))
+    before = one.keys()
+    assert one.change(DeleteService("own").apply(one.table), lambda: reports.append(one.changes_since(before)))
+    for report in reports:
+        one.store.apply(*report)
+        assert one.store.table(one.table) == Table.of([WEB])
+    assert one.change(AddService("own").apply(one.table))
+    assert set(one.store.table(one.table).services) == {"web", "own"}
+
+
 # Secret settings.
 
 
