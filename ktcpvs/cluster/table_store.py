@@ -145,7 +145,7 @@ class TableStore:
     """The table of the cluster, as etcd has it. prefix: of all keys. revision: up to which etcd has told everything.
     generation: of the table in use; None: there is none yet. table_revision: at which the table has last changed, of
     what etcd has told; what this node has stored itself counts when etcd tells of it, since others' changes before it
-    may not have been told yet."""
+    may not have been told yet. own_revision: at which this node has stored it last; 0: not since it joined."""
 
     def __init__(self, prefix: str, sealer: Sealer | None = None) -> None:
         """sealer: seals secret settings; None: this node has no secret of the cluster, so that none can be stored."""
@@ -153,7 +153,7 @@ class TableStore:
         self._sealer = sealer
         self.revision = 0
         self.generation: int | None = None
-        self.table_revision = 0
+        self.table_revision = self.own_revision = 0
         self._generation_revision = 0
         self._services: dict[str, _Stored] = {}
         self._settings: _Stored | None = None
@@ -184,7 +184,7 @@ class TableStore:
         self.generation, self._generation_revision = None, 0
         self._problems = {}
         self._deleted.clear()
-        self.revision, self.table_revision = revision, 0
+        self.revision, self.table_revision, self.own_revision = revision, 0, 0
         pairs = sorted(pairs, key=lambda pair: pair.key.removeprefix(self.prefix) != TABLE_KEY)
         for pair in pairs:
             self._change(pair.key.removeprefix(self.prefix), pair.value, pair.mod_revision, known)
@@ -497,7 +497,7 @@ class TableStore:
         """A transaction that makes a new generation. It holds only if no key of the former one changes meanwhile.
         trial: None: it stays in use."""
         assert self.generation is not None
-        for ident in self._services:
+        for ident in {**self._services, **old.services}:
             self._check_service(ident, old)
         self._check_settings(old, new)
         former = f"{self.prefix}{TABLES}{self.generation}/"
@@ -571,7 +571,7 @@ class TableStore:
 
         The watch may have reported it before, and later changes of other nodes as well, which stay.
         """
-        last = revisions[-1]
+        last = self.own_revision = revisions[-1]
         is_latest = self._generation_revision <= last  # no later generation, and nothing has been deleted since
         if transaction.generation != self.generation:
             if not is_latest:
