@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable
 
+import hpack
 import pytest
 from http2_frames import PREFACE, headers, settings
-from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, sink, wait_for
+from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly, read_head, sink, wait_for
+
+from ktcpvs.protocols.http2 import constants as h2
 
 from .harness import Daemon
 
@@ -67,3 +71,46 @@ def test_streams_that_wait_for_room_at_a_server_hold_no_descriptor(
     assert are_served(quick, stack)
     assert daemon.stats("slow")["stats"]["paused_listeners"] == 0
     assert silent.accepted == 1
+
+
+class Patient:
+    """A server that responds to all requests once `ready` is set."""
+
+    def __init__(self) -> None:
+        self.ready = threading.Event()
+
+    def __call__(self, sock: socket.socket) -> None:
+        while head := read_head(sock):
+            assert head.startswith(b"GET / ")
+            self.ready.wait(60)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def statuses(client: socket.socket, count: int) -> set[str]:
+    """Read so many responses. Return their statuses."""
+    decoder, found = hpack.Decoder(), []
+    while len(found) < count:
+        begin = read_exactly(client, 9)
+        payload = read_exactly(client, int.from_bytes(begin[:3], "big"))
+        if begin[3] == h2.HEADERS:
+            found.append(dict(decoder.decode(payload))[":status"])
+    return set(found)
+
+
+def test_streams_that_wait_for_responses_leave_descriptors_to_others(
+    make_daemon: Callable[..., Daemon], serve: Serve, stack: contextlib.ExitStack
+) -> None:
+    """All of them are served at last: those without a descriptor get the connections of the others."""
+    daemon = make_daemon(descriptors=DESCRIPTORS)
+    daemon.start()
+    patient = Patient()
+    slow_server = serve(patient)
+    slow, quick = load(daemon, slow_server, "")
+    clients = [streams(slow, STREAMS, stack) for _ in range(CLIENTS)]
+    wait_for(lambda: len(daemon.connections()) == CLIENTS * STREAMS)
+    daemon.service("quick", quick, serve(echo).address)
+    assert are_served(quick, stack)
+    assert 100 < slow_server.accepted < 120, "half of 236, less those of the clients"
+    assert daemon.descriptors() < DESCRIPTORS - 40
+    patient.ready.set()
+    assert [statuses(client, STREAMS) for client in clients] == [{"200"}] * CLIENTS

@@ -260,9 +260,9 @@ def test_connections_that_fail_at_once_let_the_others_wait_on(make: Make) -> Non
     client = Client(world)
     begun = client.asks(*["/a"] * 20)
     attempts = world.reactor.tcpClients
-    for number in range(20):
-        assert len(attempts) == min(number + 5, 20)
-        world.refuse(attempts[number][2])
+    for refused in range(20):
+        assert len(attempts) == min(refused + 5, 20)
+        world.refuse(attempts[refused][2])
         world.turns(2)
     assert client.statuses() == dict.fromkeys(begun, "503")
     assert world.context.descriptors.used == 2
