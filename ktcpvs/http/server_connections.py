@@ -8,14 +8,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ktcpvs.http.descriptor_queue import DescriptorQueue
 from ktcpvs.http.http2_server_connections import HTTP2ServerConnections
 from ktcpvs.http.pool import Pool
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
-from ktcpvs.runtime.descriptors import StreamDescriptors
+from ktcpvs.runtime.descriptors import Descriptors, StreamDescriptors
 from ktcpvs.streams.connector import Connector, OriginOf
 
 SWEEP_INTERVAL = 5
@@ -29,24 +28,15 @@ MAX_CARRIED = 65536
 class ServerConnections:
     """The server connections of one service: those in use, and the idle ones in `pool`.
 
-    A service has some for its clients of HTTP/1, each of which has a descriptor reserved for its server connection, and
-    others for the streams of its clients of HTTP/2, which may have to wait for one.
+    Those for clients of HTTP/1, each of which has a descriptor reserved for its server connection.
+    L{ktcpvs.http.stream_server_connections.StreamServerConnections} are for streams of HTTP/2.
     """
 
-    def __init__(
-        self,
-        context: Context,
-        settings: Callable[[], Settings] | None = None,
-        streams: StreamDescriptors | None = None,
-    ) -> None:
-        """settings: returns those in force; None: those of the whole switch. streams: the descriptors of connections
-        for streams; None: they are for clients of HTTP/1."""
+    def __init__(self, context: Context, settings: Callable[[], Settings] | None = None) -> None:
+        """settings: returns those in force; None: those of the whole switch."""
         self._context = context
         self._settings = settings or (lambda: context.settings)
-        self._descriptors = context.descriptors if streams is None else streams
-        self._queue = DescriptorQueue(context, streams, self._settings) if streams is not None else None
-        self._waiting = {} if self._queue is None else self._queue.waiting
-        self._delayed: set[ServerConnection] = set()  # not begun: each waits for a descriptor
+        self._descriptors: Descriptors | StreamDescriptors = context.descriptors
         self.pool: Pool[ServerConnection] = Pool()
         self._is_sweeping = False
         self._open: set[ServerConnection] = set()  # each has a descriptor
@@ -87,9 +77,6 @@ class ServerConnections:
         """
         connection.exchange = None
         connection.is_used = True
-        if self._waiting and connection in self._open:
-            self._hand_on(connection)
-            return
         context = self._context
         size = context.settings.pool_size
         if size and connection not in self._open:
@@ -108,15 +95,15 @@ class ServerConnections:
         """
         if connector.is_http2:
             return self._http2.connect(destination, connector, origin)
-        may_be_kept = not connector.is_for_one_client
-        return self._connect(self._new(destination, connector), connector, origin, may_be_kept)
+        connection = self._new(destination, connector)
+        return self._begin(connection, connector, origin, may_be_kept=not connector.is_for_one_client)
 
     def connect_alone(
         self, destination: Destination, connector: Connector, origin: OriginOf
     ) -> tuple[ServerConnection, Deferred[Any]]:
         """As `connect`, with a descriptor of its own, whatever it speaks. Return the connection too."""
         connection = self._new(destination, connector)
-        return connection, self._connect(connection, connector, origin)
+        return connection, self._begin(connection, connector, origin, may_be_kept=False)
 
     def _new(self, destination: Destination, connector: Connector) -> ServerConnection:
         connection = ServerConnection(self, destination, self._context.wheel)
@@ -124,31 +111,13 @@ class ServerConnections:
             connection.retire()
         return connection
 
-    def _connect(
-        self, connection: ServerConnection, connector: Connector, origin: OriginOf, may_be_kept: bool = False
+    def _begin(
+        self, connection: ServerConnection, connector: Connector, origin: OriginOf, may_be_kept: bool
     ) -> Deferred[Any]:
-        """Connect once there is a descriptor. may_be_kept: a connection that becomes idle meanwhile would do."""
-        queue = self._queue
-        if queue is None or not queue.must_wait:
-            return self._begin(connection, connector, origin)
-        self._delayed.add(connection)
-        waiting: Deferred[Any] = queue.enter(connection.destination if may_be_kept else None)
-        waiting.addBoth(self._waited, connection)
-        return waiting.addCallback(lambda kept: kept or self._begin(connection, connector, origin))
-
-    def _waited(self, result: Any, connection: ServerConnection) -> Any:
-        self._delayed.discard(connection)
-        return result
-
-    def _begin(self, connection: ServerConnection, connector: Connector, origin: OriginOf) -> Deferred[Any]:
+        """Begin to connect; fires with the connection. may_be_kept: another one would do that becomes idle."""
         self._descriptors.take_server()
         self._open.add(connection)
         return connector.connect_stream(connection, origin).addErrback(self._not_connected, connection)
-
-    def _hand_on(self, connection: ServerConnection) -> None:
-        """Give an idle connection to the first request that waits for a descriptor, or its descriptor."""
-        if self._queue is not None and not self._queue.offer(connection):
-            connection.close()
 
     def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
         self.closed(connection)
@@ -162,7 +131,7 @@ class ServerConnections:
     def retire(self, destinations: Collection[Destination]) -> None:
         """Close the idle connections to these servers, and keep none that is in use or being made: an edit has deleted
         them, or changed how they are connected to. So requests need not compare connectors."""
-        for connection in (*self._open, *self._delayed):
+        for connection in self._open:
             if connection.destination in destinations:
                 connection.retire()
         self._http2.retire(destinations)

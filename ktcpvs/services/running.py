@@ -21,6 +21,7 @@ from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
+from ktcpvs.http.stream_server_connections import StreamServerConnections
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import Check
@@ -92,7 +93,7 @@ class RunningService:
         self.count_in = self.open_connections.count_in
         streams = StreamDescriptors(context.descriptors)
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
-        self.stream_connections = ServerConnections(context, lambda: self.traffic.settings, streams)
+        self.stream_connections = StreamServerConnections(context, lambda: self.traffic.settings, streams)
         self.preconnections = Preconnections(self.traffic, self._find_poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self._http2_caches = HeadCache(HTTP, is_http2=True), HeadCache(HTTPS, is_http2=True)
