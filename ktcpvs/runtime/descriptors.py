@@ -36,6 +36,7 @@ class Descriptors:
         self.streams = 0
         self.pools: WeakSet[Any] = WeakSet()
         self.waiting: set[Any] = set()
+        self._is_waking = self._is_given = False
 
     @classmethod
     def of_process(cls) -> Descriptors:
@@ -97,9 +98,18 @@ class Descriptors:
 
     def wake(self) -> None:
         """Descriptors may be free: let all that wait for them try again."""
-        waiting, self.waiting = self.waiting, set()
-        for one in waiting:
-            one.resume()
+        self._is_given = True
+        if self._is_waking:
+            return  # a loop, not a recursion: what resumes may give a descriptor back at once
+        self._is_waking = True
+        try:
+            while self._is_given:
+                self._is_given = False
+                waiting, self.waiting = self.waiting, set()
+                for one in waiting:
+                    one.resume()
+        finally:
+            self._is_waking = False
 
 
 class StreamDescriptors:

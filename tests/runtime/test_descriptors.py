@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as some
@@ -132,6 +133,29 @@ def test_the_streams_of_a_service_leave_half_of_what_is_free() -> None:
         descriptors.take(1, 1)
     assert descriptors.free == 1
     assert connects(third) == 1  # its own
+
+
+def test_what_resumes_may_give_its_descriptor_back_at_once() -> None:
+    """As connections that fail: the others are asked again, and nothing recurses."""
+    descriptors = Descriptors(100)
+    left, depths = [3] * SERVICES, [0]
+    services = [StreamDescriptors(descriptors) for _ in range(SERVICES)]
+
+    def freed(number: int) -> None:
+        depths.append(depths[-1] + 1)
+        services[number].take_server()
+        left[number] -= 1
+        if left[number]:
+            services[number].wait()
+        services[number].give_server()
+        depths.append(depths[-1] - 1)
+
+    for number, streams in enumerate(services):
+        streams.freed = partial(freed, number)
+        streams.wait()
+    descriptors.wake()
+    assert left == [0] * SERVICES
+    assert max(depths) == 1
 
 
 def test_what_waits_resumes_when_a_stream_gives_its_descriptor_back() -> None:
