@@ -37,12 +37,15 @@ class StreamServerConnections(ServerConnections):
     def put(self, connection: ServerConnection) -> None:
         """Keep an idle connection, unless a request waits for a descriptor: it gets the connection or its
         descriptor."""
-        if not self._waiting or connection not in self._open:
+        if not self._waiting:
             ServerConnections.put(self, connection)
             return
         connection.exchange = None
         connection.is_used = True
-        if not self._queue.offer(connection):
+        if connection not in self._open:  # HTTP/2 carries it
+            if not self._http2.hand_on(connection):
+                ServerConnections.put(self, connection)
+        elif not self._queue.offer(connection):
             connection.close()
 
     def _begin(

@@ -304,6 +304,46 @@ def test_a_further_connection_of_http2_waits_too(make: Make) -> None:
     servers = [H2Server(world, world.accepts(A), MAX_CONCURRENT_STREAMS=4) for _ in range(5)]
     assert world.called() == []
     assert sum(len(server.heads()) for server in servers) == 20
+    assert world.live.stream_connections.waiting == 1
+    servers[0].answers(servers[0].heads()[0][0])
+    assert len(servers[0].heads()) == 5, "the first one that waits has got the stream"
     servers[0].peer.resets()
     world.settle()
-    assert len(H2Server(world, world.accepts(A), MAX_CONCURRENT_STREAMS=100).heads()) >= 10
+    assert len(H2Server(world, world.accepts(A), MAX_CONCURRENT_STREAMS=100).heads()) == 9 + 4
+
+
+def test_streams_of_http2_are_handed_on_until_none_waits(make: Make) -> None:
+    """More requests than one connection could carry wait, so there are several attempts."""
+    with worlds(
+        "scheduler = phttp", f"server = {A} 1 h2", descriptors=LIMIT, settings="http2_server_streams = 4"
+    ) as new:
+        world = new()
+        client = Client(world)
+        begun = client.asks(*["/a"] * 40)
+        servers = [H2Server(world, peer) for peer in world.accepts_all()]
+        assert len(servers) == world.live.stream_connections.waiting == 5
+        while len(client.statuses()) < 40:
+            for server in servers:
+                heads = server.heads()
+                for stream, _ in heads:
+                    if not server.h2.streams[stream].closed:
+                        server.answers(stream)
+        assert client.statuses() == dict.fromkeys(begun, "200")
+        assert world.live.stream_connections.waiting == 0
+        assert world.called() == []
+
+
+def test_what_a_new_client_brings_serves_the_one_that_waits_longest(make: Make) -> None:
+    world = make()
+    for _ in range(4):
+        world.client()
+    first = Client(world)
+    first.asks("/1", "/2", "/3")
+    (server,) = world.accepts_all()
+    assert b"/1" in server.heard()
+    assert (world.called(), world.context.descriptors.free) == ([], 2)
+    second = Client(world)
+    assert b"/2" in world.accepts(A).heard()
+    second.asks("/4")
+    assert world.called() == []
+    assert world.live.stream_connections.waiting == 2
