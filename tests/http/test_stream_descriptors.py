@@ -314,23 +314,49 @@ def test_a_further_connection_of_http2_waits_too(make: Make) -> None:
 
 def test_streams_of_http2_are_handed_on_until_none_waits(make: Make) -> None:
     """More requests than one connection could carry wait, so there are several attempts."""
-    with worlds(
-        "scheduler = phttp", f"server = {A} 1 h2", descriptors=LIMIT, settings="http2_server_streams = 4"
-    ) as new:
-        world = new()
-        client = Client(world)
-        begun = client.asks(*["/a"] * 40)
-        servers = [H2Server(world, peer) for peer in world.accepts_all()]
-        assert len(servers) == world.live.stream_connections.waiting == 5
-        while len(client.statuses()) < 40:
-            for server in servers:
-                heads = server.heads()
-                for stream, _ in heads:
-                    if not server.h2.streams[stream].closed:
-                        server.answers(stream)
-        assert client.statuses() == dict.fromkeys(begun, "200")
-        assert world.live.stream_connections.waiting == 0
-        assert world.called() == []
+    lines = "scheduler = phttp", f"server = {A} 1 h2", f'rule = pattern ".*" use server {A}'
+    world = make(*lines, settings="http2_server_streams = 4")
+    client = Client(world)
+    begun = client.asks(*["/a"] * 40)
+    servers = [H2Server(world, peer) for peer in world.accepts_all()]
+    assert len(servers) == world.live.stream_connections.waiting == 5
+    answered = set()
+    while len(client.statuses()) < 40:
+        open_ones = [(server, stream) for server in servers for stream, _ in server.heads()]
+        server, stream = next(one for one in open_ones if one not in answered)
+        answered.add((server, stream))
+        server.answers(stream)
+    assert client.statuses() == dict.fromkeys(begun, "200")
+    assert world.live.stream_connections.waiting == 0
+    assert world.called() == []
+
+
+def test_a_request_that_a_server_has_refused_waits_for_a_connection_of_http2(make: Make) -> None:
+    """It moves there, which it could not to a stream that another request has used."""
+    world = make("scheduler = phttp", f"server = {A} 1 h2", f'rule = pattern ".*" use server {A}')
+    client = Client(world)
+    for _ in range(3):
+        world.client()
+    begun = client.asks("/1", "/2")
+    first = H2Server(world, world.accepts(A), MAX_CONCURRENT_STREAMS=1)
+    second = H2Server(world, world.accepts(A), MAX_CONCURRENT_STREAMS=1)
+    for _ in range(world.context.descriptors.room):
+        world.client()
+    first.h2.close_connection(last_stream_id=0)
+    first.talks()
+    assert world.live.stream_connections.waiting == 1
+    second.answers(second.heads()[0][0])
+    assert client.statuses() == {begun[1]: "200"}
+    first.peer.ends()
+    world.settle()
+    world.passes(2)  # the second one is idle now, and is closed for it
+    second.talks()
+    world.settle()
+    third = H2Server(world, world.accepts(A))
+    ((stream, head),) = third.heads()
+    assert head[":path"] == "/1"
+    third.answers(stream)
+    assert client.statuses() == dict.fromkeys(begun, "200")
 
 
 def test_what_a_new_client_brings_serves_the_one_that_waits_longest(make: Make) -> None:
