@@ -45,7 +45,8 @@ pythonpath = ["."]
 """
 
 _MODULE = '''\
-"""@NAME@: the usable server with the fewest connections for its weight. Change `choose` into what you need."""
+"""@NAME@: the usable server with the fewest connections for its weight; ties rotate. Change `choose` into what you
+need."""
 
 from __future__ import annotations
 
@@ -72,22 +73,26 @@ class @CLASS@:
     uses = frozenset((USES_WEIGHT,))
 
     def bind(self, service: ServiceView, previous: IScheduler | None) -> Bound@CLASS@:
-        return Bound@CLASS@(service)
+        return Bound@CLASS@(service, getattr(previous, "place", 0))
 
 
 @implementer(IScheduler)
 class Bound@CLASS@:
-    """@NAME@ over the servers of one service, until the next edit of the service."""
+    """@NAME@ over the servers of one service, until its next edit. place: behind the server that was chosen last."""
 
-    def __init__(self, service: ServiceView) -> None:
+    def __init__(self, service: ServiceView, place: int) -> None:
+        self.place = place
         self._destinations = service.destinations
         self._reason = f"{service.why}fewest connections for its weight of {len(service.destinations)}"
 
     def choose(self, request: Request) -> Choice | None:
-        usable = [one for one in self._destinations if one.weight > 0 and one not in request.tried]
+        in_turn = self._destinations[self.place :] + self._destinations[: self.place]  # min() takes the first of equals
+        usable = [one for one in in_turn if one.weight > 0 and one not in request.tried]
         if not usable:
             return None
-        return Choice(min(usable, key=lambda one: one.active / one.weight), self._reason)
+        chosen = min(usable, key=lambda one: one.active / one.weight)
+        self.place = self._destinations.index(chosen) + 1
+        return Choice(chosen, self._reason)
 '''
 
 _CONFTEST = '''\
@@ -101,11 +106,17 @@ _TESTS = '''\
 
 from @MODULE@ import @CLASS@
 
-from ktcpvs.testing import FakeServer, Simulation, check_scheduler, lognormal, slow
+from ktcpvs.testing import FakeServer, Simulation, check_scheduler, constant, lognormal, slow
 
 
 def test_it_keeps_the_contract():
     check_scheduler(@CLASS@())
+
+
+def test_equal_servers_share_evenly_while_there_is_little_to_do():
+    servers = [FakeServer(constant(0.01)), FakeServer(constant(0.01)), FakeServer(constant(0.01))]
+    report = Simulation(@CLASS@(), servers, rate=5).run(seconds=60)
+    assert all(0.3 < report.share(number) < 0.37 for number in range(3)), report
 
 
 def test_a_slow_server_gets_less():

@@ -7,12 +7,14 @@ from contextlib import nullcontext
 
 from ktcpvs.director.response_files import ResponseFiles
 from ktcpvs.director.scheduler_binding import SchedulerBinder
-from ktcpvs.errors import BadValue, CannotListen, Refusal
-from ktcpvs.model.edit_warnings import warnings_about_edit
+from ktcpvs.errors import BadValue, BrokenTest, CannotListen, Refusal
+from ktcpvs.model.edit_warnings import warnings_about_edit, warnings_about_rules
 from ktcpvs.model.edits import Edit, Load
+from ktcpvs.model.expectation import CHANGED_IN_FILES
 from ktcpvs.model.language.scheduler_places import located
 from ktcpvs.model.placement import KnownNodes, Placer, first_conflict, first_program_conflict, is_here
 from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
+from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tracing import has_spans
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
@@ -63,7 +65,14 @@ class EditChecks:
                 runs = runs_before.services[service.ident] if was_here else None
                 self._check_machine(runs, runs_after.services[service.ident])
             if before != service:
-                await self._binder.run_tests(service, new.settings)
+                await self._run_tests(edit, service, new.settings)
+
+    async def _run_tests(self, edit: Edit, service: VirtualService, settings: Settings) -> None:
+        """Raise a Refusal if a test of the service fails. An edit that brings no tests is told how they are changed."""
+        try:
+            await self._binder.run_tests(service, settings)
+        except BrokenTest as broken:
+            raise broken if isinstance(edit, Load) else BrokenTest(f"{broken}; {CHANGED_IN_FILES}") from None
 
     def check_table(self, old: Table, new: Table) -> None:
         """Raise BadValue if the file of a setting that changes cannot be used on this machine or two services start
@@ -85,7 +94,8 @@ class EditChecks:
             alone = warnings_without_cluster(edit, new.services) if self._context.quorum is None else []
             binder, nodes = self._binder, self._nodes()
             found = warnings_about(edit, before.services, new.services, binder.plugins_of, binder.installed, nodes)
-            return [*warnings_about_edit(edit, before, new), *found, *alone]
+            about_rules = warnings_about_rules(edit, before.services, new.services, binder.installed)
+            return [*warnings_about_edit(edit, before, new), *found, *about_rules, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
         except BaseException as error:  # a plugin raises, or has wrong attributes

@@ -10,6 +10,7 @@ from ktcpvs.dispatch.template_values import TemplateValues
 from ktcpvs.errors import shorten
 from ktcpvs.model.actions import Redirect, Respond
 from ktcpvs.model.error_pages import error_pages
+from ktcpvs.model.rule import MAX_LABEL
 from ktcpvs.model.scheduling import OwnResponse, Request
 from ktcpvs.model.service import HTTPS_PORT, VirtualService
 from ktcpvs.protocols.http1 import BadRequest, OwnMessage, error_message
@@ -22,10 +23,6 @@ from ktcpvs.system.response_files import ResponseFile
 
 NEED_HOST = frozenset(("host", "hostport"))
 """Variables without which a redirect would lead nowhere."""
-
-MAX_LABEL = 120
-"""The most characters of a rule's label in counters."""
-
 
 CHALLENGE_ANSWERED = "a challenge of ACME"
 """The reason why the switch responds itself to the request of a CA."""

@@ -17,6 +17,8 @@ from ktcpvs.dispatch.service_context import ServiceContext
 from ktcpvs.http.http2_response_heads import ResponseHeads
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.http2_transport import HTTP2Transport
+from ktcpvs.model.scheduling import Request
+from ktcpvs.model.why import of_status
 from ktcpvs.protocols import grpc, http2
 from ktcpvs.protocols.http1 import BadRequest, error_response
 from ktcpvs.protocols.http2.constants import CANCEL, NO_ERROR
@@ -72,7 +74,7 @@ class HTTP2ClientConnection:
 
     __slots__ = (
         "_answered", "_build", "_context", "_count_in", "_count_out", "_defer", "_ended", "_is_deferred",
-        "_is_receiving", "_last_activity", "_name", "_parked", "_pending", "_progress", "_retired_at", "_service",
+        "_is_receiving", "_last_activity", "_names", "_parked", "_pending", "_progress", "_retired_at", "_service",
         "_settings", "_timer", "client", "error", "heads", "is_full", "is_over", "protocol", "transports",
     )  # fmt: skip
 
@@ -80,7 +82,7 @@ class HTTP2ClientConnection:
         self,
         service: ServiceContext,
         client: Stream,
-        name: str,
+        names: tuple[str, str],
         build: Callable[[], HTTP2StreamConnection],
         counter: StreamCounter,
         limits: http2.Limits,
@@ -88,11 +90,11 @@ class HTTP2ClientConnection:
         poller: SocketPoller | None = None,
         ended: Callable[[HTTP2ClientConnection], object] = nothing,
     ) -> None:
-        """client: open. name: of the client, for the log. build: returns a new client connection, whose stream is not
-        connected. counter: of those that are used again. poller: of the servers' sockets; None: the reactor has them.
-        ended: called once, when the connection is over."""
+        """client: open. names: of the client, as client_name returns them. build: returns a new client connection,
+        whose stream is not connected. counter: of those that are used again. poller: of the servers' sockets; None: the
+        reactor has them. ended: called once, when the connection is over."""
         self._service = service
-        self._name = name
+        self._names = names
         self._context = context = service.context
         self._build = build
         self._count_in, self._count_out = counter.count_in, counter.count_out_streams
@@ -217,16 +219,25 @@ class HTTP2ClientConnection:
         self._refuse(event.stream_id, event.status, event.reason)
 
     def _refuse(self, stream_id: int, status: int, reason: str) -> None:
-        """Respond with an error of the switch itself to a request that is no request in HTTP/1. It is counted, but is
-        not in the access log: its head is not known."""
+        """Respond with an error of the switch itself to a request that is no request in HTTP/1."""
         response = error_response(status, reason, keep_alive=True)
-        self._service.note_refusal(self._name, status, reason)
-        self._service.counters.requests += 1
-        self._service.counters.ended_out += len(response)
+        self._note_refusal(status, reason, response)
         head, _, body = response.partition(b"\r\n\r\n")
         self.protocol.send_headers(stream_id, http2.response_list(head + b"\r\n"))
         is_whole = self.protocol.send_data(stream_id, body, end_stream=True) == len(body)
         self.protocol.reset(stream_id, NO_ERROR if is_whole else CANCEL)  # unless both sides have ended it
+
+    def _note_refusal(self, status: int, reason: str, response: bytes) -> None:
+        """Count and log a request that has no connection of its own. response: its bytes."""
+        service, (name, host) = self._service, self._names
+        service.note_refusal(name, status, reason)
+        service.counters.requests += 1
+        service.counters.ended_out += len(response)
+        entry = service.http2_access_log.begin(Request(host, connection=self.client), (0, 0))
+        if entry is not None:
+            entry.decided(of_status(status))
+            entry.refused(status, response)
+            entry.end((0, 0), f"{status}: {reason}")
 
     def _data_received(self, event: http2.DataReceived) -> None:
         transport = self.transports.get(event.stream_id)

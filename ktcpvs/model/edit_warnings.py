@@ -1,17 +1,22 @@
-"""Warnings about what an edit leaves out: the port of a server, conditions of a rule, services that stay stopped."""
+"""Warnings about what an edit leaves out: the port of a server, conditions of a rule, services that stay stopped; and
+about rules that can do nothing since the edit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ktcpvs.errors import shorten
 from ktcpvs.model.address import Inet
 from ktcpvs.model.conditions import conditions_of
-from ktcpvs.model.edits import START_NEW, AddServer, Edit, EditRule, Load
+from ktcpvs.model.edits import START_NEW, AddRule, AddServer, Edit, EditRule, Load, StartService
 from ktcpvs.model.modifiers import modifiers_of
 from ktcpvs.model.rule import Rule
 from ktcpvs.model.rule_list import find_rule
+from ktcpvs.model.rule_warnings import HiddenRule, about_endless, about_hidden, endless_redirects, hidden_rules
+from ktcpvs.model.scheduling import ISchedulerFactory
+from ktcpvs.model.service import VirtualService
 from ktcpvs.model.table import Table
+from ktcpvs.model.unmatched import is_catch_all, reads_rules
 
 MAX_NAMES = 10
 """The most services that a warning names."""
@@ -71,3 +76,67 @@ def _describe_loss(ident: str, rule: Rule, what: str, given: Iterable[object], g
         f"service {ident}: rule '{shorten(rule.label)}' no longer has: {shorten(lost)}; the {what} that are given take "
         f"the place of all; to keep these, give them each time: {shorten(kept, 240)}"
     )
+
+
+def warnings_about_rules(
+    edit: Edit,
+    before: Mapping[str, VirtualService],
+    services: Mapping[str, VirtualService],
+    installed: Callable[[], Iterable[ISchedulerFactory]],
+) -> Iterator[str]:
+    """Yield the warnings about rules that can do nothing since `edit`, but not about those that could do nothing before
+    it. A load and a start warn of all such rules anyway (model.warnings).
+
+    before, services: before and after it. installed: returns the schedulers.
+    """
+    if isinstance(edit, Load | StartService):
+        return
+    changed = [one for one in services.values() if one.rules and one is not before.get(one.ident)]
+    readers = {one.name for one in installed() if reads_rules(one)} if changed else ()
+    for service in changed:
+        if service.scheduler_name not in readers:
+            continue
+        old = before.get(service.ident)
+        if old is not None and old.scheduler_name not in readers:
+            old = None
+        for text in _about_rules(edit, old, service):
+            yield f"service {service.ident}: {text}"
+
+
+def _about_rules(edit: Edit, old: VirtualService | None, service: VirtualService) -> Iterator[str]:
+    """Yield the warnings about one service. old: before the edit; None: no rule of it was in use."""
+    if old is not None and old.rules is service.rules and old.listen == service.listen:
+        return
+    hidden, endless = hidden_rules(service.rules), endless_redirects(service)
+    if old is not None and hidden:
+        known = _keys_after(edit, old, service, [one.rule for one in hidden_rules(old.rules)])
+        hidden = [one for one in hidden if one.rule.key not in known]
+    if old is not None and endless:
+        known = _keys_after(edit, old, service, endless_redirects(old))
+        endless = [rule for rule in endless if rule.key not in known]
+    hint = _hint(hidden[0], old) if isinstance(edit, AddRule) and old is not None and hidden else ""
+    for text in about_hidden(hidden):
+        yield text + hint
+    yield from about_endless(endless)
+
+
+def _keys_after(edit: Edit, old: VirtualService, service: VirtualService, rules: Sequence[Rule]) -> set[str]:
+    """Return the keys in `service` of some rules of `old`: the edit may have changed the key of one."""
+    keys = {rule.key for rule in rules}
+    if isinstance(edit, EditRule) and edit.ident == service.ident:
+        edited = find_rule(old, edit.rule)
+        if edited.key in keys:
+            keys.add(service.rules[old.rules.index(edited)].key)
+    return keys
+
+
+def _hint(hidden: HiddenRule, old: VirtualService) -> str:
+    """Return what to do about a rule if it has been added behind one that takes all of its requests; "": it has not.
+
+    A rule that is hidden by an added one is often meant to be.
+    """
+    if any(rule.key == hidden.rule.key for rule in old.rules):
+        return ""
+    if is_catch_all(hidden.rule) or set(hidden.rule.conditions) == set(hidden.behind.conditions):
+        return "; to change what that one does: --edit-rule"
+    return "; to try this one first: --move-rule"

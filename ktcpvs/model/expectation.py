@@ -19,6 +19,12 @@ from ktcpvs.model.options import in_range
 
 REDIRECT, RESPOND, NOBODY = OUTCOMES = ("redirect", "respond", "nobody")
 
+CHANGED_IN_FILES = (
+    "a test is changed in the configuration file (where there is none: 'tcpvsadm --save > FILE', edit FILE, "
+    "'tcpvsadm -f FILE')"
+)
+"""The way to change a test, for people: no command does it."""
+
 
 def _request(instance: object, attribute: Attribute[str], value: str) -> None:
     method, blank, target = value.partition(" ")

@@ -19,6 +19,9 @@ from ktcpvs.model.pattern import DEFAULT_PATTERNS, check_pattern
 MAX_MATCH = 10
 """The highest number of a group that `match` may name."""
 
+MAX_LABEL = 120
+"""The most characters of a rule's label in counts, as `shorten` cuts them."""
+
 RuleServer = tuple[Address, int | None]
 """A server of a rule, and its weight in that rule; None: it is the server's own."""
 

@@ -99,7 +99,7 @@ def _named(words: Sequence[str], text: str) -> NamedScheduler:
         if not value.isprintable():
             raise BadValue(f"scheduler {name}: {option} '{shorten(value, 40)}' has a control character")
     if len(words) % 2 == 0:
-        raise BadValue(f"scheduler {name}: {words[-1]}: missing value (example: {words[-1]} 3)")
+        raise BadValue(f"scheduler {name}: {words[-1]}: missing value (expected: {words[-1]} VALUE)")
     if len(options) > MAX_OPTIONS:
         raise BadValue(f"scheduler {name}: {len(options)} options are more than {MAX_OPTIONS}")
     return NamedScheduler(name, options)

@@ -11,15 +11,22 @@ from attrs import fields, frozen
 
 from ktcpvs.errors import shorten
 from ktcpvs.model import edits
-from ktcpvs.model.actions import HTTPS, Redirect
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF, parse_check
-from ktcpvs.model.conditions import SHARE, TLS, Condition
+from ktcpvs.model.conditions import SHARE, Condition
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
 from ktcpvs.model.quorum import NODE, QUORUM
 from ktcpvs.model.rule import Rule
-from ktcpvs.model.rule_warnings import about_foreign_variables, about_hidden, about_stars, some_of
+from ktcpvs.model.rule_warnings import (
+    about_endless,
+    about_foreign_variables,
+    about_hidden,
+    about_stars,
+    endless_redirects,
+    hidden_rules,
+    some_of,
+)
 from ktcpvs.model.scheduling import (
     CLIENT_HELLO,
     CONNECTION,
@@ -41,7 +48,6 @@ from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.tls import TLS_OPTIONS
 from ktcpvs.model.unmatched import (
     describe_unmatched,
-    is_catch_all,
     leaves_unmatched,
     proposed_command,
     proposed_line,
@@ -99,8 +105,6 @@ for it then, as long as the rest of a request. With 10,000 it takes 0.25 ms, and
 
 MAX_NAMED = 5
 """The most schedulers that a warning names."""
-
-NOT_TLS = Condition(TLS, is_negated=True)
 
 NOBODY_SHARE = Condition(SHARE, ("0%",))
 """The condition that holds for no client."""
@@ -183,7 +187,8 @@ def _about_unmatched(
     elif before is not None and before.scheduler == service.scheduler and leaves_unmatched(before, scheduler):
         return
     else:
-        served = ", and all servers served before it had one" if before is not None and not before.rules else ""
+        is_first = before is not None and bool(before.servers) and not before.rules
+        served = "; until now, all its servers served them" if is_first else ""
         text = f"{which} now{served}; for a default rule: {proposed_command(service, scheduler)}"
     yield ServiceWarning(service.ident, text, frozenset((WHOLE,)))
 
@@ -530,35 +535,8 @@ def _about_whole(service: VirtualService, scheduler: ISchedulerFactory) -> Itera
     if unused:
         more = f" and {len(unused) - 3} more" if unused[3:] else ""
         yield f"no rule uses {_count(unused, 'server')}: {', '.join(unused[:3])}{more}", (WHOLE,)
-    in_order = [rule for rule in service.rules if not rule.is_default]
-    in_order += [rule for rule in service.rules if rule.is_default]
-    last = next((place for place, rule in enumerate(in_order) if is_catch_all(rule)), len(in_order))
-    if hidden := in_order[last + 1 :]:
-        yield (
-            f"rule {some_of(hidden)} can never be reached: "
-            f"rule '{in_order[last].label}' is tried first and matches every request",
-            (WHOLE,),
-        )
-    for text in about_hidden(in_order[: last + 1]):
+    for text in (*about_hidden(hidden_rules(service.rules)), *about_endless(endless_redirects(service))):
         yield text, (WHOLE,)
-    yield from _about_redirects(service)
-
-
-def _about_redirects(service: VirtualService) -> Iterator[_Found]:
-    """Warn of rules that redirect clients of TLS to the URL that they have asked for."""
-    if not any(listener.is_tls for listener in service.listen):
-        return
-    endless = [
-        rule
-        for rule in service.rules
-        if isinstance(rule.action, Redirect) and rule.action.url == HTTPS and NOT_TLS not in rule.conditions
-    ]
-    if endless:
-        yield (
-            f"rule {some_of(endless)} redirects clients that speak TLS to the same URL again; with the condition "
-            "'not tls' it leaves them alone",
-            (WHOLE,),
-        )
 
 
 def _uses(plugin: ISchedulerFactory, what: str) -> bool:

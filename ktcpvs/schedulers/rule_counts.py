@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ktcpvs.errors import shorten
+from ktcpvs.model.rule import MAX_LABEL
 from ktcpvs.model.scheduling import BoundRule
 
 MAX_COUNTED_RULES = 200
 """The most rules of a service that are counted singly, in the order in which they are tried; the rest is OTHERS."""
-
-MAX_LABEL = 120
-"""The most characters of a rule's label in counts."""
 
 OTHERS = "others"
 """Stands for the label where the rules after the first MAX_COUNTED_RULES are counted."""

@@ -62,22 +62,22 @@ class HTTP2Clients:
     def begin(
         self,
         stream: Stream,
-        name: str,
+        names: tuple[str, str],
         limits: ClientLimits | None,
         first: bytes,
         build: Callable[[], HTTP2StreamConnection],
         is_retiring: bool,
     ) -> None:
-        """Serve a client over a stream that is open. name: of the client. limits: of its address; None: there are none.
-        first: the bytes that it has sent. build: returns a connection for one of its streams. is_retiring: another
-        process serves new clients; finish what has come."""
+        """Serve a client over a stream that is open. names: of the client. limits: of its address; None: there are
+        none. first: the bytes that it has sent. build: returns a connection for one of its streams. is_retiring:
+        another process serves new clients; finish what has come."""
         self._context.descriptors.take(DESCRIPTORS)
         self._streams.add_client()
         self._clients.add(1)
         settings = self._service.settings
         frames = http2_limits(settings, settings.http2_streams)
         connection = HTTP2ClientConnection(
-            self._service, stream, name, build, self._counter, frames, self._heads, self._poller(), self._ended
+            self._service, stream, names, build, self._counter, frames, self._heads, self._poller(), self._ended
         )
         self._open[connection] = limits
         connection.receive(first)

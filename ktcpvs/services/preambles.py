@@ -143,6 +143,20 @@ class Preambles:
         self._context.log.event(levels.CONNECTION, form, client=client, ident=self._ident)
 
     def refused(self, preamble: Preamble, reason: str) -> None:
+        reason = self._count(preamble, reason)
+        client, _ = client_name(preamble.peer)
+        log = self._context.log
+        log.fault("service {ident}: clients are refused, as {client}: {reason}", self._ident, reason, client=client)
+        log.event(levels.CONNECTION, "{client} refused by {ident}: {why}", client=client, ident=self._ident, why=reason)
+
+    def left(self, preamble: Preamble, reason: str) -> None:
+        reason = self._count(preamble, reason)
+        client, _ = client_name(preamble.peer)
+        form = "{client} has left {ident}: {why}"
+        self._context.log.event(levels.CONNECTION, form, client=client, ident=self._ident, why=reason)
+
+    def _count(self, preamble: Preamble, reason: str) -> str:
+        """Count a client that is not served, and count it out. Returns the reason under which it is counted."""
         if reason not in self.refusals and len(self.refusals) >= MAX_REASONS:
             reason = OTHER_REASONS
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
@@ -151,10 +165,7 @@ class Preambles:
         if preamble in self._running:  # it may stay for a while, to read its last message
             self._free_room(preamble)
             self._left()
-        client, _ = client_name(preamble.peer)
-        log = self._context.log
-        log.fault("service {ident}: clients are refused, as {client}: {reason}", self._ident, reason, client=client)
-        log.event(levels.CONNECTION, "{client} refused by {ident}: {why}", client=client, ident=self._ident, why=reason)
+        return reason
 
     def stage_failed(self, stage: Stage | None) -> None:
         name = stage.name if stage is not None else "preamble"

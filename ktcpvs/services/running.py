@@ -530,7 +530,7 @@ class RunningService:
         def build() -> HTTP2StreamConnection:
             return self.client_factory.build_stream(peer, tls, limits, stream.called)
 
-        self.http2_clients.begin(stream, client_name(peer)[0], limits, first, build, self._is_handed_over)
+        self.http2_clients.begin(stream, client_name(peer), limits, first, build, self._is_handed_over)
 
     def _keep_requests(self, forgotten: Iterable[Destination]) -> None:
         """Count the requests of servers that are forgotten from now on."""

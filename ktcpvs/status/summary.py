@@ -10,7 +10,9 @@ from typing import Any
 
 from attrs import asdict
 
+from ktcpvs.errors import shorten
 from ktcpvs.model.latency import BUCKETS
+from ktcpvs.model.rule import MAX_LABEL
 from ktcpvs.system.processes import Usage
 
 _OF_SERVICE = (
@@ -26,7 +28,18 @@ _OF_SERVICE = (
     "maxclients",
     "stats",
 )
-_OF_SERVER = ("address", "name", "weight", "maxconn", "max_pending", "priority", "stats", "health", "last_error")
+_OF_SERVER = (
+    "address",
+    "name",
+    "weight",
+    "maxconn",
+    "max_pending",
+    "priority",
+    "labels",
+    "stats",
+    "health",
+    "last_error",
+)
 _OF_RULE = ("pattern", "match", "name", "servers", "weights", "action", "modifiers")
 _OF_CLUSTER = ("node", "connected", "problem", "revision", "applied", "requests")
 _OF_NODE = ("node", "state", "drain", "revision", "version", "connections", "since", "errors")
@@ -84,10 +97,16 @@ def _summarize_cluster(nodes: dict[str, Any]) -> dict[str, Any]:
 def _summarize_service(service: dict[str, Any]) -> dict[str, Any]:
     data = _select(service, _OF_SERVICE)
     data["servers"] = [_select(server, _OF_SERVER) for server in service["servers"] if service["here"]]
-    data["rules"] = [_select(rule, _OF_RULE) for rule in service["rules"]]
+    data["rules"] = [_summarize_rule(rule) for rule in service["rules"]]
     if service["redirect"] is not None and service["here"]:
         data["redirect"] = {"address": service["redirect"], "stats": service["redirect_stats"]}
     return data
+
+
+def _summarize_rule(rule: dict[str, Any]) -> dict[str, Any]:
+    """Return a rule, with its label in the counts of its service: `stats.rules` and `stats.responses`."""
+    label = rule["pattern"] if rule["name"] is None else rule["name"]
+    return _select(rule, _OF_RULE) | {"label": shorten(label, MAX_LABEL)}
 
 
 def _select(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

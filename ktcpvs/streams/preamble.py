@@ -98,7 +98,10 @@ class PreambleOwner(Protocol):
         """All stages are complete; `rest` follows. Take the callbacks of `preamble.stream`, or `reject` the client."""
 
     def refused(self, preamble: Preamble, reason: str) -> None:
-        """The client was refused, or has left. A client that is sent a last message is gone only later."""
+        """The client was refused. A client that is sent a last message is gone only later."""
+
+    def left(self, preamble: Preamble, reason: str) -> None:
+        """The client has left before its preamble was complete, as probes and port scans do. reason: how."""
 
     def stage_failed(self, stage: Stage | None) -> None:
         """A stage has raised; called within the except block. The client is refused then."""
@@ -233,7 +236,8 @@ class Preamble:
 
     def _ended(self) -> None:
         """The client has sent a FIN in the middle: what is missing will not come."""
-        self._refuse("the client has ended the connection")
+        self.reject()
+        self._owner.left(self, f"{self.stage_name}: the client has ended the connection")
 
     def _refuse(self, why: str, message: bytes = b"") -> None:
         reason = f"{self.stage_name}: {why}"
@@ -263,5 +267,5 @@ class Preamble:
     def _lost(self, clean: bool) -> None:
         if self._reader is not None:
             self._stop_stage()
-            self._owner.refused(self, f"{self.stage_name}: the client has reset the connection")
+            self._owner.left(self, f"{self.stage_name}: the client has reset the connection")
         self._owner.gone(self)

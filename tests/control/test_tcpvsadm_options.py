@@ -544,6 +544,11 @@ INVALID = [
     ),
     (["--explain", "GET /"], f"You need to supply the 'ident' option for the 'explain' command{IDENT}"),
     (["-Aix", "server=10.0.0.1:80"], "A service has no option 'server': a server is added by -a -i ID -r ADDR:PORT"),
+    (
+        ["-Eix", "test="],
+        "A service has no option 'test': a test is changed in the configuration file (where there is none: "
+        "'tcpvsadm --save > FILE', edit FILE, 'tcpvsadm -f FILE')",
+    ),
     (["-Eix", "via=off", "via=append"], "The option 'via' is given twice"),
     (["-Eix", "-swlc", "scheduler=rr"], "The option 'scheduler' is given twice"),
     (["-Eix", "maxclients=3", "--maxclients", "4"], "The option 'maxclients' is given twice"),

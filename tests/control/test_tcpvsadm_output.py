@@ -222,7 +222,7 @@ def test_rates_name_the_services_whose_servers_get_single_requests() -> None:
     for answer in (before, after):
         for service in answer["services"]:
             service["unit"] = EACH_REQUEST
-    line = "\nConns/s of their servers are requests: {}\n"
+    line = "\nConns/s of the servers of {} are requests\n"
     assert output.format_rates(output.compute_rates(before, after, 1.0)).endswith(line.format("web, sön"))
     after["services"][0]["unit"] = CONNECTION
     assert output.format_rates(output.compute_rates(before, after, 1.0)).endswith(line.format("sön"))
@@ -359,6 +359,25 @@ def test_certificates_with_something_wrong() -> None:
     assert shown.split("\n\n")[1] == (
         "/a.pem: no key; what was read before stays in use\n/b.pem: No such file or directory\n/a.pem: it expires\n"
     )
+
+
+def test_certificates_that_the_switch_obtains_say_what_is_due() -> None:
+    orders = [
+        {"names": [name], "state": state, "next": due, "error": "no"}
+        for name, state, due in (
+            ("a", "ordering", 1897000000.0),
+            ("b", "waiting", None),
+            ("c", "valid", 1897000000.0),
+            ("d", "failed", 1897000000.0),
+        )
+    ]
+    shown = output.format_certificates([{**CERTIFICATE, "acme": order} for order in orders])
+    assert shown.split("\n\n")[1] == text("""
+        acme a: an order is in progress
+        acme b: to be ordered now
+        acme c: to be renewed on 2030-02-11 00:26:40 UTC
+        acme d: failed: no; next attempt on 2030-02-11 00:26:40 UTC
+        """)
 
 
 def test_schedulers() -> None:

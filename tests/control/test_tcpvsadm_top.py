@@ -98,6 +98,14 @@ def test_a_service_without_servers_has_a_line_of_zeros() -> None:
     assert layout_screen(answer, refused, 1.0, (80, 24))[2].split()[-2:] == ["7", "-"]
 
 
+def test_rates_that_are_not_known_are_dashes() -> None:
+    before = stats("Virtual web { server = 10.0.0.1:80 }")
+    assert [line.split()[-6:] for line in layout_screen(None, before, 0, (80, 24))[2:]] == [["0", *"-----"]] * 2
+    after = stats("Virtual web { server = 10.0.0.1:80\n server = 10.0.0.2:80 }")
+    rows = [line.split()[-6:] for line in layout_screen(before, after, 1.0, (80, 24))[2:]]
+    assert rows == [[*"00000", "-"], [*"00000", "-"], ["0", *"-----"]], "the last server is new"
+
+
 def test_the_rate_of_a_service_is_that_of_its_requests() -> None:
     """Its clients keep their connections, and the switch responds itself."""
     before = stats("Virtual own { scheduler = phttp\n rule = pattern .* use respond 200 }")

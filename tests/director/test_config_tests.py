@@ -81,4 +81,8 @@ def test_a_change_that_takes_a_server_out_of_its_rule_is_refused(world: World) -
     broken = refusal(world, DeleteRule("s", "^/b", parse_address(C)))
     assert isinstance(broken, BrokenTest)
     assert str(broken).startswith(f'service s: test "GET /b" "X: y" -> {C} fails: {B} serves: rule 2 ')
+    assert str(broken).endswith(
+        "; a test is changed in the configuration file (where there is none: 'tcpvsadm --save > FILE', edit FILE, "
+        "'tcpvsadm -f FILE')"
+    )
     assert world.director.table is before

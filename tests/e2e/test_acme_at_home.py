@@ -48,7 +48,7 @@ def test_the_recipe_with_pebble(tmp_path: Path) -> None:
         text=True,
         timeout=150,
     )
-    logs = "".join(path.read_text() for path in sorted(tmp_path.glob("*.log")))
+    logs = "".join(path.read_text() for path in sorted(tmp_path.rglob("*.log")))
     assert done.returncode == 0, done.stderr + logs
     assert done.stdout.startswith("acme shop.example: to be renewed on 20"), done.stdout + logs
     assert done.stdout.endswith("hello over https\n"), done.stdout + done.stderr + logs

@@ -99,8 +99,13 @@ def test_canary(cook: Cook) -> None:
     assert recipe.types("tcpvsadm --edit-rule -i shop --rule canary share 20% not path /pay/") == "", "the way back"
     assert "share 20% not path /pay/" in recipe.types("tcpvsadm --save")
     recipe.play()
+    assert "test " in recipe.types("tcpvsadm --save")
+    recipe.play()
     assert "rule = name stable" in (saved := recipe.types("tcpvsadm --save"))
     assert saved.count("rule =") == saved.count("server = 10.") == 1, saved
+    assert "test " not in saved, saved
+    assert recipe.types("tcpvsadm -a -i shop -r 10.0.0.11:8080") == ""
+    assert recipe.types("tcpvsadm --edit-rule -i shop --rule stable use server 10.0.0.11:8080") == ""
     recipe.ends()
 
 

@@ -118,8 +118,10 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with dial((LOOPBACK, tls)) as client, context.wrap_socket(client, server_hostname="shop.example.org") as secure:
             assert secure.version() == "TLSv1.3"
+        file.write_text(file.read_text().replace("use respond 200", "use respond 204"))  # else nothing is on trial
         daemon.adm("-f", file, "--confirm", "600")
-        wait_for(lambda: "ktcpvs_certificate_order_failures" in read(status), timeout=20)
+        for metric in ("ktcpvs_certificate_order_failures", "ktcpvs_trial_seconds_left"):
+            wait_for(lambda metric=metric: metric in read(status), timeout=20)
         wait_for(lambda: {"outcome"} <= set(read(status).get("ktcpvs_service_handshakes_total", {})), timeout=20)
         yield read(status)
 
@@ -193,6 +195,59 @@ def test_a_daemon_exports_what_the_dashboard_shows(exported: Exported) -> None:
     found = list(expressions_of_the_dashboard())
     assert len(found) > 30
     assert [one for expression in found for one in missing(expression, exported)] == []
+
+
+def test_the_readme_names_what_is_in_no_panel_and_no_alert(exported: Exported) -> None:
+    expressions = "\n".join((*expressions_of_the_dashboard(), *expressions_of_the_alerts()))
+    used = {name for name, _ in _METRIC.findall(expressions)}
+    histograms = {name.removesuffix("_bucket") for name in used if name.endswith("_bucket")}
+    parts = {f"{name}_{part}" for name in histograms for part in ("bucket", "count", "sum")}
+    text = " ".join((EXAMPLE / "README.md").read_text().split())
+    (named,) = re.findall(r"These metrics are in no panel and in no alert: ([^.]*)\.", text)
+    assert set(re.findall(r"`(\w+)`", named)) == set(exported) - used - parts
+
+
+def test_the_dashboard_shows_the_share_of_each_rule(tmp_path: Path) -> None:
+    (panel,) = (one for one in dashboard()["panels"] if one["title"] == "Share of the requests by rule")
+    expression = panel["targets"][0]["expr"].replace("$__rate_interval", "5m")
+    expression = expression.replace("$instance", ".*").replace("$service", ".*")
+    series = {
+        'ktcpvs_service_rule_requests_total{instance="a",service="shop",rule="canary"}': 10,
+        'ktcpvs_service_rule_requests_total{instance="b",service="shop",rule="canary"}': 20,
+        'ktcpvs_service_rule_requests_total{instance="a",service="shop",rule="stable"}': 90,
+        'ktcpvs_service_requests_total{instance="a",service="shop"}': 120,
+        'ktcpvs_service_requests_total{instance="b",service="shop"}': 180,
+        'ktcpvs_service_connections_total{instance="a",service="shop"}': 7,
+        'ktcpvs_service_rule_requests_total{instance="a",service="mail",rule=".*"}': 30,
+        'ktcpvs_service_connections_total{instance="a",service="mail"}': 60,
+        'ktcpvs_service_rule_requests_total{instance="a",service="idle",rule=".*"}': 0,
+        'ktcpvs_service_requests_total{instance="a",service="idle"}': 0,
+    }
+    expected = {
+        '{rule="canary",service="shop"}': 0.1,
+        '{rule="stable",service="shop"}': 0.3,
+        '{rule=".*",service="mail"}': 0.5,
+    }
+    tests = {
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": f"0+{step}x20"} for name, step in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": expression,
+                        "eval_time": "10m",
+                        "exp_samples": [{"labels": labels, "value": value} for labels, value in expected.items()],
+                    }
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "share_test.yml"
+    file.write_text(json.dumps(tests))  # which is YAML too
+    done = subprocess.run([program("promtool"), "test", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_daemon_exports_what_the_alerts_ask(exported: Exported) -> None:

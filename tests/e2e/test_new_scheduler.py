@@ -35,7 +35,7 @@ def test_the_package_of_a_new_scheduler_passes_its_tests(tmp_path: Path) -> None
         cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT * 4,
     )  # fmt: skip
     assert tests.returncode == 0, tests.stdout + tests.stderr
-    assert "3 passed" in tests.stdout
+    assert "4 passed" in tests.stdout
     again = tcpvsadm("--new-scheduler", "by-tenant", "ktcpvs-by-tenant", folder=tmp_path)
     assert (again.returncode, again.stderr) == (
         1,

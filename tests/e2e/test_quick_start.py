@@ -7,6 +7,7 @@ makes an environment, and has workers.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,8 +79,16 @@ def test_it_has_five_lines() -> None:
 
 @pytest.mark.starts
 def test_the_quick_start(tmp_path: Path) -> None:
-    said = play(tmp_path, quick_start().text.splitlines()[1:], 150, "--workers 0")
-    assert said == "hello from ktcpvs\n"
+    """With the commands below it, which lead on to a server."""
+    below = re.findall(r"`(tcpvsadm (?:-a|--[a-z]+-rule) -i web [^`]*)`", (ROOT / "README.md").read_text())
+    assert [command.split()[1] for command in below] == ["-a", "--add-rule", "--edit-rule"]
+    lines = [*quick_start().text.splitlines()[1:], *below, "tcpvsadm --save"]
+    said = play(tmp_path, lines, 150, "--workers 0")
+    assert said.startswith("hello from ktcpvs\n")
+    assert re.findall(r"rule = (.*)", said) == [
+        'pattern ".*" use server 10.0.0.1:80',
+        "path /shop/ use server 10.0.0.1:80",
+    ]
 
 
 @pytest.mark.slow

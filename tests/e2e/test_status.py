@@ -132,8 +132,11 @@ def test_metrics_stats_and_page_data_agree(
             "weights": [],
             "action": None,
             "modifiers": "",
+            "label": ".*",
         }
     ]
+    assert service["stats"]["rules"].keys() == {".*"}
+    assert service["servers"][0]["labels"] == {}
     assert service["redirect"]["address"] == address
 
     daemon.clear()

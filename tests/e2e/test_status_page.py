@@ -66,6 +66,30 @@ window.fetch = async (...given) => {
 """Adds trouble that takes a whole cluster to what the daemon tells."""
 
 
+ONE_UPDATE = """
+const fetched = window.fetch;
+let count = 0;
+window.fetch = (...given) => (count++ ? new Promise(() => {}) : fetched(...given));
+"""
+"""The page gets no second update."""
+
+ORDERS = """
+const fetched = window.fetch;
+window.fetch = async (...given) => {
+  const data = await (await fetched(...given)).json();
+  const next = new Date(2030, 1, 23, 0, 41, 34).getTime() / 1000;
+  const known = { ...data.certificates[0], warning: "", error: "", not_after: next };
+  const order = (state, next, error = "", failures = 0) => ({ ...known, acme: { state, next, error, failures } });
+  data.certificates = [
+    order("ordering", next), order("waiting", null), { ...order("failed", next, "no order"), issuer: known.subject },
+    order("valid", next),
+  ];
+  return { ok: true, json: async () => data };
+};
+"""
+"""Certificates that the switch obtains, in each state, in place of those of the daemon."""
+
+
 def answers(sock: socket.socket) -> None:
     """A server: it responds 500 to /wrong, and 200 to all else."""
     for data in chunks(sock):
@@ -94,6 +118,12 @@ class Page:
     def wait(self, condition: str, shown: str = "document.body.innerText") -> None:
         """Wait until a condition holds in the page. shown: what the failure tells."""
         wait_for(lambda: self.browser.ask(condition), lambda: str(self.browser.ask(shown)), timeout=20)
+
+    def search(self, text: str) -> Any:
+        """Type into the search. Return the names of the services that are found."""
+        typed = f"one.value = {json.dumps(text)}; one.dispatchEvent(new Event('input'));"
+        self.browser.ask(f"((one) => {{ {typed} }})(document.getElementById('query'))")
+        return self.browser.ask(CARDS)
 
     def request(self, path: str = "/") -> int:
         connection = http.client.HTTPConnection(LOOPBACK, self.web, timeout=20)
@@ -187,26 +217,80 @@ def test_services_of_connections_have_no_empty_plots(page: Page) -> None:
 def test_what_rules_do(page: Page) -> None:
     port = free_port()
     page.daemon.service("rules", port, page.server, scheduler="phttp")
+    page.daemon.adm("-e", "-i", "rules", "-r", page.server, "label", "zone=a", "label", "new")
     modifiers = ("balance", "wrr", "request_header", "X-A", "<b>")
     page.daemon.adm("--add-rule", "-i", "rules", "path", "/a", *modifiers, "-r", page.server, "-w", "7")
     page.daemon.adm("--add-rule", "-i", "rules", "--name", "closed", "path", "/b", "use", "respond", "503")
-    page.daemon.adm("--add-rule", "-i", "rules", "path", "/c", "use", "redirect", "https")
-    for _ in range(3):
+    long = "/c" * 80
+    page.daemon.adm("--add-rule", "-i", "rules", "path", long, "use", "redirect", "https")
+
+    def ask_for(path: str, status: int) -> None:
         with dial((LOOPBACK, port)) as client:
-            client.sendall(b"GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert read_all(client).startswith(b"HTTP/1.1 503 ")
-    page.open()
-    rows = f"[...{CARD.format(repr('rules'))}.querySelectorAll('details tbody tr')]"
+            client.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode())
+            assert read_all(client).startswith(b"HTTP/1.1 %d " % status)
+
+    for _ in range(3):
+        ask_for("/b", 503)
+    ask_for(long, 302)
+    page.open(path="#service=rules")  # only what is in sight is brought up to date
+    card = CARD.format(repr("rules"))
+    rows = f"[...{card}.querySelectorAll('details tbody tr')]"
     cells = f"{rows}.map((row) => [...row.children].map((one) => one.textContent))"
     expected = [
-        [NOTHING, "path /a", f"{page.server} 7", 'balance wrr request_header X-A "<b>"', NOTHING],
-        ["closed", "path /b", "respond 503", NOTHING, "503: 3"],
-        [NOTHING, "path /c", "redirect 302 https", NOTHING, "0"],
+        [NOTHING, "path /a", f"{page.server} 7", 'balance wrr request_header X-A "<b>"', "0", NOTHING, "0", NOTHING],
+        ["closed", "path /b", "respond 503", NOTHING, "0", NOTHING, "3", "503: 3"],
+        [NOTHING, f"path {long}", "redirect 302 https", NOTHING, "0", NOTHING, "1", "302: 1"],
     ]
     wait_for(lambda: page.browser.ask(cells) == expected, lambda: str(page.browser.ask(cells)), timeout=20)
+
+    def shares() -> list[str]:
+        ask_for("/a", 200)
+        return [row[5] for row in page.browser.ask(cells)]
+
+    wait_for(lambda: shares() == ["100 %", "0 %", "0 %"], lambda: str(page.browser.ask(cells)), pause=0.1)
+    assert page.browser.ask(f"{card}.querySelector('tbody th').textContent") == f"{page.server} new, zone=a"
+    assert page.search("ZONE=A") == ["rules"], "by the label of a server"
+    page.search("")
     page.daemon.call("stop", "rules")
     page.daemon.call("delete_service", "rules")
     page.wait(f"{CARDS}.length === 4")
+
+
+def test_the_first_update_shows_no_rates(page: Page) -> None:
+    script = page.browser.before_each_page(ONE_UPDATE)
+    try:
+        page.open()
+    finally:
+        page.browser.before_no_page(script)
+    labels = ("Requests/s", "Errors/s", "50 %", "99 %", "In/s", "Out/s", "Share", "Connections/s", "CPU")
+    selector = ", ".join(f'td[data-label="{label}"]' for label in labels)
+    cells = page.browser.ask(f"[...document.querySelectorAll({json.dumps(selector)})].map((one) => one.textContent)")
+    assert set(cells) == {NOTHING}
+    assert len(cells) > 20
+    rates = ("Requests", "TCP connections", "Connections", "Errors", "In", "Out")
+    figures = page.browser.ask(
+        "[...document.querySelectorAll('dt')].map((one) => [one.textContent, one.nextSibling.textContent])"
+    )
+    found = [text for label, text in figures if label in rates]
+    assert set(found) == {NOTHING}
+    assert len(found) > 20
+
+
+def test_certificates_say_what_is_due(page: Page) -> None:
+    script = page.browser.before_each_page(ORDERS)
+    try:
+        page.open()
+    finally:
+        page.browser.before_no_page(script)
+    notes = page.browser.ask(
+        "[...document.querySelectorAll('#certificates td[data-label=State]')].map((one) => one.textContent)"
+    )
+    assert notes[:4] == [
+        "ordering",
+        "waiting to be ordered now",
+        "not obtained no order; next attempt at 2030-02-23 00:41:34",
+        "valid to be renewed at 2030-02-23 00:41:34",
+    ]
 
 
 def test_trouble_stands_on_top_with_its_reasons(page: Page) -> None:
@@ -250,12 +334,7 @@ def metric(port: int, name: str) -> float:
 
 def test_search(page: Page) -> None:
     page.open()
-
-    def search(text: str) -> Any:
-        typed = f"one.value = {json.dumps(text)}; one.dispatchEvent(new Event('input'));"
-        page.browser.ask(f"((one) => {{ {typed} }})(document.getElementById('query'))")
-        return page.browser.ask(CARDS)
-
+    search = page.search
     assert search("MAIL") == ["mail"]
     assert page.browser.ask("document.getElementById('found').textContent") == "1 of 4"
     assert search("no such") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,7 +63,7 @@ class H2Client:
         self.switch = HTTP2ClientConnection(
             world.live.traffic,
             self.peer.stream,
-            "192.0.2.1:4711",
+            ("192.0.2.1:4711", "192.0.2.1"),
             build,
             world.live.open_connections,
             Limits(**limits),
@@ -1046,3 +1047,15 @@ def test_the_access_log_and_via_name_the_version(make: Make, method: str, form: 
     other.says(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
     assert b"\r\nVia: 1.1 ktcpvs\r\n" in world.accepts(A).heard()
     assert len(log.written) == 3
+
+
+def test_the_access_log_has_requests_whose_head_is_too_large(make: Make) -> None:
+    world = make()
+    log: Any = Lines()
+    world.live.traffic.http2_access_log.writer = AccessLogWriter(world.context, log, "json", "s", "phttp", True)
+    client = H2Client(world, max_list_size=1000)
+    client.asks(1, "/a", "GET", ("x-a", "x" * 1000))
+    assert client.got(1)[0] == "431"
+    (line,) = map(json.loads, log.written)
+    assert (line["client"], line["status"], line["why"], line["server"]) == ("192.0.2.1", 431, "too_large", None)
+    assert line["ending"].startswith("431: the header list has more than 1000 bytes")

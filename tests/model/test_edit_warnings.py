@@ -1,14 +1,33 @@
-"""Warnings about what an edit leaves out."""
+"""Warnings about what an edit leaves out, and about rules that can do nothing since the edit."""
 
 from __future__ import annotations
 
+import pytest
 from attrs import evolve
 
 from ktcpvs.model.address import parse_address
-from ktcpvs.model.edit_warnings import MAX_NAMES, warnings_about_edit
-from ktcpvs.model.edits import START_ALL, START_NEW, START_NOTHING, AddServer, Edit, EditRule, Load, StopService
+from ktcpvs.model.edit_warnings import MAX_NAMES, warnings_about_edit, warnings_about_rules
+from ktcpvs.model.edits import (
+    START_ALL,
+    START_NEW,
+    START_NOTHING,
+    AddListener,
+    AddRule,
+    AddServer,
+    DeleteRule,
+    Edit,
+    EditRule,
+    EditService,
+    Load,
+    MoveRule,
+    StartService,
+    StopService,
+)
 from ktcpvs.model.language.parser import parse
 from ktcpvs.model.table import Table
+from ktcpvs.system.plugins import find_schedulers
+
+KNOWN = find_schedulers().known
 
 
 def warned(table: Table, *edits: Edit) -> list[str]:
@@ -119,3 +138,118 @@ def test_few_of_many_stopped_services_are_named() -> None:
     (line,) = warned(Table(), many, evolve(many, start=START_NEW))
     assert line.startswith("services s0, s1, ")
     assert f"s{MAX_NAMES - 1} and 2 more stay stopped" in line
+
+
+A, B = parse_address("10.0.0.1:80"), parse_address("10.0.0.2:80")
+HIDDEN = "rule '{}' can never be reached: rule '{}' is tried first and {}"
+ALL, NO_MORE = "matches every request", "asks for no more"
+EDIT_IT, MOVE_IT = "; to change what that one does: --edit-rule", "; to try this one first: --move-rule"
+
+
+def loaded(*rules: str, scheduler: str = "phttp") -> Table:
+    lines = [f"scheduler = {scheduler}", "listen = 127.0.0.1:80", f"server = {A}", f"server = {B}"]
+    lines += ["certificate = /etc/ssl/site.pem", *(f"rule = {rule}" for rule in rules)]
+    return parse("\n".join(("Virtual s {", *lines, "}\n"))).apply(Table())
+
+
+def about_rules(table: Table, *edits: Edit) -> list[str]:
+    """Carry the edits out; return the warnings about rules that are due after the last one."""
+    for edit in edits[:-1]:
+        table = edit.apply(table)
+    edit = edits[-1]
+    found = warnings_about_rules(edit, table.services, edit.apply(table).services, KNOWN.values)
+    return [line.removeprefix("service s: ") for line in found]
+
+
+RESPONDS, SERVES = 'pattern ".*" use respond 200', f"use server {A}"
+
+
+@pytest.mark.parametrize(
+    ("rules", "edit", "text"),
+    [
+        pytest.param(
+            [RESPONDS], AddRule("s", ".*", A, rule_name="stable"), HIDDEN.format("stable", ".*", ALL) + EDIT_IT,
+            id="added behind the text of the quick start",
+        ),
+        pytest.param(
+            [f"path / {SERVES}"], AddRule("s", "path /x/", A), HIDDEN.format("path /x/", "path /", ALL) + MOVE_IT,
+            id="added behind a path of all requests",
+        ),
+        pytest.param(
+            [RESPONDS], AddRule("s", "path /", A), HIDDEN.format(".*", "path /", ALL), id="hides the default rule"
+        ),
+        pytest.param(
+            [f"path /x/ {SERVES}"], AddRule("s", "path /", A, before="1"), HIDDEN.format("path /x/", "path /", ALL),
+            id="added before",
+        ),
+        pytest.param(
+            [f"path /x/ {SERVES}", RESPONDS], AddRule("s", "path /x/ tls", A),
+            HIDDEN.format("path /x/ tls", "path /x/", NO_MORE) + MOVE_IT, id="added behind one that asks for less",
+        ),
+        pytest.param(
+            [f"path /x/ tls {SERVES}"], AddRule("s", "tls path /x/", A, rule_name="b"),
+            HIDDEN.format("b", "path /x/ tls", NO_MORE) + EDIT_IT, id="added behind its equal",
+        ),
+        pytest.param(
+            [f"name canary share 5% {SERVES}", RESPONDS], EditRule("s", "canary", "share 100%"),
+            HIDDEN.format(".*", "canary", ALL), id="edited",
+        ),
+        pytest.param(
+            [f"path /x/ {SERVES}", f"path /y/ {SERVES}"], EditRule("s", "2", "path /x/ tls", new_name="b"),
+            HIDDEN.format("b", "path /x/", NO_MORE), id="edited and renamed",
+        ),
+        pytest.param(
+            [f"path /x/ tls {SERVES}", f"path /x/ {SERVES}"], MoveRule("s", "1"),
+            HIDDEN.format("path /x/ tls", "path /x/", NO_MORE), id="moved",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rule_that_an_edit_makes_unreachable_is_named(rules: list[str], edit: Edit, text: str) -> None:
+    assert about_rules(loaded(*rules), edit) == [text]
+
+
+def test_a_scheduler_that_reads_rules_makes_some_unreachable() -> None:
+    table = loaded(f"path / {SERVES}", f"path /x/ {SERVES}", scheduler="wlc")
+    to_phttp = EditService("s", {"scheduler": "phttp"})
+    assert about_rules(table, to_phttp) == [HIDDEN.format("path /x/", "path /", ALL)]
+    assert about_rules(table, to_phttp, EditService("s", {"scheduler": "chttp"})) == []
+    assert about_rules(table, MoveRule("s", "1")) == []
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        AddRule("s", "path /z/", A, before="1"),
+        AddRule("s", "", B, rule_name="b"),
+        EditRule("s", "b", new_name="d"),
+        EditRule("s", "b", "path /y/"),
+        EditRule("s", "path /", new_name="all"),
+        EditRule("s", "path /", "path / /w"),
+        DeleteRule("s", "c", B),
+        MoveRule("s", "b"),
+        AddServer("s", parse_address("10.0.0.3:80")),
+        EditService("s", {"maxclients": 5}),
+        StartService("s"),
+        Load(loaded(f"path / {SERVES}", f"path /x/ {SERVES}").services),
+    ],
+    ids=lambda edit: edit.name,
+)
+def test_a_rule_that_was_unreachable_before_is_not_named(edit: Edit) -> None:
+    """A load and a start name it with all other warnings about the whole service."""
+    rules = [f"path / {SERVES}", f"name b path /x/ {SERVES}", f"name c path /v/ {SERVES} server {B}"]
+    table = loaded(*rules)
+    assert about_rules(table, edit) == []
+
+
+def test_a_redirect_that_leads_clients_of_tls_back_is_named_once() -> None:
+    table = loaded("path /pay/ use redirect 301 https")
+    with_tls = AddListener("s", parse_address("127.0.0.1:443"), True)
+    text = (
+        "rule '{}' redirects clients that speak TLS to the same URL again; with the condition 'not tls' it leaves "
+        "them alone"
+    )
+    assert about_rules(table, with_tls) == [text.format("path /pay/")]
+    assert about_rules(table, with_tls, AddRule("s", "path /b/", action="redirect https")) == [text.format("path /b/")]
+    assert about_rules(table, with_tls, EditRule("s", "1", "path /b/")) == []
+    assert about_rules(table, with_tls, EditRule("s", "1", "path /b/ not tls")) == []
+    assert about_rules(table, AddRule("s", "path /b/", action="redirect https")) == []

@@ -266,7 +266,7 @@ REFUSED = [
     (AddService("new", {"listen": R1, "port": 81}), BadValue, "listen r1:80 and port 81 do not agree"),
     (AddService("new", {"listen": Unix("/a"), "port": 80}), BadAddress, "unix:/a has no port: leave out port 80"),
     (AddService("new", {"redirect": Inet("r1", None)}), BadAddress, "r1: missing port (example: r1:80)"),
-    (AddService("new", {"scheduler": "a b"}), BadValue, "scheduler a: b: missing value (example: b 3)"),
+    (AddService("new", {"scheduler": "a b"}), BadValue, "scheduler a: b: missing value (expected: b VALUE)"),
     (AddService("new", {"maxclients": -1}), BadValue, "maxclients = -1 is out of range: 0..10000000"),
     # edit-service
     (EditService("no", {}), NoSuchService, "no service no"),

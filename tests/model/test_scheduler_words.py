@@ -37,7 +37,7 @@ def test_a_scheduler_has_a_name_and_options(text, name, options):
     ("text", "why"),
     [
         ("", "'' is not a valid scheduler name"),
-        ("mine depth", r"scheduler mine: depth: missing value \(example: depth 3\)"),
+        ("mine depth", r"scheduler mine: depth: missing value \(expected: depth VALUE\)"),
         ("mine depth 3 depth 4", "scheduler mine: depth is given twice"),
         ("mine De-pth 3", "scheduler mine: 'De-pth' is not the name of an option: expected NAME VALUE pairs"),
         ("mine match 3", "scheduler mine: no option can have the name 'match', which is a word of the language"),

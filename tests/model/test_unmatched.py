@@ -48,8 +48,15 @@ def warned(before: Table, edit: edits.Edit) -> list[str]:
 def test_the_first_rule_takes_the_place_of_all_servers() -> None:
     (line,) = warned(table(SERVER), edits.AddRule("s", "path /one/", A))
     assert line == (
-        "requests that its only rule 'path /one/' does not match get status 503 now, and all servers served before it "
-        f"had one; {COMMAND}use server 10.0.0.1:80{MEANT}"
+        "requests that its only rule 'path /one/' does not match get status 503 now; until now, all its servers served "
+        f"them; {COMMAND}use server 10.0.0.1:80{MEANT}"
+    )
+
+
+def test_the_first_rule_of_a_service_without_servers_takes_nothing_away() -> None:
+    (line,) = warned(table(), edits.AddRule("s", "share 10%", action="respond 200"))
+    assert (
+        line == f"requests that its only rule 'share 10%' does not match get status 503 now; {COMMAND}use respond 404"
     )
 
 

@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ktcpvs.interfaces import ISchedulerFactory
 from ktcpvs.model import edits
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.rule import Rule
+from ktcpvs.model.rule_warnings import hidden_rules
 from ktcpvs.model.service import OPTIONS, VirtualService
 from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.table import Table
+from ktcpvs.model.unmatched import is_catch_all
 from ktcpvs.model.warnings import MANY_SERVERS, ServiceWarning, is_due, warnings_about, warnings_of
 from ktcpvs.system.plugins import find_schedulers
 
@@ -207,6 +212,22 @@ def test_an_engine_relays_what_has_no_tls() -> None:
 )  # fmt: skip
 def test_what_has_no_effect_is_named_with_what_would_use_it(lines: list[str], text: str) -> None:
     assert texts(*lines) == [text]
+
+
+CONDITIONS = ["path /a/", "path /", "host a.example", "method GET", "not tls", "share 100%", "from 10.0.0.0/8"]
+
+
+@given(st.lists(st.sets(st.sampled_from(CONDITIONS), max_size=5), max_size=9))
+def test_the_rules_that_are_never_reached_are_those_behind_one_that_asks_for_no_more(texts: list[set[str]]) -> None:
+    servers = (parse_address("10.0.0.1:80"),)
+    rules = [Rule(" ".join(sorted(some)) or ".*", servers, name=f"r{number}") for number, some in enumerate(texts)]
+    in_order = sorted(rules, key=lambda rule: rule.is_default)
+    expected = {
+        rule.key
+        for place, rule in enumerate(in_order)
+        if any(is_catch_all(one) or set(one.conditions) <= set(rule.conditions) for one in in_order[:place])
+    }
+    assert {one.rule.key for one in hidden_rules(rules)} == expected
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.logger import Logger, formatEvent
+from twisted.logger import LogEvent, Logger, formatEvent
 
 from ktcpvs.director.director import Director
 from ktcpvs.errors import BadValue
@@ -26,7 +26,7 @@ from ktcpvs.runtime.context import Context
 from ktcpvs.services import preambles as module
 from ktcpvs.services.running import RunningService
 from ktcpvs.streams.preamble import Refuse
-from ktcpvs.system.log import FAILURE_INTERVAL, EventLog
+from ktcpvs.system.log import CONNECTION, FAILURE_INTERVAL, EventLog
 
 KNOCK = b"KNOCK\n"
 HTTP = "scheduler = phttp", f"server = {A}", f'rule = pattern ".*" use server {A}'
@@ -196,6 +196,26 @@ def test_each_reason_is_logged_once_a_minute(make: MakeWorld) -> None:
     come(b"HELLO\n")
     assert refusals() == [form + "not a knock (2 times more since the last such line)"]
     assert world.live.preambles.refusals == {"knock: not a knock": 4, "knock: more than 64 bytes": 2}
+
+
+@pytest.mark.parametrize("level", [0, CONNECTION])
+def test_a_client_that_leaves_is_counted_and_has_no_warning(make: MakeWorld, level: int) -> None:
+    """Probes and port scans do that. HAProxy and nginx log it with the priority info."""
+    said = list[tuple[str, str]]()
+
+    def note(event: LogEvent) -> None:
+        said.append((event["log_level"].name, formatEvent(event) or ""))
+
+    world = make(*HTTP, log=EventLog(level, Logger(namespace="test", observer=note)))
+    ending, resetting = world.knocks(), world.knocks()
+    ending.says(KNOCK[:3])
+    ending.ends()
+    resetting.resets()
+    world.settle()
+    reasons = [f"knock: the client has {how} the connection" for how in ("ended", "reset")]
+    assert world.live.preambles.refusals == dict.fromkeys(reasons, 1)
+    lines = [("info", f"192.0.2.1:4711 has left s: {reason}") for reason in reasons]
+    assert [one for one in said if "knock" in one[1]] == (lines if level else [])
 
 
 class SecondLine(LineStage):

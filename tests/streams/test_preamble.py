@@ -53,6 +53,9 @@ class Owner:
     def refused(self, preamble: Preamble, reason: str) -> None:
         self.told.append(reason)
 
+    def left(self, preamble: Preamble, reason: str) -> None:
+        self.told.append(("left", reason))
+
     def stage_failed(self, stage: Stage | None) -> None:
         assert stage is not None
         self.told.append(f"{stage.name} raised")
@@ -298,7 +301,7 @@ def test_a_reset() -> None:
     case.says(b"KNO")
     case.client.abort()
     case.turns()
-    assert case.owner.told == ["knock: the client has reset the connection", "gone"]
+    assert case.owner.told == [("left", "knock: the client has reset the connection"), "gone"]
     assert not case.is_timed()
 
 
@@ -309,7 +312,7 @@ def test_a_fin_in_the_middle(said: bytes, name: str) -> None:
     case.says(said)
     getattr(case.client, name)()
     case.turns()
-    assert case.owner.told == ["knock: the client has ended the connection", "gone"]
+    assert case.owner.told == [("left", "knock: the client has ended the connection"), "gone"]
     assert not case.is_timed()
 
 

@@ -118,6 +118,9 @@ class Listener:
     def refused(self, preamble: Preamble, reason: str) -> None:
         self.refusals.append(reason)
 
+    def left(self, preamble: Preamble, reason: str) -> None:
+        self.refusals.append(reason)
+
     def stage_failed(self, stage: Stage | None) -> None:
         self.failed += 1
 

@@ -26,6 +26,7 @@ from ktcpvs.control.tcpvsadm.options import (
     Command,
 )
 from ktcpvs.errors import nearest, shorten
+from ktcpvs.model.expectation import CHANGED_IN_FILES
 
 _DURATION = re.compile(r"([0-9]{1,6})([sm]?)")
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
@@ -242,7 +243,7 @@ _NO_OPTIONS = {
     "server": "a server is added by -a -i ID -r ADDR:PORT",
     "weight": "the weight of a server is set by -e -i ID -r ADDR:PORT -w N",
     "rule": "a rule is added by --add-rule -i ID CONDITION... -r SERVER",
-    "test": "tests are in configuration files only",
+    "test": CHANGED_IN_FILES,
 }
 """Words of a configuration's blocks that are no options of the service -> what to use instead."""
 

@@ -109,7 +109,7 @@ def format_rates(answer: dict[str, Any], show: ShowAddress = str, width: int = 0
     busy = [one for one in services if one.get("unit") == EACH_REQUEST and any(one["rate"].values())]
     names = [service["ident"] for service in busy[:MAX_NAMES]]
     more = f" and {len(busy) - MAX_NAMES} more" if busy[MAX_NAMES:] else ""
-    return text + (f"\nConns/s of their servers are requests: {escape(', '.join(names))}{more}\n" if busy else "")
+    return text + (f"\nConns/s of the servers of {escape(', '.join(names))}{more} are requests\n" if busy else "")
 
 
 def compute_rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _format_order(order: dict[str, Any]) -> str:
     if order["state"] == "valid":
         return f"{names}: to be renewed {when}"
     if order["state"] == "waiting":
-        return f"{names}: ordered {when}"
+        return f"{names}: to be ordered {when}"
     return f"{names}: failed: {order['error']}; next attempt {when}"
 
 

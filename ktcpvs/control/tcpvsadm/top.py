@@ -55,8 +55,8 @@ def layout_screen(
 ) -> list[str]:
     """Lay the screen out.
 
-    before, now: two answers of `stats`, `seconds` apart; None: there is only one yet, and rates are 0. size: columns
-    and lines of the terminal, which the result does not exceed.
+    before, now: two answers of `stats`, `seconds` apart; None: there is only one yet, and rates are not known. size:
+    columns and lines of the terminal, which the result does not exceed.
     """
     columns, lines = size
     view = TopView() if view is None else view
@@ -181,13 +181,13 @@ def _make_groups(
         own["buckets"] = [sum(column) for column in zip(_NO_BUCKETS, *(one["buckets"] for one in gained), strict=True)]
         state = format_state(service)
         rows = []
-        for (label, of_server, stats, _), one, limit in zip(servers, gained, [*limits, 0], strict=False):
-            numbers = _format_numbers(stats["active"], one, seconds)
+        for (label, of_server, stats, earlier), one, limit in zip(servers, gained, [*limits, 0], strict=False):
+            numbers = _format_numbers(stats["active"], one, None if earlier is None else seconds)
             rank = _rank(of_server, one, bool(limit) and stats["active"] >= limit)
             rows.append((rank, (shorten(label, _MAX_NAME_LENGTH), of_server, numbers)))
         is_full = bool(service["stats"].get("queued")) or 0 < service["maxclients"] <= service["stats"]["active"]
         worst = max([_rank(state, own, is_full), *(rank for rank, _ in rows)])
-        numbers = _format_numbers(service["stats"]["active"], own, seconds)
+        numbers = _format_numbers(service["stats"]["active"], own, None if then is None else seconds)
         yield worst, (shorten(service["ident"], _MAX_NAME_LENGTH), state, numbers), rows
 
 
@@ -219,11 +219,12 @@ def _count_errors(stats: dict[str, Any]) -> int:
     return int(stats["refused"])
 
 
-def _format_numbers(active: int, gained: dict[str, Any], seconds: float) -> tuple[str, ...]:
-    rates = (gained[name] / seconds for name in ("total", "bytes_in", "bytes_out", "errors"))
+def _format_numbers(active: int, gained: dict[str, Any], seconds: float | None) -> tuple[str, ...]:
+    """Return the numbers of a row. seconds: the time in which the counters have gained; None: it is not known."""
+    names = ("total", "bytes_in", "bytes_out", "errors")
     return (
         str(active),
-        *(_format_short(rate) for rate in rates),
+        *("-" if seconds is None else _format_short(gained[name] / seconds) for name in names),
         format_duration(within(gained["buckets"], 0.99)).replace(" ", ""),
     )
 

@@ -1,4 +1,6 @@
-// Numbers, sizes and times as text.
+// Numbers, sizes and times as text. null stands for what is not known.
+
+export const NOTHING = "–";
 
 export function count(number) {
   for (const [size, letter] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
@@ -9,14 +11,29 @@ export function count(number) {
 
 // A number per second: with one decimal where it is small.
 export function rate(number) {
+  if (number === null) return NOTHING;
   return number >= 10 || Number.isInteger(number) ? count(number) : number < 0.05 ? "<0.1" : number.toFixed(1);
 }
 
+export function perSecond(number) {
+  return number === null ? NOTHING : `${rate(number)}/s`;
+}
+
+// A part of 1 in percent: with one decimal where it is small.
+export function percent(part) {
+  return part === null ? NOTHING : `${rate(Math.round(1000 * part) / 10 || 100 * part)} %`;
+}
+
 export function bytes(number) {
+  if (number === null) return NOTHING;
   for (const [size, unit] of [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
     if (number >= size) return `${digits(number / size)} ${unit}`;
   }
   return `${Math.round(number)} B`;
+}
+
+export function bytesPerSecond(number) {
+  return number === null ? NOTHING : `${bytes(number)}/s`;
 }
 
 function digits(number) {
@@ -25,7 +42,7 @@ function digits(number) {
 
 // A latency with up to three digits; null: no requests.
 export function duration(seconds) {
-  if (seconds === null) return "–";
+  if (seconds === null) return NOTHING;
   return seconds >= 1 ? `${+seconds.toPrecision(3)} s` : `${+(seconds * 1000).toPrecision(3)} ms`;
 }
 

@@ -16,9 +16,10 @@ export function within(buckets, bounds, share) {
   return null;
 }
 
-// The increase of a counter per second; 0 for a counter that was reset, or is new.
+// The increase of a counter per second: 0 for one that was reset; null for one that is new, as all are in the first
+// update. now, then: the counter, now and before; null or undefined: it is not known.
 export function gain(now, then, seconds) {
-  return then === undefined || seconds <= 0 ? 0 : Math.max(0, now - then) / seconds;
+  return now == null || then == null || seconds <= 0 ? null : Math.max(0, now - then) / seconds;
 }
 
 function gained(now, then) {
@@ -52,6 +53,19 @@ export function measureServer(stats, then, seconds, bounds) {
   };
 }
 
+// The requests that a rule has taken; null: it is not counted, or not by itself. counts: label -> number.
+function takenBy({ label }, counts) {
+  return Object.hasOwn(counts, label) ? counts[label] : null;
+}
+
+// What a rule did in the last seconds, and its total. total, then: the requests that it has taken, now and before. all:
+// the requests per second of its service; null: they are not known.
+function measureRule(total, then, seconds, all) {
+  const rate = gain(total, then, seconds);
+  // A request that waits for a server counts for its rule, and not yet for its service.
+  return { rate, share: rate === null || !all ? null : Math.min(1, rate / all), total };
+}
+
 // What a service did in the last seconds, and its totals. then: the service before; undefined: it is not known.
 export function measureService(one, then, seconds, bounds) {
   const isRequests = one.unit === "EACH_REQUEST";
@@ -63,14 +77,15 @@ export function measureService(one, then, seconds, bounds) {
   const all = redirect ? [...servers, redirect] : servers;
   const buckets = bounds.concat([0]).map((_, place) => all.reduce((sum, now) => sum + now.buckets[place], 0));
   const errors = clientErrors(one, isRequests);
+  const rate = gain(one.stats[counter], then && then.stats[counter], seconds);
   return {
     isRequests,
-    isNew: !then,
     servers,
+    rules: one.rules.map((rule) => measureRule(takenBy(rule, one.stats.rules), takenBy(rule, then ? then.stats.rules : {}), seconds, rate)),
     redirect,
     active: one.stats.active,
     queued: one.stats.queued,
-    rate: gain(one.stats[counter], then && then.stats[counter], seconds),
+    rate,
     errors: gain(errors, then && clientErrors(then, isRequests), seconds),
     in: gain(one.stats.bytes_in, then && then.stats.bytes_in, seconds),
     out: gain(one.stats.bytes_out, then && then.stats.bytes_out, seconds),

@@ -18,8 +18,6 @@ const MAX_CARDS = 200; // the most services that are shown at once
 const MAX_OPEN = 6; // with up to this number of services, all are open at first, except on a telephone
 const CARDS_PER_TURN = 10; // new cards that are made before the browser may draw
 
-const NO_RATES = { rate: null, errors: null, in: null, out: null }; // of a service that is new to the page
-
 const panels = new Panels();
 const cards = new Map(); // ident -> Card
 const byElement = new WeakMap(); // element of a card -> Card
@@ -82,12 +80,11 @@ function draw(data) {
   const measured = new Map();
   const found = [];
   for (const one of data.services) {
-    const earlier = known.get(one.ident);
-    const now = measureService(one, earlier, seconds, data.buckets);
+    const now = measureService(one, known.get(one.ident), seconds, data.buckets);
     measured.set(one.ident, now);
     const kept = remember(one.ident, {
-      time: data.time, active: now.active, half: now.half, slow: now.slow, total: now.total, allErrors: now.allErrors,
-      ...(earlier ? { rate: now.rate, errors: now.errors, in: now.in, out: now.out } : NO_RATES),
+      time: data.time, active: now.active, rate: now.rate, errors: now.errors, half: now.half, slow: now.slow,
+      in: now.in, out: now.out, total: now.total, allErrors: now.allErrors,
     });
     const trouble = errorTrouble(one.ident, kept, now.isRequests);
     if (trouble) found.push(trouble);

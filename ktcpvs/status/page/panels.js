@@ -1,13 +1,16 @@
 // The parts of the page around the services: trouble, totals, nodes, certificates and processes.
 
 import { Figures, Table, element, setClass, setHidden, setText } from "./dom.js";
-import { bytes, count, day, moment, rate, span } from "./format.js";
+import { NOTHING, bytes, bytesPerSecond, count, day, moment, perSecond, percent, span } from "./format.js";
 import { gain } from "./measure.js";
 import { anchor } from "./services.js";
 
 const MAX_ROWS = 200; // the most nodes and certificates that are drawn
 const MAX_TROUBLE = 8; // lines of trouble that stand outside of "more"
 const DAY = 86400; // seconds
+
+// What is due next of a certificate that the switch obtains, by its state; nothing while its order is in progress.
+const DUE = { waiting: "to be ordered", valid: "to be renewed", failed: "next attempt" };
 
 export const CRITICAL = "critical";
 
@@ -93,7 +96,8 @@ function certificateState(one, now) {
   const notes = [one.error, one.warning];
   if (order) {
     notes.push(order.error);
-    if (order.next !== null && order.state !== "ordering") notes.push(`${order.failures ? "next attempt" : "renewed"} at ${moment(order.next)}`);
+    const due = DUE[order.state];
+    if (due) notes.push(`${due} ${order.next === null ? "now" : `at ${moment(order.next)}`}`);
   }
   const failed = one.issuer === one.subject ? "not obtained" : "not renewed";
   const text = isFailed ? failed : order && order.state !== "valid" ? order.state : state;
@@ -101,7 +105,7 @@ function certificateState(one, now) {
 }
 
 function until(seconds, now) {
-  if (seconds === null) return "–";
+  if (seconds === null) return NOTHING;
   const left = seconds - now;
   return { text: day(seconds), note: left <= 0 ? `${span(-left)} ago` : left > 2 * DAY ? `in ${Math.floor(left / DAY)} days` : `in ${span(left)}` };
 }
@@ -123,20 +127,21 @@ export class Panels {
   }
 
   drawTotals(services) {
-    const sum = (name, ones = services) => ones.reduce((all, now) => all + now[name], 0);
+    const sum = (name, ones = services) => {
+      const known = ones.map((now) => now[name]).filter((value) => value !== null);
+      return ones.length && !known.length ? null : known.reduce((all, value) => all + value, 0);
+    };
     const requests = services.filter((now) => now.isRequests);
     const connections = services.filter((now) => !now.isRequests);
     const errors = sum("errors");
-    const isNew = services.length > 0 && services.every((now) => now.isNew);
-    const gained = (text) => (isNew ? "–" : text);
     this.totals.fill([
       ["Clients connected", count(sum("active"))],
       ["Clients waiting", count(sum("queued"))],
-      ["Requests", gained(`${rate(sum("rate", requests))}/s`)],
-      ["TCP connections", gained(`${rate(sum("rate", connections))}/s`)],
-      ["Errors", gained(`${rate(errors)}/s`), errors ? "warning" : ""],
-      ["In", gained(`${bytes(sum("in"))}/s`)],
-      ["Out", gained(`${bytes(sum("out"))}/s`)],
+      ["Requests", perSecond(sum("rate", requests))],
+      ["TCP connections", perSecond(sum("rate", connections))],
+      ["Errors", perSecond(errors), errors ? "warning" : ""],
+      ["In", bytesPerSecond(sum("in"))],
+      ["Out", bytesPerSecond(sum("out"))],
     ]);
   }
 
@@ -144,22 +149,22 @@ export class Panels {
     const cluster = data.cluster;
     setHidden(by("nodes"), !cluster);
     if (!cluster) return;
-    const text = (value) => (value == null ? "–" : String(value));
+    const text = (value) => (value == null ? NOTHING : String(value));
     const left = cluster.nodes.length > MAX_ROWS ? `, the first ${MAX_ROWS} of ${cluster.nodes.length} nodes are shown` : "";
     const state = cluster.connected ? "this node follows the cluster" : `this node does not follow the cluster: ${cluster.problem}`;
     setText(by("nodes-about"), `${state}, the table is at revision ${cluster.revision}${left}`);
     this.nodes.fill(cluster.nodes.slice(0, MAX_ROWS).map((node) => [
       node.node === cluster.node ? { text: node.node, note: "this one" } : node.node,
       { text: node.drain && node.drain !== node.state ? `${node.state}, ${node.drain}` : node.state, state: node.state, note: nodeNote(node) },
-      text(node.revision), text(node.connections), text(node.version), node.since == null ? "–" : span(data.time - node.since),
+      text(node.revision), text(node.connections), text(node.version), node.since == null ? NOTHING : span(data.time - node.since),
     ]));
   }
 
   drawCertificates(data) {
     setHidden(by("certificates"), !data.certificates.length);
     this.certificates.fill(data.certificates.slice(0, MAX_ROWS).map((one) => [
-      { text: one.names.join(", ") || one.subject || "–", note: one.kind },
-      certificateState(one, data.time), until(one.not_after, data.time), one.services.join(", ") || "–",
+      { text: one.names.join(", ") || one.subject || NOTHING, note: one.kind },
+      certificateState(one, data.time), until(one.not_after, data.time), one.services.join(", ") || NOTHING,
       { text: one.file, note: one.use === "certificate" ? "" : one.use },
     ]));
   }
@@ -171,7 +176,7 @@ export class Panels {
     this.processes.fill(data.processes.map((process) => {
       const before = known.get(process.name);
       const limit = process.max_descriptors === null ? "" : ` of ${count(process.max_descriptors)}`;
-      return [process.name, `${Math.round(100 * gain(process.cpu, before && before.cpu, seconds))} %`, bytes(process.memory), count(process.descriptors) + limit];
+      return [process.name, percent(gain(process.cpu, before && before.cpu, seconds)), bytes(process.memory), count(process.descriptors) + limit];
     }));
     const workers = data.workers;
     setText(by("workers"), workers ? `${workers.ready} of ${workers.configured} workers serve, ${workers.restarts} were replaced since the start` : "one process serves");

@@ -1,6 +1,7 @@
 // Plots of the last two minutes, each with its own axis from 0 to a round number above its highest value.
 
 import { element, setAttribute, setText } from "./dom.js";
+import { NOTHING } from "./format.js";
 
 export const PERIOD = 120; // seconds that the plots show
 const GAP = 12; // seconds without a sample after which the line is interrupted
@@ -69,7 +70,7 @@ export class Plot {
     this.lines.forEach(([name, label], place) => {
       setAttribute(this.paths[place], "d", path(samples, name, now, top));
       const value = samples.length ? samples[samples.length - 1][name] : null;
-      const last = value === null ? "–" : this.write(value);
+      const last = value === null ? NOTHING : this.write(value);
       setText(this.values[place], last);
       told.push(`${label ? `${label} ` : ""}${last} now`);
     });

@@ -1,7 +1,7 @@
 // The cards of the services: figures of each, and plots, servers and rules of those that are open.
 
 import { Figures, Table, element, setAttribute, setClass, setHidden, setText } from "./dom.js";
-import { bytes, count, duration, moment, rate, span } from "./format.js";
+import { NOTHING, bytes, bytesPerSecond, count, duration, moment, perSecond, percent, rate, span } from "./format.js";
 import { serverErrors } from "./measure.js";
 import { AXES, Plot } from "./plots.js";
 
@@ -9,14 +9,6 @@ const MAX_ROWS = 200; // the most servers and rules of one service that are draw
 const BACKUP = 100; // the priority of backup servers
 const NOW = "last 5 seconds";
 const TOTAL = "since the start";
-
-function perSecond(value) {
-  return `${rate(value)}/s`;
-}
-
-function bytesPerSecond(value) {
-  return `${bytes(value)}/s`;
-}
 
 // Only plots that can show something: latencies and responses are known where each request is switched.
 function plotsOf(isRequests) {
@@ -49,8 +41,19 @@ function columnsOf(isRequests) {
   ];
 }
 
+function columnsOfRules(isRequests) {
+  const what = isRequests ? "Requests" : "Connections";
+  return [
+    ...["Rule", "Condition", "Servers or action", "Modifiers"].map((label) => ({ label, isText: true })),
+    { label: `${what}/s`, group: NOW },
+    { label: "Share", group: NOW },
+    { label: what, group: TOTAL },
+    { label: "Own responses", group: TOTAL, isText: true },
+  ];
+}
+
 function weight(server) {
-  if (server.weight === undefined) return "–";
+  if (server.weight === undefined) return NOTHING;
   const priority = server.priority === BACKUP ? " backup" : server.priority ? ` priority ${server.priority}` : "";
   return `${server.weight}${priority}`;
 }
@@ -71,13 +74,18 @@ function isFull(server) {
   return server.maxconn > 0 && server.stats.active >= server.maxconn;
 }
 
+// The labels of a server, as they are written in the configuration.
+function labels(server) {
+  return Object.entries(server.labels || {}).map(([name, value]) => (value ? `${name}=${value}` : name)).join(", ");
+}
+
 function serverRow(server, measured, isRequests, now) {
   const { stats, health } = server;
   const state = health ? health.state : "redirect";
   const limit = server.maxconn ? ` of ${count(server.maxconn)}` : "";
   const waiting = stats.pending ? `${count(stats.pending)} waiting` : "";
   return [
-    server.name ? { text: server.name, note: server.address } : server.address,
+    { text: server.name || server.address, note: [server.name ? server.address : "", labels(server)].filter(Boolean).join(" · ") },
     { text: state === "up" && isFull(server) ? "full" : state, state: state === "up" && isFull(server) ? "full" : state, note: about(server, now) },
     weight(server),
     { text: count(stats.active) + limit, note: waiting },
@@ -104,13 +112,21 @@ function weighedServers(rule) {
 // How many responses a rule with an action has given, by status. counts: "STATUS RULE" -> number.
 function ownResponses(rule, counts) {
   if (!rule.action) return "";
-  const label = rule.name || rule.pattern;
-  const found = Object.entries(counts).filter(([key]) => key.slice(key.indexOf(" ") + 1) === label);
+  const found = Object.entries(counts).filter(([key]) => key.slice(key.indexOf(" ") + 1) === rule.label);
   return found.map(([key, number]) => `${key.split(" ", 1)[0]}: ${count(number)}`).join(", ") || "0";
 }
 
-function ruleRow(rule, counts) {
-  return [rule.name || "–", rule.pattern, rule.action || weighedServers(rule), rule.modifiers || "–", ownResponses(rule, counts) || "–"];
+function ruleRow(rule, measured, counts) {
+  return [
+    rule.name || NOTHING,
+    rule.pattern,
+    rule.action || weighedServers(rule),
+    rule.modifiers || NOTHING,
+    rate(measured.rate),
+    percent(measured.share),
+    measured.total === null ? NOTHING : count(measured.total),
+    ownResponses(rule, counts) || NOTHING,
+  ];
 }
 
 // How a service is, in a word.
@@ -128,7 +144,7 @@ function usable(one) {
 
 // The texts by which a service is found, in lower case.
 export function searchText(one) {
-  const servers = one.servers.flatMap((server) => [server.address, server.name || "", server.health.state, isFull(server) ? "full" : ""]);
+  const servers = one.servers.flatMap((server) => [server.address, server.name || "", labels(server), server.health.state, isFull(server) ? "full" : ""]);
   return [one.ident, listeners(one), one.scheduler, stateOf(one), ...new Set(servers)].join(" ").toLowerCase();
 }
 
@@ -191,17 +207,16 @@ export class Card {
     setClass(this.element, `card ${badness}${this.isOpen ? " open" : ""}`);
     setText(this.about, `${listeners(one)} · ${one.scheduler}`);
     const isServing = state === "running";
-    const figure = (text) => (isServing ? text : "–");
-    const gained = (text) => (isServing && !measured.isNew ? text : "–");
+    const figure = (text) => (isServing ? text : NOTHING);
     const [up, grade] = usable(one);
     this.figures.fill([
       ["Servers", figure(up), isServing ? grade : ""],
       ["Clients", figure(count(one.stats.active) + (one.stats.queued ? `, ${count(one.stats.queued)} waiting` : ""))],
-      [measured.isRequests ? "Requests" : "Connections", gained(perSecond(measured.rate))],
-      ["Errors", gained(perSecond(measured.errors)), measured.errors > 0 ? "warning" : ""],
+      [measured.isRequests ? "Requests" : "Connections", figure(perSecond(measured.rate))],
+      ["Errors", figure(perSecond(measured.errors)), measured.errors > 0 ? "warning" : ""],
       ["99 % within", measured.isRequests ? figure(duration(measured.slow)) : ""],
-      ["In", gained(bytesPerSecond(measured.in))],
-      ["Out", gained(bytesPerSecond(measured.out))],
+      ["In", figure(bytesPerSecond(measured.in))],
+      ["Out", figure(bytesPerSecond(measured.out))],
     ]);
     if (this.isOpen) this.drawBody();
   }
@@ -218,7 +233,7 @@ export class Card {
     if (one.redirect) rows.push(serverRow(one.redirect, measured.redirect, measured.isRequests, data.time));
     servers.fill(rows);
     setHidden(servers.element, !rows.length);
-    rules.table.fill(one.rules.slice(0, MAX_ROWS).map((rule) => ruleRow(rule, one.stats.responses)));
+    rules.table.fill(one.rules.slice(0, MAX_ROWS).map((rule, place) => ruleRow(rule, measured.rules[place], one.stats.responses)));
     setText(rules.summary, `${one.rules.length} ${one.rules.length === 1 ? "rule" : "rules"}`);
     setHidden(rules.element, !one.rules.length);
     const left = [[one.servers.length, "servers"], [one.rules.length, "rules"]].filter(([number]) => number > MAX_ROWS);
@@ -229,7 +244,7 @@ export class Card {
     const plots = plotsOf(isRequests);
     const notes = element("p", { class: "faint" });
     const servers = new Table(`Servers of ${this.ident}`, columnsOf(isRequests));
-    const table = new Table(`Rules of ${this.ident}`, ["Rule", "Condition", "Servers or action", "Modifiers", "Own responses"].map((label) => ({ label, isText: true })));
+    const table = new Table(`Rules of ${this.ident}`, columnsOfRules(isRequests));
     const summary = element("summary");
     const rules = { table, summary, element: element("details", {}, summary, table.element) };
     const more = element("p", { class: "faint" });
