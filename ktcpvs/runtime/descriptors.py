@@ -144,8 +144,6 @@ class StreamDescriptors:
         """Count a client, and reserve a descriptor for its streams."""
         self.clients += 1
         self._count()
-        if self in self._descriptors.waiting:
-            self.freed()
 
     def remove_client(self) -> None:
         """Undo `add_client` when the client is gone."""
