@@ -83,10 +83,14 @@ class ServerConnections:
             size = MAX_CARRIED
         surplus = self.pool.put(connection, context.wheel.now, size)
         if surplus is not None:
-            surplus.close()
+            self._not_kept(surplus)
         elif not self._is_sweeping:
             self._is_sweeping = True
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
+
+    def _not_kept(self, connection: ServerConnection) -> None:
+        """The pool has no room for an idle connection."""
+        connection.close()
 
     def connect(self, destination: Destination, connector: Connector, origin: OriginOf) -> Deferred[ServerConnection]:
         """Connect to `destination`; fires with the connection when it is open.

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from ktcpvs.http.descriptor_queue import DescriptorQueue
+from ktcpvs.http.pool import FullPool
 from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.model.destination import Destination
@@ -28,25 +29,21 @@ class StreamServerConnections(ServerConnections):
         self._queue = DescriptorQueue(context, descriptors, settings)
         self._waiting = self._queue.waiting
         self._delayed: set[ServerConnection] = set()  # not begun: each waits for a descriptor
+        self._usual_pool = self.pool
+        self._full_pool = FullPool(self.pool.kept)  # while a request waits; so `put` costs nothing more otherwise
 
     @property
     def waiting(self) -> int:
         """The number of requests that wait for a descriptor."""
         return len(self._waiting)
 
-    def put(self, connection: ServerConnection) -> None:
-        """Keep an idle connection, unless a request waits for a descriptor: it gets the connection or its
-        descriptor."""
-        if not self._waiting:
-            ServerConnections.put(self, connection)
-            return
-        connection.exchange = None
-        connection.is_used = True
-        if connection not in self._open:  # HTTP/2 carries it
-            if not self._http2.hand_on(connection):
-                ServerConnections.put(self, connection)
-        elif not self._queue.offer(connection):
-            connection.close()
+    def _not_kept(self, connection: ServerConnection) -> None:
+        """Give an idle connection to a request that waits for a descriptor; close it if none can use it."""
+        if self._waiting:
+            is_carried = connection not in self._open
+            if self._http2.hand_on(connection) if is_carried else self._queue.offer(connection):
+                return
+        connection.close()
 
     def _begin(
         self, connection: ServerConnection, connector: Connector, origin: OriginOf, may_be_kept: bool
@@ -54,6 +51,7 @@ class StreamServerConnections(ServerConnections):
         if not self._queue.must_wait:
             return super()._begin(connection, connector, origin, may_be_kept)
         self._delayed.add(connection)
+        self.pool = self._full_pool
         waiting: Deferred[Any] = self._queue.enter(connection.destination if may_be_kept else None)
         waiting.addBoth(self._waited, connection)
         begin = super()._begin
@@ -61,6 +59,8 @@ class StreamServerConnections(ServerConnections):
 
     def _waited(self, result: Any, connection: ServerConnection) -> Any:
         self._delayed.discard(connection)
+        if not self._waiting:
+            self.pool = self._usual_pool
         return result
 
     def retire(self, destinations: Collection[Destination]) -> None:
