@@ -6,7 +6,6 @@ It is twistd's runner with other messages: one line for each error, and a log th
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import signal
@@ -31,6 +30,7 @@ from zope.interface import provider
 from ktcpvs.command_line import WrongUsage
 from ktcpvs.errors import CannotStart
 from ktcpvs.system.log import EventLog
+from ktcpvs.system.processes import is_running
 from ktcpvs.system.syslog import open_syslog
 from ktcpvs.tap import Options, makeService
 
@@ -228,7 +228,7 @@ def _is_noise(event: LogEvent) -> bool:
 
 def _running_process(path: str) -> int | None:
     """Return the number of the process that a pid file names and that runs; None: there is none. Removes a file that
-    names a process of before. Raises CannotStart."""
+    names a process that has ended. Raises CannotStart."""
     try:
         with open(path, encoding="ascii") as file:
             pid = int(file.read())
@@ -238,11 +238,10 @@ def _running_process(path: str) -> int | None:
         raise CannotStart(f"--pidfile {path}: {error.strerror}") from None
     except ValueError:
         raise CannotStart(f"--pidfile {path}: the file exists, and does not contain the number of a process") from None
+    if pid > 0 and pid != os.getpid() and is_running(pid):  # in containers, the one before has had the same number
+        return pid
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
         os.remove(path)
-        return None
     except OSError as error:
-        return pid if error.errno == errno.EPERM else None
-    return pid
+        raise CannotStart(f"--pidfile {path}: {error.strerror}") from None
+    return None

@@ -9,6 +9,7 @@ from ktcpvs.director.director import Director
 from ktcpvs.reload import Reload
 from ktcpvs.shutdown import Shutdown
 from ktcpvs.system.log import ANNOUNCE
+from ktcpvs.system.reactor_end import stop_reactor
 from ktcpvs.takeover.upgrade_launcher import UpgradeLauncher
 
 
@@ -52,4 +53,4 @@ class SignalHandlers:
         self._director.context.log.event(
             ANNOUNCE, "ending: {n} {what} drain", n=self._director.count_draining(), what=unit
         )
-        self._reactor.stop()
+        stop_reactor(self._reactor)

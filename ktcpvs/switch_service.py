@@ -39,7 +39,7 @@ from ktcpvs.service_manager import ServiceManager
 from ktcpvs.services.listener_stages import ListenerStages
 from ktcpvs.services.server_starter import ServerStarter
 from ktcpvs.services.ticket_secrets import TicketSecrets
-from ktcpvs.services.tls_file_store import TLSFileStore
+from ktcpvs.services.tls_file_store import TLSFileStore, not_read_before
 from ktcpvs.services.tls_profiles import TLSProfiles
 from ktcpvs.shutdown import Shutdown
 from ktcpvs.signals import SignalHandlers
@@ -57,12 +57,14 @@ from ktcpvs.system.names import service_port
 from ktcpvs.system.notify import Notifier
 from ktcpvs.system.privileges import Identity, become, check_may_become
 from ktcpvs.system.processes import is_proc_mounted
+from ktcpvs.system.reactor_end import stop_reactor
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.takeover.administered_switch import AdministeredSwitch, OwnSwitch
 from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
 from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.takeover.inventory import CONTROL
 from ktcpvs.takeover.pid_file import PidFile
+from ktcpvs.takeover.predecessors import Predecessors
 from ktcpvs.takeover.takeover import Takeover, TakeoverHandover, restore
 from ktcpvs.takeover.upgrade_launcher import UpgradeLauncher
 from ktcpvs.version import __version__
@@ -231,7 +233,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     service_manager = ServiceManager(notifier, director, watchdog)
     leave = partial(_leave, cluster) if cluster is not None else nothing
     handover = TakeoverHandover(reactor, director, switch, control, status, service_manager, options.pid_file, leave)
-    source = None
+    source, predecessors = None, Predecessors()
     if control.unix_listener is not None and control.unix_listener.socket is not None:
         source = HandoverSource(
             director,
@@ -241,11 +243,12 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
             handover.complete,
             built.tickets.record,
             reader,
+            predecessors,
             cluster.instance if cluster is not None else "",
         )
     administration = _administration(cluster, built.views, reactor, log, readiness)
     _obtain_certificates(built, challenges, cluster, store, administration)
-    own = OwnSwitch(director, built.views, readiness, shared_edits, administration)
+    own = OwnSwitch(director, built.views, readiness, predecessors, shared_edits, administration)
     switch.begin(own, built.workers, source)
     shutdown = Shutdown(director, service_manager, status, control, control_factory, handover)
     has_state, is_in_cluster = options.state is not None, cluster is not None
@@ -253,7 +256,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     upgrade = UpgradeLauncher(reactor, log, control.unix_address, notifier)
     takeover = None
     if target is not None:
-        takeover = Takeover(target, director, sockets, control, status, options.pid_file, source)
+        takeover = Takeover(target, director, sockets, control, status, options.pid_file, source, predecessors)
 
     async def begin_to_serve() -> None:
         if takeover is not None and not await _has_taken_over(takeover, options, reactor, log, shutdown):
@@ -498,23 +501,24 @@ def _build_switch(
         is_accepting=target is None,
     )
     tickets = target.inventory.tickets if target is not None else None
-    size = options.workers
+    read_before = target.file if target is not None else not_read_before
+    size, unload = options.workers, partial(stop_reactor, reactor)
     folder = _certificate_folder(options)
     if not size:
         context = make_context()
-        files = TLSFileStore(context, _file_access(options, context, reader, folder))
+        files = TLSFileStore(context, _file_access(options, context, reader, folder), read_before=read_before)
         profiles = TLSProfiles(files)
         stages = ListenerStages(context, profiles)
         starter = _starter(options, context)
-        director = Director(context, save, reactor.stop, stages_of=stages, files=files, nodes=nodes, starter=starter)
+        director = Director(context, save, unload, stages_of=stages, files=files, nodes=nodes, starter=starter)
         secrets = TicketSecrets(context, profiles.use_tickets, tickets)
         return _BuiltSwitch(director, Views(director), secrets, folder=folder)
     slots = SlotAllocator(SharedTable(size + 1))  # the last of the processes is the supervisor, which counts nothing
     context = make_context(counters=slots.counters(size))
-    files = TLSFileStore(context, _file_access(options, context, reader, folder))
+    files = TLSFileStore(context, _file_access(options, context, reader, folder), read_before=read_before)
     stages = ListenerStages(context, TLSProfiles(files))
     starter = _starter(options, context)
-    supervisor = Supervisor(context, size, slots, save, reactor.stop, stages, files, nodes, starter)
+    supervisor = Supervisor(context, size, slots, save, unload, stages, files, nodes, starter)
     secrets = TicketSecrets(context, supervisor.use_tickets, tickets)
     return _BuiltSwitch(supervisor.director, supervisor.views, secrets, supervisor.workers, folder)
 
@@ -602,7 +606,7 @@ async def _has_taken_over(
         log.warn("nothing is taken over: {why}", why=error)
         if not shutdown.has_begun:
             reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)  # twistd has no exit status of its own
-            reactor.stop()
+            stop_reactor(reactor)
         return False
     return True
 

@@ -13,14 +13,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from ktcpvs.director.director import Director
+from ktcpvs.errors import BadValue
 from ktcpvs.model.edits import Set, StartService
 from ktcpvs.model.language.parser import parse
+from ktcpvs.model.tls_files import CERTIFICATE, TLSFile
 from ktcpvs.runtime.context import Context
 from ktcpvs.runtime.descriptors import Descriptors
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.ticket_secrets import SecretsRecord
 from ktcpvs.system.steps import Steps
 from ktcpvs.takeover.handover_source import HandoverConnection, HandoverSource
+from ktcpvs.takeover.predecessors import Predecessors
 
 
 class Fault(Exception):
@@ -61,7 +64,7 @@ class OldDaemon:
         self.sockets = Sockets()
         self.handover_source = HandoverSource(
             self.director, self.sockets, self.control, 0, lambda file, pid: self.committed.append((file, pid)),
-            lambda: SecretsRecord(b"1" * 32, None, 0.0), None,
+            lambda: SecretsRecord(b"1" * 32, None, 0.0), None, Predecessors(),
         )  # fmt: skip
         self.connection = HandoverConnection(self, log)
         self.connection.transport = self  # type: ignore[assignment]
@@ -136,3 +139,13 @@ def test_a_fault_before_the_commit(daemon: OldDaemon) -> None:
     assert daemon.began[0]["sockets"] == 2, "and another may take over"
     daemon.handover_source.commit(daemon.connection, 1, "")
     assert daemon.committed
+
+
+def test_files_of_tls_go_only_to_the_new_daemon_while_it_takes_over(daemon: OldDaemon) -> None:
+    file = TLSFile(CERTIFICATE, "/nonexistent.pem")
+    with pytest.raises(BadValue, match="no file is handed over"):
+        daemon.handover_source.file_page(daemon.connection, file, 0)
+    daemon.begin()
+    assert daemon.handover_source.file_page(daemon.connection, file, 0) == {"page": b"", "pages": 0}
+    with pytest.raises(BadValue, match="no file is handed over"):
+        daemon.handover_source.file_page(HandoverConnection(daemon, daemon.director.context.log), file, 0)

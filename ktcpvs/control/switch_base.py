@@ -195,7 +195,7 @@ class SwitchBase(ABC):
 
     async def readiness(self) -> dict[str, Any]:
         """Return {"reason": as of `why_not_ready`, "pid": the process of the daemon that serves; after a takeover that
-        of the new one}."""
+        of the new one, "draining": [the processes of the daemons before it that still drain]}."""
         return dict(await self.read("readiness"))
 
     async def settings(self) -> list[dict[str, Any]]:

@@ -204,6 +204,14 @@ class Director:
         """Search for all installed schedulers."""
         return self._binder.find_all()
 
+    def scheduler_units(self) -> Mapping[str, str]:
+        """See SchedulerBinder.units."""
+        return self._binder.units()
+
+    def stand_in(self, units: Mapping[str, str]) -> None:
+        """See SchedulerBinder.stand_in."""
+        self._binder.stand_in(units)
+
     async def bind(
         self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False
     ) -> Prepared:

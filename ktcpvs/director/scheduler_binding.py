@@ -11,7 +11,8 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from ktcpvs.director import config_tests
-from ktcpvs.errors import BadValue, Refusal, shorten
+from ktcpvs.director.missing_scheduler import MissingScheduler
+from ktcpvs.errors import BadValue, NoSuchScheduler, Refusal, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduler_options import read_options
 from ktcpvs.model.scheduler_words import name_of
@@ -54,6 +55,7 @@ class SchedulerBinder:
         self._sources: Mapping[str, str] = {}  # file of a plugin -> the digest of its contents when it was loaded
         self._lost: set[str] = set()
         self._yields_turns = False
+        self._units: Mapping[str, str] = {}  # see stand_in
 
     def start(self) -> None:
         """The reactor runs: from now on it serves clients between two steps of a long binding."""
@@ -92,6 +94,15 @@ class SchedulerBinder:
         found = self._found if self._found is not None else self.find_all()
         return found.known.values()
 
+    def units(self) -> Mapping[str, str]:
+        """Return name -> unit of the schedulers that this process has loaded."""
+        return {name: factory.unit for name, factory in self._found.known.items()} if self._found is not None else {}
+
+    def stand_in(self, units: Mapping[str, str]) -> None:
+        """From now on, let the fallback choose for a scheduler of these that this process cannot load or bind: the
+        worker before this one could, and one broken plugin must not end the service of all. units: name -> unit."""
+        self._units = dict(units)
+
     def packages_of(self, name: str | None) -> Collection[str]:
         """Return the packages that `reload` loads again. Raises a Refusal if it would."""
         return packages_of(self._before_reload(name), name)
@@ -128,12 +139,22 @@ class SchedulerBinder:
         found, name = self._found, name_of(text)
         if found is None or found.named(name) is None:
             found = self.find_all()
-        factory = found.factory(name)
+        try:
+            factory = found.factory(name)
+        except NoSuchScheduler as refusal:
+            return self._missing(text, refusal)
         try:
             read_options(factory, text)
         except BadValue as error:
-            raise BadValue(f"{where} = {shorten(text, 60)}: {error}", name) from None
+            return self._missing(text, BadValue(f"{where} = {shorten(text, 60)}: {error}", name))
         return factory
+
+    def _missing(self, text: str, refusal: Refusal) -> MissingScheduler:
+        """Return the stand-in for a scheduler, if there may be one; else raise the refusal."""
+        unit = self._units.get(name_of(text))
+        if unit is None:
+            raise refusal from None
+        return MissingScheduler(text, unit, str(refusal))
 
     def plugins_of(self, config: VirtualService) -> ServicePlugins:
         """Return the schedulers that `config` names.
@@ -164,13 +185,41 @@ class SchedulerBinder:
     ) -> Prepared:
         """Bind `config` for `service`. is_dry_run: the scheduler is only used for dry runs. Raises a Refusal."""
         steps = self._binding(service, config, settings, is_dry_run)
-        return await self._run_steps(steps, config, self._most_seconds(settings))
+        try:
+            prepared = await self._run_steps(steps, config, self._most_seconds(settings))
+        except Refusal as refusal:
+            if config.scheduler_name not in self._units:
+                raise
+            steps = self._binding(service, config, settings, is_dry_run, self._missing(config.scheduler, refusal))
+            prepared = await self._run_steps(steps, config, self._most_seconds(settings))
+        if not is_dry_run:
+            self._log_missing(prepared)
+        return prepared
+
+    def _log_missing(self, prepared: Prepared) -> None:
+        for factory in prepared.plugins:
+            if isinstance(factory, MissingScheduler):
+                self._context.log.warn(
+                    "service {ident}: this worker has no scheduler {name}, so fallback {fallback} chooses: {why}; mend "
+                    "that, then run: tcpvsadm --reload-schedulers",
+                    ident=prepared.config.ident,
+                    name=factory.name,
+                    fallback=prepared.config.fallback,
+                    why=factory.why,
+                )
 
     def _binding(
-        self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool
+        self,
+        service: RunningService,
+        config: VirtualService,
+        settings: Settings,
+        is_dry_run: bool,
+        instead: MissingScheduler | None = None,
     ) -> Generator[None, None, Prepared]:
+        """instead: takes the place of the service's scheduler, which could not be bound."""
         key = self._context.cookie_key(settings)
         prepared = Prepared(config, service.destinations_for(config), *self.plugins_of(config), key, is_dry_run)
+        prepared.factory = instead or prepared.factory
         try:
             yield from service.scheduler.binding(prepared)
             if not callable(getattr(prepared.scheduler, "choose", None)):

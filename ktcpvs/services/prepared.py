@@ -46,10 +46,15 @@ class Prepared:
     response_files: Mapping[str, ResponseFile] = Factory(dict)
 
     @property
+    def plugins(self) -> tuple[Any, ...]:
+        """All its scheduler plugins."""
+        plugins = self.factory, self.balance, self.fallback, *self.rule_balances.values()
+        return tuple([plugin for plugin in plugins if plugin is not None])
+
+    @property
     def scheduler_names(self) -> tuple[str, ...]:
         """The names of all its schedulers."""
-        plugins = self.factory, self.balance, self.fallback, *self.rule_balances.values()
-        return tuple([plugin.name for plugin in plugins if plugin is not None])
+        return tuple([plugin.name for plugin in self.plugins])
 
     def view(self, before: ServiceView | None = None) -> ServiceView:
         """Return the service as a scheduler sees it. before: the view of the scheduler that runs now."""

@@ -45,6 +45,11 @@ def _ignore(files: Collection[TLSFile]) -> Deferred[Any]:
     return succeed(None)
 
 
+def not_read_before(file: TLSFile) -> Contents | None:
+    """Return None: no other daemon has read the file."""
+    return None
+
+
 @frozen
 class Update:
     """Files of TLS that an edit brings and drops. contents: of files that are new, or have changed. dropped: files that
@@ -147,15 +152,23 @@ class PassedFiles:
 class TLSFileStore:
     """Files that this process reads and watches. Provides TLSFiles."""
 
-    def __init__(self, context: Context, access: FileAccess | None = None, in_thread: InThread | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        access: FileAccess | None = None,
+        in_thread: InThread | None = None,
+        read_before: Callable[[TLSFile], Contents | None] = not_read_before,
+    ) -> None:
         """access: reads the files; None: with the rights of this process. in_thread: None: a thread of its own, as soon
-        as the reactor runs."""
+        as the reactor runs. read_before: returns a file as the daemon has read it from which this one takes over; None:
+        it has not."""
         self.errors: dict[TLSFile, str] = {}
         self.changed: Callable[[Collection[TLSFile]], Deferred[Any]] = _ignore
         self._context = context
         self._access = access or OwnAccess()
         self._thread = WorkerThread(context.reactor, "certificates")
         self._in_thread = in_thread or self._call_in_thread
+        self._read_before = read_before
         self._observers: list[Callable[[], object]] = []
         self._contents: dict[TLSFile, Contents] = {}
         self._prepared: dict[TLSFile, Contents] = {}
@@ -198,18 +211,26 @@ class TLSFileStore:
         prepared: dict[TLSFile, Contents] = {}
         for file, (fingerprint, contents) in (await self._read(missing)).items():
             if isinstance(contents, NoTLS):
-                why = f"{needed[file]}{contents}"
-                if is_strict or file.use == AUTHORITIES:
-                    raise NoTLS(why) from contents
-                # A table that ran before runs again as far as possible; the file may be good later.
-                self._context.log.warn("{why}; clients that need it are refused", why=why)
-                self.errors[file] = str(contents)
+                contents = self._instead(file, contents, needed[file], is_strict)
+            prepared[file] = contents
             self._fingerprints[file] = fingerprint
-            prepared[file] = () if isinstance(contents, NoTLS) else contents
         self._prepared = prepared
         now = self._now()
         found = [(file, one) for file, contents in prepared.items() for one in validities(file, contents)]
         return [f"{needed[file]}{one.warning(now)}" for file, one in found if one.warning(now)]
+
+    def _instead(self, file: TLSFile, error: NoTLS, where: str, is_strict: bool) -> Contents:
+        """Return the contents of a file that cannot be used. where: names what needs it. Raises NoTLS."""
+        why = f"{where}{error}"
+        before = None if is_strict else self._read_before(file)
+        if before is not None:
+            self._context.log.warn("{why}; what the daemon before has read stays in use", why=why)
+        elif is_strict or file.use == AUTHORITIES:
+            raise NoTLS(why) from error
+        else:  # a table that ran before runs again as far as possible; the file may be good later
+            self._context.log.warn("{why}; clients that need it are refused", why=why)
+        self.errors[file] = str(error)
+        return before or ()
 
     def follow(self, services: Iterable[VirtualService]) -> Update:
         if not (self._contents or self._prepared):

@@ -20,7 +20,7 @@ from ktcpvs.system.sockets import describe_holder, explain_failure
 
 BACKLOG = 128
 
-RETRY_INTERVAL = 0.5
+RETRY_INTERVAL = 0.1
 """Seconds between two attempts to listen on a port on which the daemon that was taken over still listens."""
 
 

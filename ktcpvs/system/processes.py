@@ -15,6 +15,18 @@ def is_proc_mounted() -> bool:
     return os.path.exists("/proc/self/stat")
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process runs. False for one that has ended, and whose parent has not waited for it yet."""
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (OSError, IndexError):  # of another user, or /proc is not mounted
+        return True
+
+
 @frozen
 class Usage:
     """The usage of a process. cpu: seconds in user and system mode. memory: resident bytes. descriptors: open ones.

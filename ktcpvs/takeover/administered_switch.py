@@ -24,6 +24,7 @@ from ktcpvs.model.settings import DEFAULT_SETTINGS, Settings
 from ktcpvs.runtime.context import Context
 from ktcpvs.status.readiness import Readiness
 from ktcpvs.takeover.handover_source import HandoverSource
+from ktcpvs.takeover.predecessors import Predecessors
 from ktcpvs.workers.merged_explanations import MergedExplanations
 from ktcpvs.workers.merged_tracing import MergedTracing
 from ktcpvs.workers.merged_views import MergedViews
@@ -48,11 +49,13 @@ class OwnSwitch:
         director: Director,
         views: Views | MergedViews,
         readiness: Readiness,
+        predecessors: Predecessors,
         shared_edits: ClusterEdits | None = None,
         administration: ClusterAdministration | None = None,
     ) -> None:
-        """readiness: whether this daemon serves. shared_edits: carries out edits in the whole cluster; None: edits are
-        this daemon's own. administration: of the cluster's nodes; None: this daemon is in none."""
+        """readiness: whether this daemon serves. predecessors: of this daemon. shared_edits: carries out edits in the
+        whole cluster; None: edits are this daemon's own. administration: of the cluster's nodes; None: this daemon is
+        in none."""
         self.context = director.context
         self._submit: Callable[[Edit], Deferred[Sequence[str]]] = partial(_submit_alone, director)
         if shared_edits is not None:
@@ -60,6 +63,7 @@ class OwnSwitch:
         self._views = views
         self._administration = administration
         self._readiness = readiness
+        self._predecessors = predecessors
         self.close_connection = views.close_connection
         self._rebalance = views.rebalance
         self.explain: Callable[[str, AssumedRequest], Awaitable[Any]]
@@ -80,7 +84,8 @@ class OwnSwitch:
     def view(self, name: str, ident: str | None) -> Any:
         """See control.server.Switch."""
         if name == READINESS:
-            return {"reason": self._readiness.why_not(), "pid": os.getpid()}
+            draining = list(self._predecessors.draining())
+            return {"reason": self._readiness.why_not(), "pid": os.getpid(), "draining": draining}
         if name not in NODE_VIEWS:
             return self._views.view(name, ident)
         if self._administration is None:

@@ -4,6 +4,7 @@
     >> TakePage ...    the inventory, one page at a time
     >> TakeSocket ...  the listening sockets, one at a time
     >> TakeReader      the process that reads certificates, where the inventory says that there is one
+    >> TakeFile ...    the contents of a file of TLS that the new daemon cannot use
                        the new daemon gets ready; if it ends, the old daemon continues
     >> Commit          the new daemon serves from now on
 
@@ -51,6 +52,14 @@ class TakeReader(_Command):
     """The link to the process that reads certificates with root's rights, which both daemons can use."""
 
     response = [(b"descriptor", amp.Descriptor())]
+
+
+class TakeFile(_Command):
+    """A file of TLS as the old daemon has read it: one page of its contents, in JSON. use, path: as in TLSFile. number:
+    of the page, from 0. pages: their number; 0: it has no contents either."""
+
+    arguments = [(b"use", amp.Unicode()), (b"path", amp.Unicode()), (b"number", amp.Integer())]
+    response = [(b"page", amp.String()), (b"pages", amp.Integer())]
 
 
 class Commit(_Command):

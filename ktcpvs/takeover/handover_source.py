@@ -7,6 +7,8 @@ time, edits resume and nothing has changed.
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -15,20 +17,23 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IUNIXTransport
 from twisted.python.failure import Failure
 
-from ktcpvs.control.pages import PAGE_SIZE
+from ktcpvs.control.pages import PAGE_SIZE, split_pages
 from ktcpvs.control.server import Administrator
 from ktcpvs.director.director import Director
-from ktcpvs.errors import BadValue, Busy, CannotTakeOver
+from ktcpvs.errors import BadValue, Busy, CannotTakeOver, NoTLS
 from ktcpvs.model.address import Address
+from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.services.running import LATE_CLOSE_DELAY
 from ktcpvs.services.ticket_secrets import SecretsRecord
 from ktcpvs.system.certificate_reader import CertificateReader
 from ktcpvs.system.log import ANNOUNCE, EventLog
-from ktcpvs.system.peer import peer_process
+from ktcpvs.system.peer import peer_process, peer_user
 from ktcpvs.system.sockets import distinct, file_of, share_among
-from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
+from ktcpvs.system.tls_files import Contents, encode
+from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeFile, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, SERVICE, Inventory, SocketRecord
+from ktcpvs.takeover.predecessors import Predecessors
 from ktcpvs.version import __version__
 
 COMMIT_TIMEOUT = 60.0
@@ -47,12 +52,13 @@ class HandoverSource:
         committed: Callable[[str, int], object],
         tickets: Callable[[], SecretsRecord],
         reader: CertificateReader | None,
+        predecessors: Predecessors,
         instance: str = "",
     ) -> None:
         """control: the listening socket of the control connection. watchdog: as in the inventory. committed: called
         when the new daemon serves, with the name of its pid file, and its process id, 0 if that is not known. tickets:
-        returns the secrets of session tickets. reader: reads certificates; None: this process does. instance: as in
-        the inventory."""
+        returns the secrets of session tickets. reader: reads certificates; None: this process does. predecessors:
+        of this daemon. instance: as in the inventory."""
         self.is_committed = False
         self._director = director
         self._sockets = sockets
@@ -61,6 +67,7 @@ class HandoverSource:
         self._committed = committed
         self._tickets = tickets
         self._reader = reader
+        self._predecessors = predecessors
         self._instance = instance
         self._log: EventLog = director.context.log
         self._target: HandoverConnection | None = None
@@ -141,6 +148,7 @@ class HandoverSource:
             instance=self._instance,
             is_drained=director.withdrawals.current.is_whole,
             challenges=director.context.challenges.challenges,
+            draining=self._predecessors.draining(),
         )
 
     def page(self, number: int) -> bytes:
@@ -154,6 +162,18 @@ class HandoverSource:
         if not 0 <= number < len(self._offered):
             raise BadValue(f"there is no socket {number}")
         return self._offered[number].fileno()
+
+    def file_page(self, target: HandoverConnection, file: TLSFile, number: int) -> dict[str, Any]:
+        """Return a page of the contents of a file of TLS, and the number of pages. They may hold a private key, so only
+        a new daemon of the same user gets them. Raises BadValue."""
+        if target is not self._target or not self._pages or target.user() not in (0, os.geteuid()):
+            raise BadValue("no file is handed over")
+        try:
+            contents: Contents = self._director.files.contents(file)
+        except NoTLS:
+            contents = ()
+        pages = split_pages(json.dumps(encode(contents))) if contents else []
+        return {"page": pages[number] if 0 <= number < len(pages) else b"", "pages": len(pages)}
 
     def reader_descriptor(self) -> int:
         """Return the descriptor of the link to the process that reads certificates. Raises BadValue."""
@@ -211,6 +231,10 @@ class HandoverConnection(Administrator):
         """The process id of the peer (unix(7), SO_PEERCRED); 0: it is not known."""
         return peer_process(self.transport.socket)
 
+    def user(self) -> int:
+        """The number of the peer's user. Raises OSError."""
+        return peer_user(self.transport.socket)
+
     def _handover_source(self) -> HandoverSource:
         if self._source is None or not IUNIXTransport.providedBy(self.transport):
             raise CannotTakeOver("sockets are handed over on a unix socket only: --control must be unix:/PATH")
@@ -239,6 +263,10 @@ class HandoverConnection(Administrator):
     @TakeReader.responder
     def take_reader(self) -> dict[str, Any]:
         return {"descriptor": self._handover_source().reader_descriptor()}
+
+    @TakeFile.responder
+    def take_file(self, use: str, path: str, number: int) -> dict[str, Any]:
+        return self._handover_source().file_page(self, TLSFile(use, path), number)
 
     @Commit.responder
     def commit(self, processes: int, pid_file: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ commit, because the old daemon cancels the takeover when it is closed.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterable
@@ -23,12 +24,14 @@ from ktcpvs.control.endpoints import ControlAddress
 from ktcpvs.errors import CannotTakeOver, Refusal
 from ktcpvs.model.address import parse_address
 from ktcpvs.model.local_edits import localized
+from ktcpvs.model.tls_files import TLSFile
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.system.network_errors import network_reason
-from ktcpvs.system.peer import peer_user
+from ktcpvs.system.peer import peer_process, peer_user
 from ktcpvs.system.process import process_of
 from ktcpvs.system.sockets import owns_file
-from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeOver, TakePage, TakeReader, TakeSocket
+from ktcpvs.system.tls_files import Contents, decode
+from ktcpvs.takeover.commands import PROTOCOL, Commit, TakeFile, TakeOver, TakePage, TakeReader, TakeSocket
 from ktcpvs.takeover.inventory import ACTIVATED, CONTROL, Inventory, SocketRecord, read_inventory
 from ktcpvs.version import __version__
 
@@ -86,7 +89,7 @@ class HandoverTarget:
             self._sock.settimeout(ANSWER_TIMEOUT)
             self._sock.connect(where.path or "")
             self._check_user(peer_user(self._sock))
-            self._old_process = process_of(self._sock)
+            self._old_pid, self._old_process = peer_process(self._sock), process_of(self._sock)
             self._link.makeConnection(_BlockingTransport(self._sock))
             self.inventory = self._fetch()
         except OSError as error:
@@ -169,6 +172,20 @@ class HandoverTarget:
             raise why
         raise CannotTakeOver(f"the daemon at {self.where} does not hand over: {network_reason(answer)}")
 
+    def file(self, file: TLSFile) -> Contents | None:
+        """Return a file of TLS as the old daemon has read it; None: it has not, or its version does not hand it over.
+        To be called before the commit."""
+        pages: list[bytes] = []
+        count = 1
+        try:
+            while len(pages) < count:
+                answer = self._ask(TakeFile, use=file.use, path=file.path, number=len(pages))
+                count = answer["pages"]
+                pages.append(answer["page"])
+            return decode(json.loads(b"".join(pages))) if count else None
+        except (Refusal, OSError, ValueError, KeyError, TypeError):
+            return None
+
     async def commit(self, reactor: Any, processes: int, pid_file: str) -> None:
         """Tell the old daemon that this one is ready; from then on the old one accepts no clients.
 
@@ -192,6 +209,11 @@ class HandoverTarget:
         finally:
             if link.transport is not None:
                 link.transport.loseConnection()
+
+    @property
+    def draining(self) -> tuple[int, ...]:
+        """The process ids of the old daemon and of those before it, after the commit. 0: it is not known."""
+        return self._old_pid, *self.inventory.draining
 
     def own_socket_files(self) -> None:
         """This daemon serves: it removes the files of unix sockets when it closes them."""

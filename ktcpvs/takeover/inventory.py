@@ -48,7 +48,8 @@ class Inventory:
     expects a sign of life; 0: it expects none. tickets: the secrets of session tickets; None: an older version has
     none. has_reader: a process reads certificates for the daemon, and TakeReader hands it over. instance: as which the
     daemon is a node of its cluster, so that the new one takes its place; "": it is in none. is_drained: it is a node
-    that accepts no clients. challenges: of ACME, which a CA may look for just now."""
+    that accepts no clients. challenges: of ACME, which a CA may look for just now. draining: process ids of the daemons
+    before it that still drain."""
 
     table: Table
     key: bytes
@@ -61,6 +62,7 @@ class Inventory:
     instance: str = ""
     is_drained: bool = False
     challenges: tuple[Challenge, ...] = ()
+    draining: tuple[int, ...] = ()
 
     def text(self) -> bytes:
         """The inventory as one JSON document. Two versions exchange it, so its names stay."""
@@ -80,6 +82,7 @@ class Inventory:
                 "is_drained": self.is_drained,
                 "local": encode_local(self.table.local),
                 "challenges": [asdict(challenge) for challenge in self.challenges],
+                "draining": self.draining,
             }
         ).encode("utf-8")
 
@@ -115,6 +118,7 @@ def read_inventory(text: bytes, source: str) -> Inventory:
             instance=str(data.get("instance", "")),
             is_drained=bool(data.get("is_drained")),
             challenges=tuple(_read_challenge(**found) for found in data.get("challenges", [])),
+            draining=tuple(map(int, data.get("draining", []))),
         )
     except Refusal as refusal:
         raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it continues") from None

@@ -14,11 +14,13 @@ from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.service_manager import ServiceManager
 from ktcpvs.status.status_listener import StatusListener
 from ktcpvs.system.log import ANNOUNCE
+from ktcpvs.system.reactor_end import stop_reactor
 from ktcpvs.takeover.administered_switch import AdministeredSwitch
 from ktcpvs.takeover.handover_source import HandoverSource
 from ktcpvs.takeover.handover_target import HandoverTarget
 from ktcpvs.takeover.new_daemon import NewDaemon
 from ktcpvs.takeover.pid_file import PidFile
+from ktcpvs.takeover.predecessors import Predecessors
 
 
 def restore(director: Director, target: HandoverTarget, is_node: bool = False) -> Deferred[None]:
@@ -48,6 +50,7 @@ class Takeover:
     status: StatusListener
     pid_file: PidFile
     source: HandoverSource | None
+    predecessors: Predecessors
 
     async def complete(self, reactor: Any, processes: int) -> None:
         """Wait until everything is ready, commit, and serve. processes: how many serve.
@@ -59,6 +62,7 @@ class Takeover:
         # The old daemon has stopped serving: from here on this one serves, even if a step fails.
         run = self.director.context.steps.run
         run("serve", self.director.start_accepting)
+        run("takeover: daemons that drain", self.predecessors.add, self.target.draining)
         if self.sockets.were_left_over and self.source is not None:
             run("takeover: wait before the next", self.source.delay_next)
         run("takeover: files of sockets", self.target.own_socket_files)
@@ -110,7 +114,7 @@ class TakeoverHandover:
     def complete(self, pid_file: str, pid: int) -> None:
         """The new daemon serves. pid_file: its own, "" for none. pid: its process; 0: it is not known."""
         assert self._control.unix_address is not None  # else nothing could be handed over
-        self._reactor.callLater(0, self._reactor.stop)
+        self._reactor.callLater(0, stop_reactor, self._reactor)
         new_daemon = self._new_daemon = NewDaemon(self._reactor, self._control.unix_address)
         self._director.forward_to(new_daemon.carry_out)
         self._switch.forward_to(new_daemon)

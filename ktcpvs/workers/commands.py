@@ -77,6 +77,13 @@ class AssignSlots(amp.Command):
     ]
 
 
+class StandIn(amp.Command):
+    """The units of schedulers that the supervisor has loaded: one page of them. If this worker cannot load or bind one
+    of them, the fallback of its services chooses."""
+
+    arguments = [(b"schedulers", amp.AmpList([(b"name", amp.Unicode()), (b"unit", amp.Unicode())]))]
+
+
 class UpdateHealth(amp.Command):
     """Servers that checks have found up or down, and the reason: one page of them. weight: as their checks ask for it;
     empty: they do not."""

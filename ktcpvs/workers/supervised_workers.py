@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from math import inf
+from types import MappingProxyType
 from typing import Any
 
 from attrs import asdict, evolve
@@ -55,6 +56,10 @@ SERVERS_PER_COMMAND = 64
 """The most servers whose health one command updates."""
 
 
+SCHEDULERS_PER_COMMAND = 64
+"""The most schedulers whose units one command names."""
+
+
 class SupervisedWorkers:
     """The workers serve, each with its own switch; the director's own process does not listen.
 
@@ -77,6 +82,7 @@ class SupervisedWorkers:
         self._dropped_files: list[TLSFile] = []
         self._tickets: CommandCall | None = None  # passes the secrets of session tickets
         self._ready: Deferred[None] | None = None
+        self._have_served = False  # all workers, at one time
         self._withdrawal = Withdrawal()
         self._live_nodes: Sequence[CommandCall] = ()  # tells them, once they are known
 
@@ -219,9 +225,10 @@ class SupervisedWorkers:
         resolution: Resolution,
         down: Sequence[tuple[str, str, str]],
         weighed: Sequence[tuple[str, str, str]] = (),
+        units: Mapping[str, str] = MappingProxyType({}),
     ) -> Deferred[bool]:
         """Send the whole table to a worker that has just started. down: from CheckedServers.down. weighed: from
-        CheckedServers.weighed.
+        CheckedServers.weighed. units: name -> unit of the schedulers that the supervisor has loaded.
 
         Fires with True when it has answered; a worker that does not answer is killed.
         """
@@ -241,6 +248,10 @@ class SupervisedWorkers:
         if self._withdrawal != Withdrawal():  # before the edits, for whose services there are no sockets
             asked = withdraw_commands(self._withdrawal)
             answers += [worker.call(command, **arguments) for command, arguments in asked]
+        if self._have_served:  # at the start, and in a takeover, a worker that cannot bind refuses the table
+            known = [{"name": name, "unit": unit} for name, unit in units.items()]
+            pages = _pages(known, SCHEDULERS_PER_COMMAND)
+            answers += [worker.call(commands.StandIn, schedulers=page) for page in pages]
         answers += self._send_slots(worker, self._slots.slots)
         passed = [*_file_calls(self._files), *([] if self._tickets is None else [self._tickets])]
         passed += self.commands_for_cookie_secret(self._context.cookie_secret)
@@ -266,7 +277,10 @@ class SupervisedWorkers:
 
     def worker_is_ready(self) -> None:
         """One more worker has the table."""
-        if self._ready is not None and all(worker.is_ready for worker in self._workers.all):
+        if not all(worker.is_ready for worker in self._workers.all):
+            return
+        self._have_served = True
+        if self._ready is not None:
             ready, self._ready = self._ready, None
             ready.callback(None)
 

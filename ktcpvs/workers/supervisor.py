@@ -93,7 +93,12 @@ class Supervisor:
             return  # it has ended meanwhile; its replacement has a turn of its own
         director, checked = self.director, self.director.checked_servers
         introduced = self._processes.introduce(
-            worker, director.effective, director.names.resolution, checked.down(), checked.weighed()
+            worker,
+            director.effective,
+            director.names.resolution,
+            checked.down(),
+            checked.weighed(),
+            director.scheduler_units(),
         )
         if await introduced and worker.pid == pid:
             worker.mark_ready()

@@ -54,6 +54,7 @@ from ktcpvs.system.process import end_after_parent
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.steady_clock import use_steady_clock
 from ktcpvs.system.tls_files import decode
+from ktcpvs.version import __version__
 from ktcpvs.workers import commands
 from ktcpvs.workers.adopt_commands import read_adopt, read_withdrawal
 from ktcpvs.workers.commands import LINK_DESCRIPTOR
@@ -98,6 +99,7 @@ class SupervisorLink(Administrator):
         self._file = bytearray()  # the pages of the one that is being passed
         self._live_nodes: list[NodeIdentity] = []  # the pages of those that are being told
         self._challenges: list[Challenge] = []  # likewise
+        self._units: dict[str, str] = {}  # likewise, of schedulers
 
     def fileDescriptorReceived(self, descriptor: int) -> None:
         amp.AMP.fileDescriptorReceived(self, descriptor)  # an Administrator accepts none
@@ -158,6 +160,12 @@ class SupervisorLink(Administrator):
     @commands.AssignSlots.responder
     def assign_slots(self, slots: list[dict[str, Any]]) -> dict[str, Any]:
         self._worker.slots.update({(given["ident"], given["address"]): given["slot"] for given in slots})
+        return {}
+
+    @commands.StandIn.responder
+    def stand_in(self, schedulers: list[dict[str, Any]]) -> dict[str, Any]:
+        self._units.update({given["name"]: given["unit"] for given in schedulers})
+        self._worker.director.stand_in(self._units)
         return {}
 
     @commands.UpdateHealth.responder
@@ -399,7 +407,7 @@ class Worker:
 
 
 def run() -> None:
-    """Run a worker until it ends. The command line names the reactor."""
+    """Run a worker until it ends. The command line names the reactor and the version of the supervisor."""
     # The supervisor forwards signals as commands. A terminal, or killall, would send them to every process.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -413,7 +421,12 @@ def run() -> None:
     reactor: Any = installed
     use_steady_clock(reactor)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr, timeFormat=None)], redirectStandardIO=False)
-    worker = Worker(reactor, EventLog())
+    log = EventLog()
+    if sys.argv[2:] != [__version__]:  # the package has been replaced since the supervisor started
+        old = " ".join(sys.argv[2:]) or "another version"
+        form = "this worker is of ktcpvs {new}, and its daemon of {old}: upgrade in place, by kill -USR2 {pid}"
+        log.warn(form, new=__version__, old=old, pid=os.getppid())
+    worker = Worker(reactor, log)
     with contextlib.suppress(OSError):  # a supervisor that dies also breaks the link, unless this process is stopped
         end_after_parent(lambda: worker.drain_timeout + MAX_END_TIME)
     reactor.callWhenRunning(worker.start)

@@ -32,6 +32,7 @@ from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.runtime.starter import NoStarter
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.periodic import PeriodicJob
+from ktcpvs.version import __version__
 from ktcpvs.workers.commands import LINK_DESCRIPTOR, Ping, WantServer
 
 RETRY_DELAY = 0.2
@@ -117,7 +118,7 @@ class WorkerProcess(ProcessProtocol):
             ours.setblocking(False)
             self.link = _Link(self._workers.want)
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, _LinkFactory(self.link))
-            program = [sys.executable, "-P", "-m", "ktcpvs.workers", self._workers.reactor_name]
+            program = [sys.executable, "-P", "-m", "ktcpvs.workers", self._workers.reactor_name, __version__]
             descriptors = {0: "w", 1: "r", 2: "r", LINK_DESCRIPTOR: its.fileno()}
             process = reactor.spawnProcess(self, program[0], program, env=_environment(), childFDs=descriptors)
             self.pid = process.pid

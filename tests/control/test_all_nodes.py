@@ -9,6 +9,7 @@ import pytest
 
 from ktcpvs.control.blocking_client import run
 from ktcpvs.control.tcpvsadm.all_nodes import comparable
+from ktcpvs.control.tcpvsadm.asking import Asking
 from ktcpvs.control.tcpvsadm.draining import format_node_progress, wait_until_node_drained
 from ktcpvs.control.tcpvsadm.nodes import format_nodes, wait_for_nodes
 from ktcpvs.control.tcpvsadm.output import compute_rates, format_connections, format_stats, format_table
@@ -148,21 +149,26 @@ class Answers:
         return {"nodes": self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]}
 
 
+async def never() -> Any:
+    raise AssertionError("the connection is not closed")
+
+
 async def no_pause(seconds: float) -> None:
     return None
 
 
 def test_waiting_for_a_node_ends_when_it_has_drained(capfd: pytest.CaptureFixture[str]) -> None:
     steps = [row("b", "leaving", "leaving", 3)], [row("b", "draining", "draining", 3)], [row("b", "drained", "drained")]
-    run(wait_until_node_drained(no_pause, Answers(*steps), "b"))  # type: ignore[arg-type]
+    run(wait_until_node_drained(no_pause, Asking(never, Answers(*steps)), "b"))  # type: ignore[arg-type]
     assert capfd.readouterr().out == "leaving, still accepting, 3 clients\ndrained\n"
-    run(wait_until_node_drained(no_pause, Answers([{"node": "b", "state": "gone", "errors": []}]), "b"))  # type: ignore[arg-type]
+    gone = Answers([{"node": "b", "state": "gone", "errors": []}])
+    run(wait_until_node_drained(no_pause, Asking(never, gone), "b"))  # type: ignore[arg-type]
     assert capfd.readouterr().out == "gone\n"
 
 
 def test_waiting_for_a_node_that_is_undrained_is_refused() -> None:
     with pytest.raises(Refusal, match="node b has been undrained"):
-        run(wait_until_node_drained(no_pause, Answers([row("b", "ok")]), "b"))  # type: ignore[arg-type]
+        run(wait_until_node_drained(no_pause, Asking(never, Answers([row("b", "ok")])), "b"))  # type: ignore[arg-type]
 
 
 def test_a_drained_node_is_no_reason_for_a_warning_of_wait_nodes() -> None:

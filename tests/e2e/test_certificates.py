@@ -306,6 +306,25 @@ def test_sessions_never_go_to_a_service_that_demands_more(
         handshake(port, plain, NAME, session)
 
 
+def test_a_takeover_keeps_what_the_old_daemon_has_read(make_daemon: Make, serve: Serve, site: Site) -> None:
+    daemon, port = make_daemon(), free_port()
+    daemon.start()
+    daemon.service("s", f"{LOOPBACK}:{port} tls", serve(echo).address, certificate=str(site.live))
+    before, kept = serial(port), site.live.rename(site.live.with_name("kept"))
+    for _ in range(2):  # the second one gets what the first has got
+        new = taken_over(make_daemon, daemon)
+        assert daemon.wait() == 0
+        daemon = new
+        assert serial(port) == before
+        why = f"service s: {site.live}: No such file or directory; what the daemon before has read stays in use"
+        assert why in daemon.log()
+    assert f"{site.live}: No such file or directory" in daemon.adm("--certificates").stdout
+    kept.rename(site.live)
+    after = site.renew()
+    daemon.adm("--reload-certificates")
+    wait_for(lambda: serial(port) == after, timeout=TIMEOUT)
+
+
 @pytest.mark.load
 def test_takeovers_under_load(
     make_daemon: Make, serve: Serve, site: Site, tmp_path: Path, stack: contextlib.ExitStack, workers: int

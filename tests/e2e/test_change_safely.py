@@ -15,7 +15,7 @@ from servers import LOOPBACK, SocketServer, dial, echo, free_port, read_exactly,
 
 from ktcpvs.errors import Busy
 
-from .harness import TCPVSADM, Daemon, command, environment, tcpvsadm
+from .harness import TCPVSADM, TIMEOUT, Daemon, command, environment, tcpvsadm
 
 pytestmark = pytest.mark.e2e
 
@@ -290,3 +290,46 @@ def test_wait_in_a_pipe_for_a_deleted_server(daemon: Daemon, serve: Callable[...
     done = daemon.adm("-d", "-i", "s", "-r", server.address, "--wait")
     assert done.stdout == "drained\n"
     assert daemon.stats("s")["servers"] == []
+
+
+def test_wait_goes_on_while_a_daemon_that_was_taken_over_has_connections(
+    make_daemon: Callable[..., Daemon], serve: Callable[..., SocketServer]
+) -> None:
+    """Its connections may use the server; no view of the new daemon shows them."""
+    server, port = serve(echo), free_port()
+    first = make_daemon(workers=2)
+    first.start()
+    first.service("s", port, server.address)
+    daemons, waits = [first], []
+
+    def wait() -> str:
+        words = ["--control", first.control, "-e", "-i", "s", "-r", server.address, "-w", "0", "--wait"]
+        program = [*command("tcpvsadm", TCPVSADM), *words]
+        pipe = subprocess.PIPE
+        waits.append(subprocess.Popen(program, stdout=pipe, stderr=pipe, env=environment(), text=True))
+        assert waits[-1].stdout is not None
+        return waits[-1].stdout.readline()
+
+    try:
+        with dial((LOOPBACK, port)) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            assert wait().startswith("1 client connection, oldest ")
+            for _ in range(2):
+                daemons.append(make_daemon("--takeover", first.control, control=first.control, workers=2))
+                daemons[-1].run()
+                daemons[-1].adm("--wait-ready", "60", "--pid", daemons[-1].pid)
+            assert daemons[1].wait() == 0, "it has no connections"
+            said = wait()
+            assert said == f"connections of the daemon before the takeover still drain, process {first.pid}\n"
+            client.sendall(b"y")
+            assert client.recv(1) == b"y"
+            assert [process.poll() for process in waits] == [None, None]
+        assert first.wait() == 0
+        for process in waits:
+            out, err = process.communicate(timeout=TIMEOUT)
+            assert (process.returncode, out, err) == (0, "drained\n", "")
+    finally:
+        for process in waits:
+            process.kill()
+            process.communicate()

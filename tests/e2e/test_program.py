@@ -53,7 +53,10 @@ def test_in_the_background_with_a_pid_file_and_a_log(run: Run, tmp_path: Path, e
     """It ends the start when it serves; SIGUSR1 opens the log again, and SIGUSR2 starts a program that takes over."""
     config = write_configuration(tmp_path, free_port())
     control, pid_file, log = f"unix:{tmp_path}/c.sock", tmp_path / "pid", tmp_path / "log"
-    done = run("-D", "-c", config, "-w", 0, "--control", control, "--pidfile", "pid", "--logfile", "log")
+    with subprocess.Popen(["true"]) as dead:  # one that has ended, and that nobody has waited for
+        wait_for(lambda: has_ended(dead.pid))
+        pid_file.write_text(str(dead.pid))
+        done = run("-D", "-c", config, "-w", 0, "--control", control, "--pidfile", "pid", "--logfile", "log")
     first = int(pid_file.read_text())
     said = f"ktcpvs serves in the background, process {first}; its log is {log}\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, said, "")

@@ -387,3 +387,28 @@ def test_the_pid_file_names_the_daemon_that_serves(make_daemon: Make, tmp_path: 
         for pid in (old, new):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_daemon_that_ends_already_is_taken_over(make_daemon: Make, serve: Serve, workers: int) -> None:
+    server, port = serve(echo), free_port()
+
+    def echoes(sock: socket.socket) -> None:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+
+    old = make_daemon(workers=workers)
+    old.start()
+    old.service("s", port, server.address)
+    with dial((LOOPBACK, port)) as client:
+        echoes(client)
+        old.signal(signal.SIGTERM)
+        old.wait_for_log("ending: 1 connections drain" if not workers else "ending: 2 workers drain")
+        new = make_daemon("--takeover", old.control, control=old.control, workers=workers)
+        new.start()
+        new.wait_for_log("taken over from")
+        with dial((LOOPBACK, port)) as other:
+            echoes(other)
+        echoes(client)
+    assert old.wait() == 0
+    assert "Traceback" not in old.log()

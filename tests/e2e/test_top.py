@@ -119,6 +119,23 @@ def test_top_shows_rates_until_q(
     assert termios.tcgetattr(top.slave) == top.before
 
 
+def test_top_goes_on_with_the_daemon_that_takes_over(make_daemon: Callable[..., Daemon]) -> None:
+    old = make_daemon()
+    old.start()
+    top = Terminal(old, "--top", "-n")
+    try:
+        wait_for(lambda: top.screen(), timeout=TIMEOUT)
+        new = make_daemon("--takeover", old.control, control=old.control)
+        new.start()
+        assert old.wait() == 0
+        new.adm("-A", "-i", "later", "-l", f"{LOOPBACK}:{free_port()}")  # the connection of `call` was that of `old`
+        wait_for(lambda: any(line.startswith("later ") for line in top.screen()), timeout=TIMEOUT)
+        top.type(b"q")
+        assert top.wait() == 0
+    finally:
+        top.close()
+
+
 def test_top_ends_with_the_daemon_and_by_ctrl_c(
     daemon: Daemon, terminal: Callable[..., Terminal], tmp_path: Path
 ) -> None:

@@ -77,7 +77,7 @@ def test_it_tells_the_new_daemon_of_a_takeover_from_the_old_one(make_daemon: Cal
         return done.returncode, done.stderr.removeprefix("tcpvsadm: wait-ready: ").removesuffix("\n")
 
     old_pid = old.pid
-    assert old.call("readiness") == {"reason": "", "pid": old_pid}
+    assert old.call("readiness") == {"reason": "", "pid": old_pid, "draining": []}
     assert wait("--pid", old_pid) == (0, "")
     assert wait("0", "--not-pid", old_pid) == (
         1,

@@ -168,7 +168,8 @@ def test_workers_count_connections_together(daemon: Daemon, serve: Serve, stack:
     assert seen["stats"] == {
         "active": 40, "total": 40, "refused": 0, "refusals": {}, "redirected": {}, "responses": {}, "queued": 0,
         "requests": 0, "denied": 0,
-        "limited": 0, "paused_listeners": 0, "handshakes": {}, "preambles": {}, "rules": {}, "choose_overruns": 0,
+        "limited": 0, "paused_listeners": 0, "waiting_streams": 0, "handshakes": {}, "preambles": {}, "rules": {},
+        "choose_overruns": 0,
         "handshake_pauses": 0, "scheduler_failures": 0, "scheduler_failing": 0,
         "http2_glitches": 0, "http2_floods": 0, "rebalancing": 0, "bytes_in": 200, "bytes_out": 240,
     }  # fmt: skip
@@ -536,6 +537,87 @@ def test_workers_that_hang_or_cannot_start_are_replaced(
     daemon.call("edit_service", "s", scheduler="wlc")  # and with it all is well
     daemon.wait_until_workers_serve()
     assert all(echoes(client) for client in waiting)
+
+
+_PLUGIN = """
+import os
+
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, ISchedulerFactory
+from ktcpvs.schedulers.wlc import WLC
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Site:
+    name = "site"
+    unit = CONNECTION
+
+    def bind(self, service, previous):
+        if os.path.exists("{file}"):
+            raise OSError("no list of servers")
+        return WLC().bind(service, previous)
+
+
+site = Site()
+"""
+
+
+@pytest.mark.starts
+@pytest.mark.long
+def test_a_new_worker_that_cannot_load_or_bind_a_scheduler_serves_by_the_fallback(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    file, plugins = tmp_path / "no_list", tmp_path / "plugins"
+    plugin = plugins / "twisted/plugins/site_plugin.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text(_PLUGIN.format(file=file))
+    daemon = make_daemon(workers=2, python_path=(plugins,), preloaded_workers=False)
+    daemon.may_log_tracebacks = True
+    daemon.start()
+    server, port, other = serve(echo), free_port(), free_port()
+    daemon.service("s", port, server.address, scheduler="site")
+    daemon.service("other", other, server.address, scheduler="wlc")
+    daemon.wait_until_workers_serve()
+
+    def all_are_served() -> None:
+        for address in (port, other):
+            for _ in range(12):
+                with dial((LOOPBACK, address)) as client:
+                    assert echoes(client)
+
+    def failures() -> int:
+        return int(daemon.stats("s")["stats"]["scheduler_failures"])
+
+    def replace_a_worker() -> None:
+        victim = daemon.workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        daemon.wait_until_workers_serve(but=(victim,))
+
+    # It cannot be loaded: the other service is not concerned, and the statistics show what is wrong.
+    plugin.write_text("this is no Python")
+    with pytest.raises(Refusal, match="what was loaded before stays in use"):
+        daemon.call("reload_schedulers")
+    replace_a_worker()
+    all_are_served()
+    assert "service s: this worker has no scheduler site, so fallback wlc chooses: no scheduler 'site'" in daemon.log()
+    assert failures() > 0
+
+    # Once it is mended, a reload ends that.
+    plugin.write_text(_PLUGIN.format(file=file))
+    daemon.call("reload_schedulers")
+    daemon.wait_until_workers_serve()
+    before = failures()
+    all_are_served()
+    assert failures() == before
+
+    # It cannot be bound.
+    file.touch()
+    replace_a_worker()
+    all_are_served()
+    daemon.wait_for_log("chooses: scheduler site cannot serve s: OSError('no list of servers')")
+    assert failures() > before
 
 
 # The end of the daemon.

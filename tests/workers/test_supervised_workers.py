@@ -262,6 +262,22 @@ def test_all_workers_are_ready_when_the_last_one_is(supervised: Supervised) -> N
     assert "worker 2 cannot begin" in fired[0].getErrorMessage()
 
 
+def test_only_the_replacement_of_a_worker_that_has_served_may_lack_a_scheduler(supervised: Supervised) -> None:
+    """At the start and in a takeover, a worker that cannot bind a scheduler refuses the table."""
+    director, units = supervised.director, {"wlc": "connection", "site": "each request"}
+
+    def sent() -> list[str]:
+        one = supervised.worker(1)
+        supervised.workers.introduce(one, director.table, director.names.resolution, [], units=units)
+        boxes = supervised.heard()[0]
+        return [str(box[b"schedulers"]) for box in boxes if box[amp.COMMAND] == b"StandIn"]
+
+    assert sent() == []
+    supervised.workers.worker_is_ready()
+    (schedulers,) = sent()
+    assert all(name in schedulers for name in units)
+
+
 def test_a_dead_worker_counts_nothing(supervised: Supervised) -> None:
     supervised.submit(configuration(free_port()))
     slot = supervised.slots.table.row(supervised.slots.slots["a", "10.0.0.1:80"])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +22,7 @@ from ktcpvs.model.tls_files import CERTIFICATE, TLSFile
 from ktcpvs.system.log import EventLog
 from ktcpvs.system.shared import SharedTable
 from ktcpvs.system.tls_files import OwnAccess, encode
+from ktcpvs.version import __version__
 from ktcpvs.workers.worker import SupervisorLink, Worker
 
 KEY = b"k" * 32
@@ -95,3 +100,23 @@ def test_a_worker_answers_the_challenges_of_all_pages(worker: Worker) -> None:
     worker.hand_over([])
     link.use_challenges([one], True, True).addErrback(pytest.fail)
     assert answered() == ["2"]
+
+
+def test_a_worker_of_another_version_says_what_to_do() -> None:
+    """Its program is on the disk, and may be newer than the supervisor that runs."""
+    ours, its = socket.socketpair()
+    command = [sys.executable, "-P", "-m", "ktcpvs.workers", "default", "0.0"]
+    with ours, its:
+        begin = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], sys.argv[2:])"
+        words = [sys.executable, "-c", begin, str(its.fileno()), *command]
+        path = ":".join(part or os.getcwd() for part in sys.path)
+        worker = subprocess.Popen(
+            words, pass_fds=[its.fileno()], stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, text=True
+        )
+        its.close()
+        ours.close()  # so it ends
+        said = worker.communicate(timeout=60)[1]
+    assert worker.returncode == 0
+    assert f"this worker is of ktcpvs {__version__}, and its daemon of 0.0: upgrade in place, by kill -USR2 " in said
+    assert said.count("this worker is of") == 1
+    assert str(os.getpid()) in said

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ktcpvs.control.switch_base import SwitchBase
+from ktcpvs.control.tcpvsadm.asking import Asking
 from ktcpvs.errors import Refusal
 from ktcpvs.model.address import Address, Inet, parse_address
 from ktcpvs.system.names import service_port
@@ -36,23 +37,40 @@ async def complete_address(switch: SwitchBase, ident: str, text: str) -> str:
 
 
 async def wait_until_drained(
-    sleep: Callable[[float], Awaitable[object]], switch: SwitchBase, ident: str | None, address: str
+    sleep: Callable[[float], Awaitable[object]], ask: Asking, ident: str | None, address: str
 ) -> None:
-    """Return when no connection uses that server any more. sleep: waits for that many seconds. ident: of the service;
-    None: in all services. address: without a port: all servers of that host."""
+    """Return when no connection uses that server any more, and no daemon from which this one has taken over still
+    drains: its connections are not known, and may use the server. sleep: waits for that many seconds. ident: of the
+    service; None: in all services. address: without a port: all servers of that host."""
 
     async def progress() -> tuple[str, bool]:
-        left = await _find_connections(switch, ident, address)
+        before = await ask(_draining_daemons)
+        left = await ask(lambda switch: _find_connections(switch, ident, address))
+        if before and not left:
+            return _format_daemons(before), False
         return format_progress([connection["age"] for connection in left]), not left
 
     await show_until_done(sleep, progress)
 
 
-async def wait_until_node_drained(sleep: Callable[[float], Awaitable[object]], switch: SwitchBase, name: str) -> None:
+async def _draining_daemons(switch: SwitchBase) -> list[int]:
+    """Return the processes of the daemons before this one that still drain."""
+    try:
+        return list((await switch.readiness()).get("draining", []))
+    except Refusal:  # of a version that does not know this view
+        return []
+
+
+def _format_daemons(pids: list[int]) -> str:
+    processes = f"process {pids[0]}" if len(pids) == 1 else f"processes {', '.join(map(str, pids))}"
+    return f"connections of the daemon before the takeover still drain, {processes}"
+
+
+async def wait_until_node_drained(sleep: Callable[[float], Awaitable[object]], ask: Asking, name: str) -> None:
     """Return when a node of the cluster has no clients any more. Raises a Refusal if it is undrained meanwhile."""
 
     async def progress() -> tuple[str, bool]:
-        nodes = {one["node"]: one for one in (await switch.nodes())["nodes"]}
+        nodes = {one["node"]: one for one in (await ask(lambda switch: switch.nodes()))["nodes"]}
         one = nodes.get(name, {"state": "gone"})
         if one["state"] in ("gone", "unknown"):
             return str(one["state"]), True

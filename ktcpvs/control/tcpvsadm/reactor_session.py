@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
 from ktcpvs.control.switch_base import SwitchBase
+from ktcpvs.control.tcpvsadm.asking import Asking
 from ktcpvs.control.tcpvsadm.invocation import Invocation
 from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.control.twisted_client import connect
@@ -25,11 +26,15 @@ reactor: Any = installed
 def run(control: str | None, begin: Callable[[SessionIO], Coroutine[Any, Any, Any]]) -> Any:
     """Run the reactor until `begin(...)` is done, and return its result. control: as in `session.run_command`."""
     results: list[Any] = []
+
+    def connect_again() -> Awaitable[SwitchBase]:
+        return connect(reactor, control)
+
     io = SessionIO(
-        connect=lambda: connect(reactor, control),
+        connect=connect_again,
         sleep=lambda seconds: deferLater(reactor, seconds),
         within=_within,
-        show_top=_show_top,
+        show_top=partial(_show_top, connect_again),
     )
 
     def start() -> None:
@@ -52,12 +57,19 @@ async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
         raise TimeIsUp from None
 
 
-async def _show_top(switch: SwitchBase, given: Invocation) -> None:
+async def _show_top(connect_again: Callable[[], Awaitable[SwitchBase]], switch: SwitchBase, given: Invocation) -> None:
     from ktcpvs.control.tcpvsadm import addresses, colours, terminal
 
     show = addresses.with_numeric_host if "numeric" in given.values else addresses.with_port_name
     in_colour = colours.should_colour(sys.stdout, os.environ)
     all_nodes = "all-nodes" in given.values
-    read = switch.cluster_stats if all_nodes else switch.stats
+    ident, ask = given.values.get("ident"), Asking(connect_again, switch)
+
+    def read() -> Coroutine[Any, Any, dict[str, Any]]:
+        return ask(lambda one: one.cluster_stats(ident) if all_nodes else one.stats(ident))
+
     interval = terminal.ALL_NODES_INTERVAL if all_nodes else terminal.UPDATE_INTERVAL
-    await terminal.show_top(reactor, partial(read, given.values.get("ident")), interval, show, in_colour)
+    try:
+        await terminal.show_top(reactor, read, interval, show, in_colour)
+    finally:
+        ask.close()

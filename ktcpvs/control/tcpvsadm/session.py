@@ -320,14 +320,23 @@ async def _prepare_wait(
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     """Return the function that waits until the server of the command line has drained. Call this before the edit, after
     which the server may be gone."""
+    from ktcpvs.control.tcpvsadm.asking import Asking
     from ktcpvs.control.tcpvsadm.draining import complete_address, wait_until_drained, wait_until_node_drained
 
-    if given.command.name == "drain-node":
-        return lambda: wait_until_node_drained(io.sleep, switch, given.words[0])
-    ident, address = given.values.get("ident"), given.values["real-server"]
-    if given.command.name not in COMMANDS_OF_HOSTS and ident is not None:
+    ask, ident, address = Asking(io.connect, switch), given.values.get("ident"), given.values.get("real-server")
+    if address is not None and given.command.name not in COMMANDS_OF_HOSTS and ident is not None:
         address = await complete_address(switch, ident, address)
-    return lambda: wait_until_drained(io.sleep, switch, ident, address)
+
+    async def wait() -> None:
+        try:
+            if address is None:
+                await wait_until_node_drained(io.sleep, ask, given.words[0])
+            else:
+                await wait_until_drained(io.sleep, ask, ident, address)
+        finally:
+            ask.close()
+
+    return wait
 
 
 async def _read(io: SessionIO, switch: SwitchBase, given: Invocation) -> Any:

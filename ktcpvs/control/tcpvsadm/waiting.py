@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from attrs import frozen
 
@@ -13,6 +11,7 @@ from ktcpvs.control.client_errors import NoAnswer, NotPermitted, NotTrusted
 from ktcpvs.control.tcpvsadm.exit_status import NoDaemon
 from ktcpvs.control.tcpvsadm.session_io import SessionIO, TimeIsUp
 from ktcpvs.errors import Refusal
+from ktcpvs.system.processes import is_running
 
 POLL_INTERVAL = 0.1
 """Seconds between two questions."""
@@ -47,21 +46,9 @@ class Expected:
 
     def why_never(self) -> str:
         """Return why it will not serve any more; "": it may."""
-        if self.pid is None or not self.is_local or not has_ended(self.pid):
+        if self.pid is None or not self.is_local or is_running(self.pid):
             return ""
         return f"process {self.pid} has ended, and does not serve; its messages or its log say why"
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process of this machine has ended, though its parent may not know yet."""
-    try:
-        os.kill(pid, 0)
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except ProcessLookupError:
-        return True
-    except OSError:  # of another user
-        return False
-    return status.rpartition(")")[2].split()[:1] in (["Z"], ["X"])
 
 
 async def wait_until_ready(
