@@ -58,6 +58,7 @@ class SchedulerBinder:
         self._yields_turns = False
         self._units: Mapping[str, str] = {}  # see stand_in
         self._missing: dict[str, str] = {}  # name -> unit of those for which there was a stand-in
+        self._missing_of: dict[str, dict[str, tuple[str, str]]] = {}  # ident -> name -> what the log says
         self._is_loading = False  # whether one that cannot be bound is replaced too, whatever the service has now
 
     def start(self) -> None:
@@ -245,24 +246,33 @@ class SchedulerBinder:
             steps = self._binding(service, config, settings, is_dry_run, self._instead_of(config.scheduler, refusal))
             prepared = await self._run_steps(steps, config, self._most_seconds(settings))
         if not is_dry_run:
-            self._log_missing(service.scheduler.factory, prepared)
+            self._log_missing(prepared)
         return prepared
 
-    def _log_missing(self, before: Any, prepared: Prepared) -> None:
-        """Log which schedulers are missing. before: the service's scheduler until now."""
-        has_none, fallback = prepared.config.fallback == NO_FALLBACK, prepared.config.fallback
-        for factory in prepared.plugins:
-            if not isinstance(factory, MissingScheduler):
-                continue
-            if isinstance(before, MissingScheduler) and (before.name, before.why) == (factory.name, factory.why):
-                continue  # the log says so already
+    def _log_missing(self, prepared: Prepared) -> None:
+        """Log which schedulers of a service are missing, if that has changed."""
+        ident, fallback = prepared.config.ident, prepared.fallback
+        missing = [factory for factory in prepared.plugins if isinstance(factory, MissingScheduler)]
+        instead = f"fallback {prepared.config.fallback} chooses"
+        if fallback is None:
+            instead = "there is no fallback"
+        elif fallback in missing:
+            instead = "so is the fallback"
+        found = {
+            factory.name: ("it cannot choose as the fallback" if factory is fallback else instead, factory.why)
+            for factory in reversed(missing)  # the service's own scheduler comes last, and counts
+        }
+        before = self._missing_of.pop(ident, {})
+        if found:
+            self._missing_of[ident] = found
+        for name, said in found.items() if found != before else ():
             self._context.log.warn(
                 "service {ident}: scheduler {name} is missing, and {instead}: {why}; mend that, then run: tcpvsadm "
                 "--reload-schedulers",
-                ident=prepared.config.ident,
-                name=factory.name,
-                instead="there is no fallback" if has_none else f"fallback {fallback} chooses",
-                why=factory.why,
+                ident=ident,
+                name=name,
+                instead=said[0],
+                why=said[1],
             )
 
     def _binding(
