@@ -25,9 +25,9 @@ USABLE = frozenset((UP, STANDBY, IDLE, STARTING))
 """The states of a server that new clients may get."""
 
 _USABLE_IN_RULE = USABLE | {EJECTED}
-"""Where a rule has no other server, its ejected one is used."""
+"""The states of a server that a rule may use: an ejected one is used where no other is left."""
 
-_MAX_PARSED = 4096
+_MAX_PARSED = 16384
 """The most texts of conditions whose meaning is remembered."""
 
 Data = dict[str, Any]
@@ -71,10 +71,9 @@ def warnings_about_unserved(
     for service in concerned:
         old = None if isinstance(edit, Load | StartService) else before.get(service.ident)
         scheduler = plugins.get(service.scheduler_name)
-        text = _about_service(service, scheduler)
-        if text:
-            is_new = old is None or isinstance(edit, Drain | Maintenance)
-            if is_new or not _about_service(old, plugins.get(old.scheduler_name)):
+        if text := _about_service(service, scheduler):
+            had_one = old is None or not _about_service(old, plugins.get(old.scheduler_name))
+            if had_one or isinstance(edit, Drain | Maintenance):
                 yield f"service {service.ident}: {text}"
         elif isinstance(edit, DeleteServer) and not service.servers and not service.rules:
             then = "goes to the redirect address" if service.redirect is not None else "is refused"

@@ -100,7 +100,7 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
                 scheduler = phttp
                 server = {address}
                 rule = name old path /old/ use server {address} 0
-                rule = path / use server {address}
+                rule = path / use server {address} 0
             }}
             Virtual mail {{
                 listen = {LOOPBACK}:{relayed}
