@@ -346,6 +346,7 @@ class World:
         """End all lines, and check that nothing is counted any more."""
         self.settle()
         self.live.server_connections.close()
+        self.live.stream_connections.close()
         self.live.preconnections.stop()
         self.settle()
         self.passes(2 * self.context.settings.linger_timeout + 4)  # for refused clients that do not disconnect
@@ -357,7 +358,7 @@ class World:
         assert not self.live.http2_clients
         assert self.context.descriptors.used == 0
         assert self.context.body_prefixes.used == 0
-        assert self.live.server_connections.open == 0
+        assert self.live.server_connections.open == self.live.stream_connections.open == 0
         self.director.end()
         self.director.stop()
         assert not self.reactor.getDelayedCalls()

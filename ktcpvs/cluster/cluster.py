@@ -196,6 +196,7 @@ class Cluster:
     async def _join(self) -> None:
         """Read everything, and become a member. Raises EtcdError and NameTaken."""
         prefix = self.store.prefix
+        await self.director.between_edits(self._no_edit)
         self.store.remember(self.director.table.services)
         revision = self._replace_all(await self.etcd.range(prefix))
         if self.store.problem:
@@ -205,7 +206,22 @@ class Cluster:
             revision = self._replace_all(await self.etcd.range(prefix))
         await self.membership.join(self.report())
         ended = await self.etcd.watch(prefix, revision + 1, self._watch_reported)
-        self._watch = ended()
+        self._watch = watch = ended()
+        if self.has_left:  # `stop` may have come meanwhile
+            watch.cancel()
+        try:
+            await self._follow_from_now_on()
+        except BaseException:
+            self._watch = None
+            watch.addErrback(lambda _: None)
+            watch.cancel()  # the next attempt begins another one
+            raise
+
+    async def _no_edit(self) -> None:
+        """Do nothing between two edits: one that was being stored is then, and so it is in what is read."""
+
+    async def _follow_from_now_on(self) -> None:
+        """Use what has been read. The watch tells what comes after it. Raises EtcdError and NameTaken."""
         self._heard = self._reactor.seconds()
         self._ends_forced = True
         await self.follow()
@@ -219,7 +235,7 @@ class Cluster:
             count=len(self.director.table.services),
         )  # fmt: skip
         self._began()
-        if not self.has_left:  # `stop` may have come meanwhile
+        if not self.has_left:
             self._job(self._reports).start()
 
     def _replace_all(self, found: tuple[int, Sequence[KeyValue]]) -> int:

@@ -14,6 +14,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from ktcpvs.cluster.etcd import Change, KeyValue
+from ktcpvs.cluster.own_deletions import OwnDeletions
 from ktcpvs.cluster.records import DRAINS, BadRecord, Drain, DrainState, decode_drain
 from ktcpvs.director.director import Director
 from ktcpvs.model.withdrawal import Withdrawal
@@ -45,6 +46,7 @@ class NodeDrains:
         self._node = node
         self._report = report
         self._heard = 0  # revision of the last drain that etcd has reported, or its end
+        self._deleted = OwnDeletions()  # drains, by node
         self._director: Director | None = None
         self._job: PeriodicJob | None = None
         self._errors: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ class NodeDrains:
     def replace(self, revision: int, pairs: Iterable[KeyValue]) -> None:
         """See Follower."""
         self.drains, self._heard = {}, revision
+        self._deleted.clear()
         for pair in pairs:
             self._change(pair.key, pair.value, pair.mod_revision)
         self._follow_soon()
@@ -107,6 +110,8 @@ class NodeDrains:
         self.drains.pop(node, None)
         if drain is not None:
             self.drains[node] = KnownDrain(drain, revision)
+        else:
+            self._deleted.add(node, revision)
         if node == self._node:
             self._follow_soon()
 
@@ -119,6 +124,9 @@ class NodeDrains:
             return
         node = key.removeprefix(DRAINS)
         self._heard = max(self._heard, revision)
+        known = self.drains.get(node)
+        if self._deleted.hide(node, revision) or (known is not None and revision < known.revision):
+            return
         self.drains.pop(node, None)
         if value is None:
             return

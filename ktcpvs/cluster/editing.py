@@ -84,7 +84,7 @@ class ClusterEdits:
                 continue
             if self._node.has_left:
                 return warnings
-            if isinstance(edit, Load) and edit.confirm and self.trial.record is None:
+            if isinstance(edit, Load) and edit.confirm and not revision:
                 return [*warnings, "this changes nothing, so nothing is on trial"]
             await self._hear_own(revision)
             if self._node.errors or self._node.is_following:
@@ -185,9 +185,10 @@ class ClusterEdits:
 
     async def _catch_up(self, revision: int) -> None:
         """Return when this node follows the cluster up to a revision; 0: up to what it knows."""
-        while self._node.is_connected and self._node.store.revision < revision:
-            await self._node.next_change()
-        await self._node.follow()
+        node = self._node
+        while node.is_connected and not node.has_left and node.store.revision < revision:
+            await node.next_change()
+        await node.follow()
 
     def _check_commuting(self, edit: Edit, base: Table, now: Table) -> None:
         """Raise ChangedMeanwhile if somebody else has changed what the edit changes."""

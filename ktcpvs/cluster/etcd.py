@@ -152,22 +152,31 @@ def delete_between(first: str, end: str) -> dict[str, Any]:
 
 
 def _reads(operations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return operations that read the keys which `operations` put."""
-    return [{"request_range": {"key": one["request_put"]["key"]}} for one in operations if "request_put" in one]
+    """Return operations that read the keys which `operations` put, or delete one by one."""
+    return [{"request_range": {"key": request["key"]}} for request in _single(operations)]
+
+
+def _single(operations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return those of one key, without what names their kind: one that deletes has no value."""
+    return [request for one in operations for request in one.values() if "range_end" not in request]
 
 
 def _revision_of_effect(operations: Iterable[dict[str, Any]], responses: Sequence[dict[str, Any]]) -> int:
-    """Return the revision at which all that `operations` put was stored together; 0: it is not what is stored.
+    """Return the revision at which all that `operations` put was stored together; 0: it is not what is stored, or a
+    key is there that they delete: another transaction may have put the same.
 
     responses: to `_reads(operations)`.
     """
-    puts = [one["request_put"] for one in operations if "request_put" in one]
+    requests = _single(operations)
     revisions = set()
-    for one, response in zip(puts, responses, strict=False):
+    for one, response in zip(requests, responses, strict=False):
         pairs = response.get("response_range", {}).get("kvs", ())
-        is_as_put = len(pairs) == 1 and pairs[0].get("value", "") == one["value"]
-        revisions.add(int(pairs[0]["mod_revision"]) if is_as_put else 0)
-    return revisions.pop() if len(revisions) == 1 and len(puts) == len(responses) else 0
+        if "value" in one:
+            is_as_put = len(pairs) == 1 and pairs[0].get("value", "") == one["value"]
+            revisions.add(int(pairs[0]["mod_revision"]) if is_as_put else 0)
+        elif pairs:
+            return 0
+    return revisions.pop() if len(revisions) == 1 and len(requests) == len(responses) else 0
 
 
 def size_of(operations: Iterable[dict[str, Any]]) -> int:
@@ -480,7 +489,9 @@ class _WatchReader(Protocol):
             raise EtcdError(f"the watch has ended: {result.get('cancel_reason', 'no reason given')}")
         if self.ended.called:
             return
-        self._received(int(result["header"]["revision"]), list(_changes(result.get("events", ()))))
+        # The first message comes before the changes from the first revision of the watch on.
+        revision = 0 if result.get("created") else int(result["header"]["revision"])
+        self._received(revision, list(_changes(result.get("events", ()))))
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         if not self.ended.called:

@@ -45,7 +45,7 @@ class NodeViews:
         """Return what is known of all nodes, as plain data."""
         cluster = self._cluster
         members = cluster.membership
-        table_revision = cluster.store.table_revision
+        table_revision = max(cluster.store.table_revision, cluster.store.own_revision)
         rows: list[dict[str, Any]] = []
         for name in sorted({*members.members, *members.reports, *members.unreadable}):
             report = members.reports.get(name)

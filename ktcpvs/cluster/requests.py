@@ -17,7 +17,7 @@ from typing import Any
 from attrs import Factory, define, frozen
 from twisted.internet.defer import Deferred
 
-from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, put
+from ktcpvs.cluster.etcd import Change, Etcd, EtcdError, KeyValue, is_unchanged, put
 from ktcpvs.cluster.records import ANSWERS, REQUESTS, BadRecord, Request, decode_request, encode_request
 from ktcpvs.errors import Busy, NoCluster, Refusal, shorten
 from ktcpvs.system.log import EventLog
@@ -109,7 +109,9 @@ class Requests:
         try:
             lease = await self._etcd.grant(LEASE_SECONDS)
             request = Request(what, dict(arguments), self._node, tuple(sorted(nodes)), lease)
-            await self._etcd.transact([], [put(f"{self._prefix}{REQUESTS}{ident}", encode_request(request), lease)])
+            key = f"{self._prefix}{REQUESTS}{ident}"
+            is_new = is_unchanged(key, 0)  # or it may be put twice, and then the nodes carry it out twice
+            await self._etcd.transact([is_new], [put(key, encode_request(request), lease)])
             await self._wait(question, timeout)
         except EtcdError as error:
             raise NoCluster(f"other nodes cannot be asked: {error}") from None

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import field, frozen
 
 from ktcpvs.cluster.etcd import Change, Etcd, KeyValue, delete, is_unchanged, put
+from ktcpvs.cluster.own_deletions import OwnDeletions
 from ktcpvs.cluster.records import SECRETS, BadRecord, decode_sealed, encode_sealed
 from ktcpvs.cluster.sealing import CannotOpen, Sealer
 from ktcpvs.errors import BadValue, shorten
@@ -52,6 +53,7 @@ class SealedStore:
         self._unopened: dict[str, tuple[int, str]] = {}  # (revision, why) of values that do not open
         self._has_too_many = False
         self._heard = 0  # revision of the last change that etcd has reported
+        self._deleted = OwnDeletions()  # values, by name
         self._always = frozenset(always)
 
     def __repr__(self) -> str:
@@ -92,6 +94,7 @@ class SealedStore:
         """See Follower."""
         self._values, self._unopened, self._has_too_many = {}, {}, False
         self._heard = revision
+        self._deleted.clear()
         for pair in pairs:
             if pair.key.startswith(self._prefix):
                 self._change(pair.key, pair.value, pair.mod_revision)
@@ -105,7 +108,7 @@ class SealedStore:
     def _change(self, key: str, stored: bytes | None, revision: int) -> None:
         name = key.removeprefix(self._prefix)
         self._heard = max(self._heard, revision)
-        if revision <= self._revision(name):
+        if self._deleted.hide(name, revision) or revision <= self._revision(name):
             return
         self._values.pop(name, None)
         self._unopened.pop(name, None)
@@ -173,10 +176,12 @@ class SealedStore:
     async def delete(self, name: str, revision: int, also: Sequence[dict[str, Any]] = ()) -> bool:
         """Delete a value, and return True; or False, as `put`. revision: of that value. Raises EtcdError."""
         key = f"{self._prefix}{name}"
-        is_deleted, _ = await self._etcd.transact([is_unchanged(key, revision), *also], [delete(key)])
+        is_deleted, at = await self._etcd.transact([is_unchanged(key, revision), *also], [delete(key)])
         if is_deleted and self._revision(name) == revision:
             self._values.pop(name, None)
             self._unopened.pop(name, None)
+            if at > self._heard:
+                self._deleted.add(name, at)
         return is_deleted
 
 

@@ -52,6 +52,7 @@ class SharedHealth:
         self._is_distrusted = False
         self._is_dirty = False  # a result of this node is not in etcd yet
         self._is_written = False  # this node's key may exist
+        self._written: bytes | None = None  # what this node has written last; None: no key
         self._unreadable: dict[str, str] = {}
         self._table: Table | None = None  # for which results were dropped last
         context = director.context
@@ -96,7 +97,8 @@ class SharedHealth:
         if not key.startswith(self._prefix):
             return
         node = key.removeprefix(self._prefix)
-        if node == self.quorum.node:
+        if node == self.quorum.node:  # an earlier write may have arrived last
+            self._is_dirty = self._is_dirty or value != self._written
             return
         results: Results = NO_RESULTS
         self._unreadable.pop(node, None)
@@ -159,7 +161,8 @@ class SharedHealth:
             self._is_dirty = False
             return
         self._is_dirty, self._is_written = False, is_wanted
-        operation = put(key, encode_results(self.quorum.own), lease) if is_wanted else delete(key)
+        self._written = encode_results(self.quorum.own) if is_wanted else None
+        operation = delete(key) if self._written is None else put(key, self._written, lease)
         await self._cluster.etcd.transact([], [operation])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from attrs import define, evolve, frozen
 
 from ktcpvs.cluster.etcd import Change, KeyValue, are_older, delete, delete_between, is_unchanged, put, size_of
+from ktcpvs.cluster.own_deletions import OwnDeletions
 from ktcpvs.cluster.records import (
     FORMAT_KEY,
     TABLE_KEY,
@@ -144,7 +145,7 @@ class TableStore:
     """The table of the cluster, as etcd has it. prefix: of all keys. revision: up to which etcd has told everything.
     generation: of the table in use; None: there is none yet. table_revision: at which the table has last changed, of
     what etcd has told; what this node has stored itself counts when etcd tells of it, since others' changes before it
-    may not have been told yet."""
+    may not have been told yet. own_revision: at which this node has stored it last; 0: not since it joined."""
 
     def __init__(self, prefix: str, sealer: Sealer | None = None) -> None:
         """sealer: seals secret settings; None: this node has no secret of the cluster, so that none can be stored."""
@@ -152,12 +153,13 @@ class TableStore:
         self._sealer = sealer
         self.revision = 0
         self.generation: int | None = None
-        self.table_revision = 0
+        self.table_revision = self.own_revision = 0
         self._generation_revision = 0
         self._services: dict[str, _Stored] = {}
         self._settings: _Stored | None = None
         self._former: _Generation | None = None  # the one before, until its keys are deleted
         self._others: dict[str, tuple[int, bytes]] = {}  # keys of other generations, which may become the one in use
+        self._deleted = OwnDeletions()  # services, by ident
         self._running: Mapping[str, VirtualService] = {}
         self._problems: dict[str, str] = {}  # what is wrong with the keys on which all depends, by key
 
@@ -181,7 +183,8 @@ class TableStore:
         self._services, self._settings, self._others, self._former = {}, None, {}, None
         self.generation, self._generation_revision = None, 0
         self._problems = {}
-        self.revision, self.table_revision = revision, 0
+        self._deleted.clear()
+        self.revision, self.table_revision, self.own_revision = revision, 0, 0
         pairs = sorted(pairs, key=lambda pair: pair.key.removeprefix(self.prefix) != TABLE_KEY)
         for pair in pairs:
             self._change(pair.key.removeprefix(self.prefix), pair.value, pair.mod_revision, known)
@@ -254,6 +257,7 @@ class TableStore:
         if self.generation is not None:
             self._former = _Generation(self.generation, self._services, self._settings)
         self._services, self._settings = {}, None
+        self._deleted.clear()
 
     def _change_settings(self, value: bytes | None, revision: int) -> None:
         self._changed_at(revision)
@@ -274,7 +278,7 @@ class TableStore:
     def _change_service(self, ident: str, value: bytes | None, revision: int, known: dict[str, _Stored]) -> None:
         self._changed_at(revision)
         stored = self._services.get(ident)
-        if stored is not None and revision <= stored.mod_revision:
+        if self._deleted.hide(ident, revision) or (stored is not None and revision <= stored.mod_revision):
             return
         if value is None:
             self._services.pop(ident, None)
@@ -493,7 +497,7 @@ class TableStore:
         """A transaction that makes a new generation. It holds only if no key of the former one changes meanwhile.
         trial: None: it stays in use."""
         assert self.generation is not None
-        for ident in self._services:
+        for ident in {**self._services, **old.services}:
             self._check_service(ident, old)
         self._check_settings(old, new)
         former = f"{self.prefix}{TABLES}{self.generation}/"
@@ -567,7 +571,7 @@ class TableStore:
 
         The watch may have reported it before, and later changes of other nodes as well, which stay.
         """
-        last = revisions[-1]
+        last = self.own_revision = revisions[-1]
         is_latest = self._generation_revision <= last  # no later generation, and nothing has been deleted since
         if transaction.generation != self.generation:
             if not is_latest:
@@ -590,6 +594,8 @@ class TableStore:
             return
         if record is None:
             self._services.pop(ident, None)
+            if revision > self.revision:
+                self._deleted.add(ident, revision)
         else:
             self._services[ident] = _Stored(revision, record)
 

@@ -53,7 +53,7 @@ class ClusterTrial:
         self._node = node
         self._save = save
         self._prefix = node.store.prefix
-        self._revision = 0  # at which the key was made
+        self._revision = 0  # at which the key was made, or deleted
         self._why = ""  # the key cannot be read
         self._before: Table | None = None  # None: the cluster does not have the table before any more
         self._is_overdue = False
@@ -119,9 +119,12 @@ class ClusterTrial:
 
     def apply(self, revision: int, changes: Sequence[Change]) -> None:
         """See Follower."""
+        was_overdue = self._is_overdue
         for change in changes:
             if change.key == self._key:
                 self._changed(change.value, change.mod_revision)
+        if was_overdue and not self._is_overdue:  # another node has confirmed what this one has gone back from
+            self._node.follow_soon()
 
     async def joined(self) -> None:
         """See Follower."""
@@ -133,7 +136,7 @@ class ClusterTrial:
         if revision < self._revision:
             return
         if value is None:
-            self._why = ""
+            self._why, self._revision = "", revision
             self._ended()
             return
         try:

@@ -63,7 +63,7 @@ class Committer:
             service = services.pop(ident)
             run(f"service {ident}: delete", service.delete)
             running.draining.add(service)
-        running.draining = {service for service in running.draining if service.living}
+        running.draining = {service for service in running.draining if service.has_living}
         for name, follow in self._followers:
             run(name, follow)
 

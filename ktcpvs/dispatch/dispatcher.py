@@ -20,6 +20,7 @@ from ktcpvs.model.destination import Destination, Lease
 from ktcpvs.model.outcome import REFUSED, RESET, TIMEOUT
 from ktcpvs.model.retry_on import CONNECT
 from ktcpvs.model.scheduling import NONE, Choice, ModifiedChoice, OwnResponse, Request
+from ktcpvs.runtime.descriptors import NoDescriptor
 from ktcpvs.streams.connector import HTTP2Failed
 from ktcpvs.streams.tls_connect import TLSFailed
 from ktcpvs.system import log as levels
@@ -338,7 +339,8 @@ class Dispatcher:
         """The connection to the selected server failed: select the next one, or refuse the request."""
         owner, lease = self._owner, self.lease
         assert lease is not None  # nothing is connected without one
-        if getattr(why.value, "osError", None) in EXHAUSTED:  # an error of this system, not of the server
+        if isinstance(why.value, NoDescriptor) or getattr(why.value, "osError", None) in EXHAUSTED:
+            # An error of this system, not of the server.
             lease.end()
             owner.transition(CONNECT_FAILED)
             reason = f"no connection to a server can be made: {network_reason(why)}"

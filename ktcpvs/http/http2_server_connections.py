@@ -46,11 +46,15 @@ Found = HTTP2ServerConnection | ServerConnection
 
 
 class _Waiter:
-    """A request that waits for a connection to `destination`. ready: fires with what it gets."""
+    """A request that waits for a connection to `destination`. is_moved: it has a server connection, which moves to
+    another connection of HTTP/2. ready: fires with what it gets."""
 
-    __slots__ = ("attempt", "connector", "destination", "origin", "ready")
+    __slots__ = ("attempt", "connector", "destination", "is_moved", "origin", "ready")
 
-    def __init__(self, destination: Destination, connector: Connector, origin: OriginOf) -> None:
+    def __init__(
+        self, destination: Destination, connector: Connector, origin: OriginOf, is_moved: bool = False
+    ) -> None:
+        self.is_moved = is_moved
         self.destination = destination
         self.connector = connector
         self.origin = origin
@@ -148,7 +152,7 @@ class HTTP2ServerConnections:
         self._settings = settings
         self._connections = connections
         self._open: dict[Destination, list[HTTP2ServerConnection]] = {}
-        self._attempts: dict[Destination, _Attempt] = {}
+        self._attempts: dict[Destination, list[_Attempt]] = {}  # those that are shared, without empty lists
         self._connectors: dict[Destination, tuple[Connector, OriginOf]] = {}  # that were used last
         self._http1: set[Destination] = set()  # servers that have chosen HTTP/1.1
         self._is_checking = False
@@ -179,6 +183,18 @@ class HTTP2ServerConnections:
         self._enter(waiter)
         return waiter.ready.addCallback(self._carried)
 
+    def hand_on(self, connection: ServerConnection) -> bool:
+        """Give an idle connection that HTTP/2 carries to the first request that waits for another one to its server.
+        Return False if none does."""
+        for attempt in self._attempts.get(connection.destination, ()):
+            waiter = next((one for one in attempt.waiters if not one.is_moved), None)
+            if waiter is not None:
+                attempt.leave(waiter)
+                waiter.attempt = None
+                waiter.ready.callback(connection)
+                return True
+        return False
+
     def _with_room(self, destination: Destination) -> HTTP2ServerConnection | None:
         """Return the connection to a server that has room and carries the most: the others can end."""
         found = [connection for connection in self._open.get(destination, ()) if connection.has_room]
@@ -207,22 +223,25 @@ class HTTP2ServerConnections:
                 waiter.attempt = None
                 waiter.ready.callback(found)
                 return
-            attempt = self._attempts.get(destination)
-            if attempt is not None and len(attempt.waiters) < self.limits.max_concurrent_streams:
-                attempt.enter(waiter)
+            attempts = self._attempts.get(destination)
+            if attempts is not None and len(attempts[-1].waiters) < self.limits.max_concurrent_streams:
+                attempts[-1].enter(waiter)
                 return
         is_shared = may_share and destination not in self._http1
         attempt = _Attempt(self, self._context, waiter, is_shared)
         if is_shared:
-            self._attempts[destination] = attempt
+            self._attempts.setdefault(destination, []).append(attempt)
         attempt.begin(self._connections)
 
     # Called by attempts.
 
     def attempt_ended(self, attempt: _Attempt) -> None:
         """Let no further request wait for it."""
-        if self._attempts.get(attempt.destination) is attempt:
-            del self._attempts[attempt.destination]
+        attempts = self._attempts.get(attempt.destination)
+        if attempts is not None and attempt in attempts:
+            attempts.remove(attempt)
+            if not attempts:
+                del self._attempts[attempt.destination]
 
     def attempt_failed(self, attempt: _Attempt, why: Failure) -> None:
         self.attempt_ended(attempt)
@@ -284,7 +303,7 @@ class HTTP2ServerConnections:
         known = self._connectors.get(connection.destination)
         if known is None:
             return fail(HTTP2Failed("the connection was made for one client"))
-        waiter = _Waiter(connection.destination, *known)
+        waiter = _Waiter(connection.destination, *known, is_moved=True)
         self._enter(waiter)
         return waiter.ready.addCallback(_carrier)
 

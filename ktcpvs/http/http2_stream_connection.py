@@ -16,12 +16,14 @@ from ktcpvs.system import log as levels
 
 
 class HTTP2StreamConnection(HTTPClientConnection):
-    """A client connection over a stream of an HTTP/2 connection, which has the client's descriptor.
+    """A client connection over a stream of an HTTP/2 connection, which has the client's descriptor, and one reserved
+    for its streams.
 
     is_parked: it waits for the next stream, and nothing counts it.
     """
 
     descriptors = 0
+    reserved = 0
     is_client = False
 
     __slots__ = ("is_parked",)

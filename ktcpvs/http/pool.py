@@ -19,15 +19,19 @@ class Poolable(Protocol):
 
 C = TypeVar("C", bound=Poolable)
 
+Kept = dict[Destination, list[C]]
+"""Server -> its idle connections, the most recently used last."""
+
 
 class Pool(Generic[C]):
-    """The idle server connections of one service. kept: server -> its idle connections, the most recently used last.
-    Methods return the connections that the caller must close; they are not in the pool any more."""
+    """The idle server connections of one service. Methods return the connections that the caller must close; they are
+    not in the pool any more."""
 
     __slots__ = ("kept",)
 
-    def __init__(self) -> None:
-        self.kept: dict[Destination, list[C]] = {}
+    def __init__(self, kept: Kept[C] | None = None) -> None:
+        """kept: of a pool that this one stands in for; None: there is none."""
+        self.kept: Kept[C] = {} if kept is None else kept
 
     def __repr__(self) -> str:
         return f"<Pool {sum(map(len, self.kept.values()))} idle for {len(self.kept)} servers>"
@@ -76,3 +80,12 @@ class Pool(Generic[C]):
             if not idle:
                 del self.kept[destination]
         return expired
+
+
+class FullPool(Pool[C]):
+    """Stands in for a pool that is to keep nothing more, with what that one keeps."""
+
+    __slots__ = ()
+
+    def put(self, connection: C, now: int, size: int) -> C | None:
+        return connection

@@ -1,4 +1,4 @@
-"""All server connections of a service that selects per request: those in use, and the idle ones in a pool."""
+"""The server connections of a service that selects per request: those in use, and the idle ones in a pool."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ktcpvs.http.server_connection import ServerConnection
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.settings import Settings
 from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import Descriptors, StreamDescriptors
 from ktcpvs.streams.connector import Connector, OriginOf
 
 SWEEP_INTERVAL = 5
@@ -25,12 +26,17 @@ MAX_CARRIED = 65536
 
 
 class ServerConnections:
-    """All server connections of one service: those in use, and the idle ones in `pool`."""
+    """The server connections of one service: those in use, and the idle ones in `pool`.
+
+    Those for clients of HTTP/1, each of which has a descriptor reserved for its server connection.
+    L{ktcpvs.http.stream_server_connections.StreamServerConnections} are for streams of HTTP/2.
+    """
 
     def __init__(self, context: Context, settings: Callable[[], Settings] | None = None) -> None:
         """settings: returns those in force; None: those of the whole switch."""
         self._context = context
         self._settings = settings or (lambda: context.settings)
+        self._descriptors: Descriptors | StreamDescriptors = context.descriptors
         self.pool: Pool[ServerConnection] = Pool()
         self._is_sweeping = False
         self._open: set[ServerConnection] = set()  # each has a descriptor
@@ -77,10 +83,14 @@ class ServerConnections:
             size = MAX_CARRIED
         surplus = self.pool.put(connection, context.wheel.now, size)
         if surplus is not None:
-            surplus.close()
+            self._not_kept(surplus)
         elif not self._is_sweeping:
             self._is_sweeping = True
             context.wheel.repeat(SWEEP_INTERVAL, self._sweep)
+
+    def _not_kept(self, connection: ServerConnection) -> None:
+        """The pool has no room for an idle connection."""
+        connection.close()
 
     def connect(self, destination: Destination, connector: Connector, origin: OriginOf) -> Deferred[ServerConnection]:
         """Connect to `destination`; fires with the connection when it is open.
@@ -89,18 +99,29 @@ class ServerConnections:
         """
         if connector.is_http2:
             return self._http2.connect(destination, connector, origin)
-        return self.connect_alone(destination, connector, origin)[1]
+        connection = self._new(destination, connector)
+        return self._begin(connection, connector, origin, may_be_kept=not connector.is_for_one_client)
 
     def connect_alone(
         self, destination: Destination, connector: Connector, origin: OriginOf
     ) -> tuple[ServerConnection, Deferred[Any]]:
         """As `connect`, with a descriptor of its own, whatever it speaks. Return the connection too."""
-        self._context.descriptors.take_server()
+        connection = self._new(destination, connector)
+        return connection, self._begin(connection, connector, origin, may_be_kept=False)
+
+    def _new(self, destination: Destination, connector: Connector) -> ServerConnection:
         connection = ServerConnection(self, destination, self._context.wheel)
         if connector.is_for_one_client:
             connection.retire()
+        return connection
+
+    def _begin(
+        self, connection: ServerConnection, connector: Connector, origin: OriginOf, may_be_kept: bool
+    ) -> Deferred[Any]:
+        """Begin to connect; fires with the connection. may_be_kept: another one would do that becomes idle."""
+        self._descriptors.take_server()
         self._open.add(connection)
-        return connection, connector.connect_stream(connection, origin).addErrback(self._not_connected, connection)
+        return connector.connect_stream(connection, origin).addErrback(self._not_connected, connection)
 
     def _not_connected(self, why: Failure, connection: ServerConnection) -> Failure:
         self.closed(connection)
@@ -138,7 +159,7 @@ class ServerConnections:
     def closed(self, connection: ServerConnection) -> None:
         if connection in self._open:  # else it is carried by one that is
             self._open.discard(connection)
-            self._context.descriptors.give_server()
+            self._descriptors.give_server()
 
     def close_later(self, connection: ServerConnection) -> None:
         connection.timer = self._context.wheel.after(self._context.settings.linger_timeout, connection.abort)

@@ -22,6 +22,7 @@ from ktcpvs.model.address import Address, Inet, Unix
 from ktcpvs.model.assumed_request import AssumedRequest
 from ktcpvs.model.destination import Destination
 from ktcpvs.model.filter import filter_of
+from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.scheduling import NONE, ClientSide, ModifiedChoice, OwnResponse, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
@@ -74,16 +75,18 @@ class AssumedConnection:
     tls: AssumedTLS | None
 
 
-def _assume_connection(config: VirtualService, port: int | None, headers: Sequence[tuple[str, str]]) -> ClientSide:
-    """Return the connection of a client that has connected to this port. The name of its Host is that of TLS too.
-
-    port: None: the first address on which the service listens. Raises BadValue where it listens on no such port.
-    """
+def _listener_at(config: VirtualService, port: int | None) -> ListenAddress:
+    """Return where a client has connected to this port. port: None: the first address on which the service listens.
+    Raises BadValue where it listens on no such port."""
     ports = {one.address.port: one for one in reversed(config.listen) if isinstance(one.address, Inet)}
     if port is not None and port not in ports:
         known = ", ".join(map(str, sorted(filter(None, ports)))) or "no port"
         raise BadValue(f"port {port}: service {config.ident} listens on {known}")
-    listener = config.listen[0] if port is None else ports[port]
+    return config.listen[0] if port is None else ports[port]
+
+
+def _assume_connection(listener: ListenAddress, headers: Sequence[tuple[str, str]]) -> ClientSide:
+    """Return the connection of a client that has connected there. The name of its Host is that of TLS too."""
     tls = AssumedTLS(_server_name(headers)) if listener.is_tls else None
     return AssumedConnection(local_address(listener.address), tls)
 
@@ -113,7 +116,8 @@ def read_request(
     """Fill in the fields of `request` that the scheduler may see of an assumed request. Raises BadValue, or BadRequest
     as for a client."""
     name, unit = prepared.config.scheduler_name, prepared.factory.unit
-    request.connection = _assume_connection(prepared.config, assumed.port, assumed.headers)
+    listener = _listener_at(prepared.config, assumed.port)
+    request.connection = _assume_connection(listener, assumed.headers)
     method, target, headers, body = assumed.method, assumed.target, assumed.headers, assumed.body
     has_request = method is not None or bool(headers) or bool(body)
     is_given = method is not None and target is not None
@@ -121,7 +125,7 @@ def read_request(
         method, target = "POST" if body else "GET", "/"
     if body and not any(field.lower() in _FRAMING for field, _ in headers):
         headers = (*headers, ("Content-Length", str(len(body))))
-    head = _head(method, target, headers, prepared.config.address)
+    head = _head(method, target, headers, listener.address)
     if unit == CONNECTION:
         if has_request:
             notes.append(f"scheduler {name} decides per connection: the request is ignored")

@@ -13,11 +13,12 @@ from ktcpvs.http.http2_limits import http2_limits
 from ktcpvs.http.http2_response_heads import ResponseHeads
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.protocols.http2.constants import ENHANCE_YOUR_CALM
+from ktcpvs.runtime.descriptors import StreamDescriptors
 from ktcpvs.streams.poller import SocketPoller
 from ktcpvs.streams.stream import Stream
 
 DESCRIPTORS = 1
-"""The number counted for a connection; its streams count those of their server connections."""
+"""The number counted for a connection, besides the one that is reserved for its streams."""
 
 
 class HTTP2Clients:
@@ -33,15 +34,18 @@ class HTTP2Clients:
         left: Callable[[], object],
         counter: StreamCounter,
         poller: Callable[[], SocketPoller | None],
+        streams: StreamDescriptors,
     ) -> None:
         """clients: counts the clients of the service. left: called when a connection counts no more. counter: of
-        the client connections of streams. poller: that of the service's connections; None: the reactor has them."""
+        the client connections of streams. poller: that of the service's connections; None: the reactor has them.
+        streams: the descriptors of the server connections for streams."""
         self._service = service
         self._context = service.context
         self._clients = clients
         self._left = left
         self._counter = counter
         self._poller = poller
+        self._streams = streams
         self._heads = ResponseHeads()
         self._open: dict[HTTP2ClientConnection, ClientLimits | None] = {}
         self._glitches = 0  # of connections that are over
@@ -68,6 +72,7 @@ class HTTP2Clients:
         none. first: the bytes that it has sent. build: returns a connection for one of its streams. is_retiring:
         another process serves new clients; finish what has come."""
         self._context.descriptors.take(DESCRIPTORS)
+        self._streams.add_client()
         self._clients.add(1)
         settings = self._service.settings
         frames = http2_limits(settings, settings.http2_streams)
@@ -96,5 +101,6 @@ class HTTP2Clients:
             self._clients.add(-1)
             self._glitches += connection.protocol.glitches
             self.floods += connection.error == ENHANCE_YOUR_CALM
+            self._streams.remove_client()
             self._context.descriptors.give(DESCRIPTORS)
             self._left()

@@ -51,7 +51,8 @@ class OpenConnections:
         counters.ended_out += bytes_out
         if self._context.log.level >= levels.CONNECTION:
             self._log_end(connection, bytes_in, bytes_out)
-        self._context.descriptors.give(connection.descriptors, connection.reserved)
+        if connection.descriptors:
+            self._context.descriptors.give(connection.descriptors, connection.reserved)
         self._left()
 
     def count_out_streams(self, streams: Sequence[HTTP2StreamConnection]) -> None:
@@ -69,7 +70,6 @@ class OpenConnections:
         counters = self._service.counters
         counters.ended_in += bytes_in
         counters.ended_out += bytes_out
-        self._context.descriptors.give(0, len(streams))
         self._left()
 
     def _log_end(self, connection: ClientConnection, bytes_in: int, bytes_out: int) -> None:

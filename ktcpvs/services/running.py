@@ -21,6 +21,7 @@ from ktcpvs.http.head_cache import HeadCache
 from ktcpvs.http.http2_stream_connection import HTTP2StreamConnection
 from ktcpvs.http.server_connections import ServerConnections
 from ktcpvs.http.service import HTTPService
+from ktcpvs.http.stream_server_connections import StreamServerConnections
 from ktcpvs.interfaces import CONNECTION, EACH_REQUEST, IWatches
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import Check
@@ -31,6 +32,7 @@ from ktcpvs.model.service import VirtualService
 from ktcpvs.model.tls_hosts import ForeignHosts
 from ktcpvs.protocols.forwarding import HTTP, HTTPS
 from ktcpvs.runtime.context import Context
+from ktcpvs.runtime.descriptors import StreamDescriptors
 from ktcpvs.services.check_connectors import CheckConnectors
 from ktcpvs.services.client_factory import ClientFactory
 from ktcpvs.services.client_room import ClientRoom
@@ -69,7 +71,8 @@ class RunningService:
 
     context: what all of the process shares. traffic: the collaborators of its connections. config: as it runs.
     destinations: its servers by address. leaving: deleted servers whose connections drain. server_connections: of a
-    service that is switched request by request. preconnections: of one whose clients are relayed as a whole. cache,
+    service that is switched request by request, for clients of HTTP/1. stream_connections: those for streams of HTTP/2.
+    preconnections: of one whose clients are relayed as a whole. cache,
     tls_cache: its parsed heads, of clients without TLS and with it. health: of its servers. clients: the number of its
     clients in all processes. preambles: its clients that are still in their preamble. http2_clients: its HTTP/2
     connections, whose streams are among the connections. connections: those that are open, which `count_in` counts.
@@ -88,7 +91,9 @@ class RunningService:
         self.open_connections = OpenConnections(self.traffic, self.clients, self._left)
         self.connections = self.open_connections.all
         self.count_in = self.open_connections.count_in
+        streams = StreamDescriptors(context.descriptors)
         self.server_connections = ServerConnections(context, lambda: self.traffic.settings)
+        self.stream_connections = StreamServerConnections(context, lambda: self.traffic.settings, streams)
         self.preconnections = Preconnections(self.traffic, self._find_poller)
         self.cache, self.tls_cache = HeadCache(HTTP), HeadCache(HTTPS)
         self._http2_caches = HeadCache(HTTP, is_http2=True), HeadCache(HTTPS, is_http2=True)
@@ -97,11 +102,11 @@ class RunningService:
         https = HTTPService(self.traffic, self.server_connections, self.tls_cache)
         self.preambles = Preambles(context, config.ident, self.clients, self.traffic.admission, self._build, self._left)
         self.http2_clients = HTTP2Clients(
-            self.traffic, self.clients, self._left, self.open_connections, self._find_poller
+            self.traffic, self.clients, self._left, self.open_connections, self._find_poller, streams
         )
         self._http.begin_http2 = https.begin_http2 = self._begin_http2
         http2, http2_tls = (
-            HTTPService(self.traffic, self.server_connections, cache, is_http2=True) for cache in self._http2_caches
+            HTTPService(self.traffic, self.stream_connections, cache, is_http2=True) for cache in self._http2_caches
         )
         self._without_tls = self._http, http2
         self._with_tls = https, http2_tls
@@ -159,7 +164,8 @@ class RunningService:
 
     def idle_connections(self, destination: Destination) -> int:
         """Return the number of connections to one of its servers that no client uses."""
-        return self.server_connections.pool.idle(destination) + self.preconnections.idle(destination)
+        pools = self.server_connections.pool, self.stream_connections.pool
+        return sum(pool.idle(destination) for pool in pools) + self.preconnections.idle(destination)
 
     @property
     def tls(self) -> ServiceTLS | None:
@@ -258,10 +264,10 @@ class RunningService:
         self._step("watching schedulers", self._register_watchers, prepared.scheduler)
         redirect = traffic.selector.redirect
         kept = usable if redirect is None else usable | {redirect}
-        self._step("idle connections", self.server_connections.close, kept)
+        self._step("idle connections", self._close_idle, kept)
         unused = traffic.selector.in_maintenance | {one for one in usable if not one.share}
         if unused:
-            self._step("servers that are not used", self.server_connections.retire, unused)
+            self._step("servers that are not used", self._retire_connections, unused)
         self._step("connectors", self._renew_connectors)
         self._step("settings", self.apply_settings)
         self._step("preconnections", self.preconnections.configure)
@@ -270,6 +276,16 @@ class RunningService:
         self._step("queue", traffic.queue.try_all)
         drained = {destination for destination, _ in in_use.difference(self._in_use)}
         self._step("drained servers", self._draining.end_relayed, drained, self._is_drained)
+
+    def _close_idle(self, keep: frozenset[Destination] = frozenset()) -> None:
+        """Close the idle connections to all servers but `keep`."""
+        for connections in self.server_connections, self.stream_connections:
+            connections.close(keep)
+
+    def _retire_connections(self, destinations: Collection[Destination]) -> None:
+        """Let the connections to these servers serve no further requests."""
+        for connections in self.server_connections, self.stream_connections:
+            connections.retire(destinations)
 
     def _is_drained(self, server: Destination) -> bool:
         """Whether a server gets no new clients, or no more sessions."""
@@ -311,7 +327,7 @@ class RunningService:
         kept = self.usable if redirect is None else self.usable | {redirect}
         changed = self.traffic.renew_connectors(kept)
         if changed:
-            self.server_connections.retire(changed)
+            self._retire_connections(changed)
             self.preconnections.retire(changed)
 
     def _accept_at(self, address: Address) -> Accepted:
@@ -374,6 +390,13 @@ class RunningService:
         open_ones = self.active + len(self.preambles) or len(self.connections)
         return open_ones + (len(self._listeners.at) if self._is_handed_over else 0)
 
+    @property
+    def has_living(self) -> bool:
+        """Whether `living` is not 0, which takes no time: each connection that ends while the service drains asks, and
+        25,000 streams may end in one turn."""
+        has_clients = bool(self.connections or len(self.http2_clients) or len(self.preambles))
+        return has_clients or (self._is_handed_over and bool(self._listeners.at))
+
     def hand_over(self, late: Collection[Address] = ()) -> None:
         """Another process accepts clients from now on. Connections may finish until the drain timeout; an idle client
         may send one more request, and so may a client that completes its preamble. late: the addresses whose socket
@@ -414,7 +437,7 @@ class RunningService:
         """Let the connections finish, and close those that no client uses. part: called with each connection."""
         self.rebalancing.stop()
         self._draining.begin(part)
-        self._step("idle connections", self.server_connections.close)
+        self._step("idle connections", self._close_idle)
         self._step("preconnections", self.preconnections.stop)
 
     def settings_changed(self) -> None:
@@ -540,7 +563,7 @@ class RunningService:
             for listener in listeners.values():
                 if not listener.is_reading:
                     listener.resume()
-        elif not self.living:
+        elif not self.has_living:
             self._draining.finish()
             if self._is_deleted:
                 self.delete()

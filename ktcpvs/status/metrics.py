@@ -30,6 +30,7 @@ _OF_SERVICE = (
     ("queued", GAUGE, "queued_connections", "Clients that wait for a server below its maxconn."),
     ("rebalancing", GAUGE, "rebalancing_connections", "Connections that --rebalance moves and that have not left yet."),
     ("paused_listeners", GAUGE, "paused_listeners", "Listeners that accept nobody for want of file descriptors."),
+    ("waiting_streams", GAUGE, "waiting_streams", "Requests of HTTP/2 that wait for a file descriptor."),
     ("total", COUNTER, "connections_total", "Client connections accepted."),
     ("denied", COUNTER, "denied_total", "Clients rejected by the allow and deny lists."),
     ("limited", COUNTER, "limited_total", "Clients and requests rejected by the limits per client."),

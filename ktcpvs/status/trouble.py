@@ -135,6 +135,9 @@ def _of_service(service: dict[str, Any]) -> Iterator[Row]:
     ident, stats = service["ident"], service["stats"]
     if stats["paused_listeners"]:
         yield _row("no_descriptors", CRITICAL, "accepts no clients: no file descriptors are free", service=ident)
+    if stats["waiting_streams"]:
+        text = f"{stats['waiting_streams']} requests of HTTP/2 wait for a file descriptor"
+        yield _row("no_descriptors", WARNING, text, service=ident)
     if 0 < service["maxclients"] <= stats["active"]:
         text = f"is full: {stats['active']} of {service['maxclients']} clients (maxclients); further ones wait"
         yield _row("service_full", WARNING, text, service=ident)

@@ -31,6 +31,20 @@ def test_what_this_node_has_stored_is_known_at_once() -> None:
     assert drains.drains == {}
 
 
+def test_an_earlier_change_that_is_heard_of_last_changes_nothing() -> None:
+    """The response to what this node stores may come before the watch reports what another one has stored before."""
+    drains = make()
+    drains.stored("b", DRAIN, 5)
+    drains.apply(4, [change(None, 4)])
+    assert drains.drains == {"b": KnownDrain(DRAIN, 5)}
+    drains.apply(5, [change(DRAIN, 5)])
+    drains.stored("b", None, 7)
+    drains.apply(6, [change(DRAIN, 6)])
+    assert drains.drains == {}
+    drains.apply(8, [change(None, 7), change(DRAIN, 8)])
+    assert drains.drains == {"b": KnownDrain(DRAIN, 8)}
+
+
 def test_a_later_change_that_is_heard_of_first_stays() -> None:
     """The watch may report it before the response to what this node stores has come."""
     drains = make()

@@ -65,6 +65,7 @@ class Watched:
 
     def __init__(self, thread: ControlThread, etcd: Etcd, prefix: str, revision: int) -> None:
         self.changes: list[Change] = []
+        self.revisions: list[int] = []  # of the messages
         self.error: list[Any] = []
 
         async def begin() -> Deferred[None]:
@@ -78,6 +79,7 @@ class Watched:
 
     def received(self, revision: int, changes: Sequence[Change]) -> None:
         self.changes += changes
+        self.revisions.append(revision)
 
 
 def test_a_watch_reports_all_changes_from_its_revision_on(
@@ -91,6 +93,20 @@ def test_a_watch_reports_all_changes_from_its_revision_on(
     wait_for(lambda: len(watched.changes) == 2, "both changes")
     assert [(change.key, change.value) for change in watched.changes] == [(key, b"1"), (key, None)]
     assert watched.changes[0].mod_revision == first + 1
+    thread.reactor.callFromThread(watched.ended.cancel)
+    wait_for(lambda: watched.error, "the end")
+
+
+def test_a_watch_that_begins_in_the_past_says_of_no_revision_that_all_is_reported(
+    thread: ControlThread, etcd: Etcd, address: EtcdAddress
+) -> None:
+    key = f"{address.prefix}key"
+    _, first = thread.run(etcd.transact, [], [put(key, b"0")])
+    _, last = thread.run(etcd.transact, [], [put(key, b"1")])
+    watched = Watched(thread, etcd, address.prefix, first)
+    wait_for(lambda: len(watched.changes) == 2, "both changes")
+    assert watched.revisions[0] < first
+    assert watched.revisions[-1] == last
     thread.reactor.callFromThread(watched.ended.cancel)
     wait_for(lambda: watched.error, "the end")
 
@@ -178,6 +194,19 @@ def test_a_transaction_that_never_arrived_is_carried_out_by_the_next_member(
     one = f"{address.prefix}one"
     assert thread.run(unanswered.etcd.transact, [is_unchanged(one, 0)], [put(one, b"1")])[0]
     assert [pair.value for pair in thread.run(unanswered.etcd.range, address.prefix)[1]] == [b"1"]
+
+
+def test_a_transaction_that_never_arrived_is_not_taken_for_another_one_that_puts_the_same(
+    thread: ControlThread, unanswered: Unanswered, etcd: Etcd, address: EtcdAddress
+) -> None:
+    """As the edits of two nodes do that delete a service each: both put the generation in use."""
+    one, table = f"{address.prefix}one", f"{address.prefix}table"
+    _, revision = thread.run(etcd.transact, [], [put(one, b"1"), put(table, b"7")])
+    thread.run(etcd.transact, [], [put(table, b"7")])
+    unanswered.proxy.swallow()
+    with pytest.raises(Unreachable, match="no response within 1 seconds"):
+        thread.run(unanswered.etcd.transact, [is_unchanged(table, revision)], [delete(one), put(table, b"7")])
+    assert [pair.key for pair in thread.run(etcd.range, address.prefix)[1]] == [one, table]
 
 
 def test_a_transaction_is_in_doubt_if_its_effect_cannot_be_seen(

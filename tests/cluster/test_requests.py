@@ -76,6 +76,24 @@ def test_each_node_that_is_asked_answers(
     wait_for(lambda: thread.run(etcd.range, address.prefix)[1] == [], "everything to disappear")
 
 
+def test_a_request_that_is_sent_again_is_carried_out_once(
+    start: Callable[[str], Node], etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first response may be lost: see Etcd.transact."""
+    a, b = map(start, "ab")
+    transact, asked = etcd.transact, []
+
+    async def transact_twice(*arguments: Any) -> tuple[bool, int]:
+        await transact(*arguments)
+        return await transact(*arguments)
+
+    b.requests.offer("what", asked.append)
+    monkeypatch.setattr(etcd, "transact", transact_twice)
+    assert a.ask("what", "b", number=1).values == {"b": None}
+    assert a.ask("what", "b", number=2).values == {"b": None}
+    assert asked == [{"number": 1}, {"number": 2}]
+
+
 def test_a_refusal_a_fault_and_an_unknown_request(start: Callable[[str], Node]) -> None:
     a, b, c, _ = map(start, "abcd")
 

@@ -33,6 +33,9 @@ class Nodes:
     def put(self, store: SealedStore, name: str, value: bytes, revision: int = 0) -> bool:
         return bool(self._thread.run(store.put, name, value, revision))
 
+    def delete(self, store: SealedStore, name: str, revision: int) -> bool:
+        return bool(self._thread.run(store.delete, name, revision))
+
     def join(self, store: SealedStore) -> None:
         self._thread.run(store.joined)
 
@@ -64,6 +67,20 @@ def test_what_one_node_stores_another_one_reads(nodes: Nodes) -> None:
     assert not b.has("two")
     assert not b.problems
     assert b"first" not in b"".join(nodes.stored().values())
+
+
+def test_a_deleted_value_does_not_come_back_when_the_watch_tells_of_it(nodes: Nodes) -> None:
+    store = nodes.make(OLD)
+    assert nodes.put(store, "one", b"first")
+    stored, found = nodes.stored(), store.get("one")
+    assert found is not None
+    ((key, sealed),) = stored.items()
+    assert nodes.delete(store, "one", found.revision)
+    store.apply(found.revision, [Change(key, sealed, found.revision, found.revision)])
+    assert value(store, "one") is None
+    store.apply(found.revision + 1, [Change(key, None, 0, found.revision + 1)])
+    assert nodes.put(store, "one", b"second")
+    assert value(store, "one") == b"second"
 
 
 def test_a_value_that_another_node_has_changed_is_not_overwritten(nodes: Nodes) -> None:

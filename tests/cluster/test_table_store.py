@@ -414,6 +414,34 @@ def test_an_earlier_edit_of_another_node_is_followed_when_it_is_told(make_node: 
     assert set(one.store.table(one.table).services) == {"web", "earlier", "own"}
 
 
+def test_a_service_that_this_node_has_deleted_does_not_come_back_when_it_is_told(make_node: Any) -> None:
+    one = make_node(f"/own-deletion{next(_prefixes)}/")
+    assert one.change(Table.of([WEB]))
+    before, reports = one.keys(), []
+    assert one.change(AddService("own").apply(one.table), lambda: reports.append(one.changes_since(before)))
+    before = one.keys()
+    assert one.change(DeleteService("own").apply(one.table), lambda: reports.append(one.changes_since(before)))
+    assert one.store.own_revision > one.store.table_revision
+    for report in reports:
+        one.store.apply(*report)
+        assert one.store.table(one.table) == Table.of([WEB])
+    assert one.store.table_revision == one.store.own_revision
+    assert one.change(AddService("own").apply(one.table))
+    assert set(one.store.table(one.table).services) == {"web", "own"}
+
+
+def test_a_load_is_not_stored_over_a_deletion_that_this_node_has_not_followed(make_node: Any) -> None:
+    prefix = f"/deletion{next(_prefixes)}/"
+    one, other = make_node(prefix), make_node(prefix)
+    assert one.change(Table.of([WEB, MAIL]))
+    other.read()
+    before = one.keys()
+    assert other.change(DeleteService("web").apply(other.table))
+    one.hear(before)
+    with pytest.raises(NotInForce, match="service web is deleted"):
+        one.change(Table.of([WEB, *many(MAX_OPERATIONS)]))
+
+
 # Secret settings.
 
 

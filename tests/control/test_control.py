@@ -583,6 +583,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "queued": 0,
         "rebalancing": 0,
         "paused_listeners": 0,
+        "waiting_streams": 0,
         "requests": 0,
         "denied": 0,
         "limited": 0,

@@ -199,6 +199,7 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "responses": {},
         "queued": 0,
         "paused_listeners": 0,
+        "waiting_streams": 0,
         "denied": 0,
         "limited": 0,
         "handshakes": {},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from memory import World, worlds
+from servers import LOOPBACK, free_port
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -103,6 +104,15 @@ def test_a_port_on_which_the_service_does_not_listen(make: Make) -> None:
     Deferred.fromCoroutine(work).addBoth(outcome.append)
     with pytest.raises(BadValue, match=r"port 81: service s listens on \d+"):
         outcome[0].raiseException()
+
+
+def test_the_host_that_is_assumed_has_the_port_of_the_client(make: Make) -> None:
+    other = free_port()
+    world = make("scheduler = phttp", f"server = {A}", f"listen = {LOOPBACK}:{other}")
+    outcome: list[Any] = []
+    work = Explainer(world.director).explain("s", AssumedRequest(None, None, (), "192.0.2.1", other))
+    Deferred.fromCoroutine(work).addBoth(outcome.append)
+    assert outcome[0]["request"]["headers"] == [{"name": "Host", "value": f"{LOOPBACK}:{other}"}]
 
 
 def test_the_first_rule_that_matches(make: Make) -> None:

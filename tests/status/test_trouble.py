@@ -174,6 +174,8 @@ def test_services() -> None:
     ]
     service["maxclients"], service["stats"]["queued"], service["stats"]["paused_listeners"] = 0, 0, 1
     assert told(data) == [("critical", "no_descriptors", "accepts no clients: no file descriptors are free")]
+    service["stats"] |= {"paused_listeners": 0, "waiting_streams": 7}
+    assert told(data) == [("warning", "no_descriptors", "7 requests of HTTP/2 wait for a file descriptor")]
 
 
 @pytest.mark.parametrize(

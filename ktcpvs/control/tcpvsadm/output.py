@@ -467,6 +467,10 @@ def _format_own_responses(counters: dict[str, Any]) -> list[str]:
     return [f"  {word}: {escape(_format_counts(counts))}" for word, counts in found if counts]
 
 
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 def _format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
@@ -486,9 +490,9 @@ def _format_preambles(counters: dict[str, Any]) -> list[str]:
         lines.append(f"  handshakes: {counts}")
     lines += [f"  refused: {count} {escape(reason)}" for reason, count in counters.get("preambles", {}).items()]
     if overruns := counters.get("choose_overruns"):
-        lines.append(f"  choose_budget exceeded: {overruns} times")
+        lines.append(f"  choose_budget exceeded: {_times(overruns)}")
     if failures := counters.get("scheduler_failures"):
-        lines.append(f"  scheduler failed: {failures} times")
+        lines.append(f"  scheduler failed: {_times(failures)}")
     if pauses := counters.get("handshake_pauses"):
         lines.append(f"  max_handshakes reached: {pauses} times")
     return lines
