@@ -160,7 +160,11 @@ def unserved_rows(service: Data) -> list[tuple[Data, bool]]:
         if server["health"]["state"] in _USABLE_IN_RULE
         for name in (server["address"], server["name"])
     }
-    idle = [one["servers"] and not _has_server(one, usable) for one in service["rules"]]
+    is_complete = all(server["health"]["state"] in _USABLE_IN_RULE for server in servers)
+    idle = [
+        bool(one["servers"]) and (not is_complete or 0 in one["weights"]) and not _has_server(one, usable)
+        for one in service["rules"]
+    ]
     if not any(idle):
         return []
     pairs = list(zip(service["rules"], idle, strict=True))
