@@ -162,7 +162,7 @@ def unserved_rows(service: Data) -> list[tuple[Data, bool]]:
     }
     is_complete = all(server["health"]["state"] in _USABLE_IN_RULE for server in servers)
     idle = [
-        bool(one["servers"]) and (not is_complete or 0 in one["weights"]) and not _has_server(one, usable)
+        bool(one["servers"]) and (not is_complete or 0 in one.get("weights", ())) and not _has_server(one, usable)
         for one in service["rules"]
     ]
     if not any(idle):
@@ -184,7 +184,7 @@ def label_of(rule: Data) -> str:
 
 
 def _has_server(rule: Data, usable: set[str | None]) -> bool:
-    weights = rule["weights"] or (None,) * len(rule["servers"])
+    weights = rule.get("weights") or (None,) * len(rule["servers"])
     return any(address in usable and weight != 0 for address, weight in zip(rule["servers"], weights, strict=True))
 
 
