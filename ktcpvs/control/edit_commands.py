@@ -6,6 +6,7 @@ A supervisor sends its edits to its workers in this way, and a daemon that was t
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -124,7 +125,7 @@ def _words_of(argument: Argument, value: Any) -> list[str]:
     """Return the words of one argument of a command. value: as it is written for AMP, and not None."""
     option = [f"--{argument.option}"] if argument.option else []
     if argument.type in (ArgumentType.SERVICE_OPTIONS, ArgumentType.SETTINGS):
-        return [f"{one['name']}={_without_secret(one['name'], str(one['value']))}" for one in value]
+        return [f"{one['name']}={shlex.quote(_without_secret(one['name'], str(one['value'])))}" for one in value]
     if argument.type is ArgumentType.BOOLEAN:
         return (option or [argument.name]) if value else []
     if argument.type is ArgumentType.USE:

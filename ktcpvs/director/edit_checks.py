@@ -18,6 +18,7 @@ from ktcpvs.model.service import AUTO, NO_LOG, TCP_ONLY, VirtualService
 from ktcpvs.model.settings import Settings
 from ktcpvs.model.table import Table
 from ktcpvs.model.tracing import has_spans
+from ktcpvs.model.unserved import warnings_about_unserved
 from ktcpvs.model.warnings import warnings_about, warnings_without_cluster
 from ktcpvs.relay.engines import NOT_TCP
 from ktcpvs.runtime.context import Context
@@ -100,7 +101,8 @@ class EditChecks:
             binder, nodes = self._binder, self._nodes()
             found = warnings_about(edit, before.services, new.services, binder.plugins_of, binder.installed, nodes)
             about_rules = warnings_about_rules(edit, before.services, new.services, binder.installed)
-            return [*warnings_about_edit(edit, before, new), *found, *about_rules, *alone]
+            unserved = warnings_about_unserved(edit, before.services, new.services, binder.installed)
+            return [*warnings_about_edit(edit, before, new), *found, *about_rules, *unserved, *alone]
         except Refusal as refusal:  # the cluster has a service that this node cannot run, and that may be mended here
             return [str(refusal)]
         except BaseException as error:  # a plugin raises, or has wrong attributes

@@ -659,14 +659,14 @@ class VirtualService:
         """Change the mode of a server; of all servers of that host, if `address` has no port. The same service if it
         has no such server."""
         changed = tuple(
-            evolve(known, mode=mode) if _is_meant(known.address, address) and known.mode != mode else known
+            evolve(known, mode=mode) if is_meant(known.address, address) and known.mode != mode else known
             for known in self.servers
         )
         return self if changed == self.servers else evolve(self, servers=changed)
 
     def has_server(self, address: Address) -> bool:
         """Whether it has that server, or one of that host if `address` has no port."""
-        return any(_is_meant(known.address, address) for known in self.servers)
+        return any(is_meant(known.address, address) for known in self.servers)
 
     def without_server(self, address: Address) -> VirtualService:
         leaving = self.server(address)
@@ -691,7 +691,7 @@ class VirtualService:
         return evolve(self, allow=self.allow.without(leaving), deny=self.deny.without(leaving))
 
 
-def _is_meant(known: Address, address: Address) -> bool:
+def is_meant(known: Address, address: Address) -> bool:
     """Whether `address` stands for the server at `known`: it is the same, or has its host and no port."""
     if isinstance(known, Inet) and isinstance(address, Inet) and address.port is None:
         return known.host == address.host

@@ -19,15 +19,23 @@ CATCH_ALL = frozenset((".*", "^/.*", "^/", "/", "^", "^.*", ".*$", "^.*$", "^/.*
 MAX_SERVERS = 3
 """The most servers in the default rule that a warning proposes."""
 
+NOBODY_SHARE = Condition(SHARE, ("0%",))
+"""The condition that holds for no client."""
+
 _EVERYTHING = {PATH: ("/",), SHARE: ("100%",)}
 """Kinds of conditions besides patterns -> the values that hold for every request."""
 
 
 def is_catch_all(rule: Rule) -> bool:
     """Whether the rule matches every request by a condition of its own: `.*`, `path /`, `share 100%`."""
-    if len(rule.conditions) != 1 or rule.conditions[0].is_negated:
+    return matches_everything(rule.conditions)
+
+
+def matches_everything(conditions: Sequence[Condition]) -> bool:
+    """Whether these conditions are a single one that holds for every request."""
+    if len(conditions) != 1 or conditions[0].is_negated:
         return False
-    (only,) = rule.conditions
+    (only,) = conditions
     if only.kind == PATTERN:
         return not CATCH_ALL.isdisjoint(only.values)
     return only.kind in _EVERYTHING and not set(_EVERYTHING[only.kind]).isdisjoint(only.values)
@@ -53,7 +61,7 @@ def leaves_unmatched(service: VirtualService, scheduler: ISchedulerFactory) -> b
 
 def describe_unmatched(service: VirtualService, scheduler: ISchedulerFactory) -> str:
     """Return which requests are refused, such as "requests that rule 'path /a/' does not match get status 503"."""
-    what, then = ("requests", "get status 503") if _reads_requests(scheduler) else ("clients", "are refused")
+    what, then = ("requests", "get status 503") if reads_requests(scheduler) else ("clients", "are refused")
     if len(service.rules) == 1:
         return f"{what} that its only rule '{shorten(service.rules[0].label, 40)}' does not match {then}"
     return f"{what} that none of its {len(service.rules)} rules matches {then}"
@@ -75,11 +83,12 @@ def _proposed(service: VirtualService, scheduler: ISchedulerFactory, beginning: 
     responds = "use respond 404"
     if not addresses:
         return f"{beginning} {responds}"
-    meant = f" (or, if that is meant: {responds})" if _reads_requests(scheduler) else ""
+    meant = f" (or, if that is meant: {responds})" if reads_requests(scheduler) else ""
     return f"{beginning} use server {' server '.join(addresses)}{more}{meant}"
 
 
-def _reads_requests(scheduler: ISchedulerFactory) -> bool:
+def reads_requests(scheduler: ISchedulerFactory) -> bool:
+    """Whether the scheduler's clients get responses of HTTP."""
     return scheduler.unit in (FIRST_REQUEST, EACH_REQUEST)
 
 

@@ -13,7 +13,6 @@ from ktcpvs.errors import shorten
 from ktcpvs.model import edits
 from ktcpvs.model.address import Address
 from ktcpvs.model.check import OFF, parse_check
-from ktcpvs.model.conditions import SHARE, Condition
 from ktcpvs.model.options import OFF as NO_RATE
 from ktcpvs.model.placement import PLACE, KnownNodes, placement_warnings
 from ktcpvs.model.quorum import NODE, QUORUM
@@ -42,11 +41,12 @@ from ktcpvs.model.scheduling import (
     ISchedulerFactory,
     IUsesOptions,
 )
-from ktcpvs.model.server_words import H2, READY
+from ktcpvs.model.server_words import H2
 from ktcpvs.model.service import KERNEL, NO_LOG, OPTIONS, OWN, SHARED, SPLICE, VirtualService
 from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.tls import TLS_OPTIONS
 from ktcpvs.model.unmatched import (
+    NOBODY_SHARE,
     describe_unmatched,
     leaves_unmatched,
     proposed_command,
@@ -57,7 +57,7 @@ from ktcpvs.model.unmatched import (
 WHOLE = "whole"
 """The subject of warnings that make sense only for a complete configuration."""
 
-RULES, MATCH, WEIGHT, MODE, MAXCONN, SERVERS = "rules", "match", "weight", "mode", "maxconn", "servers"
+RULES, MATCH, WEIGHT, MAXCONN, SERVERS = "rules", "match", "weight", "maxconn", "servers"
 """Subjects that are not options of a service; H2 is another one."""
 
 POOL_OPTIONS = ("startservers", "minspareservers", "maxspareservers")
@@ -106,16 +106,13 @@ for it then, as long as the rest of a request. With 10,000 it takes 0.25 ms, and
 MAX_NAMED = 5
 """The most schedulers that a warning names."""
 
-NOBODY_SHARE = Condition(SHARE, ("0%",))
-"""The condition that holds for no client."""
-
 _DEFAULTS = {attribute.name: attribute.default for attribute in fields(VirtualService)}
 
 
 @frozen
 class ServiceWarning:
     """A warning. ident: of the service. text: what has no effect, and why. about: the options that it concerns, or
-    RULES, MATCH, WEIGHT, MODE, MAXCONN, SERVERS, H2, PLACE or WHOLE."""
+    RULES, MATCH, WEIGHT, MAXCONN, SERVERS, H2, PLACE or WHOLE."""
 
     ident: str
     text: str
@@ -139,8 +136,6 @@ _ABOUT_ONE = (
 )
 _OF_COVERAGE = (edits.AddRule, edits.EditRule, edits.DeleteRule, edits.EditService)
 """The edits after which requests may be refused that a service has served before."""
-
-_OF_MODES = (edits.Drain, edits.Maintenance)
 
 Installed = Callable[[], Iterable[ISchedulerFactory]]
 """Returns all schedulers that are installed: a warning names those that use what a service's own one ignores."""
@@ -256,8 +251,6 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
         return "listen" in warning.about
     if isinstance(edit, edits.EditService):
         return not warning.about.isdisjoint(edit.options)
-    if isinstance(edit, _OF_MODES):
-        return MODE in warning.about
     if isinstance(edit, edits.AddRule | edits.EditRule):
         return RULES in warning.about or (MATCH in warning.about and edit.match is not None)
     if isinstance(edit, edits.AddServer | edits.EditServer):
@@ -270,11 +263,9 @@ def is_due(warning: ServiceWarning, edit: edits.Edit) -> bool:
 
 def _concerned(edit: edits.Edit, services: Mapping[str, VirtualService]) -> Iterable[VirtualService]:
     """Return the services that `edit` may cause warnings about."""
-    if not isinstance(edit, (*_ABOUT_ALL, *_ABOUT_ONE, *_OF_MODES)):
+    if not isinstance(edit, (*_ABOUT_ALL, *_ABOUT_ONE)):
         return ()
     ident: str | None = getattr(edit, "ident", None)
-    if isinstance(edit, _OF_MODES) and ident is None:
-        return [service for service in services.values() if service.has_server(edit.address)]
     return services.values() if ident is None else [services[ident]]
 
 
@@ -349,8 +340,6 @@ def _about_rule_balances(service: VirtualService, plugins: ServicePlugins, insta
         yield f"rule {some_of(off)} is switched off: share 0% is no client", (RULES,)
     for text in (*about_stars(service.rules), *about_foreign_variables(service.rules)):
         yield text, (RULES,)
-    if idle := [rule for rule in service.rules if rule.weights and set(rule.weights) == {0}]:
-        yield f"all servers of rule {some_of(idle)} have the weight 0 in it: it gets no new clients", (RULES,)
 
 
 def _about_maxconn(service: VirtualService, plugins: ServicePlugins) -> Iterator[_Found]:
@@ -462,9 +451,6 @@ def _about_options(service: VirtualService) -> Iterator[_Found]:
     """Warn of options that need another one, or that never have an effect."""
     if given := _given(service, POOL_OPTIONS):
         yield f"{_have(given)} no effect: accepted for old files, but the switch has no thread pool", tuple(given)
-    if service.servers and all(server.mode != READY for server in service.servers):
-        then = "go to the redirect address" if service.redirect is not None else "are refused"
-        yield f"no server of it is ready: new clients {then}; to use one again: --ready", (MODE,)
     if service.access_log == NO_LOG and (given := _given(service, ("access_log_format",))):
         yield f"{_have(given)} no effect without access_log", ("access_log", *given)
     if not service.trusted_proxies and (given := _given(service, ("trusted_header",))):

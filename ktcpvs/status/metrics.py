@@ -12,12 +12,16 @@ from typing import Any
 
 from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.scheduling import EACH_REQUEST
+from ktcpvs.model.unserved import unserved_rows
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 STATES = ("up", "down", "ejected", "draining", "standby", "maintenance", "unresolved", "idle", "starting")
 
 NODE_STATES = ("ok", "behind", "refused", "leaving", "draining", "drained", "gone", "unknown")
+
+MAX_RULES_WITHOUT_SERVERS = 200
+"""The most rules of a service that are named as without a server."""
 
 GAUGE, COUNTER = "gauge", "counter"
 
@@ -251,6 +255,16 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
         )
         yield from _format_metric(f"ktcpvs_service_{metric}_total", COUNTER, meaning, found)
     yield from _format_metric(
+        "ktcpvs_service_rule_without_servers",
+        GAUGE,
+        "1: the rule has no server that can be used. takes: all requests that come to it, or a part of them.",
+        (
+            f"{{{labels},{_format_labels(rule=label, takes='all' if takes_all else 'part')}}} 1\n"
+            for labels, row in rows
+            for label, takes_all in _rules_without_servers(row).items()
+        ),
+    )
+    yield from _format_metric(
         "ktcpvs_service_requests_total",
         COUNTER,
         "Requests, where each is scheduled: those that servers got, and those that the switch responded to itself.",
@@ -263,6 +277,13 @@ def _format_services(services: list[dict[str, Any]]) -> Iterator[bytes]:
 
 _Counts = Iterable[tuple[tuple[str, ...], int]]
 """(values of the labels, number) of each count."""
+
+
+def _rules_without_servers(service: dict[str, Any]) -> dict[str, bool]:
+    """Return the label of each rule none of whose servers can be used -> whether it takes all requests."""
+    if not (service["running"] and service["here"]):
+        return {}
+    return {rule["label"]: takes_all for rule, takes_all in unserved_rows(service)[:MAX_RULES_WITHOUT_SERVERS]}
 
 
 def _own_responses(stats: dict[str, Any]) -> _Counts:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
-from ktcpvs.model.health import DOWN, EJECTED, IDLE, STANDBY, STARTING, UNRESOLVED, UP
+from ktcpvs.model.health import DOWN, EJECTED, UNRESOLVED, UP
 from ktcpvs.model.service import NO_FALLBACK
+from ktcpvs.model.unserved import USABLE, label_of, unserved_rows
 
 CRITICAL, WARNING = "critical", "warning"
 """Severities. CRITICAL: clients are not served, or soon will not be."""
@@ -20,6 +21,9 @@ MAX_TROUBLE = 200
 
 MAX_SERVERS_NAMED = 3
 """Servers of one service in the same state that get a row each; more of them share one row."""
+
+MAX_RULES_NAMED = 3
+"""Rules of one service without a server that get a row each."""
 
 MAX_FAILURES = 5
 """Connections or requests in a row that a server may fail without being reported, while it counts as up."""
@@ -145,10 +149,11 @@ def _of_service(service: dict[str, Any]) -> Iterator[Row]:
         yield _row("scheduler_failing", CRITICAL if has_none else WARNING, text, service=ident)
     servers = service["servers"]
     states = [server["health"]["state"] for server in servers]
-    is_unusable = bool(servers) and not {UP, STANDBY, IDLE, STARTING} & set(states)
+    is_unusable = bool(servers) and USABLE.isdisjoint(states)
     if is_unusable:
         instead = ": clients are sent to the redirect address" if "redirect" in service else ""
         yield _row("no_servers", CRITICAL, f"has no server that can be used{instead}", service=ident)
+    yield from _of_rules(service)
     for state in (DOWN, EJECTED, UNRESOLVED):
         severity = CRITICAL if is_unusable and state == DOWN else WARNING
         found = [server for server, own in zip(servers, states, strict=True) if own == state]
@@ -170,6 +175,18 @@ def _of_service(service: dict[str, Any]) -> Iterator[Row]:
         yield _row("server_full", WARNING, text, service=ident)
     if stats["queued"]:
         yield _row("queue", WARNING, f"{stats['queued']} clients wait for a server with room", service=ident)
+
+
+def _of_rules(service: dict[str, Any]) -> Iterator[Row]:
+    """The rules none of whose servers can be used."""
+    for severity, is_all in ((CRITICAL, True), (WARNING, False)):
+        found = [rule for rule, takes_all in unserved_rows(service) if takes_all is is_all]
+        for rule in found[:MAX_RULES_NAMED]:
+            text = f"rule '{label_of(rule)}' has no server that can be used: what it takes is refused"
+            yield _row("rule_without_servers", severity, text, service=service["ident"])
+        if len(found) > MAX_RULES_NAMED:
+            text = f"{len(found) - MAX_RULES_NAMED} more rules have no server that can be used"
+            yield _row("rule_without_servers", severity, text, service=service["ident"])
 
 
 def _of_servers(

@@ -126,11 +126,11 @@ def test_the_text_of_an_edit() -> None:
         ),
         (
             edits.EditService("web", {"scheduler": "rr", "request_header": 'X-Key "hidden"\n+X-B "hidden"'}),
-            "tcpvsadm --edit-service --ident web scheduler=rr request_header=X-Key ..., +X-B ...",
+            "tcpvsadm --edit-service --ident web scheduler=rr request_header='X-Key ..., +X-B ...'",
         ),
         (
             edits.EditService("web", {"check": 'http /x header "X-Key: hidden words" expect 200'}),
-            "tcpvsadm --edit-service --ident web check=http /x header X-Key: ... expect 200",
+            "tcpvsadm --edit-service --ident web check='http /x header X-Key: ... expect 200'",
         ),
         (edits.Set({"cookie_key": "hidden"}), "tcpvsadm --set cookie_key=..."),
         (edits.Unload(), "tcpvsadm --set unload=1"),

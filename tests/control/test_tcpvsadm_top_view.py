@@ -55,6 +55,16 @@ def test_trouble_comes_first_or_the_order_of_the_table() -> None:
     assert lines[0].startswith("[order of the table] ")
 
 
+def test_a_rule_without_a_server_is_trouble() -> None:
+    rule = {"pattern": "path /a/", "name": "api", "servers": ["10.0.4.1:80"], "weights": []}
+    one = service("rules", server("10.0.4.1:80", "draining"), server("10.0.4.2:80"))
+    one |= {"rules": [rule], "stats": {**stats(), "rules": {"api": 0}}}
+    lines = screen(TopView(), GOOD, one)
+    assert names(lines)[:2] == ["rules", "rule"]
+    assert lines[3].split() == ["rule", "api", "no", "server", *["-"] * (len(lines[3].split()) - 4)]
+    assert names(screen(TopView(), GOOD, {**one, "running": False}))[0] == "good"
+
+
 def test_a_server_with_errors_is_trouble() -> None:
     failing = service("failing", server("10.0.3.1:80"))
     before = {"version": "1", "services": [GOOD, failing]}

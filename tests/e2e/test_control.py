@@ -298,7 +298,7 @@ def test_each_edit_is_a_line_of_the_log(daemon: Daemon) -> None:
     assert edits[-5:] == [
         "--drain --real-server 127.0.0.1:81 --ident logged",
         "--ready --real-server 127.0.0.1",
-        "--edit-service --ident logged scheduler=phttp request_header=X-Key ...",
+        "--edit-service --ident logged scheduler=phttp request_header='X-Key ...'",
         "--set cookie_key=...",
         "--delete-service --ident logged",
     ]

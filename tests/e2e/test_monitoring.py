@@ -98,6 +98,9 @@ def exported(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFac
                 certificate = {certificate}
                 https_only = on
                 scheduler = phttp
+                server = {address}
+                rule = name old path /old/ use server {address} 0
+                rule = path / use server {address} 0
             }}
             Virtual mail {{
                 listen = {LOOPBACK}:{relayed}

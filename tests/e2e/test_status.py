@@ -253,3 +253,38 @@ def test_after_a_takeover_the_new_daemon_serves_the_status(make_daemon: Callable
 
     wait_for(tells)
     assert value(status, "ktcpvs_service_running", service="kept") == 1
+
+
+def test_the_only_server_of_a_rule_is_drained(
+    status_daemon: tuple[Daemon, int], serve: Callable[..., SocketServer]
+) -> None:
+    """The edit warns, the requests are refused, and the trouble and the metrics name the rule."""
+    daemon, status = status_daemon
+    old, new, port = serve(answers).address, serve(answers).address, free_port()
+    daemon.service("shop", port, old, new, scheduler="phttp")
+    daemon.adm("--add-rule", "-i", "shop", "--name", "canary", "share", "100%", "-r", new)
+    daemon.adm("--add-rule", "-i", "shop", "--name", "stable", "pattern", ".*", "-r", old)
+    assert get(port, "/")[0] == 200
+    drained = daemon.adm("--drain", "-i", "shop", "-r", new)
+    assert drained.stderr == (
+        "tcpvsadm: warning: service shop: rule 'canary' has no server left that takes clients: requests that match it "
+        f"get status 503, since no later rule is tried; to use {new} again: 'tcpvsadm --ready -i shop -r {new}'; to "
+        "use another one: 'tcpvsadm --edit-rule -i shop --rule canary use server ADDRESS'\n"
+    )
+    assert get(port, "/")[0] == 503
+
+    def trouble() -> list[tuple[str, str]]:
+        rows = json.loads(get(status, "/api/v1/status")[1])["trouble"]
+        return [(row["severity"], row["text"]) for row in rows if row["service"] == "shop"]
+
+    expected = "rule 'canary' has no server that can be used: what it takes is refused"
+    wait_for(lambda: trouble() == [("critical", expected)])
+    assert value(status, "ktcpvs_service_rule_without_servers", service="shop", rule="canary", takes="all") == 1
+    assert daemon.adm("--ready", "-i", "shop", "-r", new).stderr == ""
+    wait_for(lambda: trouble() == [])
+    assert get(port, "/")[0] == 200
+    daemon.adm("--edit-rule", "-i", "shop", "--rule", "canary", "share", "20%")
+    assert "rule 'canary' has no server left" in daemon.adm("-e", "-i", "shop", "-r", new, "-w", "0").stderr
+    wait_for(lambda: trouble() == [("warning", expected)])
+    daemon.adm("--stop", "-i", "shop")
+    daemon.adm("-D", "-i", "shop")

@@ -164,8 +164,6 @@ def test_an_engine_relays_what_has_no_tls() -> None:
          "rule 'path /a': $host is no variable; write {host}"),
         (["scheduler = phttp", A, 'rule = path /a use redirect "https://%[hdr(host)]/"', RULE],
          "rule 'path /a': %[hdr(host)] is no variable; write a variable in braces, as {host}"),
-        (["scheduler = phttp", A, B, "rule = name x path /a use server 10.0.0.1:80 0 server 10.0.0.2:80 0", RULE],
-         "all servers of rule 'x' have the weight 0 in it: it gets no new clients"),
         (["scheduler = phttp", A, "rule = name x path /a share 0.00% use server 10.0.0.1:80", RULE],
          "rule 'x' is switched off: share 0% is no client"),
         (["scheduler = lc", "slow_start = 5", A],

@@ -137,6 +137,33 @@ def test_many_servers_share_a_row() -> None:
     assert told(data) == []
 
 
+def rule(pattern: str, *servers: str, name: str | None = None) -> dict[str, Any]:
+    label = pattern if name is None else name
+    return {"pattern": pattern, "name": name, "label": label, "servers": list(servers), "weights": []}
+
+
+def test_rules_without_servers() -> None:
+    data = set_state(snapshot(), "down", "draining", reason="why")
+    (service,) = data["services"]
+    first, second = SERVERS
+    service["rules"] = [rule("path /a/", first, second), rule(".*", first, name="stable")]
+    service["stats"]["rules"] = {"path /a/": 0, "stable": 0}
+    refused = "has no server that can be used: what it takes is refused"
+    assert [row[1] for row in told(data)] == ["no_servers", "server_down"], "which is more than the rules"
+    set_state(data, "draining", "up")
+    assert told(data) == [("critical", "rule_without_servers", f"rule 'stable' {refused}")]
+    assert samples(data)["ktcpvs_service_rule_without_servers"] == {"web,stable,all": 1}
+    service["rules"] = [rule(f"path /{number}/", first) for number in range(5)] + [rule(".*", second)]
+    assert told(data) == [
+        *(("warning", "rule_without_servers", f"rule 'path /{number}/' {refused}") for number in range(3)),
+        ("warning", "rule_without_servers", "2 more rules have no server that can be used"),
+    ]
+    assert len(samples(data)["ktcpvs_service_rule_without_servers"]) == 5
+    set_state(data, "up", "up")
+    assert told(data) == []
+    assert "ktcpvs_service_rule_without_servers" not in samples(data)
+
+
 def test_services() -> None:
     data = snapshot()
     (service,) = data["services"]
@@ -238,12 +265,18 @@ def test_the_rows_are_limited_and_the_gravest_come_first() -> None:
 
 def samples(data: dict[str, Any]) -> dict[str, dict[str, float]]:
     text = b"".join(format_metrics(data)).decode()
-    return {
-        one.name: {",".join(one.labels.values()): one.value}
-        for family in text_string_to_metric_families(text)
-        for one in family.samples
-        if one.name.startswith(("ktcpvs_trial", "ktcpvs_worker", "ktcpvs_process_max", "ktcpvs_service_paused"))
-    }
+    names = (
+        "ktcpvs_trial",
+        "ktcpvs_worker",
+        "ktcpvs_process_max",
+        "ktcpvs_service_paused",
+        "ktcpvs_service_rule_without",
+    )
+    found: dict[str, dict[str, float]] = {}
+    for one in (one for family in text_string_to_metric_families(text) for one in family.samples):
+        if one.name.startswith(names):
+            found.setdefault(one.name, {})[",".join(one.labels.values())] = one.value
+    return found
 
 
 def test_metrics_of_the_trial_the_workers_and_the_descriptors() -> None:

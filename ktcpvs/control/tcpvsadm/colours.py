@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _COLOURS = {
-    "running": 32, "up": 32, "stopped": 31, "down": 31, "ejected": 33,
+    "running": 32, "up": 32, "stopped": 31, "down": 31, "no server": 31, "ejected": 33,
     "draining": 36, "standby": 36, "maintenance": 36, "unresolved": 36, "idle": 36, "starting": 36,
 }  # fmt: skip
 """State -> its SGR code (ECMA-48)."""

@@ -14,6 +14,7 @@ from ktcpvs.control.tcpvsadm.top_view import KEYS, TopView
 from ktcpvs.errors import shorten
 from ktcpvs.model.language.writer import ShowAddress
 from ktcpvs.model.latency import described, within
+from ktcpvs.model.unserved import label_of, unserved_rows
 
 _WIDTHS = {"Active": 7, "Conns/s": 8, "In/s": 8, "Out/s": 8, "Err/s": 6, "99 %": 7}
 """The columns of numbers, and their widths."""
@@ -37,8 +38,11 @@ _Row = tuple[str, str, tuple[str, ...]]
 _Group = tuple[int, _Row, list[tuple[int, _Row]]]
 """The rank of a service's trouble, its row, and the rank and row of each of its servers."""
 
-_TROUBLES = ("down", "ejected", "unresolved")
-"""States of a server that is out of service by itself."""
+_NO_SERVER = "no server"
+"""The state of a rule none of whose servers can be used."""
+
+_TROUBLES = ("down", "ejected", "unresolved", _NO_SERVER)
+"""States of a server that is out of service by itself, and of a rule that has no other."""
 
 _KEY_HINTS = ("  / filter  space pause  h help  q quits", "  h help  q quits", " q quits")
 """The keys that the title names, as many as there is room for."""
@@ -185,6 +189,11 @@ def _make_groups(
             numbers = _format_numbers(stats["active"], one, None if earlier is None else seconds)
             rank = _rank(of_server, one, bool(limit) and stats["active"] >= limit)
             rows.append((rank, (shorten(label, _MAX_NAME_LENGTH), of_server, numbers)))
+        unserved = unserved_rows(service) if is_here and service["running"] else ()
+        rows += [
+            (_rank(_NO_SERVER, own, False), (f"  rule {label_of(rule)}", _NO_SERVER, ("-",) * len(_WIDTHS)))
+            for rule, _ in unserved
+        ]
         is_full = bool(service["stats"].get("queued")) or 0 < service["maxclients"] <= service["stats"]["active"]
         worst = max([_rank(state, own, is_full), *(rank for rank, _ in rows)])
         numbers = _format_numbers(service["stats"]["active"], own, None if then is None else seconds)
