@@ -39,23 +39,23 @@ _MIN_PART = 3
 """The least characters of a name that is looked for within others."""
 
 
-def unknown(name: str, known: Iterable[str], limit: int = 120, listed_by: str = "") -> str:
+def unknown(name: str, known: Iterable[str], limit: int = 120, listed_by: str = "", most: int = MAX_LISTED) -> str:
     """Return an unknown name in quotes, and a hint: the most similar name of `known`, those that contain it, or all of
-    them. listed_by: what shows all names where there are more than MAX_LISTED."""
+    them. listed_by: what shows all names where there are more than `most`."""
     names = list(known)
-    return f"'{shorten(name, limit)}'; {_hint(name, names, listed_by)}"
+    return f"'{shorten(name, limit)}'; {_hint(name, names, listed_by, most)}"
 
 
-def _hint(name: str, names: list[str], listed_by: str) -> str:
+def _hint(name: str, names: list[str], listed_by: str, most: int) -> str:
     if near := nearest(name, names):
         return f"did you mean '{near}'?"
     within = [one for one in names if name.lower() in one.lower()] if len(name) >= _MIN_PART else []
     if 0 < len(within) <= MAX_LISTED:
         return f"did you mean {' or '.join(repr(one) for one in within)}?"
-    if len(names) <= MAX_LISTED:
+    if len(names) <= most:
         return f"there are: {', '.join(names) or 'none'}"
-    more = f" and {len(names) - MAX_LISTED} more" + (f", which {listed_by} lists" if listed_by else "")
-    return f"there are: {', '.join(names[:MAX_LISTED])}{more}"
+    more = f" and {len(names) - most} more" + (f", which {listed_by} lists" if listed_by else "")
+    return f"there are: {', '.join(names[:most])}{more}"
 
 
 class Refusal(Exception):

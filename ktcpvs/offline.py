@@ -57,6 +57,7 @@ def check_configuration(text: str, source: str, allow_empty: bool) -> Sequence[s
         for service in table:
             running = RunningService(context, service)
             with located(service.ident, lambda *names: edit.place_of(*names) or source):
+                director.check_schedulers(service)
                 prepared = await director.bind(running, service, table.settings, is_dry_run=True)
             await director.run_tests(service, table.settings)
             warnings += _check_response_files(service)

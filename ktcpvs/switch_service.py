@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -205,6 +205,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     nodes = _known_nodes(options, cluster)
     built = _build_switch(options, reactor, log, sockets, state, save, target, reader, nodes)
     director = built.director
+    state.units_of = director.scheduler_units
     opened.callback(director.end)
     store = None
     if cluster is not None and shared_edits is not None:
@@ -224,7 +225,7 @@ def _start(options: DaemonOptions, reactor: Any, opened: ExitStack) -> Daemon:
     else:
         control.open()
         status.open()
-        load_table(director, saved, options)
+        load_table(director, saved, options, state)
         log_warnings(log, director.warnings(edits.StartService(), director.table, director.table))
     if options.state is not None and saved is None:
         result_of(Deferred.fromCoroutine(state.save(director.table)))
@@ -446,6 +447,9 @@ class _NoStateFile:
 
     def __init__(self, key: bytes) -> None:
         self.key = key
+        self.units: Mapping[str, str] = {}
+        self.units_of: Callable[[], Mapping[str, str]] = dict
+        self.place_of = edits.nowhere
 
     async def save(self, table: Table) -> None:
         return None
@@ -557,14 +561,17 @@ def _sort_in(handed: list[tuple[str, socket.socket]], control: ControlListeners,
             sockets.add_activated(sock)
 
 
-def load_table(director: Director, saved: Table | None, options: DaemonOptions) -> None:
+def load_table(
+    director: Director, saved: Table | None, options: DaemonOptions, state: StateFile | _NoStateFile
+) -> None:
     """Run the table that was saved; if there is none, the configuration file with all its services. Logs which.
 
     Raises a Refusal.
     """
     log, config = director.context.log, options.config
     if saved is not None:
-        result_of(director.load_initial(edits_for(saved), is_strict=False))
+        edits_of_saved = edits_for(saved, state.place_of)
+        result_of(director.load_initial(edits_of_saved, is_strict=False, units=state.units))
     elif config is not None:
         edit = read_configuration(config, service_port, starts_all=True, may_wait=True)
         result_of(director.load_initial([evolve(edit, start=edits.START_ALL)], is_strict=True))

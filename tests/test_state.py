@@ -94,7 +94,7 @@ def test_a_file_that_is_not_a_state_file_is_refused(tmp_path: Path, text: str) -
 def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_text(json.dumps({"format": 1, "running": [], "configuration": "Virtual x {"}))
-    with pytest.raises(BadConfiguration, match=f"{path}:1:"):
+    with pytest.raises(BadConfiguration, match=f"{path}: configuration:1:"):
         state(path).load()
 
 
@@ -127,3 +127,26 @@ def test_a_missing_or_unreadable_key_is_replaced(tmp_path: Path, key: object) ->
     file = state(path)
     assert file.load() is not None
     assert file.key == KEY
+
+
+def test_the_units_of_its_schedulers_are_saved_with_the_table(tmp_path: Path) -> None:
+    """So that the fallback can choose at a start where one of them is not installed."""
+    file = state(tmp_path / "state")
+    file.units_of = lambda: {"mine": "EACH_REQUEST", "wlc": "CONNECTION", "of_nobody": "CONNECTION"}
+    text = "Virtual a { scheduler = mine depth 3 } Virtual b { scheduler = wlc fallback = none }"
+    save(file, parse(text).apply(Table()))
+    again = state(tmp_path / "state")
+    again.load()
+    assert again.units == {"mine": "EACH_REQUEST", "wlc": "CONNECTION"}
+    where = again.place_of("a", "mine")
+    assert str(where).startswith(f"{tmp_path}/state: configuration:")
+    assert again.place_of("b", "mine") is None
+
+
+@pytest.mark.parametrize("units", [None, 7, ["wlc"], {"wlc": "hour", "rr": 5, "lc": ["CONNECTION"]}])
+def test_units_that_are_none_are_ignored(tmp_path: Path, units: object) -> None:
+    path = tmp_path / "state"
+    path.write_text(json.dumps({"format": 1, "running": [], "configuration": "", "units": units}))
+    file = state(path)
+    assert file.load() == Table()
+    assert file.units == {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -50,8 +51,10 @@ from ktcpvs.model.edits import (
     RenewCertificate,
     StartService,
     Unload,
+    nowhere,
 )
 from ktcpvs.model.expansion import Resolution, expanded
+from ktcpvs.model.language.scheduler_places import PlaceOf
 from ktcpvs.model.local_edits import Local, LocalEdit, localized, settled
 from ktcpvs.model.placement import KnownNodes, Placer, is_here
 from ktcpvs.model.service import VirtualService
@@ -218,6 +221,14 @@ class Director:
         """See SchedulerBinder.bind."""
         return await self._binder.bind(service, config, settings, is_dry_run)
 
+    def missing_schedulers(self) -> Mapping[str, str]:
+        """See SchedulerBinder.missing."""
+        return self._binder.missing()
+
+    def check_schedulers(self, config: VirtualService) -> None:
+        """See SchedulerBinder.check."""
+        self._binder.check(config)
+
     async def run_tests(self, config: VirtualService, settings: Settings) -> None:
         """See SchedulerBinder.run_tests."""
         await self._binder.run_tests(config, settings)
@@ -233,18 +244,26 @@ class Director:
         return self.between_edits(lambda: self.carry_out(edit))
 
     def load_initial(
-        self, initial: Sequence[Edit], *, is_strict: bool, resolution: Resolution | None = None
+        self,
+        initial: Sequence[Edit],
+        *,
+        is_strict: bool,
+        resolution: Resolution | None = None,
+        units: Mapping[str, str] = MappingProxyType({}),
     ) -> Deferred[None]:
         """Carry out the edits that make the daemon's first table, without saving it.
 
         is_strict: as for the constructor; False for a table that ran before, which is applied as far as possible.
-        resolution: the known addresses of its host names.
+        resolution: the known addresses of its host names. units: name -> unit of the schedulers that it used; the
+        fallback chooses for those of them that cannot be loaded or bound.
         """
 
         async def carry_out_all() -> None:
             self.names.add(resolution or {})
+            self._binder.stand_in(units)
             for edit in initial:
                 await self._carry_out(edit, is_strict=is_strict, is_saved=False)
+            self._binder.end_loading()
 
         return self.between_edits(carry_out_all)
 
@@ -471,9 +490,9 @@ class Director:
         self.processes.end_all()
 
 
-def edits_for(table: Table) -> list[Edit]:
-    """Return the edits that turn an empty table into `table`, including which services run."""
+def edits_for(table: Table, place_of: PlaceOf = nowhere) -> list[Edit]:
+    """Return the edits that turn an empty table into `table`, including which services run. place_of: see Load."""
     if table.local:  # in one step: some services may not run on this node
         return [Adopt(dict(table.services), table.running, table.settings, local=table.local)]
     start = [StartService(ident) for ident in table.services if ident in table.running]
-    return [Load(table.services, table.settings), *start]
+    return [Load(table.services, table.settings, place_of=place_of), *start]

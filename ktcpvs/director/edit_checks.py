@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from ktcpvs.director.response_files import ResponseFiles
 from ktcpvs.director.scheduler_binding import SchedulerBinder
 from ktcpvs.errors import BadValue, BrokenTest, CannotListen, Refusal
+from ktcpvs.model.adopt import Adopt
 from ktcpvs.model.edit_warnings import warnings_about_edit, warnings_about_rules
 from ktcpvs.model.edits import Edit, Load
 from ktcpvs.model.expectation import CHANGED_IN_FILES
@@ -57,8 +58,12 @@ class EditChecks:
         for service in new:
             before = old.services.get(service.ident)
             if before is None or _scheduler_names(before) != _scheduler_names(service):
-                with located(service.ident, edit.place_of) if isinstance(edit, Load) else nullcontext():
-                    self._binder.plugins_of(service)
+                with _located(service.ident, edit):
+                    if is_strict:
+                        known = _scheduler_texts(before) if before is not None else set()
+                        self._binder.check(service, _scheduler_texts(service) - known)
+                    else:
+                        self._binder.plugins_of(service)
             if not is_strict:
                 continue
             if self._is_here(service):  # or else files, addresses and the kernel are those of other machines
@@ -142,6 +147,13 @@ class EditChecks:
             raise BadValue(f"{form}; relay = {AUTO} takes what there is")
 
 
+def _located(ident: str, edit: Edit) -> AbstractContextManager[None]:
+    """Within it, a refusal of a scheduler of a service says where it is, if the edit does not name the service."""
+    if isinstance(edit, Load):
+        return located(ident, edit.place_of)
+    return located(ident, lambda *_: "the table") if isinstance(edit, Adopt) else nullcontext()
+
+
 def _check_tracing(service: VirtualService) -> None:
     """Raise BadValue if this installation cannot send the spans that the service wants."""
     if has_spans(service.trace):
@@ -150,6 +162,12 @@ def _check_tracing(service: VirtualService) -> None:
             why = https_unavailable()
         if why:
             raise BadValue(f"service {service.ident}: trace = {service.trace}: {why}")
+
+
+def _scheduler_texts(service: VirtualService) -> set[str]:
+    """Return the texts that name schedulers of a service."""
+    of_rules = [rule.modifiers.balance for rule in service.rules if rule.modifiers.balance is not None]
+    return {service.scheduler, service.balance, service.fallback, *of_rules}
 
 
 def _scheduler_names(service: VirtualService) -> tuple[str, str, str, frozenset[str | None]]:

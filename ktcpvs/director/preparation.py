@@ -100,7 +100,7 @@ class Preparer:
         try:
             for before, config in changing:
                 service = self._running.services.get(config.ident) or RunningService(self._context, config)
-                prepared = await self._prepared(service, config, new.settings, is_strict)
+                prepared = await self._prepared(service, config, new.settings, is_strict, config.ident in rebound)
                 prepared.listens_anew = before is None or before.addresses != config.addresses
                 preparation.ready.append((service, prepared))
                 known = before.addresses if before is not None else ()
@@ -122,9 +122,9 @@ class Preparer:
             raise name_holder(refusal, address, await self._listening.process_of(address)) from None
 
     async def _prepared(
-        self, service: RunningService, config: VirtualService, settings: Settings, is_strict: bool
+        self, service: RunningService, config: VirtualService, settings: Settings, is_strict: bool, is_rebound: bool
     ) -> Prepared:
-        prepared = await self._binder.bind(service, config, settings)
+        prepared = await self._binder.bind(service, config, settings, is_rebound=is_rebound)
         unit = prepared.factory.unit
         prepared.stages = {one.address: self._stages_of(config, one, unit) for one in config.listen}
         prepared.connection_options = self._file_users.connection_options(config, unit)

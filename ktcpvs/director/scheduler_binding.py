@@ -11,7 +11,6 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from ktcpvs.director import config_tests
-from ktcpvs.director.missing_scheduler import MissingScheduler
 from ktcpvs.errors import BadValue, NoSuchScheduler, Refusal, shorten
 from ktcpvs.interfaces import CLIENT_HELLO, CONNECTION, USES_BALANCE, ISchedulerFactory, IUsesOptions
 from ktcpvs.model.scheduler_options import read_options
@@ -19,7 +18,9 @@ from ktcpvs.model.scheduler_words import name_of
 from ktcpvs.model.service import NO_FALLBACK, VirtualService
 from ktcpvs.model.service_plugins import ServicePlugins
 from ktcpvs.model.settings import Settings
+from ktcpvs.model.template_checks import check_other_templates, check_own_templates
 from ktcpvs.runtime.context import Context
+from ktcpvs.schedulers.missing import MissingScheduler
 from ktcpvs.services.prepared import Prepared
 from ktcpvs.services.running import RunningService
 from ktcpvs.system.plugin_errors import describe, raise_interrupt
@@ -56,6 +57,9 @@ class SchedulerBinder:
         self._lost: set[str] = set()
         self._yields_turns = False
         self._units: Mapping[str, str] = {}  # see stand_in
+        self._missing: dict[str, str] = {}  # name -> unit of those for which there was a stand-in
+        self._missing_of: dict[str, dict[str, tuple[str, str]]] = {}  # ident -> name -> what the log says
+        self._is_loading = False  # whether one that cannot be bound is replaced too, whatever the service has now
 
     def start(self) -> None:
         """The reactor runs: from now on it serves clients between two steps of a long binding."""
@@ -95,13 +99,31 @@ class SchedulerBinder:
         return found.known.values()
 
     def units(self) -> Mapping[str, str]:
-        """Return name -> unit of the schedulers that this process has loaded."""
-        return {name: factory.unit for name, factory in self._found.known.items()} if self._found is not None else {}
+        """Return name -> unit of the schedulers that this process has loaded, and of those that it misses."""
+        found = self._found.known if self._found is not None else {}
+        return {**self._missing, **{name: factory.unit for name, factory in found.items()}}
 
     def stand_in(self, units: Mapping[str, str]) -> None:
         """From now on, let the fallback choose for a scheduler of these that this process cannot load or bind: the
-        worker before this one could, and one broken plugin must not end the service of all. units: name -> unit."""
+        process before this one could, and one broken plugin must not end the service of all. units: name -> unit."""
         self._units = dict(units)
+        self._is_loading = True
+
+    def end_loading(self) -> None:
+        """The first table runs: from now on, let the fallback choose for no other schedulers than now, and refuse an
+        edit where one cannot be bound that could be before."""
+        self._units = dict(self._missing)
+        self._is_loading = False
+
+    def missing(self) -> Mapping[str, str]:
+        """Return name -> unit of the schedulers in whose place the fallback chooses."""
+        return dict(self._missing)
+
+    def mended(self, names: Collection[str]) -> None:
+        """These schedulers were loaded again, and their services bound to them."""
+        self._missing = {name: unit for name, unit in self._missing.items() if name not in names}
+        if not self._is_loading:
+            self._units = dict(self._missing)
 
     def packages_of(self, name: str | None) -> Collection[str]:
         """Return the packages that `reload` loads again. Raises a Refusal if it would."""
@@ -133,45 +155,52 @@ class SchedulerBinder:
         is_same = reloaded.replaced == reloaded.sources.keys() and reloaded.sources.items() <= sources.items()
         return evolve(reloaded, undo=undo, is_same=is_same)
 
-    def _factory(self, text: str, where: str) -> Any:
-        """Return the scheduler that `text` names. where: for errors. Raises NoSuchScheduler, or BadValue for options
-        that it does not take."""
+    def _factory(self, text: str, where: str, may_be_missing: bool) -> Any:
+        """Return the scheduler that `text` names. where: for errors. may_be_missing: return a stand-in for it if there
+        may be one. Raises NoSuchScheduler, or BadValue for options that it does not take."""
         found, name = self._found, name_of(text)
         if found is None or found.named(name) is None:
             found = self.find_all()
         try:
             factory = found.factory(name)
         except NoSuchScheduler as refusal:
-            return self._missing(text, refusal)
+            return self._instead_of(text, refusal, may_be_missing)
         try:
             read_options(factory, text)
         except BadValue as error:
-            return self._missing(text, BadValue(f"{where} = {shorten(text, 60)}: {error}", name))
+            refused = BadValue(f"{where} = {shorten(text, 60)}: {error}", name)
+            return self._instead_of(text, refused, may_be_missing)
         return factory
 
-    def _missing(self, text: str, refusal: Refusal) -> MissingScheduler:
+    def _instead_of(self, text: str, refusal: Refusal, may_be_missing: bool = True) -> MissingScheduler:
         """Return the stand-in for a scheduler, if there may be one; else raise the refusal."""
-        unit = self._units.get(name_of(text))
-        if unit is None:
+        name = name_of(text)
+        unit = self._units.get(name)
+        if unit is None or not may_be_missing:
             raise refusal from None
+        self._missing[name] = unit
         return MissingScheduler(text, unit, str(refusal))
 
-    def plugins_of(self, config: VirtualService) -> ServicePlugins:
-        """Return the schedulers that `config` names.
+    def plugins_of(self, config: VirtualService, new: Collection[str] = ()) -> ServicePlugins:
+        """Return the schedulers that `config` names. new: those, as texts of the configuration, that must not be
+        missing.
 
         Raises NoSuchScheduler, or BadValue if one does not take its options, or if balance or fallback needs requests
         that the service's scheduler does not read.
         """
+
+        def found(text: str, where: str) -> Any:
+            return self._factory(text, f"service {config.ident}: {where}", text not in new)
+
         service = f"service {config.ident}"
-        factory = self._factory(config.scheduler, f"{service}: scheduler")
-        balance = self._factory(config.balance, f"{service}: balance")
+        factory = found(config.scheduler, "scheduler")
+        balance = found(config.balance, "balance")
         _check_balance(f"balance = {config.balance}", balance, config.balance)
         names = dict.fromkeys(rule.modifiers.balance for rule in config.rules if rule.modifiers.balance is not None)
-        rule_balances = {name: self._factory(name, f"{service}: rule: balance") for name in names}
-        for name, found in rule_balances.items():
-            _check_balance(f"{service}: balance {name} of a rule", found, name)
-        no_fallback = config.fallback == NO_FALLBACK
-        fallback = None if no_fallback else self._factory(config.fallback, f"{service}: fallback")
+        rule_balances = {name: found(name, "rule: balance") for name in names}
+        for name, plugin in rule_balances.items():
+            _check_balance(f"{service}: balance {name} of a rule", plugin, name)
+        fallback = None if config.fallback == NO_FALLBACK else found(config.fallback, "fallback")
         if fallback is not None and factory.unit in (CONNECTION, CLIENT_HELLO) and fallback.unit != CONNECTION:
             raise BadValue(
                 f"fallback = {config.fallback}: it chooses per request, and {config.scheduler_name} reads no requests; "
@@ -180,33 +209,71 @@ class SchedulerBinder:
             )
         return ServicePlugins(factory, balance, fallback, rule_balances)
 
+    def check(self, config: VirtualService, new: Collection[str] = ()) -> None:
+        """Raise what `plugins_of` raises, and BadValue for a template of values that are not read when it is used."""
+        plugins = self.plugins_of(config, new)
+        factory = plugins.scheduler
+        if factory.unit not in (CONNECTION, CLIENT_HELLO):
+            return
+        ident, scheduler = config.ident, config.scheduler
+        check_own_templates(ident, scheduler, read_options(factory, scheduler))
+        others: list[tuple[str, Any, str]] = []
+        if plugins.fallback is not None:
+            others += [("fallback", plugins.fallback, config.fallback)]
+        if IUsesOptions.providedBy(factory) and USES_BALANCE in factory.uses:
+            others += [("balance", plugins.balance, config.balance)]
+            others += [("balance", plugin, text) for text, plugin in plugins.of_rules.items()]
+        for use, plugin, text in others:
+            check_other_templates(ident, use, text, config.scheduler_name, read_options(plugin, text))
+
     async def bind(
-        self, service: RunningService, config: VirtualService, settings: Settings, is_dry_run: bool = False
+        self,
+        service: RunningService,
+        config: VirtualService,
+        settings: Settings,
+        is_dry_run: bool = False,
+        is_rebound: bool = False,
     ) -> Prepared:
-        """Bind `config` for `service`. is_dry_run: the scheduler is only used for dry runs. Raises a Refusal."""
+        """Bind `config` for `service`. is_dry_run: the scheduler is only used for dry runs. is_rebound: it was loaded
+        again. Raises a Refusal."""
         steps = self._binding(service, config, settings, is_dry_run)
         try:
             prepared = await self._run_steps(steps, config, self._most_seconds(settings))
         except Refusal as refusal:
-            if config.scheduler_name not in self._units:
+            is_missing = isinstance(service.scheduler.factory, MissingScheduler) and not is_rebound
+            if config.scheduler_name not in self._units or not (is_missing or self._is_loading):
                 raise
-            steps = self._binding(service, config, settings, is_dry_run, self._missing(config.scheduler, refusal))
+            steps = self._binding(service, config, settings, is_dry_run, self._instead_of(config.scheduler, refusal))
             prepared = await self._run_steps(steps, config, self._most_seconds(settings))
         if not is_dry_run:
             self._log_missing(prepared)
         return prepared
 
     def _log_missing(self, prepared: Prepared) -> None:
-        for factory in prepared.plugins:
-            if isinstance(factory, MissingScheduler):
-                self._context.log.warn(
-                    "service {ident}: this worker has no scheduler {name}, so fallback {fallback} chooses: {why}; mend "
-                    "that, then run: tcpvsadm --reload-schedulers",
-                    ident=prepared.config.ident,
-                    name=factory.name,
-                    fallback=prepared.config.fallback,
-                    why=factory.why,
-                )
+        """Log which schedulers of a service are missing, if that has changed."""
+        ident, fallback = prepared.config.ident, prepared.fallback
+        missing = [factory for factory in prepared.plugins if isinstance(factory, MissingScheduler)]
+        instead = f"fallback {prepared.config.fallback} chooses"
+        if fallback is None:
+            instead = "there is no fallback"
+        elif fallback in missing:
+            instead = "so is the fallback"
+        found = {
+            factory.name: ("it cannot choose as the fallback" if factory is fallback else instead, factory.why)
+            for factory in reversed(missing)  # the service's own scheduler comes last, and counts
+        }
+        before = self._missing_of.pop(ident, {})
+        if found:
+            self._missing_of[ident] = found
+        for name, said in found.items() if found != before else ():
+            self._context.log.warn(
+                "service {ident}: scheduler {name} is missing, and {instead}: {why}; mend that, then run: tcpvsadm "
+                "--reload-schedulers",
+                ident=ident,
+                name=name,
+                instead=said[0],
+                why=said[1],
+            )
 
     def _binding(
         self,

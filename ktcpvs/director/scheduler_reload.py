@@ -65,6 +65,7 @@ class SchedulerReload:
             raise
         commands = partial(self._runner.processes.commands_for, edit)
         await self._runner.run_anew(lambda: None, reloaded.undo, commands, rebound=running)
+        self._binder.mended(reloaded.names)
         names, packages = ", ".join(sorted(reloaded.names)), ", ".join(reloaded.packages)
         is_same = reloaded.is_same
         self.last = Outcome(reloaded.files, running, is_same)

@@ -33,6 +33,7 @@ from ktcpvs.model.scheduling import NONE, Choice, OwnResponse, Request, by_choos
 from ktcpvs.model.server_words import MAINTENANCE
 from ktcpvs.model.service import VirtualService
 from ktcpvs.runtime.context import Context
+from ktcpvs.schedulers.missing import MissingScheduler
 from ktcpvs.system.pending import cancel_pending
 from ktcpvs.system.plugin_errors import describe, raise_interrupt
 
@@ -190,7 +191,10 @@ class Selector:
 
     @property
     def is_failing(self) -> bool:
-        """Whether the scheduler, since it was bound, has failed within the last FAILURE_ATTENTION seconds."""
+        """Whether the scheduler, since it was bound, has failed within the last FAILURE_ATTENTION seconds, or is
+        missing."""
+        if isinstance(self.scheduler, MissingScheduler):
+            return True
         return self._failed_at is not None and self._context.wheel.now - self._failed_at <= FAILURE_ATTENTION
 
     # The procedure.

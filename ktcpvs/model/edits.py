@@ -569,7 +569,7 @@ START_NOTHING, START_NEW, START_ALL = STARTS = ("nothing", "new", "all")
 """The services that a Load starts: none, those that were not in the table before, or all that it names."""
 
 
-def _nowhere(ident: str, scheduler: str) -> None:
+def nowhere(ident: str, scheduler: str) -> None:
     """The place of a scheduler in a configuration that comes from no text."""
 
 
@@ -587,7 +587,7 @@ class Load(Edit):
     settings: Settings = field(factory=Settings)
     confirm: int = field(default=0, validator=in_range(0, DAY))
     start: str = field(default=START_NOTHING, validator=one_of(*STARTS))
-    place_of: Callable[[str, str], Any] = field(default=_nowhere, eq=False, repr=False)
+    place_of: Callable[[str, str], Any] = field(default=nowhere, eq=False, repr=False)
 
     def apply(self, table: Table) -> Table:
         services = dict(self.services)

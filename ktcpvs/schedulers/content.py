@@ -37,7 +37,6 @@ from ktcpvs.interfaces import (
     IWatches,
     Outcome,
     Request,
-    RequestTemplate,
     ServiceView,
 )
 from ktcpvs.model.conditions import FROM, HOST, KINDS, PATTERN, PORT, SHARE, SNI
@@ -46,6 +45,7 @@ from ktcpvs.model.options import OFF
 from ktcpvs.model.pattern import encode_pattern, re2_options
 from ktcpvs.model.scheduling import BoundRule, ICountsRules, by_chooser, completed_of
 from ktcpvs.model.sticky import parse_sticky
+from ktcpvs.model.template_checks import check_other_templates
 from ktcpvs.schedulers.binding import BindsInSteps
 from ktcpvs.schedulers.notes import notes_of
 from ktcpvs.schedulers.rendezvous import Rendezvous
@@ -402,12 +402,8 @@ class RuleScheduler(BindsInSteps):
         """Raise BadValue for a template of the balance scheduler with values that this scheduler does not read."""
         if self.unit in (FIRST_REQUEST, EACH_REQUEST):
             return
-        for name, value in view.options.items():
-            if isinstance(value, RequestTemplate) and value.needs_requests:
-                raise BadValue(
-                    f"service {view.ident}: {name} {shorten(value.text, 60)} of a balance: scheduler {self.name} reads "
-                    "no requests; http, hhttp, phttp and chttp do"
-                )
+        balance = _name_of(view.balance) or ""
+        check_other_templates(view.ident, "balance", balance, self.name, view.options)
 
 
 def _completed_within(scheduler: IScheduler) -> Callable[[Outcome], object] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from ktcpvs.errors import BadValue, shorten
+from ktcpvs.errors import shorten
 from ktcpvs.interfaces import Request, RequestTemplate, ServiceView, TemplateOption
+from ktcpvs.model.template_checks import check_own_templates
 from ktcpvs.schedulers.hashing import hash_client, hash_key
 
 if TYPE_CHECKING:
@@ -61,9 +62,6 @@ def key_of(service: ServiceView, scheduler: str) -> Key:
     Raises BadValue for one that needs requests where the scheduler of that name chooses before any is read.
     """
     template: RequestTemplate | None = service.options.get("key")
-    if template is not None and template.needs_requests and service.config.scheduler_name == scheduler:
-        raise BadValue(
-            f"service {service.ident}: key {template.text}: scheduler {scheduler} chooses before it reads a request; "
-            f"with 'scheduler = phttp' and 'balance = {service.config.scheduler}' it sees each request"
-        )
+    if service.config.scheduler_name == scheduler:
+        check_own_templates(service.ident, service.config.scheduler, service.options)
     return Key(template)

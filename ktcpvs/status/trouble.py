@@ -143,9 +143,9 @@ def _of_service(service: dict[str, Any]) -> Iterator[Row]:
         yield _row("service_full", WARNING, text, service=ident)
     if stats["scheduler_failing"]:
         has_none, count = service["fallback"] == NO_FALLBACK, stats["scheduler_failures"]
-        often = f"{count} times so far" if count > 1 else "once so far"
+        often = {0: "", 1: ", once so far"}.get(count, f", {count} times so far")  # a missing one: before the first
         instead = "there is no fallback" if has_none else f"the fallback {service['fallback']} chooses"
-        text = f"scheduler {service['scheduler']} fails, {often}: {instead}; see the log"
+        text = f"scheduler {service['scheduler']} fails{often}: {instead}; see the log"
         yield _row("scheduler_failing", CRITICAL if has_none else WARNING, text, service=ident)
     servers = service["servers"]
     states = [server["health"]["state"] for server in servers]

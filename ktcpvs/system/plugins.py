@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -38,6 +39,9 @@ BUILT_IN_MODULE = "twisted.plugins.ktcpvs_plugins"
 
 LISTED_BY = "'tcpvsadm --schedulers'"
 """The command that lists all schedulers, for errors."""
+
+MAX_NAMES = 40
+"""The most schedulers that such an error names: it must help where no daemon answers."""
 
 MAX_ERROR_LENGTH = 200
 """The most characters of each plugin's error in the refusal of an unknown name."""
@@ -87,7 +91,8 @@ class Schedulers:
         if name in SCHEDULERS:
             message = f"no scheduler '{name}': use {SCHEDULERS[name]}"
         else:
-            message = f"no scheduler {unknown(name, sorted(self.known), listed_by=LISTED_BY)}"
+            hint = unknown(name, sorted(self.known), listed_by=LISTED_BY, most=MAX_NAMES)
+            message = f"no scheduler {hint} (a plugin must be installed in {sys.prefix})"
         for where, error in self.broken:
             message += f"; {where} failed to load: {shorten(error, MAX_ERROR_LENGTH)}"
         raise NoSuchScheduler(message, name)

@@ -149,6 +149,7 @@ class HandoverSource:
             is_drained=director.withdrawals.current.is_whole,
             challenges=director.context.challenges.challenges,
             draining=self._predecessors.draining(),
+            missing_schedulers=director.missing_schedulers(),
         )
 
     def page(self, number: int) -> bytes:

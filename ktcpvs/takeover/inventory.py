@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import Factory, asdict, evolve, frozen
@@ -49,7 +50,7 @@ class Inventory:
     none. has_reader: a process reads certificates for the daemon, and TakeReader hands it over. instance: as which the
     daemon is a node of its cluster, so that the new one takes its place; "": it is in none. is_drained: it is a node
     that accepts no clients. challenges: of ACME, which a CA may look for just now. draining: process ids of the daemons
-    before it that still drain."""
+    before it that still drain. missing_schedulers: name -> unit of those in whose place its fallback chooses."""
 
     table: Table
     key: bytes
@@ -63,6 +64,7 @@ class Inventory:
     is_drained: bool = False
     challenges: tuple[Challenge, ...] = ()
     draining: tuple[int, ...] = ()
+    missing_schedulers: Mapping[str, str] = Factory(dict)
 
     def text(self) -> bytes:
         """The inventory as one JSON document. Two versions exchange it, so its names stay."""
@@ -83,6 +85,7 @@ class Inventory:
                 "local": encode_local(self.table.local),
                 "challenges": [asdict(challenge) for challenge in self.challenges],
                 "draining": self.draining,
+                "missing_schedulers": dict(self.missing_schedulers),
             }
         ).encode("utf-8")
 
@@ -119,10 +122,11 @@ def read_inventory(text: bytes, source: str) -> Inventory:
             is_drained=bool(data.get("is_drained")),
             challenges=tuple(_read_challenge(**found) for found in data.get("challenges", [])),
             draining=tuple(map(int, data.get("draining", []))),
+            missing_schedulers={str(name): str(unit) for name, unit in data.get("missing_schedulers", {}).items()},
         )
     except Refusal as refusal:
         raise CannotTakeOver(f"{source} has a table that this version cannot read: {refusal}; it continues") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CannotTakeOver(
             f"{source} sent an inventory that this version cannot read: {error!r}; it continues"
         ) from None

@@ -33,7 +33,12 @@ def restore(director: Director, target: HandoverTarget, is_node: bool = False) -
             director.checked_servers.set_health(ident, address, False, why)
 
     def load(_: object) -> Deferred[None]:
-        return director.load_initial(edits_for(inventory.table), is_strict=False, resolution=inventory.resolution)
+        return director.load_initial(
+            edits_for(inventory.table, lambda ident, scheduler: "the table of the running daemon"),
+            is_strict=False,
+            resolution=inventory.resolution,
+            units=inventory.missing_schedulers,
+        )
 
     withdrawn = director.withdrawals.withdraw(True) if inventory.is_drained and is_node else succeed(())
     return withdrawn.addCallback(load).addCallback(set_health)

@@ -226,9 +226,11 @@ class SupervisedWorkers:
         down: Sequence[tuple[str, str, str]],
         weighed: Sequence[tuple[str, str, str]] = (),
         units: Mapping[str, str] = MappingProxyType({}),
+        missing: Mapping[str, str] = MappingProxyType({}),
     ) -> Deferred[bool]:
         """Send the whole table to a worker that has just started. down: from CheckedServers.down. weighed: from
         CheckedServers.weighed. units: name -> unit of the schedulers that the supervisor has loaded.
+        missing: the same of those in whose place the fallback chooses.
 
         Fires with True when it has answered; a worker that does not answer is killed.
         """
@@ -248,10 +250,10 @@ class SupervisedWorkers:
         if self._withdrawal != Withdrawal():  # before the edits, for whose services there are no sockets
             asked = withdraw_commands(self._withdrawal)
             answers += [worker.call(command, **arguments) for command, arguments in asked]
-        if self._have_served:  # at the start, and in a takeover, a worker that cannot bind refuses the table
-            known = [{"name": name, "unit": unit} for name, unit in units.items()]
-            pages = _pages(known, SCHEDULERS_PER_COMMAND)
-            answers += [worker.call(commands.StandIn, schedulers=page) for page in pages]
+        # At the start, and in a takeover, a worker that cannot bind what the supervisor can refuses the table.
+        known = [{"name": name, "unit": unit} for name, unit in (units if self._have_served else missing).items()]
+        pages = _pages(known, SCHEDULERS_PER_COMMAND)
+        answers += [worker.call(commands.StandIn, schedulers=page) for page in pages]
         answers += self._send_slots(worker, self._slots.slots)
         passed = [*_file_calls(self._files), *([] if self._tickets is None else [self._tickets])]
         passed += self.commands_for_cookie_secret(self._context.cookie_secret)

@@ -99,6 +99,7 @@ class Supervisor:
             checked.down(),
             checked.weighed(),
             director.scheduler_units(),
+            director.missing_schedulers(),
         )
         if await introduced and worker.pid == pid:
             worker.mark_ready()

@@ -45,7 +45,8 @@ class Installation:
             self.lines.append(event["log_format"].format(**event))
 
         log = EventLog(logger=Logger(namespace="test", observer=observe))  # type: ignore[arg-type]
-        self.binder = SchedulerBinder(Context(MemoryReactorClock(), log, Descriptors(1000)), lambda: self.now)
+        self.context = Context(MemoryReactorClock(), log, Descriptors(1000))
+        self.binder = SchedulerBinder(self.context, lambda: self.now)
         self.binder.find_all()
 
     def refusal_of(self, scheduler: str) -> str:
@@ -185,3 +186,47 @@ def test_a_bind_for_which_workers_would_be_killed_is_refused(seconds: int, is_st
         )
     else:
         assert isinstance(results[0], Prepared)
+
+
+def test_the_fallback_chooses_only_for_schedulers_that_were_missing_at_the_load(installation: Installation) -> None:
+    binder, known = installation.binder, {"gone": "EACH_REQUEST", "other": "CONNECTION"}
+    binder.stand_in(known)
+    of_gone = service("gone depth 3")
+    assert binder.plugins_of(of_gone).scheduler.unit == "EACH_REQUEST"
+    binder.end_loading()
+    assert binder.missing() == {"gone": "EACH_REQUEST"}
+    assert binder.units()["gone"] == "EACH_REQUEST"
+    assert installation.refusal_of("other").startswith("no scheduler 'other'")
+    with pytest.raises(NoSuchScheduler, match="no scheduler 'gone'"):
+        binder.check(of_gone, {"gone depth 3"})
+    binder.check(of_gone, {"wlc"})  # another option of the service is edited
+    binder.mended({"gone"})
+    assert binder.missing() == {}
+    assert installation.refusal_of("gone depth 3").startswith("no scheduler 'gone'")
+
+
+@pytest.mark.parametrize(
+    ("options", "instead"),
+    [
+        ("scheduler = gone", ["scheduler gone is missing, and fallback wlc chooses"]),
+        ("scheduler = gone fallback = none", ["scheduler gone is missing, and there is no fallback"]),
+        ("scheduler = gone fallback = gone", ["scheduler gone is missing, and so is the fallback"]),
+        ("scheduler = rr fallback = gone", ["scheduler gone is missing, and it cannot choose as the fallback"]),
+        ("scheduler = phttp balance = gone", ["scheduler gone is missing, and fallback wlc chooses"]),
+        ("scheduler = rr", []),
+    ],
+)
+def test_the_log_says_once_what_chooses_for_a_missing_scheduler(
+    installation: Installation, options: str, instead: list[str]
+) -> None:
+    binder, config = installation.binder, parse(f"Virtual web {{ {options} }}").services["web"]
+    binder.stand_in({"gone": "CONNECTION"})
+    running = RunningService(installation.context, config)
+    for _ in range(2):
+        bound = Deferred.fromCoroutine(binder.bind(running, config, Settings()))
+        results: list[Any] = []
+        bound.addBoth(results.append)
+        assert isinstance(results[0], Prepared)
+    assert [line.partition(": no scheduler 'gone'")[0] for line in installation.lines] == [
+        f"service web: {text}" for text in instead
+    ]

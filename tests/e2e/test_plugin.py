@@ -6,11 +6,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from http_servers import TwistedWeb
@@ -180,8 +183,7 @@ def test_a_scheduler_added_to_a_running_daemon_is_found(make_daemon: Make, serve
     refused = daemon.adm("-A", "-i", "s", "-s", "late", check=False)
     assert refused.returncode == 1
     assert "no scheduler 'late'; there are: " in refused.stderr
-    assert "http" in refused.stderr
-    assert "which 'tcpvsadm --schedulers' lists" in refused.stderr
+    assert f", wlc, wrr (a plugin must be installed in {sys.prefix})" in refused.stderr
     add_plugin(tmp_path, "late", "return Choice(self.destinations[0], 'the first')")
     server, port = serve(speak_first(b"1")), free_port()
     daemon.service("s", port, server.address, scheduler="late")
@@ -206,6 +208,155 @@ def test_a_plugin_that_cannot_be_imported_is_named(make_daemon: Make, tmp_path: 
         assert "there_is_no_such_module" in text
     assert len(daemon.json("--schedulers")["broken"]) == 2
     daemon.adm("-A", "-i", "s", "-s", "wlc")
+
+
+def removed(name: str, folder: Path) -> None:
+    """Uninstall what `add_plugin` has added."""
+    (folder / f"twisted/plugins/ktcpvs_{name}_plugin.py").unlink()
+
+
+def trouble_of(port: int) -> list[dict[str, Any]]:
+    """Return the rows of trouble on the status page at that port."""
+    with urlopen(f"http://{LOOPBACK}:{port}/api/v1/status", timeout=TIMEOUT) as page:
+        return list(json.loads(page.read())["trouble"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_table_whose_scheduler_is_gone_starts_and_its_fallback_chooses(
+    make_daemon: Make, serve: Serve, tmp_path: Path, workers: int
+) -> None:
+    second = "return Choice(self.destinations[1], 'the second')"
+    state, status = tmp_path / "state", free_port()
+    add_plugin(tmp_path, "by-tenant", second)
+    options = ("--state", state, "--status", f"tcp:{status}")
+    daemon = make_daemon(*options, python_path=(tmp_path,), workers=workers)
+    daemon.may_log_tracebacks = True
+    daemon.start()
+    one, two, port, other = serve(speak_first(b"1")), serve(speak_first(b"2")), free_port(), free_port()
+    daemon.service("s", port, (one.address, 1), (two.address, 0), scheduler="by-tenant")
+    daemon.service("other", other, one.address)
+    assert served(port) == b"2"
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+    removed("by-tenant", tmp_path)
+    daemon.forget_log()
+    daemon.start()
+    if workers:
+        daemon.wait_until_workers_serve()
+    why = "service s: scheduler by-tenant is missing, and fallback wlc chooses: no scheduler 'by-tenant'; there are: "
+    assert f"{why}chash, " in daemon.log()
+    assert "; mend that, then run: tcpvsadm --reload-schedulers" in daemon.log()
+    (trouble,) = trouble_of(status)
+    assert (trouble["kind"], trouble["service"]) == ("scheduler_failing", "s")
+    assert trouble["text"] == "scheduler by-tenant fails: the fallback wlc chooses; see the log"
+    assert [served(port), served(other)] == [b"1", b"1"]
+    assert daemon.stats("s")["stats"]["scheduler_failures"] == 1
+
+    # It can be edited meanwhile, and is kept for the next start. Nothing new may use the scheduler.
+    daemon.adm("-E", "-i", "s", "maxclients=50")
+    assert served(port) == b"1"
+    for edit in (("-A", "-i", "new", "-s", "by-tenant"), ("-E", "-i", "other", "-s", "by-tenant")):
+        assert "no scheduler 'by-tenant'; there are: " in daemon.adm(*edit, check=False).stderr
+    assert json.loads(state.read_text())["units"]["by-tenant"] == "CONNECTION"
+    daemon.restart()
+    assert served(port) == b"1"
+    if not workers:
+        before, daemon = (
+            daemon,
+            make_daemon(*options, "--takeover", daemon.control, control=daemon.control, python_path=(tmp_path,)),
+        )
+        daemon.may_log_tracebacks = before.may_have_ended = True
+        daemon.start()
+        assert before.wait() == 0
+        assert served(port) == b"1"
+
+    # A plugin that cannot be bound does not mend that; a good one does.
+    add_plugin(tmp_path, "by-tenant", second, bind="raise OSError('no list')")
+    refused = daemon.adm("--reload-schedulers", check=False)
+    assert "scheduler by-tenant cannot serve s: OSError('no list')" in refused.stderr
+    assert served(port) == b"1"
+    add_plugin(tmp_path, "by-tenant", second, bind="pass # this one is good")
+    daemon.adm("--reload-schedulers")
+    assert [served(port) for _ in range(4)] == [b"2"] * 4
+    wait_for(lambda: not trouble_of(status), "the end of the trouble")
+    daemon.adm("-E", "-i", "other", "-s", "by-tenant")
+
+
+def test_a_takeover_by_a_daemon_that_lacks_a_scheduler_is_refused(
+    make_daemon: Make, serve: Serve, tmp_path: Path
+) -> None:
+    add_plugin(tmp_path, "mine", "return Choice(self.destinations[0], 'the first')")
+    daemon, server, port = make_daemon(python_path=(tmp_path,)), serve(speak_first(b"1")), free_port()
+    daemon.start()
+    daemon.service("s", port, server.address, scheduler="mine")
+    refused = make_daemon("--takeover", daemon.control, control=daemon.control).refused()
+    assert refused.startswith("ktcpvs: the table of the running daemon: service s: no scheduler 'mine'; ")
+    assert served(port) == b"1"
+
+
+def test_a_start_without_a_scheduler_of_the_configuration_is_refused_with_its_place(
+    make_daemon: Make, tmp_path: Path
+) -> None:
+    """As from a state file of a version that did not save what the scheduler chooses for."""
+    text, state, config = "Virtual s {\n    scheduler = gone\n}\n", tmp_path / "state", tmp_path / "conf"
+    state.write_text(json.dumps({"format": 1, "running": ["s"], "configuration": text}))
+    config.write_text(text)
+    for option, where in (("--state", f"{state}: configuration"), ("--config", config)):
+        refused = make_daemon(option, tmp_path / option[2:].replace("config", "conf")).refused()
+        assert refused.startswith(f"ktcpvs: {where}:2:17: service s: no scheduler 'gone'; there are: chash, ")
+        assert refused.endswith(f", wlc, wrr (a plugin must be installed in {sys.prefix})")
+
+
+KEYED = '''
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from ktcpvs.interfaces import CONNECTION, ISchedulerFactory, TemplateOption
+from ktcpvs.schedulers.wlc import WLC
+
+
+@implementer(IPlugin, ISchedulerFactory)
+class Keyed:
+    """Per connection: by a key."""
+
+    name = "keyed"
+    unit = CONNECTION
+    options = {"by": TemplateOption(default="{client}")}
+
+    def bind(self, service, previous):
+        return WLC().bind(service, previous)
+
+
+keyed = Keyed()
+'''
+
+
+def test_a_template_that_is_always_empty_is_refused_by_edits_and_checks(make_daemon: Make, tmp_path: Path) -> None:
+    plugin = tmp_path / "twisted/plugins/ktcpvs_keyed_plugin.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text(KEYED)
+    daemon, config = make_daemon(python_path=(tmp_path,)), tmp_path / "conf"
+    daemon.start()
+    user = "{header.x-user}"
+    for scheduler in (f"keyed by {user}", f"chash key {user}"):
+        name, option, _ = scheduler.split()
+        why = (
+            f"service s: {option} {user}: scheduler {name} chooses before it reads a request; with 'scheduler = phttp' "
+            f"and 'balance = {name} {option} \"{user}\"' it sees each request"
+        )
+        assert why in daemon.adm("-A", "-i", "s", "-s", scheduler, check=False).stderr
+        config.write_text(f"Virtual s {{\n    scheduler = {name} {option} '{user}'\n}}\n".replace("'", '"'))
+        for command in ("--check", "-f"):
+            assert f"{config}:2:17: {why}" in daemon.adm(command, config, check=False).stderr
+        daemon.adm("-A", "-i", "s", "-s", f"{name} {option} {{client}}")
+        assert why in daemon.adm("-E", "-i", "s", "-s", scheduler, check=False).stderr
+        of_fallback = f"service s: {option} {user} of a fallback: scheduler {name} reads no requests"
+        assert of_fallback in daemon.adm("-E", "-i", "s", f"fallback={scheduler}", check=False).stderr
+        of_balance = f"service s: {option} {user} of a balance: scheduler tcp reads no requests"
+        assert of_balance in daemon.adm("-E", "-i", "s", "-s", "tcp", f"balance={scheduler}", check=False).stderr
+        daemon.adm("-E", "-i", "s", "-s", "phttp", f"balance={scheduler}", f"fallback={scheduler}")
+        daemon.adm("-D", "-i", "s")
 
 
 LEARNER = '''

@@ -210,7 +210,7 @@ def test_a_configuration_with_an_error_refuses_the_start(make_daemon: Make, tmp_
     assert re.fullmatch(rf"ktcpvs: {config}.+not UTF-8 text", daemon.refused())
     config.write_text("Virtual s {\n    scheduler = best\n}\n")
     assert re.fullmatch(
-        rf"ktcpvs: {config}:2:17: service s: no scheduler 'best'; there are: .*http.*'tcpvsadm --schedulers' lists",
+        rf"ktcpvs: {config}:2:17: service s: no scheduler 'best'; there are: .*http.* \(a plugin must be .*\)",
         daemon.refused(),
     )
 

@@ -601,7 +601,7 @@ def test_a_new_worker_that_cannot_load_or_bind_a_scheduler_serves_by_the_fallbac
         daemon.call("reload_schedulers")
     replace_a_worker()
     all_are_served()
-    assert "service s: this worker has no scheduler site, so fallback wlc chooses: no scheduler 'site'" in daemon.log()
+    assert "service s: scheduler site is missing, and fallback wlc chooses: no scheduler 'site'" in daemon.log()
     assert failures() > 0
 
     # Once it is mended, a reload ends that.

@@ -1,4 +1,4 @@
-"""A stand-in for a scheduler that a worker cannot load or bind: it fails, so that the service's fallback chooses."""
+"""A stand-in for a scheduler that a process cannot load or bind: it fails, so that the service's fallback chooses."""
 
 from __future__ import annotations
 
