@@ -124,9 +124,10 @@ class ServiceCounts:
     active: open client connections. queued: clients that wait for a server. total: accepted connections. requests: with
     a scheduler that chooses for each request, those that servers got and those that the switch responded to itself; 0
     with others. refused: requests and connections that got no server. refusals: status -> number. redirected: status ->
-    requests that `https_only` has redirected. rules: label -> the requests, or connections, that the rule has taken.
-    denied, limited: by lists of networks, and by limits for clients. bytes_in, bytes_out: from clients, and to them,
-    with the switch's own responses.
+    requests that `https_only` has redirected. broken_responses: those of servers whose clients got their beginning, but
+    not their end. rules: label -> the requests, or connections, that the rule has taken. denied, limited: by lists of
+    networks, and by limits for clients. bytes_in, bytes_out: from clients, and to them, with the switch's own
+    responses.
     """
 
     active: int = 0
@@ -136,6 +137,7 @@ class ServiceCounts:
     refused: int = 0
     refusals: Mapping[str, int] = Factory(dict)
     redirected: Mapping[str, int] = Factory(dict)
+    broken_responses: int = 0
     rules: Mapping[str, int] = Factory(dict)
     denied: int = 0
     limited: int = 0

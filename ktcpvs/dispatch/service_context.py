@@ -35,10 +35,13 @@ class TrafficCounters:
     """Counters of the traffic of one service. total: client connections accepted, without the streams of HTTP/2.
     refused: requests and connections that got no server. refusals: HTTP status -> number of clients refused with it.
     redirected: HTTP status -> number of requests that `https_only` has redirected. requests: those that no server of
-    the service counts: the switch has responded itself, or the server is deleted. ended_in, ended_out: bytes of
-    connections that have ended."""
+    the service counts: the switch has responded itself, or the server is deleted. broken_responses: HTTP responses
+    that ended before their end, by no doing of their clients. ended_in, ended_out: bytes of connections that have
+    ended."""
 
-    __slots__ = ("ended_in", "ended_out", "redirected", "refusals", "refused", "requests", "total")
+    __slots__ = (
+        "broken_responses", "ended_in", "ended_out", "redirected", "refusals", "refused", "requests", "total",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.total = 0
@@ -46,6 +49,7 @@ class TrafficCounters:
         self.refusals: dict[int, int] = {}
         self.redirected: dict[int, int] = {}
         self.requests = 0
+        self.broken_responses = 0
         self.ended_in = 0
         self.ended_out = 0
 

@@ -542,6 +542,11 @@ class HTTPClientConnection(ClientConnection):
 
     # The end.
 
+    def expire(self, event: str = life.DRAINED) -> None:
+        if event == life.DRAINED and self.state == life.ANSWERING:
+            self.service.counters.broken_responses += 1
+        super().expire(event)
+
     def refuse(
         self, status: int, reason: str, retry_after: int = 0, method: bytes | None = None, received: int = 0
     ) -> None:
@@ -654,6 +659,7 @@ class HTTPClientConnection(ClientConnection):
             self.exchange.fail(504, reason)
             return False
         self.ending = reason
+        self.service.counters.broken_responses += 1
         self.expire(life.READ_TIMEOUT)
         return True
 
@@ -704,6 +710,7 @@ class HTTPClientConnection(ClientConnection):
         elif limit and waited > limit and state in (life.ANSWERING, life.SWITCHED):
             if state == life.ANSWERING and (self.body is None or self.held & SERVER_IS_FULL):
                 exchange.server_failed(f"the response stopped for {limit} seconds", TIMEOUT)
+                self.service.counters.broken_responses += 1
             self.expire(life.READ_TIMEOUT)
             return True
         elif state == life.WAITING:

@@ -362,6 +362,7 @@ class Exchange:
         log = service.context.log
         log.event(levels.NON_FATAL, form, ident=service.ident, client=owner.client_name, why=reason)
         self.server_failed(reason, kind)
+        service.counters.broken_responses += 1
         owner.ending = reason
         owner.transition(life.RESET)
         self.release_server(reset=True)

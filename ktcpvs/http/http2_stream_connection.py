@@ -40,6 +40,7 @@ class HTTP2StreamConnection(HTTPClientConnection):
             self.exchange.cancel_connecting()
         elif self.state == life.ANSWERING:
             self.ending = f"the deadline of {milliseconds:g} ms has passed"
+            self.service.counters.broken_responses += 1
             self.expire(life.READ_TIMEOUT)
 
     @property

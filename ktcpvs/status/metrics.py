@@ -32,6 +32,12 @@ _OF_SERVICE = (
     ("paused_listeners", GAUGE, "paused_listeners", "Listeners that accept nobody for want of file descriptors."),
     ("waiting_streams", GAUGE, "waiting_streams", "Requests of HTTP/2 that wait for a file descriptor."),
     ("total", COUNTER, "connections_total", "Client connections accepted."),
+    (
+        "broken_responses",
+        COUNTER,
+        "broken_responses_total",
+        "Responses that broke off after their beginning had been sent; not those that the client cancelled.",
+    ),
     ("denied", COUNTER, "denied_total", "Clients rejected by the allow and deny lists."),
     ("limited", COUNTER, "limited_total", "Clients and requests rejected by the limits per client."),
     (

@@ -585,6 +585,7 @@ def test_stats_of_a_table_that_never_ran(ask: Ask) -> None:
         "paused_listeners": 0,
         "waiting_streams": 0,
         "requests": 0,
+        "broken_responses": 0,
         "denied": 0,
         "limited": 0,
         "choose_overruns": 0,

@@ -243,6 +243,13 @@ def test_redirects_are_no_refusals() -> None:
     answer = stats(0)
     answer["services"][0]["stats"] |= {"redirected": {"308": 7}, "refusals": {"400": 1}, "responses": {}}
     assert "\n  redirected: 308 7\n  refused: 400 1\n" in output.format_stats(answer)
+    assert "broken" not in output.format_stats(answer)
+
+
+def test_broken_responses_have_a_line() -> None:
+    answer = stats(0)
+    answer["services"][0]["stats"]["broken_responses"] = 40
+    assert "\n  broken responses: 40\n" in output.format_stats(answer)
 
 
 def test_rates_in_json_have_no_counters() -> None:

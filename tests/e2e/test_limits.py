@@ -195,6 +195,7 @@ def test_failed_connects_leak_no_descriptors(daemon: Daemon) -> None:
         "refused": 100,
         "refusals": {"503": 100},
         "redirected": {},
+        "broken_responses": 0,
         "requests": 0,
         "responses": {},
         "queued": 0,

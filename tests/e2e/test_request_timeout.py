@@ -52,7 +52,9 @@ def test_a_server_that_drips(daemon: Daemon, serve: Callable[..., SocketServer],
             assert first.endswith(b"\r\n\r\n"), "only a response that has begun is reset"
     assert said.startswith(heard)
     assert len(said) < 1_000_000
-    assert daemon.stats("s")["servers"][0]["stats"]["failures"] == 0
+    stats = daemon.stats("s")
+    assert stats["servers"][0]["stats"]["failures"] == 0
+    assert stats["stats"]["broken_responses"] == (1 if first.endswith(b"\r\n\r\n") else 0)
 
 
 def test_others_are_left_alone(daemon: Daemon, serve: Callable[..., SocketServer]) -> None:

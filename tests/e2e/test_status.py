@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -27,8 +28,11 @@ NAME = "<b>wéb'&</b>"
 
 
 def answers(sock: socket.socket) -> None:
-    """A server: it responds 404 to /missing, and 200 to all else."""
+    """A server: it responds 404 to /missing, breaks its response to /broken off, and responds 200 to all else."""
     for data in chunks(sock):
+        if b" /broken " in data:
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nfour")
+            return
         status = b"404 Not Found" if b" /missing " in data else b"200 OK"
         sock.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\nok")
 
@@ -86,6 +90,9 @@ def test_metrics_stats_and_page_data_agree(
             head = b""
             while not head.endswith(b"ok"):
                 head += client.recv(4096)
+    with dial((LOOPBACK, port)) as client, contextlib.suppress(ConnectionResetError):
+        client.sendall(b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n")
+        read_all(client)
     with dial((LOOPBACK, port)) as client:
         client.sendall(b"GARBAGE\r\n\r\n")
         assert read_all(client).startswith(b"HTTP/1.1 400 ")
@@ -105,6 +112,7 @@ def test_metrics_stats_and_page_data_agree(
     assert (len(of_server), of_server[-1]) == (17, 5)
     assert value(status, "ktcpvs_server_answers_total", code="4xx", **mine) == 1
     assert value(status, "ktcpvs_service_refusals_total", service=NAME, code="400") == 1
+    assert value(status, "ktcpvs_service_broken_responses_total", service=NAME) == 1
     assert value(status, "ktcpvs_server_failures_total", service="dead") == 1
     assert value(status, "ktcpvs_server_retries_total", service="dead", server=nobody) == 1
     assert value(status, "ktcpvs_server_state", service=NAME, state="up") == 2
@@ -117,7 +125,7 @@ def test_metrics_stats_and_page_data_agree(
 
     listed = daemon.adm("--list", "--stats", "-i", NAME).stdout
     assert "responses: 2xx 4, 4xx 1; 50 % within " in listed
-    assert "  refused: 400 1\n" in listed
+    assert "  refused: 400 1\n  broken responses: 1\n" in listed
     assert "     retried: 1\n" in daemon.adm("--list", "--stats", "-i", "dead").stdout
 
     told = json.loads(get(status, "/api/v1/status")[1])

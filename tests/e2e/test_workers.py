@@ -167,7 +167,7 @@ def test_workers_count_connections_together(daemon: Daemon, serve: Serve, stack:
     assert sum(seen["stats"].pop("relay")["joined"].values()) == 40
     assert seen["stats"] == {
         "active": 40, "total": 40, "refused": 0, "refusals": {}, "redirected": {}, "responses": {}, "queued": 0,
-        "requests": 0, "denied": 0,
+        "requests": 0, "broken_responses": 0, "denied": 0,
         "limited": 0, "paused_listeners": 0, "waiting_streams": 0, "handshakes": {}, "preambles": {}, "rules": {},
         "choose_overruns": 0,
         "handshake_pauses": 0, "scheduler_failures": 0, "scheduler_failing": 0,

@@ -974,6 +974,7 @@ def test_a_deadline_ends_a_response_too(make: Make) -> None:
     client.talks()
     assert [stream_id for stream_id, _ in client.resets()] == [1]
     assert not server.is_open
+    assert world.live.traffic.counters.broken_responses == 1
 
 
 def test_a_deadline_of_a_request_that_is_over_does_nothing(make: Make) -> None:

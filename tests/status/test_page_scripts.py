@@ -50,7 +50,7 @@ def service(requests: int, rules: dict[str, int], *servers: int, unit: str = "EA
         "rules": [{"label": label} for label in ("canary", "constructor", "stable")],
         "stats": {
             "active": 0, "queued": 0, "requests": requests, "total": requests, "bytes_in": 0, "bytes_out": 0,
-            "refusals": {}, "rules": rules,
+            "refusals": {}, "rules": rules, "broken_responses": 0,
         },
     }  # fmt: skip
 
@@ -80,6 +80,15 @@ def test_nothing_is_known_of_the_last_seconds_in_the_first_update(tmp_path: Path
     assert second["servers"][1]["rate"] is None, "it was not there before"
     assert second["rules"][0] == {"rate": None, "share": None, "total": 90}, "nor was the rule"
     assert second["rules"][2] == {"rate": 82, "share": 0.82, "total": 810}
+
+
+def test_errors_of_a_service_are_those_that_its_clients_got(tmp_path: Path) -> None:
+    now, then = service(900, {}, 900), service(400, {}, 400)
+    now["stats"] |= {"broken_responses": 40, "refusals": {"503": 5, "404": 7}}
+    now["servers"][0]["stats"] |= {"answers": {"5xx": 20}, "failures": 300}
+    then["stats"]["broken_responses"] = 5
+    (measured,) = called(tmp_path, "measure.js", "measureService", [now, then, 5, BOUNDS])
+    assert (measured["allErrors"], measured["errors"]) == (65, 12)
 
 
 def test_the_share_of_a_rule_is_that_of_the_requests_of_the_last_seconds(tmp_path: Path) -> None:

@@ -461,10 +461,12 @@ def _format_rules(counters: dict[str, Any]) -> list[str]:
 
 
 def _format_own_responses(counters: dict[str, Any]) -> list[str]:
-    """Return the lines with the responses that the switch has given itself."""
+    """Return the lines with the responses that the switch has given itself, and with those that broke off."""
     kinds = (("redirected", "redirected"), ("refused", "refusals"), ("responded", "responses"))
     found = ((word, counters.get(name)) for word, name in kinds)
-    return [f"  {word}: {escape(_format_counts(counts))}" for word, counts in found if counts]
+    lines = [f"  {word}: {escape(_format_counts(counts))}" for word, counts in found if counts]
+    broken = counters.get("broken_responses")
+    return [*lines, f"  broken responses: {broken}"] if broken else lines
 
 
 def _times(count: int) -> str:

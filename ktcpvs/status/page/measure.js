@@ -31,12 +31,13 @@ export function serverErrors(stats) {
   return stats.failures + stats.answers["5xx"];
 }
 
-// The errors that clients of a service got: those of servers that were not retried, and those of the switch.
+// The errors that clients of a service got: those of servers that were not retried, those of the switch, and responses
+// that broke off.
 function clientErrors(one, isRequests) {
   const codes = Object.entries(one.stats.refusals).filter(([code]) => !isRequests || code >= "500");
   const own = codes.reduce((sum, [, number]) => sum + number, 0);
   const all = one.redirect ? [...one.servers, one.redirect] : one.servers;
-  return own + all.reduce((sum, server) => sum + server.stats.answers["5xx"], 0);
+  return own + one.stats.broken_responses + all.reduce((sum, server) => sum + server.stats.answers["5xx"], 0);
 }
 
 // What a server did in the last seconds. then: its stats before; undefined: they are not known.

@@ -261,6 +261,7 @@ export class Card {
     const parts = [`since the start: ${count(measured.total)} ${what}, ${count(measured.allErrors)} errors, in ${bytes(one.stats.bytes_in)}, out ${bytes(one.stats.bytes_out)}`];
     if (refused) parts.push(`refused ${refused}`);
     if (redirected) parts.push(`redirected ${redirected}`);
+    if (one.stats.broken_responses) parts.push(`broken responses ${count(one.stats.broken_responses)}`);
     if (one.stats.denied) parts.push(`denied ${count(one.stats.denied)}`);
     if (one.stats.limited) parts.push(`limited ${count(one.stats.limited)}`);
     if (one.stats.relay) parts.push(`relay ${one.stats.relay.in_use}`);
