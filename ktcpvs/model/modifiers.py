@@ -271,7 +271,8 @@ def _describe_unknown(text: str) -> str:
     """Return what is wrong with a word that is no modifier. It may be one of a condition, in front of which there is
     none."""
     if text.lower() in RESERVED:
-        hint = "; the name of a rule comes first, for tcpvsadm as --name NAME" if text.lower() == NAME else ""
+        hint = "; the name of a rule comes first in files, and is the option --name NAME of tcpvsadm"
+        hint = hint if text.lower() == NAME else ""
         return f"'{shorten(text, 40)}' is out of place{hint}"
     hint = foreign_words.hint(foreign_words.CONDITIONS, text)
     if not hint and nearest(text, WORDS) is None:

@@ -94,6 +94,8 @@ def test_canary(cook: Cook) -> None:
     recipe.play()
     recipe.play()
     assert "canary" not in recipe.types("tcpvsadm --save"), "it is withdrawn"
+    recipe.play()
+    assert "rule = name canary share 5% not path /pay/ use server" in recipe.types("tcpvsadm --save"), "it is back"
     recipe.load()
     recipe.play()
     assert recipe.types("tcpvsadm --edit-rule -i shop --rule canary share 20% not path /pay/") == "", "the way back"
