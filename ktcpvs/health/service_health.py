@@ -45,7 +45,7 @@ class ServiceHealth:
         self._priorities_in_use = 1
         self._slow_servers = SlowServers()
         self._compares_latencies = False  # the wheel calls `_eject_slow`
-        self._is_stopped = False
+        self._is_stopped = False  # the service is stopped, or deleted
         self._weights: dict[Destination, str] = {}  # server -> the weight that its checks ask for
         self._own: dict[Destination, health.Health] = {}  # by this node's checks alone, where other nodes decide too
         self._observer: Callable[[Destination], object] = lambda destination: None
@@ -102,7 +102,8 @@ class ServiceHealth:
         return True
 
     def stop(self) -> None:
-        """The service stops: compare latencies no more, until it is configured again."""
+        """The service stops: compare latencies no more, and log no changes, until it is configured again. Ejections
+        still end, since a service that starts again has the same servers."""
         self._is_stopped = True
 
     def _end_ejection(self, destination: Destination, ejected: int) -> None:
@@ -204,11 +205,14 @@ class ServiceHealth:
         selector.set_down(down, self._resting())
         priorities, before = selector.priorities, self._priorities_in_use
         self._priorities_in_use = priorities.in_use(selector.unavailable) if priorities is not None else 1
-        if priorities is not None and self._priorities_in_use != before:
+        if priorities is not None and self._priorities_in_use != before and not self._is_stopped:
             text = priorities.describe(selector.unavailable)
             self._context.log.event(level, "service {ident}: {text}", ident=selector.config.ident, text=text)
 
     def _log_change(self, destination: Destination, why: str, level: int) -> None:
+        """Log a change, unless the service is stopped or deleted, or the server is deleted."""
+        if self._is_stopped or destination not in self._selector.usable:
+            return
         tick, lines = self._lines
         now = self._context.wheel.now
         if tick != now:
@@ -226,6 +230,8 @@ class ServiceHealth:
             self._context.wheel.after(0, lambda: self._log_others(level))
 
     def _log_others(self, level: int) -> None:
+        if self._is_stopped:
+            return
         form = "service {ident}: more servers have changed; {down} of {n} are not up"
         selector = self._selector
         self._context.log.event(
@@ -289,9 +295,9 @@ class ServiceHealth:
         if before:
             for destination in self._in_use - before_in_use:
                 self._begin_slow_start(destination)
+        self._is_stopped = False
         self._update_weights()
         self._update_down()
-        self._is_stopped = False
         if selector.config.eject_slow and not self._compares_latencies:
             self._compares_latencies = True
             self._context.wheel.repeat(self._context.settings.eject_slow_interval, self._eject_slow)

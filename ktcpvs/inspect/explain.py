@@ -34,6 +34,7 @@ from ktcpvs.services.dry_run import (
     bad_request_outcome,
     challenge_outcome,
     denial_reason,
+    handshake_refusal,
     https_outcome,
     make_outcome,
     parse_client,
@@ -77,12 +78,12 @@ class Explainer:
         }
         try:
             _check_admission(request.client, config, live, notes)
+            _check_handshake(config, assumed, live)
             peer = request.client
             read_request(request, prepared, context, assumed, notes)
             notes += _describe_client(request, peer, live)
-        except _Denied as why:
-            reason = f"{why}: the connection is reset"
-            considered, outcome = Considered(), make_outcome("nobody", None, reason, words.DENY)
+        except _Refused as refused:
+            considered, outcome = Considered(), make_outcome("nobody", None, str(refused), refused.why)
         except BadRequest as bad:
             considered, outcome = Considered(), bad_request_outcome(bad, prepared)
         else:
@@ -118,23 +119,35 @@ class Explainer:
 # The request.
 
 
-class _Denied(Exception):
-    """The client is rejected before anything is read from it; str() says why."""
+class _Refused(Exception):
+    """The client is refused before it sends a request; str() says why."""
+
+    def __init__(self, reason: str, why: str) -> None:
+        """why: the reason in words of `model/why.py`; "": they have none for it."""
+        super().__init__(reason)
+        self.why = why
 
 
 def _check_admission(client: str, config: VirtualService, live: RunningService, notes: list[str]) -> None:
-    """Add notes about the client's admission. Raises _Denied."""
+    """Add notes about the client's admission. Raises _Refused."""
     if not config.has_tcp_listener:
         return
     packed, judge = ipaddress.ip_address(client).packed, filter_of(config.allow, config.deny)
     denied = denial_reason(client, config)
     if denied:
-        raise _Denied(denied)
+        raise _Refused(f"{denied}: the connection is reset", words.DENY)
     network = None if judge is None else judge.judge(packed)[1]
     if network is not None:
         notes.append(f"client allowed by {network}")
     if not live.traffic.proxies.trusts(client):
         notes += live.traffic.admission.describe(packed)
+
+
+def _check_handshake(config: VirtualService, assumed: AssumedRequest, live: RunningService) -> None:
+    """Check that the client's TLS handshake succeeds with the certificates in use. Raises _Refused, or BadValue."""
+    refused = handshake_refusal(config, assumed, live.tls)
+    if refused:
+        raise _Refused(refused, "")
 
 
 def _describe_client(request: Request, peer: str, live: RunningService) -> list[str]:

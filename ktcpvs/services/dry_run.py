@@ -6,6 +6,7 @@ Nothing is sent and nothing changes.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,17 +27,21 @@ from ktcpvs.model.listen import ListenAddress
 from ktcpvs.model.scheduling import NONE, ClientSide, ModifiedChoice, OwnResponse, Request
 from ktcpvs.model.service import VirtualService
 from ktcpvs.protocols import http1
-from ktcpvs.protocols.client_hello import BadHello, host_name
+from ktcpvs.protocols.client_hello import BadHello, ClientHello, host_name
 from ktcpvs.protocols.http1 import NO_HTTP_1, BadRequest, HeadReader
 from ktcpvs.protocols.http1.target import https_url
 from ktcpvs.runtime.context import Context
 from ktcpvs.services.prepared import Prepared
+from ktcpvs.streams.tls_stage import NAME, ContextChoice
 from ktcpvs.system.pending import cancel_pending
 
 # The request.
 
 _FRAMING = ("content-length", "transfer-encoding")
 """The header fields that tell of a body."""
+
+_URL_HOST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+"""The host of a target that is a URL, with its port."""
 
 
 def parse_client(text: str) -> str:
@@ -85,9 +90,9 @@ def _listener_at(config: VirtualService, port: int | None) -> ListenAddress:
     return config.listen[0] if port is None else ports[port]
 
 
-def _assume_connection(listener: ListenAddress, headers: Sequence[tuple[str, str]]) -> ClientSide:
+def _assume_connection(listener: ListenAddress, assumed: AssumedRequest) -> ClientSide:
     """Return the connection of a client that has connected there. The name of its Host is that of TLS too."""
-    tls = AssumedTLS(_server_name(headers)) if listener.is_tls else None
+    tls = AssumedTLS(_server_name(assumed)) if listener.is_tls else None
     return AssumedConnection(local_address(listener.address), tls)
 
 
@@ -96,9 +101,29 @@ def local_address(address: Address) -> Any:
     return address.path if isinstance(address, Unix) else (address.host, address.port)
 
 
-def _server_name(headers: Sequence[tuple[str, str]]) -> str | None:
+def handshake_refusal(config: VirtualService, assumed: AssumedRequest, choice: ContextChoice | None) -> str:
+    """Return why the listener refuses the client's TLS handshake, in words; "" if it does not, or speaks no TLS.
+    choice: of the listeners with TLS; None: it is not known, and nothing is refused. Raises BadValue."""
+    if choice is None or not _listener_at(config, assumed.port).is_tls:
+        return ""
+    name = _server_name(assumed)
+    try:
+        choice.choose(ClientHello(name, (), (), False, 0))
+    except BadHello as bad:
+        hint = " (to explain a request for a name: -H 'Host: NAME')" if name is None else ""
+        return f"{NAME}: {bad}: the handshake is refused{hint}"
+    return ""
+
+
+def _host_given(target: str, headers: Sequence[tuple[str, str]]) -> str:
+    """Return the value of Host, or the host of a target that is a URL; "": neither was given."""
+    url = _URL_HOST.match(target)
+    return next((value for name, value in headers if name.lower() == "host"), url[1] if url else "")
+
+
+def _server_name(assumed: AssumedRequest) -> str | None:
     """Return the name of Host, without its port, as the server name of TLS. Raises BadValue."""
-    host = next((value for name, value in headers if name.lower() == "host"), "")
+    host = _host_given(assumed.target or "", assumed.headers)
     name, colon, port = host.rpartition(":")
     try:
         return host_name((name if colon and port.isdigit() else host).encode("ascii", "replace")) if host else None
@@ -117,7 +142,7 @@ def read_request(
     as for a client."""
     name, unit = prepared.config.scheduler_name, prepared.factory.unit
     listener = _listener_at(prepared.config, assumed.port)
-    request.connection = _assume_connection(listener, assumed.headers)
+    request.connection = _assume_connection(listener, assumed)
     method, target, headers, body = assumed.method, assumed.target, assumed.headers, assumed.body
     has_request = method is not None or bool(headers) or bool(body)
     is_given = method is not None and target is not None
@@ -131,7 +156,7 @@ def read_request(
             notes.append(f"scheduler {name} decides per connection: the request is ignored")
         return
     if unit == CLIENT_HELLO:
-        request.server_name = _server_name(headers)
+        request.server_name = _server_name(assumed)
         return
     if not is_given:
         notes.append(f"no request given: {method} / is assumed")
@@ -176,8 +201,7 @@ def _head(method: str, target: str, headers: Sequence[tuple[str, str]], listen: 
             raise BadValue(f"header '{shorten(name, 40)}': contains a line end or NUL")
     lines = [f"{name}: {value}\r\n" for name, value in headers]
     if not any(name.lower() == "host" for name, _ in headers):
-        _, scheme, rest = target.partition("://")
-        host = rest.partition("/")[0] if scheme else str(listen) if isinstance(listen, Inet) else "localhost"
+        host = _host_given(target, headers) or (str(listen) if isinstance(listen, Inet) else "localhost")
         lines.insert(0, f"Host: {host}\r\n")
     return f"{method} {target} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("utf-8", "replace")
 

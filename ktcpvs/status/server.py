@@ -228,6 +228,12 @@ class StatusResource(Resource):
         self._live = {b"/metrics": CONTENT_TYPE, b"/api/v1/status": "application/json; charset=utf-8"}
 
     def render(self, request: Request) -> Any:
+        body = self._render(request)
+        # Request.render() warns in the log of a body that it must drop.
+        return b"" if request.method == b"HEAD" and body is not NOT_DONE_YET else body
+
+    def _render(self, request: Request) -> Any:
+        """Set the headers, and return the body of GET, or NOT_DONE_YET."""
         for name, value in HEADERS.items():
             request.setHeader(name, value)
         if refusal := self._refuse_host(request):

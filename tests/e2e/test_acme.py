@@ -212,6 +212,9 @@ def test_a_name_that_leads_elsewhere_is_told_in_the_words_of_the_ca(
     wait_for(lambda: orders(daemon)[name]["failures"] >= 1, daemon.log, timeout=TIMEOUT, pause=0.3)
     assert "connection refused (connection)" in orders(daemon)[name]["error"]
     assert seen(ca.tls_port, name).issuer.rfc4514_string() == f"CN={SELF_SIGNED}"
+    for host, served in (name, backend.address), ("other.example", None):
+        told = daemon.json("--explain", "-i", "site", "GET /", "-P", ca.tls_port, "-H", f"Host: {host}")
+        assert told["answer"]["server"] == served, told
     ca.names.forget(name)
     wait_for_state(daemon, name, "valid")
     assert daemon.log().count("connection refused (connection); a self-signed one is in use") == 1

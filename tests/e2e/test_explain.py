@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import re
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from servers import LOOPBACK, Nginx, SocketServer, dial, echo, free_port, read_exactly, wait_for
+from authority import SERVER, Authority
+from servers import LOOPBACK, Nginx, SocketServer, dial, echo, free_port, program, read_exactly, wait_for
 
 from .harness import Daemon
 
@@ -92,6 +95,33 @@ def test_explain_predicts_what_happens(daemon: Daemon, web: list[Nginx]) -> None
     answer = daemon.json("--explain", "-i", "web", "GET /images/x")
     assert (answer["answer"]["outcome"], answer["answer"]["server"]) == ("server", r1)
     assert [rule["why"] for rule in answer["rules"]] == ["matches"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_explain_knows_which_names_have_a_certificate(
+    daemon: Daemon, web: list[Nginx], workers: int, tmp_path: Path
+) -> None:
+    """As a client does, which learns it in the handshake."""
+    port, server, authority = free_port(), web[0].address, Authority(tmp_path)
+    certificate = str(authority.issue("shop", "shop.example", purposes=(SERVER,)))
+    daemon.service("shop", f"{LOOPBACK}:{port} tls", server, scheduler="phttp", certificate=[certificate])
+
+    def asked(name: str) -> int:
+        """Connect with that name, and return the status of curl: 35 for a handshake that the server refuses."""
+        url = ["--connect-to", f"{name}:443:{LOOPBACK}:{port}", f"https://{name}/"]
+        command = [program("curl"), "-s", "--max-time", "20", "--cacert", str(authority.pem), "-o", "/dev/null", *url]
+        return subprocess.run(command, check=False).returncode
+
+    assert (asked("shop.example"), asked("other.example")) == (0, 35)
+    explained = [
+        daemon.adm("--explain", "-i", "shop", "GET /", "-P", port, *header).stdout
+        for header in (("-H", "Host: shop.example"), ("-H", "Host: other.example"), ())
+    ]
+    assert answer_of(explained[0]) == server
+    refused = "Answer: no server\n  TLS: the client asks for {}: the handshake is refused{}\n"
+    assert explained[1].endswith(refused.format("a server name without certificate", "")), explained[1]
+    hint = " (to explain a request for a name: -H 'Host: NAME')"
+    assert explained[2].endswith(refused.format("no server name", hint)), explained[2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

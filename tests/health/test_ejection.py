@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from memory import A, B, C, World, answer, get, worlds
+from memory import A, B, C, World, answer, get, log_into, worlds
 from twisted.python.failure import Failure
 
+from ktcpvs.model.address import parse_address
 from ktcpvs.model.destination import Destination
+from ktcpvs.model.edits import AddServer, DeleteServer, Edit, StartService, StopService
 from ktcpvs.model.health import DOWN, EJECTED, UP
 
 THREE = ("eject = 3", "eject_time = 10", *(f"server = {server}" for server in (A, B, C)))
@@ -299,3 +301,86 @@ def test_an_ejected_server_is_used_when_no_other_is_left(make: Make) -> None:
     for one in (B, C):  # and a server that checks found down is not tried
         world.live.health.mark(destination(world, one), False, "check: refused")
     assert asks(world) == A
+
+
+# What is gone.
+
+
+def lines_after(make: Make, *edits: Edit, lines: tuple[str, ...] = PHTTP) -> tuple[World, list[str]]:
+    """Eject A, make these edits, let the ejection end, and return what is logged since the edits."""
+    logged: list[str] = []
+    world = make(*lines, settings="pool_size = 0", log=log_into(logged))
+    for _ in range(8):
+        asks(world, "500 Oops", A)
+    assert states(world) == "euu"
+    for edit in edits:
+        submit(world, edit)
+    logged.clear()
+    world.passes(12)
+    return world, logged
+
+
+def submit(world: World, edit: Edit) -> None:
+    results: list[object] = []
+    world.director.submit(edit).addBoth(results.append)
+    world.turns(20)
+    assert len(results) == 1
+    assert not isinstance(results[0], Failure), results
+
+
+def test_the_end_of_an_ejection_is_logged(make: Make) -> None:
+    assert f"service s: server {A} is up: the ejection has ended" in lines_after(make)[1]
+
+
+@pytest.mark.parametrize("more", [(), ("slow_start = 30",)], ids=["at once", "slow start"])
+def test_nothing_is_logged_of_servers_of_a_stopped_service(make: Make, more: tuple[str, ...]) -> None:
+    world, logged = lines_after(make, StopService("s"), lines=(*PHTTP, *more))
+    assert logged == []
+    submit(world, StartService("s"))
+    assert states(world) == "uuu", "the ejection has ended all the same"
+    for _ in range(8):
+        asks(world, "500 Oops", A)
+    assert any(f"server {A} is ejected" in line for line in logged), "what it logs since it runs again"
+
+
+def test_nothing_is_logged_of_a_deleted_server_which_comes_back_up(make: Make) -> None:
+    address = parse_address(A)
+    world, logged = lines_after(make, DeleteServer("s", address), lines=("scheduler = phttp", "balance = rr", *THREE))
+    assert logged == []
+    submit(world, AddServer("s", address))
+    assert states(world) == "uuu"
+
+
+def test_a_deleted_server_that_drains_ends_its_ejection_without_a_line(make: Make) -> None:
+    logged: list[str] = []
+    world = make("scheduler = phttp", "balance = rr", *THREE, settings="pool_size = 0", log=log_into(logged))
+    client = world.client()
+    client.says(get())
+    assert world.called() == [A]
+    server = world.connects()
+    for _ in range(9):
+        asks(world, "500 Oops", A)
+    assert states(world) == "euu"
+    submit(world, DeleteServer("s", parse_address(A)))
+    logged.clear()
+    world.passes(12)
+    assert logged == []
+    submit(world, AddServer("s", parse_address(A)))
+    assert states(world) == "uuu", "it is the same one, which drained meanwhile"
+    server.says(answer())
+    assert client.heard().startswith(b"HTTP/1.1 200 ")
+
+
+def test_nothing_is_logged_of_priorities_of_a_stopped_service(make: Make) -> None:
+    servers = [f"server = {server} 1 priority {number}" for number, server in enumerate((A, B, C))]
+    lines = ("scheduler = phttp", "eject = 1 eject_share = 100", "eject_time = 10", *servers)
+    for edits in (), (StopService("s"),):
+        logged: list[str] = []
+        world = make(*lines, settings="pool_size = 0", log=log_into(logged))
+        asks(world, "500 Oops", A)
+        assert any("priority" in line for line in logged), logged
+        for edit in edits:
+            submit(world, edit)
+        logged.clear()
+        world.passes(12)
+        assert bool(logged) is not bool(edits), logged

@@ -91,13 +91,15 @@ class StatusWorld(MemoryReactorClock):
 
     # Clients.
 
-    def get(self, path: str = "/metrics", limit: int = 1 << 30, host: str = "Host: 127.0.0.1\r\n") -> Line:
+    def get(
+        self, path: str = "/metrics", limit: int = 1 << 30, host: str = "Host: 127.0.0.1\r\n", method: str = "GET"
+    ) -> Line:
         line = Line()
         line.limit = limit
         channel = self.factory.buildProtocol(None)
         channel.makeConnection(line)
         line.protocol = channel
-        channel.dataReceived(f"GET {path} HTTP/1.1\r\n{host}\r\n".encode("latin-1"))
+        channel.dataReceived(f"{method} {path} HTTP/1.1\r\n{host}\r\n".encode("latin-1"))
         return line
 
     def disconnect(self, line: Line) -> None:
@@ -172,6 +174,39 @@ def read_body(world: StatusWorld, line: Line) -> bytes:
     if not line.value():
         world.run_next()
     return line.value().partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/metrics", "/api/v1/status", "/ready", "/live", "/nowhere"])
+@pytest.mark.parametrize("host", ["Host: 127.0.0.1\r\n", "Host: rebound.example\r\n", ""], ids=["known", "other", "no"])
+def test_head_gets_the_head_of_get_alone(path: str, host: str) -> None:
+    world = StatusWorld(AddService("s"))
+    events: list[Any] = []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        got, head = (world.get(path, host=host, method=method) for method in ("GET", "HEAD"))
+        if not got.value():
+            world.run_next()
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    assert events == []
+    (whole, _, body), (alone, _, nothing) = (line.value().partition(b"\r\n\r\n") for line in (got, head))
+    assert body
+    assert nothing == b""
+    assert f"content-length: {len(body)}".encode() in alone.lower()
+    heads = [{line for line in one.split(b"\r\n") if not line.startswith(b"Date: ")} for one in (whole, alone)]
+    assert heads[0] == heads[1]
+
+
+def test_head_gets_the_head_of_an_internal_error() -> None:
+    world = StatusWorld()
+    world.late = []
+    lines = [world.get(method=method) for method in ("GET", "HEAD")]
+    world.late[0].errback(ValueError("no view"))
+    (whole, _, body), (alone, _, nothing) = (line.value().partition(b"\r\n\r\n") for line in lines)
+    assert whole.startswith(b"HTTP/1.1 500 ")
+    assert alone.startswith(b"HTTP/1.1 500 ")
+    assert (body != b"", nothing) == (True, b"")
+    assert f"content-length: {len(body)}".encode() in alone.lower()
 
 
 NODES = {
