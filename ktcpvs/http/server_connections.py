@@ -100,14 +100,14 @@ class ServerConnections:
         if connector.is_http2:
             return self._http2.connect(destination, connector, origin)
         connection = self._new(destination, connector)
-        return self._begin(connection, connector, origin, may_be_kept=not connector.is_for_one_client)
+        return self._begin(connection, connector, origin, not connector.is_for_one_client)
 
     def connect_alone(
         self, destination: Destination, connector: Connector, origin: OriginOf
     ) -> tuple[ServerConnection, Deferred[Any]]:
         """As `connect`, with a descriptor of its own, whatever it speaks. Return the connection too."""
         connection = self._new(destination, connector)
-        return connection, self._begin(connection, connector, origin, may_be_kept=False)
+        return connection, self._begin(connection, connector, origin, False)
 
     def _new(self, destination: Destination, connector: Connector) -> ServerConnection:
         connection = ServerConnection(self, destination, self._context.wheel)

@@ -59,8 +59,10 @@ class Descriptors:
 
     @property
     def room(self) -> int:
-        """For how many new connections, of two descriptors each, there is room; negative if there are too many."""
-        return self.free // 2
+        """For how many new connections, of two descriptors each, there is room; negative if there are too many: half of
+        `free`, computed here since each client that is accepted asks."""
+        taken = self.clients + max(self.servers, self.reserved) + self.streams
+        return (max(self.limit - self.listening, 2) - taken) // 2
 
     @property
     def are_free(self) -> bool:
