@@ -84,7 +84,7 @@ class SchedulerReload:
         if is_same:
             warnings.append(
                 f"the Python files of {names} are the same as those in use; if you have edited the source, run "
-                "'pip install .' first"
+                "'pip install .' first; after a reload that was refused, the files of before are back"
             )
         if self._context.quorum is not None:
             warnings.append(

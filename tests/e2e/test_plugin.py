@@ -556,7 +556,7 @@ def test_a_scheduler_takes_options_and_is_loaded_again_in_all_workers(
 
     same = (
         "warning: the Python files of placed are the same as those in use; if you have edited the source, run "
-        "'pip install .' first\n"
+        "'pip install .' first; after a reload that was refused, the files of before are back\n"
     )
     reloaded = daemon.adm("--reload-schedulers", "placed")
     assert reloaded.stderr.endswith(same)
