@@ -37,6 +37,7 @@ from ktcpvs.services.dry_run import (
     handshake_refusal,
     https_outcome,
     make_outcome,
+    names_host,
     parse_client,
     read_request,
     refusal,
@@ -78,7 +79,7 @@ class Explainer:
         }
         try:
             _check_admission(request.client, config, live, notes)
-            _check_handshake(config, assumed, live)
+            _check_handshake(config, assumed, live, notes)
             peer = request.client
             read_request(request, prepared, context, assumed, notes)
             notes += _describe_client(request, peer, live)
@@ -143,11 +144,14 @@ def _check_admission(client: str, config: VirtualService, live: RunningService, 
         notes += live.traffic.admission.describe(packed)
 
 
-def _check_handshake(config: VirtualService, assumed: AssumedRequest, live: RunningService) -> None:
-    """Check that the client's TLS handshake succeeds with the certificates in use. Raises _Refused, or BadValue."""
+def _check_handshake(config: VirtualService, assumed: AssumedRequest, live: RunningService, notes: list[str]) -> None:
+    """Check that the client's TLS handshake succeeds with the certificates in use. A request that names no host may be
+    for a name that has one: a note says so. Raises _Refused, or BadValue."""
     refused = handshake_refusal(config, assumed, live.tls)
-    if refused:
+    if refused and names_host(assumed):
         raise _Refused(refused, "")
+    if refused:
+        notes.append(f"{refused}; with -H 'Host: NAME' it asks for that name")
 
 
 def _describe_client(request: Request, peer: str, live: RunningService) -> list[str]:

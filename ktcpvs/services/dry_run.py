@@ -106,13 +106,16 @@ def handshake_refusal(config: VirtualService, assumed: AssumedRequest, choice: C
     choice: of the listeners with TLS; None: it is not known, and nothing is refused. Raises BadValue."""
     if choice is None or not _listener_at(config, assumed.port).is_tls:
         return ""
-    name = _server_name(assumed)
     try:
-        choice.choose(ClientHello(name, (), (), False, 0))
+        choice.choose(ClientHello(_server_name(assumed), (), (), False, 0))
     except BadHello as bad:
-        hint = " (to explain a request for a name: -H 'Host: NAME')" if name is None else ""
-        return f"{NAME}: {bad}: the handshake is refused{hint}"
+        return f"{NAME}: {bad}: the handshake is refused"
     return ""
+
+
+def names_host(assumed: AssumedRequest) -> bool:
+    """Whether a request names its host, by Host or by a URL."""
+    return bool(_host_given(assumed.target or "", assumed.headers))
 
 
 def _host_given(target: str, headers: Sequence[tuple[str, str]]) -> str:
