@@ -230,6 +230,14 @@ class Invocation:
     service: tuple[str, ...]
 
 
+def _check_values(given: Sequence[tuple[str, str]]) -> None:
+    """Raise WrongUsage for an option without its value, for which getopt has taken the next option."""
+    for written, value in given:
+        if value.startswith("--") and value[2:].partition("=")[0] in OPTIONS:
+            option = _SHORT[written[1:]] if len(written) == 2 else OPTIONS[written[2:]]
+            raise WrongUsage(f"option '{written}' needs a value: {option.value}; it is followed by {shorten(value)}")
+
+
 def read_arguments(argv: Sequence[str]) -> Invocation:
     """Read the words behind the name of the program. Raises WrongUsage."""
     letters = "".join(f"{letter}:" if option.value else letter for letter, option in _SHORT.items())
@@ -241,6 +249,7 @@ def read_arguments(argv: Sequence[str]) -> Invocation:
         given, words = getopt.getopt(list(argv), letters, names)
     except getopt.GetoptError as error:
         raise WrongUsage(_describe_error(error)) from None
+    _check_values(given)
     if words:
         hint = _WORD_HINTS.get(words[0])
         if hint is None and words[0].endswith((".conf", ".cfg")):

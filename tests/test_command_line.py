@@ -58,6 +58,8 @@ def test_options_of_the_service_and_of_the_process() -> None:
         ("--workers", "option '--workers' needs a value: N"),
         ("-c", "option '-c' needs a value: FILE"),
         ("--conf", "option '--config' needs a value: FILE"),
+        ("--takeover --state x", "option '--takeover' needs a value: unix:/PATH; it is followed by --state"),
+        ("-c --workers=2", "option '-c' needs a value: FILE; it is followed by --workers=2"),
         ("--check=", "--check: missing FILE"),
         ("-c a -c b", "--config is given twice"),
         ("--logfile a --syslog", "--logfile excludes --syslog"),
