@@ -178,9 +178,9 @@ def unserved_rows(service: Data) -> list[tuple[Data, bool]]:
     return found
 
 
-def label_of(rule: Data) -> str:
-    """Return the label of a rule of a view, for people."""
-    return shorten(rule["pattern"] if rule["name"] is None else rule["name"], 60)
+def label_of(rule: Data, most: int = 60) -> str:
+    """Return the label of a rule of a view, of so many characters at most."""
+    return shorten(rule["pattern"] if rule["name"] is None else rule["name"], most)
 
 
 def _has_server(rule: Data, usable: set[str | None]) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 
 from attrs import asdict
 
-from ktcpvs.errors import shorten
 from ktcpvs.model.latency import BUCKETS
 from ktcpvs.model.rule import MAX_LABEL
+from ktcpvs.model.unserved import label_of
 from ktcpvs.system.processes import Usage
 
 _OF_SERVICE = (
@@ -105,8 +105,7 @@ def _summarize_service(service: dict[str, Any]) -> dict[str, Any]:
 
 def _summarize_rule(rule: dict[str, Any]) -> dict[str, Any]:
     """Return a rule, with its label in the counts of its service: `stats.rules` and `stats.responses`."""
-    label = rule["pattern"] if rule["name"] is None else rule["name"]
-    return _select(rule, _OF_RULE) | {"label": shorten(label, MAX_LABEL)}
+    return _select(rule, _OF_RULE) | {"label": label_of(rule, MAX_LABEL)}
 
 
 def _select(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

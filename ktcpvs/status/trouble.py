@@ -179,8 +179,9 @@ def _of_service(service: dict[str, Any]) -> Iterator[Row]:
 
 def _of_rules(service: dict[str, Any]) -> Iterator[Row]:
     """The rules none of whose servers can be used."""
+    rows = unserved_rows(service)
     for severity, is_all in ((CRITICAL, True), (WARNING, False)):
-        found = [rule for rule, takes_all in unserved_rows(service) if takes_all is is_all]
+        found = [rule for rule, takes_all in rows if takes_all is is_all]
         for rule in found[:MAX_RULES_NAMED]:
             text = f"rule '{label_of(rule)}' has no server that can be used: what it takes is refused"
             yield _row("rule_without_servers", severity, text, service=service["ident"])
