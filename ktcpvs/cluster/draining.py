@@ -30,9 +30,11 @@ RETRY_INTERVAL = 15.0
 
 @frozen
 class KnownDrain:
-    """The drain of a node, as its key in etcd says. revision: at which its key was last changed."""
+    """The drain of a node, as its key in etcd says. created, revision: those at which its key was made and last
+    changed. A node that is drained again keeps its key."""
 
     drain: Drain
+    created: int
     revision: int
 
 
@@ -78,11 +80,11 @@ class NodeDrains:
 
     def state_of(self, node: str, reported: str, revision: int) -> str:
         """Return the state of a node's drain; "": it is not drained. reported, revision: `state`, as it has reported
-        it. A report of before the key's last change says nothing of it."""
+        it. A report of before its key was made says nothing of it."""
         known = self.drains.get(node)
         if known is None:  # it may still have to accept clients again
             return reported
-        return reported if reported and revision == known.revision else LEAVING
+        return reported if reported and revision >= known.created else LEAVING
 
     # What etcd says.
 
@@ -91,14 +93,14 @@ class NodeDrains:
         self.drains, self._heard = {}, revision
         self._deleted.clear()
         for pair in pairs:
-            self._change(pair.key, pair.value, pair.mod_revision)
+            self._change(pair.key, pair.value, pair.create_revision, pair.mod_revision)
         self._follow_soon()
 
     def apply(self, revision: int, changes: Iterable[Change]) -> None:
         """See Follower."""
         before = self.drains.get(self._node)
         for change in changes:
-            self._change(change.key, change.value, change.mod_revision)
+            self._change(change.key, change.value, change.create_revision, change.mod_revision)
         if self.drains.get(self._node) != before:
             self._follow_soon()
 
@@ -107,9 +109,9 @@ class NodeDrains:
         this node next is told of it."""
         if revision <= self._heard:  # and later changes may have been reported too
             return
-        self.drains.pop(node, None)
+        known = self.drains.pop(node, None)
         if drain is not None:
-            self.drains[node] = KnownDrain(drain, revision)
+            self.drains[node] = KnownDrain(drain, known.created if known is not None else revision, revision)
         else:
             self._deleted.add(node, revision)
         if node == self._node:
@@ -118,7 +120,7 @@ class NodeDrains:
     async def joined(self) -> None:
         """See Follower."""
 
-    def _change(self, key: str, value: bytes | None, revision: int) -> None:
+    def _change(self, key: str, value: bytes | None, created: int, revision: int) -> None:
         key = key.removeprefix(self._prefix)
         if not key.startswith(DRAINS):
             return
@@ -131,7 +133,7 @@ class NodeDrains:
         if value is None:
             return
         try:
-            self.drains[node] = KnownDrain(decode_drain(value), revision)
+            self.drains[node] = KnownDrain(decode_drain(value), created, revision)
         except BadRecord as bad:
             assert self._director is not None
             self._director.context.log.warn("cluster: the drain of node {node}: {bad}", node=node, bad=bad)

@@ -225,7 +225,7 @@ def test_a_drained_node_accepts_no_clients_until_it_is_undrained(nodes: Nodes, n
         client.sendall(b"\r\n")
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
     assert nodes[asked].adm("--drain-node", name, "--wait").stdout.splitlines()[-1] == "drained"
-    assert nodes.row(name)["state"] == "drained"
+    nodes.wait_for_state(name, "drained")  # on node a, which may hear of it later
     assert nodes.ready(name) == (503, "drained\n")
     nodes[asked].adm("--undrain-node", name)
     wait_for(lambda: nodes.accepts(name), "the node to accept", timeout=30)
