@@ -25,7 +25,8 @@ CLOSE_TIMEOUT = 2.0
 """Seconds that connections have to close after the drain timeout."""
 
 ADMINISTRATORS_TIMEOUT = 2.0
-"""Seconds that administrators have to end their control connections themselves after a takeover."""
+"""Seconds that administrators have to end their control connections themselves after a takeover, and that their
+commands have to be answered without one."""
 
 
 class Shutdown:
@@ -105,17 +106,20 @@ class Shutdown:
         return not left or (self._close_deadline is not None and now >= self._close_deadline)
 
     def _wait_for_administrators(self) -> Deferred[None]:
-        """After a takeover, let administrators end their control connections themselves.
+        """Let commands that are being carried out be answered; after a takeover, until the end of draining.
 
-        A request that is on its way when its connection is closed would get no answer, although the new daemon could
-        answer it.
+        After a takeover, administrators end their control connections themselves too: a command that is on its way
+        when its connection is closed would get no answer, although the new daemon could answer it.
         """
         deadline = self._reactor.seconds() + ADMINISTRATORS_TIMEOUT
 
         def is_done() -> bool:
-            now = self._reactor.seconds()
-            is_over = now >= deadline and (not self._handover.pending_requests or now >= self._deadline)
-            return not self._handover.is_complete or not self._control_factory.connections or is_over
+            now, has_heir = self._reactor.seconds(), self._handover.is_complete
+            is_waited_for = bool(self._control_factory.unanswered_commands or self._handover.pending_requests)
+            if has_heir:
+                is_over = now >= deadline and (not is_waited_for or now >= self._deadline)
+                return is_over or not self._control_factory.connections
+            return now >= deadline or not is_waited_for
 
         return self._wait_until(is_done)
 

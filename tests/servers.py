@@ -51,16 +51,26 @@ def wait_for(
     The pause between two calls is a tenth of the time that has passed, so that a test that waits for seconds leaves the
     processors to others.
 
-    Raises AssertionError, which says `what`, after `timeout` seconds. pause: the shortest, in seconds.
+    A LookupError of `condition` is as a false value: what it looks up is not there yet. Raises AssertionError, which
+    says `what`, after `timeout` seconds. pause: the shortest, in seconds.
     """
     began = time.monotonic()
-    while not (value := condition()):
+    while True:
+        missing = None
+        try:
+            if value := condition():
+                return value
+        except LookupError as error:
+            missing = error
         passed = time.monotonic() - began
         if passed >= timeout:
-            said = what() if callable(what) else what
-            raise AssertionError(f"not within {timeout} s: {said or condition}")
+            if callable(what):
+                try:
+                    what = what()
+                except LookupError as error:
+                    missing = error
+            raise AssertionError(f"not within {timeout} s: {what or condition}") from missing
         time.sleep(min(max(pause, passed / 10), max(pause, MAX_PAUSE)))
-    return value
 
 
 _ports = iter(random.Random(os.getpid()).sample(range(20000, 32000), 12000))

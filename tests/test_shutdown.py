@@ -17,10 +17,11 @@ from ktcpvs.shutdown import ADMINISTRATORS_TIMEOUT, CLOSE_TIMEOUT, POLL_INTERVAL
 class Ending:
     """A daemon that ends; its parts are fakes but for the director. connections: those of control. ended: its end."""
 
-    def __init__(self, *, is_complete: bool) -> None:
+    def __init__(self, *, is_complete: bool, unanswered_commands: int = 0) -> None:
         """is_complete: another daemon has taken over."""
         self.is_complete = is_complete
         self.pending_requests = 0
+        self.unanswered_commands = unanswered_commands
         self.connections = {"administrator"}
         self.is_control_closed = False
         self.clock = Clock()
@@ -52,6 +53,16 @@ def test_control_is_closed_at_once_without_a_takeover() -> None:
     assert ending.ended == [None]
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_command_may_be_answered_without_a_takeover(ends: bool) -> None:
+    ending = Ending(is_complete=False, unanswered_commands=1)
+    ending.passes(ADMINISTRATORS_TIMEOUT - 3 * POLL_INTERVAL)
+    assert not ending.is_control_closed
+    ending.unanswered_commands = 0 if ends else 1
+    ending.passes(2 * POLL_INTERVAL if ends else 5 * POLL_INTERVAL)
+    assert ending.is_control_closed
+
+
 def test_administrators_may_finish_after_a_takeover() -> None:
     ending = Ending(is_complete=True)
     ending.passes(ADMINISTRATORS_TIMEOUT - 3 * POLL_INTERVAL)
@@ -62,14 +73,15 @@ def test_administrators_may_finish_after_a_takeover() -> None:
     assert ending.ended == [None]
 
 
-@pytest.mark.parametrize("pending_requests", [0, 1])
-def test_an_administrator_that_stays_is_disconnected(pending_requests: int) -> None:
+@pytest.mark.parametrize("waiting", ["", "pending_requests", "unanswered_commands"])
+def test_an_administrator_that_stays_is_disconnected(waiting: str) -> None:
+    """waiting: what has no answer yet."""
     ending = Ending(is_complete=True)
     ending.passes(ADMINISTRATORS_TIMEOUT - 3 * POLL_INTERVAL)
-    ending.pending_requests = pending_requests
+    setattr(ending, waiting or "unused", 1)
     ending.passes(6 * POLL_INTERVAL)
-    assert ending.is_control_closed == (not pending_requests), "a request that waits for its answer may go on"
-    ending.pending_requests = 0
+    assert ending.is_control_closed == (not waiting), "a request that waits for its answer may go on"
+    setattr(ending, waiting or "unused", 0)
     ending.passes(CLOSE_TIMEOUT + 2 * POLL_INTERVAL)
     assert ending.is_control_closed
     assert ending.ended == [None]

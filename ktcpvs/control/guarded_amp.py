@@ -37,7 +37,8 @@ class GuardedAMP(amp.AMP):
     """The server side of one control connection. Subclasses bring the responders.
 
     expects_answers: this side sends commands too. permissions: decides whether the peer may administer; None: every
-    peer may. peer_name: the peer, for the log; "": unknown.
+    peer may. peer_name: the peer, for the log; "": unknown. running_commands: the number of those that have no response
+    yet.
     """
 
     transport: Any
@@ -51,7 +52,7 @@ class GuardedAMP(amp.AMP):
         self._box_keys = 0  # of the box that is being received
         self._pause_reasons = 0
         self._response: Deferred[Any] | None = None  # to the command that has just been dispatched
-        self._running_commands = 0
+        self.running_commands = 0
 
     # AMP itself would log every connection; here that is an event of level 3.
 
@@ -113,9 +114,9 @@ class GuardedAMP(amp.AMP):
         super().ampBoxReceived(box)  # type: ignore[no-untyped-call]
         response, self._response = self._response, None
         assert response is not None  # dispatchCommand has set it
-        self._running_commands += 1
+        self.running_commands += 1
         response.addBoth(self._command_done)
-        if self._running_commands >= MAX_RUNNING_COMMANDS:  # not earlier: a command that is done already would resume
+        if self.running_commands >= MAX_RUNNING_COMMANDS:  # not earlier: a command that is done already would resume
             self._pause(_COMMANDS_RUN)
 
     # Commands.
@@ -159,7 +160,7 @@ class GuardedAMP(amp.AMP):
             self._abort("a response cannot be sent")
 
     def _command_done(self, result: Any) -> None:
-        self._running_commands -= 1
+        self.running_commands -= 1
         self._resume(_COMMANDS_RUN)
 
     # Back-pressure.

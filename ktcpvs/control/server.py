@@ -98,6 +98,7 @@ class Administrator(GuardedAMP):
         self._scope = ""
         self._pages: list[bytes] = []
         self._traces: dict[int, TraceSession] = {}
+        self._waiting_traces = 0
         self._last_trace = 0
         self._is_over = False
         self._order = DeferredLock()  # of commands, while one of them reads its upload
@@ -293,10 +294,19 @@ class Administrator(GuardedAMP):
     async def _read_trace(self, number: int) -> dict[str, Any]:
         if number not in self._traces:
             raise BadValue(f"there is no trace {number}")
-        batch = await self._traces[number].read()
+        self._waiting_traces += 1
+        try:
+            batch = await self._traces[number].read()
+        finally:
+            self._waiting_traces -= 1
         if batch.ended:
             self.end_trace(number)
         return asdict(batch)
+
+    @property
+    def unanswered_commands(self) -> int:
+        """The number of commands that will have a response, but for those that wait for what a trace will see."""
+        return self.running_commands - self._waiting_traces
 
     @commands.EndTrace.responder
     def end_trace(self, number: int) -> dict[str, Any]:
@@ -347,6 +357,11 @@ class ControlFactory(ServerFactory):
         administrator.permissions = self._permissions
         self.connections.add(administrator)
         return administrator
+
+    @property
+    def unanswered_commands(self) -> int:
+        """See Administrator; of all connections."""
+        return sum(administrator.unanswered_commands for administrator in self.connections)
 
     def close_all(self) -> None:
         """Close all control connections, after the responses that are ready have been sent."""

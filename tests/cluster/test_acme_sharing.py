@@ -204,7 +204,7 @@ def test_a_leader_that_cannot_reach_the_ca_makes_room_for_another_one(make_node:
     assert a.leader.is_leader, "node b is no leader"
     thread.run(a.leader.resign)
     leads(b)
-    assert not a.leader.is_leader
+    wait_for(lambda: not a.leader.is_leader, "node a to know it")
     assert a.changes["leadership"] == 2
 
 
@@ -216,7 +216,7 @@ def test_a_leader_that_has_resigned_leads_again_where_no_other_node_does(
     leads(a)
     a.knows(b)
     thread.run(a.leader.resign)
-    wait_for(lambda: not a.leader.is_leader, "the node to resign")
+    wait_for(lambda: a.changes["leadership"] == 3, "the node to resign, and to lead again")
     leads(a)
 
 

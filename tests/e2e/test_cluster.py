@@ -40,7 +40,7 @@ class Nodes:
         return str(rows.get(name, {}).get("state"))
 
     def in_step(self) -> bool:
-        return all(row["state"] == "ok" for row in self.a.call("nodes")["nodes"])
+        return all(self.state(name, asked) == "ok" for name in "ab" for asked in (self.a, self.b))
 
 
 def services(daemon: Daemon) -> dict[str, Any]:
@@ -56,7 +56,9 @@ def nodes(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactor
         made.append(Daemon(control_thread, folder, *options, workers=workers, preloaded=True))
         made[-1].start()
         made[-1].wait_for_log(f"node {name} follows")
-    yield Nodes(*made)
+    nodes = Nodes(*made)
+    wait_for(nodes.in_step, "both nodes to know each other")
+    yield nodes
     with contextlib.ExitStack() as stack:
         for daemon in made:
             stack.callback(daemon.finish)
@@ -195,7 +197,7 @@ def test_a_second_node_of_the_same_name_is_refused(
     twin.wait_for_log("a node named a is in the cluster already: give this one another --node")
     with pytest.raises(NoCluster, match="a node named a is in the cluster already"):
         twin.call("add_service", "other", listen=f"{LOOPBACK}:{free_port()}")
-    assert nodes.state("a", nodes.b) == "ok"
+    wait_for(lambda: nodes.state("a", nodes.b) == "ok", "node a to be in step")
 
 
 def test_a_start_without_etcd_takes_the_state_file(

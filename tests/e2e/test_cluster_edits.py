@@ -62,7 +62,10 @@ class Nodes:
 
     def are_in_step(self) -> bool:
         tables = [daemon.call("nodes") for daemon in (self.a, self.b)]
-        return all(one["connected"] and row["state"] == "ok" for one in tables for row in one["nodes"])
+        return all(
+            one["connected"] and [(row["node"], row["state"]) for row in one["nodes"]] == [("a", "ok"), ("b", "ok")]
+            for one in tables
+        )
 
     def wait_until_in_step(self) -> None:
         wait_for(self.are_in_step, lambda: f"both nodes to be in step: {self.a.call('nodes')}")

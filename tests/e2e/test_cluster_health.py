@@ -173,6 +173,7 @@ def test_a_node_that_sees_every_server_down_trusts_the_others(nodes: Nodes) -> N
     nodes.refused |= {(one, "b"), (two, "b")}
     note = "sees every server down; trusts the others"
     wait_for(lambda: nodes.notes("a") == {"b": [note]}, lambda: str(nodes.notes("a")), timeout=TIMEOUT)
+    wait_for(lambda: nodes.notes("c") == {"b": [note]}, lambda: str(nodes.notes("c")), timeout=TIMEOUT)
     assert f"node b: {note}" in nodes.daemons["c"].adm("--nodes").stdout
     nodes.daemons["b"].wait_for_log("cluster: every server is down for this node, and not for the others")
     nodes.become(**{name: ["up", "up"] for name in NAMES})
@@ -183,7 +184,7 @@ def test_a_node_that_sees_every_server_down_trusts_the_others(nodes: Nodes) -> N
     nodes.become(**{name: ["down", "up"] for name in NAMES})
     nodes.refused |= {(two, "a"), (two, "c")}
     nodes.become(**{name: ["down", "down"] for name in NAMES})
-    assert nodes.notes("a") == {}
+    wait_for(lambda: nodes.notes("a") == {}, lambda: str(nodes.notes("a")), timeout=TIMEOUT)
     nodes.refused.clear()
     nodes.become(**{name: ["up", "up"] for name in NAMES})
 

@@ -10,6 +10,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,13 @@ class Nodes:
         """What `--nodes` says of a node."""
         return next((row for row in self[asked].call("nodes")["nodes"] if row["node"] == name), {})
 
-    def wait_for_state(self, name: str, state: str) -> None:
-        wait_for(lambda: self.row(name)["state"] == state, lambda: f"node {name} to be {state}: {self.row(name)}", 30)
+    def wait_for_state(self, name: str, state: str, asked: str = "a") -> None:
+        """Wait until a node tells that one of them is in this state; the others may hear of it later."""
+        wait_for(
+            lambda: self.row(name, asked)["state"] == state,
+            lambda: f"node {name} to be {state} on node {asked}: {self.row(name, asked)}",
+            30,
+        )
 
     def ready(self, name: str) -> tuple[int, str]:
         """What /ready of a node responds."""
@@ -94,8 +100,8 @@ def nodes(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactor
         text = f"global {{ drain_timeout = {DRAIN_TIMEOUT} }}\nVirtual web {{\n{listeners}scheduler = phttp\n"
         daemons["a"].call("load", f"{text}server = {web[0].address} 1\n}}\nVirtual off {{ listen = {LOOPBACK}:1 }}\n")
         daemons["a"].call("start", "web")
-        for name in NAMES:
-            made.wait_for_state(name, "ok")
+        for name, asked in product(NAMES, NAMES):
+            made.wait_for_state(name, "ok", asked)
         daemons["a"].wait_until_workers_serve()
         yield made
 
@@ -275,7 +281,7 @@ def test_a_service_that_cannot_listen_again_does_not_hold_up_the_others(nodes: N
     with contextlib.closing(socket.create_server((LOOPBACK, port))):
         nodes["b"].adm("--undrain-node", name)
         wait_for(lambda: nodes.accepts(name), "the other service to accept", timeout=30)
-        nodes.wait_for_state(name, "refused")
+        nodes.wait_for_state(name, "refused", asked="b")
         assert nodes.get(name) == 200
         assert nodes.ready(name) == (200, "ready\n")
         assert f"node {name}: service {ident}: cannot listen on {LOOPBACK}:{port}" in nodes["b"].adm("--nodes").stdout
@@ -305,7 +311,7 @@ def test_nodes_that_cannot_be_drained_or_forgotten(nodes: Nodes) -> None:
         nodes["a"].call("drain_node", "x")
     with pytest.raises(Busy, match="node b is alive: end it first"):
         nodes["a"].call("forget_node", "b")
-    assert nodes.row("b")["state"] == "ok"
+    nodes.wait_for_state("b", "ok")
 
 
 def test_a_node_that_is_gone_is_named_and_can_be_forgotten(nodes: Nodes) -> None:
@@ -342,6 +348,8 @@ def test_a_daemon_in_no_cluster_says_so(new_daemon: Daemon) -> None:
 
 
 def test_the_status_shows_the_nodes(nodes: Nodes, tmp_path: Path) -> None:
+    for name in NAMES:
+        nodes.wait_for_state(name, "ok")
     with urllib.request.urlopen(f"http://{LOOPBACK}:{nodes.status['a']}/api/v1/status", timeout=10) as response:
         cluster = json.loads(response.read())["cluster"]
     assert (cluster["node"], cluster["connected"], cluster["revision"] > 0) == ("a", True, True)

@@ -52,7 +52,8 @@ class Nodes:
         self.b.wait_for_log("node b follows")
 
     def in_step(self) -> bool:
-        return all(row["state"] == "ok" for row in self.a.call("nodes")["nodes"])
+        tables = [daemon.call("nodes")["nodes"] for daemon in (self.a, self.b)]
+        return all([(row["node"], row["state"]) for row in rows] == [("a", "ok"), ("b", "ok")] for rows in tables)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def nodes(control_thread: ControlThread, tmp_path_factory: pytest.TempPathFactor
         made = Nodes(control_thread, tmp_path_factory.mktemp, etcd)
         stack.callback(lambda: made.a.finish())
         stack.callback(lambda: made.b.finish())
+        wait_for(made.in_step, "both nodes to know each other")
         yield made
 
 
