@@ -50,8 +50,8 @@ demo-cluster: compiled
 	@$(BIN)/python docs/tools/demo_cluster.py
 
 TESTS ?= tests
-# Many tests wait, so there are two processes for each core; each has 1500 ports of its own, which are enough for eight.
-JOBS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 8 : 2 * n)))
+# Many tests wait, so there are three processes for each core; each has 1500 ports of its own, which are enough for eight.
+JOBS ?= $(shell n=$$(nproc); echo $$((n > 2 ? 8 : 3 * n)))
 
 # The pure parts need no other programs.
 PURE_TESTS = tests/model% tests/protocols% tests/schedulers%

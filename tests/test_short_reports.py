@@ -50,6 +50,7 @@ def test_has_a_broken_teardown(ends_badly):
 COUNTS = {"passed": 21, "failed": 1, "skipped": 1, "xfailed": 1, "xpassed": 1, "errors": 2}
 
 
+@pytest.mark.starts
 @pytest.mark.parametrize("options", [[], ["-rP"]], ids=["short", "whole"])
 def test_every_outcome_is_reported(tmp_path: Path, options: list[str]) -> None:
     (tmp_path / "test_it.py").write_text(TESTS)

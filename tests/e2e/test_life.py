@@ -149,6 +149,7 @@ def requests() -> Iterator[Callable[[int], list[str]]]:
     assert failed == []
 
 
+@pytest.mark.load
 def test_no_request_fails_while_the_service_is_edited(
     daemon: Daemon, web: list[Nginx], requests: Callable[[int], list[str]]
 ) -> None:

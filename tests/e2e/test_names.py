@@ -176,6 +176,7 @@ def test_a_name_with_100_addresses(make_daemon: Make, names: NameServer) -> None
     wait_for(lambda: len(daemon.stats("web")["servers"]) == 100, timeout=TIMEOUT)
 
 
+@pytest.mark.load
 def test_changes_of_a_name_under_load_fail_no_request(
     make_daemon: Make,
     names: NameServer,

@@ -221,6 +221,7 @@ def trouble_of(port: int) -> list[dict[str, Any]]:
         return list(json.loads(page.read())["trouble"])
 
 
+@pytest.mark.starts
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_table_whose_scheduler_is_gone_starts_and_its_fallback_chooses(
     make_daemon: Make, serve: Serve, tmp_path: Path, workers: int
@@ -628,6 +629,7 @@ LOOPING = VERSIONED.replace(
 )
 
 
+@pytest.mark.starts
 def test_a_scheduler_that_loops_for_ever_is_named_and_its_worker_replaced(
     make_daemon: Make, serve: Serve, tmp_path: Path
 ) -> None:

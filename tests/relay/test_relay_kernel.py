@@ -189,6 +189,7 @@ def test_packets_use_up_a_grant_like_bytes_without_a_reader(relays: Relays, size
     assert way.bytes == sent * size
 
 
+@pytest.mark.load
 def test_a_side_that_sends_without_reading_is_paused(relays: Relays) -> None:
     """Both sides do so. Otherwise passed packets would wait, uncharged, behind packets redirected to the same
     socket."""
