@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from ktcpvs.errors import MAX_LISTED
 from ktcpvs.inspect.explain import Explainer
 from ktcpvs.inspect.views import Views
 from ktcpvs.model.adopt import Adopt
+from ktcpvs.model.live_trace import TraceBatch, TraceQuery
 from ktcpvs.model.local_edits import Local
 from ktcpvs.model.service import OPTIONS
 from ktcpvs.runtime.context import Context
@@ -41,6 +42,7 @@ class Daemon:
         self.submit = self.director.submit
         self.view = Views(self.director).view
         self.explain = Explainer(self.director).explain
+        self.trace: Callable[[TraceQuery], Any]
         self.factory = ControlFactory(self, log)
 
     def _unload(self) -> None:
@@ -543,6 +545,38 @@ def test_the_daemon_closes_the_connection(daemon: Daemon) -> None:
     Deferred.fromCoroutine(switch.flush()).addErrback(failures.append)
     pump.flush()
     assert failures[0].check(NoAnswer)
+
+
+class WaitingTrace:
+    """A live trace that has seen nothing yet."""
+
+    def __init__(self) -> None:
+        self.batch: Deferred[TraceBatch] = Deferred()
+
+    def read(self) -> Deferred[TraceBatch]:
+        return self.batch
+
+    def close(self) -> None:
+        """Nothing holds it."""
+
+
+def test_commands_without_an_answer_are_counted_but_for_waiting_traces(daemon: Daemon) -> None:
+    switch, pump = daemon.connect()
+    submitted: Deferred[Sequence[str]] = Deferred()
+    trace = WaitingTrace()
+    daemon.submit = lambda edit: submitted
+    daemon.trace = lambda query: trace
+    answers: list[Any] = []
+    for work in (switch.flush(), switch.begin_trace(TraceQuery()), switch.read_trace(1)):
+        Deferred.fromCoroutine(work).addBoth(answers.append)
+        pump.flush()
+    assert (answers, daemon.factory.unanswered_commands) == ([1], 1)
+    submitted.callback([])
+    pump.flush()
+    assert (len(answers), daemon.factory.unanswered_commands) == (2, 0)
+    trace.batch.callback(TraceBatch())
+    pump.flush()
+    assert (len(answers), daemon.factory.unanswered_commands) == (3, 0)
 
 
 def test_a_box_without_end_closes_the_connection(daemon: Daemon) -> None:
