@@ -680,6 +680,8 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(st.characters(exclude_categories=()), max_size=6), max_size=6))
 @example(["--set=", "=", "--"])
+@example(["--restore", "--local"])
+@example(["--save", "--local"])
 def test_any_command_line_is_read_or_refused_in_one_line(argv: list[str]) -> None:
     try:
         said = read_arguments(argv)
@@ -687,7 +689,9 @@ def test_any_command_line_is_read_or_refused_in_one_line(argv: list[str]) -> Non
         why = str(error)
     else:
         why = f"{said.command.name} is valid"
-        assert set(said.values) <= {*said.command.required, *said.command.optional, *GLOBAL}
+        is_edit = said.command.name in COMMAND_OF_NAME or said.command.name == "restore"
+        of_edits = SCOPES if is_edit else ()
+        assert set(said.values) <= {*said.command.required, *said.command.optional, *GLOBAL, *of_edits}
     assert why
     assert why.isprintable()
 
