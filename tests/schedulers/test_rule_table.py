@@ -113,7 +113,7 @@ def test_under_sni_hosts_are_server_names() -> None:
 # Compared with a naive evaluator.
 
 
-@examples(500, suppress_health_check=[HealthCheck.too_slow])
+@examples(500)
 @given(st.lists(rule_texts, min_size=1, max_size=12), st.lists(requests, min_size=1, max_size=5))
 def test_it_finds_what_a_naive_evaluator_finds(texts: list[str], some: list[Request]) -> None:
     rules, found = bound(*texts), table(*texts)
@@ -135,7 +135,7 @@ def test_it_finds_what_a_naive_evaluator_finds(texts: list[str], some: list[Requ
         assert all(isinstance(note, str) for note in found.notes(seen))
 
 
-@examples(150, suppress_health_check=[HealthCheck.too_slow])
+@examples(150)
 @given(
     st.lists(rule_texts, min_size=1, max_size=8),
     st.lists(rule_texts, min_size=1, max_size=8),
@@ -150,7 +150,7 @@ def test_a_table_made_from_another_one_finds_the_same(before: list[str], after: 
         assert second.place(seen) == naive(rules, seen)
 
 
-@examples(60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(rule_texts, min_size=4, max_size=12), st.lists(requests, min_size=1, max_size=4))
 def test_automata_find_what_single_searches_find(
     monkeypatch: pytest.MonkeyPatch, texts: list[str], some: list[Request]
