@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 from servers import LOOPBACK, free_port
@@ -30,7 +31,8 @@ class Chat:
             while True:
                 message = socket.recv()
                 self.received.append(message)
-                socket.send(message)
+                with contextlib.suppress(ConnectionClosed):  # what came before the Close frame is received nevertheless
+                    socket.send(message)
         except ConnectionClosed:
             self.codes.append(socket.close_code)
 
