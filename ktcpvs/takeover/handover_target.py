@@ -97,6 +97,8 @@ class HandoverTarget:
             if isinstance(error, PermissionError):
                 hint = "run this one as the user of the daemon that runs"
                 raise CannotTakeOver(f"permission denied at {where}: {hint}") from None
+            if isinstance(error, ConnectionResetError | BrokenPipeError):
+                raise self._closed() from None
             why = error.strerror or f"no answer within {ANSWER_TIMEOUT:.0f} seconds"
             raise CannotTakeOver(f"no daemon to take over at {where} ({why}): start without --takeover") from None
         except BaseException:
@@ -109,6 +111,10 @@ class HandoverTarget:
             raise CannotTakeOver(
                 f"the daemon at {self.where} runs as user {user}: run this one as the same user to take over"
             )
+
+    def _closed(self) -> CannotTakeOver:
+        """The error for a daemon that hangs up, as one with too many control connections does."""
+        return CannotTakeOver(f"the daemon at {self.where} closed the connection; its log says why, and it continues")
 
     def _fetch(self) -> Inventory:
         answer = self._ask(TakeOver, protocol=PROTOCOL, version=__version__)
@@ -155,7 +161,7 @@ class HandoverTarget:
             for descriptor in descriptors:
                 self._link.fileDescriptorReceived(descriptor)
             if not data:
-                raise CannotTakeOver(f"the daemon at {self.where} closed the connection")
+                raise self._closed()
             self._link.dataReceived(data)
         return self._answer(answers[0])
 

@@ -19,6 +19,7 @@ from twisted.python.usage import UsageError
 
 from ktcpvs.control.client import connect
 from ktcpvs.control.endpoints import parse_control
+from ktcpvs.control.server import MAX_CONNECTIONS
 from ktcpvs.errors import CannotTakeOver
 from ktcpvs.runtime.inherited_sockets import InheritedSockets
 from ktcpvs.takeover.commands import TakeOver
@@ -354,6 +355,21 @@ def test_a_takeover_without_a_daemon_is_refused(make_daemon: Make) -> None:
     assert lonely.refused() == (
         "ktcpvs: no daemon to take over at unix:/nowhere/x (No such file or directory): start without --takeover"
     )
+
+
+def test_a_daemon_that_has_too_many_control_connections_is_not_taken_over(make_daemon: Make) -> None:
+    old = make_daemon()
+    old.start()
+    path = old.control.removeprefix("unix:")
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(path)
+        refused = make_daemon("--takeover", old.control, control=old.control).refused()
+        assert "closed the connection" in refused
+        assert "it continues" in refused
+        assert "start without" not in refused
+        old.wait_for_log(f"control connection refused: {MAX_CONNECTIONS} connections are open already")
 
 
 # In the background.
