@@ -114,7 +114,7 @@ class HandoverTarget:
 
     def _closed(self) -> CannotTakeOver:
         """The error for a daemon that hangs up, as one with too many control connections does."""
-        return CannotTakeOver(f"the daemon at {self.where} closed the connection; its log says why, and it continues")
+        return CannotTakeOver(f"the daemon at {self.where} closed the connection: its log says why")
 
     def _fetch(self) -> Inventory:
         answer = self._ask(TakeOver, protocol=PROTOCOL, version=__version__)
